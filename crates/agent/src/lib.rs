@@ -1,0 +1,1 @@
+//! Duplex connections over SMP queues: pure protocol, SQLite store, relay connections.

@@ -1,0 +1,2 @@
+//! The junto binary: everything a person types.
+fn main() {}

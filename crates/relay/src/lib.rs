@@ -1,0 +1,1 @@
+//! Shell: the SMP server: connections, queue store, limits, expiry.

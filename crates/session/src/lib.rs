@@ -1,0 +1,1 @@
+//! Sessions for multiparty computation: roster, safety code, rounds, reliable broadcast, blame.

@@ -1,0 +1,1 @@
+//! Seeded simulation: network, clock, disk, faults, and the invariants that must hold.

@@ -1,0 +1,1 @@
+//! Core: the SMP queue protocol, both halves, with no input or output.
