@@ -24,7 +24,7 @@ impl VerifyingKey {
     /// # Errors
     /// [`CryptoError::Encoding`] if the bytes are no point or not its canonical encoding.
     pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Result<Self, CryptoError> {
-        RawKey::from_bytes(bytes.into())
+        RawKey::from_bytes(bytes)
             .map(Self)
             .map_err(|_| CryptoError::Encoding)
     }
@@ -32,7 +32,7 @@ impl VerifyingKey {
     /// The raw key.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; KEY_BYTES] {
-        self.0.to_bytes().into()
+        self.0.to_bytes()
     }
 
     /// DER `SubjectPublicKeyInfo`, 69 bytes.
