@@ -1,1 +1,31 @@
-//! Core: TLS 1.3 as SMP needs it: offline certificate identity, fingerprint pin, session identifier.
+//! TLS 1.3 as the queue protocol needs it.
+//!
+//! SMP uses TLS in three ways that ordinary clients do not, and this crate is where they live:
+//!
+//! * **Identity is a certificate, not a name.** A server has an *offline* certificate authority
+//!   (its identity) and an online leaf under it. Clients pin the SHA-256 of the whole identity
+//!   certificate; host names mean nothing ([`identity`], [`chain`]).
+//! * **Authorisations are bound to the connection** by the client's Finished message, the
+//!   [`SessionId`]. rustls has no API for it; [`session_id`] explains how we read it and why a
+//!   wrong value cannot come out.
+//! * **No resumption**, one suite, Ed25519 and Ed448 only ([`config`]).
+//!
+//! The core opens no socket. With the feature `tokio`, [`handshake`] runs the handshakes over any
+//! tokio stream. Only [`identity`] touches files, and only when told where.
+//!
+//! Sources: RFC 8446 (TLS 1.3), RFC 5280 and RFC 8410 (certificates and their Ed25519/Ed448 keys),
+//! and the transport section of the SMP specification as deployed (versions 15 to 20).
+
+pub mod chain;
+pub mod config;
+pub mod fingerprint;
+#[cfg(feature = "tokio")]
+pub mod handshake;
+pub mod identity;
+pub mod session_id;
+
+pub use chain::{ChainError, PeerChain, PeerKey};
+pub use config::{Alpn, ClientTls, ServerTls};
+pub use fingerprint::Fingerprint;
+pub use identity::{IdentityError, OfflineIdentity, ServerIdentity};
+pub use session_id::{SessionId, SessionIdError, Watch};

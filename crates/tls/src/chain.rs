@@ -1,0 +1,268 @@
+//! The certificate chain of an SMP server, checked.
+//!
+//! A server sends 2, 3 or 4 certificates: leaf, identity, and possibly certificates of an operator
+//! or a network above the identity. The identity is always the second; its hash is the pin. We
+//! require the leaf to be signed by the identity directly. What stands above the identity carries
+//! no trust for somebody who pinned it, and is ignored.
+//!
+//! Host names are not checked: a relay may have several, or be an onion service.
+
+use core::fmt;
+
+use junto_crypto::{ed448, ed25519};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
+use x509_parser::x509::{AlgorithmIdentifier, X509Version};
+
+use crate::Fingerprint;
+
+/// Least certificates in a chain: leaf and identity.
+pub const CHAIN_MIN: usize = 2;
+/// Most certificates in a chain: leaf, identity, network, operator.
+pub const CHAIN_MAX: usize = 4;
+/// Most bytes of one certificate that we look at. Genuine ones have 400 to 700.
+pub const CERTIFICATE_BYTES_MAX: usize = 8 * 1024;
+
+/// Why a server's chain is refused. All are the server's (or an attacker's) fault, except
+/// [`ChainError::WrongIdentity`], which may also mean an outdated address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChainError {
+    /// Not 2, 3 or 4 certificates.
+    #[error("the server sent {0} certificates; 2 to 4 are valid")]
+    Length(usize),
+    /// Not DER X.509 v3, oversized, or with a critical extension that we do not know.
+    #[error("a certificate of the server is malformed")]
+    Encoding,
+    /// A key or signature that is neither Ed25519 nor Ed448.
+    #[error("a certificate of the server uses another algorithm than Ed25519 or Ed448")]
+    Algorithm,
+    /// The second certificate may not sign others.
+    #[error("the identity certificate of the server is not a certificate authority")]
+    NotAuthority,
+    /// The leaf may not authenticate a TLS server.
+    #[error("the leaf certificate of the server is not made for servers")]
+    Purpose,
+    /// Leaf or identity is expired or not valid yet, by our clock.
+    #[error("a certificate of the server is not valid at this time")]
+    Time,
+    /// The leaf names another issuer, or its signature does not verify.
+    #[error("the leaf certificate of the server is not signed by its identity")]
+    Unsigned,
+    /// The identity is not the pinned one.
+    #[error("the server has another identity than its address says")]
+    WrongIdentity,
+}
+
+/// A public key of a certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum PeerKey {
+    /// What servers use by default.
+    Ed25519(ed25519::VerifyingKey),
+    /// What older servers use.
+    Ed448(ed448::VerifyingKey),
+}
+
+impl PeerKey {
+    /// Reads DER `SubjectPublicKeyInfo` (RFC 8410).
+    fn from_spki(spki: &[u8]) -> Result<Self, ChainError> {
+        ed25519::VerifyingKey::from_spki(spki)
+            .map(Self::Ed25519)
+            .or_else(|_| ed448::VerifyingKey::from_spki(spki).map(Self::Ed448))
+            .map_err(|_| ChainError::Algorithm)
+    }
+
+    /// Whether `signature` over `message` was made by this key. A signature of the wrong length
+    /// was not.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::Ed25519(key) => <[u8; ed25519::SIGNATURE_BYTES]>::try_from(signature)
+                .is_ok_and(|s| key.verify(message, &ed25519::Signature(s)).is_ok()),
+            Self::Ed448(key) => <[u8; ed448::SIGNATURE_BYTES]>::try_from(signature)
+                .is_ok_and(|s| key.verify(message, &ed448::Signature(s)).is_ok()),
+        }
+    }
+
+    /// Object identifier of the key and its signatures, as DER content (RFC 8410 §3).
+    const fn oid(&self) -> &'static [u8] {
+        match self {
+            Self::Ed25519(_) => &[0x2b, 0x65, 0x70],
+            Self::Ed448(_) => &[0x2b, 0x65, 0x71],
+        }
+    }
+}
+
+impl fmt::Debug for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ed25519(_) => "PeerKey::Ed25519(..)",
+            Self::Ed448(_) => "PeerKey::Ed448(..)",
+        })
+    }
+}
+
+/// A chain that passed [`PeerChain::verify`]: its leaf belongs to its identity.
+#[derive(Clone)]
+pub struct PeerChain {
+    certificates: Vec<CertificateDer<'static>>,
+    identity: Fingerprint,
+    leaf_key: PeerKey,
+}
+
+impl PeerChain {
+    /// Checks `certificates`, in the order in which the server sent them, at the time `now`.
+    ///
+    /// # Errors
+    /// [`ChainError`], but never [`ChainError::WrongIdentity`]: that is for
+    /// [`PeerChain::expect`].
+    pub fn verify(certificates: &[CertificateDer<'_>], now: UnixTime) -> Result<Self, ChainError> {
+        let ([leaf, identity] | [leaf, identity, _] | [leaf, identity, _, _]) = certificates else {
+            return Err(ChainError::Length(certificates.len()));
+        };
+        let leaf_key = check(leaf, identity, now)?;
+        Ok(Self {
+            identity: Fingerprint::of(identity),
+            leaf_key,
+            certificates: certificates
+                .iter()
+                .map(|c| c.clone().into_owned())
+                .collect(),
+        })
+    }
+
+    /// Requires the pinned identity, comparing in constant time.
+    ///
+    /// # Errors
+    /// [`ChainError::WrongIdentity`].
+    pub fn expect(self, pin: &Fingerprint) -> Result<Self, ChainError> {
+        if self.identity.matches(pin) {
+            Ok(self)
+        } else {
+            Err(ChainError::WrongIdentity)
+        }
+    }
+
+    /// The certificates as received: leaf, identity, others.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// Hash of the second certificate: who the server is.
+    #[must_use]
+    pub const fn identity(&self) -> &Fingerprint {
+        &self.identity
+    }
+
+    /// The key of the leaf, which also signs the server's SMP hello.
+    #[must_use]
+    pub const fn leaf_key(&self) -> &PeerKey {
+        &self.leaf_key
+    }
+}
+
+impl fmt::Debug for PeerChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerChain")
+            .field("identity", &self.identity)
+            .field("leaf_key", &self.leaf_key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads the key of a leaf that a verified handshake presented.
+pub(crate) fn leaf_key(leaf: &[u8]) -> Result<PeerKey, ChainError> {
+    PeerKey::from_spki(parse(leaf)?.public_key().raw)
+}
+
+/// The rules for leaf and identity; gives the leaf's key.
+fn check(leaf: &[u8], identity: &[u8], now: UnixTime) -> Result<PeerKey, ChainError> {
+    let leaf = parse(leaf)?;
+    let identity = parse(identity)?;
+    let leaf_key = PeerKey::from_spki(leaf.public_key().raw)?;
+    let identity_key = PeerKey::from_spki(identity.public_key().raw)?;
+    check_authority(&identity)?;
+    check_leaf(&leaf)?;
+    let seconds = i64::try_from(now.as_secs()).map_err(|_| ChainError::Time)?;
+    let now = ASN1Time::from_timestamp(seconds).map_err(|_| ChainError::Time)?;
+    if !leaf.validity().is_valid_at(now) || !identity.validity().is_valid_at(now) {
+        return Err(ChainError::Time);
+    }
+    if leaf.issuer().as_raw() != identity.subject().as_raw() {
+        return Err(ChainError::Unsigned);
+    }
+    check_signature(&leaf, &identity_key)?;
+    Ok(leaf_key)
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, ChainError> {
+    if der.len() > CERTIFICATE_BYTES_MAX {
+        return Err(ChainError::Encoding);
+    }
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| ChainError::Encoding)?;
+    let unknown = certificate.extensions().iter().any(|extension| {
+        extension.critical
+            && matches!(
+                extension.parsed_extension(),
+                ParsedExtension::UnsupportedExtension { .. }
+                    | ParsedExtension::ParseError { .. }
+                    | ParsedExtension::Unparsed
+            )
+    });
+    if !rest.is_empty() || unknown || certificate.version() != X509Version::V3 {
+        return Err(ChainError::Encoding);
+    }
+    Ok(certificate)
+}
+
+/// RFC 5280 §4.2.1.9 and §4.2.1.3: CA flag; and if key usages are listed, signing certificates is
+/// among them (genuine identities list none).
+fn check_authority(identity: &X509Certificate<'_>) -> Result<(), ChainError> {
+    let constraints = identity
+        .basic_constraints()
+        .map_err(|_| ChainError::Encoding)?;
+    let usage = identity.key_usage().map_err(|_| ChainError::Encoding)?;
+    let is_ca = constraints.is_some_and(|c| c.value.ca);
+    if is_ca && usage.is_none_or(|u| u.value.key_cert_sign()) {
+        Ok(())
+    } else {
+        Err(ChainError::NotAuthority)
+    }
+}
+
+/// The leaf is no CA; if usages are listed, `digitalSignature` and `serverAuth` are among them.
+fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), ChainError> {
+    let constraints = leaf.basic_constraints().map_err(|_| ChainError::Encoding)?;
+    let usage = leaf.key_usage().map_err(|_| ChainError::Encoding)?;
+    let purposes = leaf
+        .extended_key_usage()
+        .map_err(|_| ChainError::Encoding)?;
+    if constraints.is_none_or(|c| !c.value.ca)
+        && usage.is_none_or(|u| u.value.digital_signature())
+        && purposes.is_none_or(|p| p.value.server_auth || p.value.any)
+    {
+        Ok(())
+    } else {
+        Err(ChainError::Purpose)
+    }
+}
+
+fn check_signature(leaf: &X509Certificate<'_>, key: &PeerKey) -> Result<(), ChainError> {
+    // RFC 8410 §3: the parameters must be absent. Both places must say the same (RFC 5280 §4.1.1.2).
+    let is_of_key = |algorithm: &AlgorithmIdentifier<'_>| {
+        algorithm.algorithm.as_bytes() == key.oid() && algorithm.parameters.is_none()
+    };
+    if !is_of_key(&leaf.signature_algorithm) || !is_of_key(&leaf.tbs_certificate.signature) {
+        return Err(ChainError::Algorithm);
+    }
+    if leaf.signature_value.unused_bits != 0
+        || !key.verifies(leaf.tbs_certificate.as_ref(), &leaf.signature_value.data)
+    {
+        return Err(ChainError::Unsigned);
+    }
+    Ok(())
+}
