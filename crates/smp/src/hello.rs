@@ -1,0 +1,359 @@
+//! Hellos: the one plain block each way that opens a connection (reference §3.2).
+//!
+//! The server offers versions, the id of the TLS session, its certificate chain and a fresh X25519
+//! key signed by the leaf certificate's key. The client answers with the version it chose, the
+//! identity it expects, and usually an X25519 key of its own, which turns on block encryption
+//! (trap 3). Both ignore bytes behind what they know: that is how the protocol grows.
+
+use junto_crypto::{ed448, ed25519, x25519};
+
+use crate::{
+    address::Fingerprint,
+    block::{Block, SessionId, plain_block},
+    encoding::{DecodeError, NoRoom, Reader, Writer},
+    key::{decode_x25519, encode_x25519},
+    version::{Version, VersionRange},
+};
+
+/// Certificates in a chain, at least and at most: leaf, identity, and up to two above.
+pub const CHAIN_LENGTH: core::ops::RangeInclusive<usize> = 2..=4;
+/// DER bytes of an X25519 key inside the sequence that the leaf key signs (trap 5).
+const SIGNED_BYTES: usize = 46;
+const SIGNED_HEAD: [u8; 2] = [0x30, 0x2c];
+const ED25519_ALGORITHM: [u8; 7] = [0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
+const ED448_ALGORITHM: [u8; 7] = [0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x71];
+
+/// The key of a server's leaf certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeafKey {
+    /// What servers make today.
+    Ed25519(ed25519::VerifyingKey),
+    /// What older servers have.
+    Ed448(Box<ed448::VerifyingKey>),
+}
+
+impl LeafKey {
+    /// Reads DER `SubjectPublicKeyInfo`.
+    ///
+    /// # Errors
+    /// [`DecodeError::Invalid`] for every other kind of key.
+    pub fn from_spki(bytes: &[u8]) -> Result<Self, DecodeError> {
+        ed25519::VerifyingKey::from_spki(bytes)
+            .map(Self::Ed25519)
+            .or_else(|_| ed448::VerifyingKey::from_spki(bytes).map(|k| Self::Ed448(Box::new(k))))
+            .map_err(|_| DecodeError::Invalid("leaf key"))
+    }
+}
+
+/// Signature of a leaf key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeafSignature {
+    /// By an Ed25519 leaf.
+    Ed25519(ed25519::Signature),
+    /// By an Ed448 leaf.
+    Ed448(ed448::Signature),
+}
+
+/// An X25519 key signed by a leaf certificate's key, as DER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignedKey {
+    key: x25519::PublicKey,
+    signature: LeafSignature,
+}
+
+impl SignedKey {
+    /// Signs `key` with an Ed25519 leaf.
+    #[must_use]
+    pub fn sign(key: x25519::PublicKey, leaf: &ed25519::SigningKey) -> Self {
+        let signature = LeafSignature::Ed25519(leaf.sign(&signed_bytes(&key)));
+        Self { key, signature }
+    }
+
+    /// A key with a signature made elsewhere, over [`signed_bytes`].
+    #[must_use]
+    pub fn from_parts(key: x25519::PublicKey, signature: LeafSignature) -> Self {
+        Self { key, signature }
+    }
+
+    /// The key, if the leaf signed it.
+    ///
+    /// # Errors
+    /// [`HelloFault::Signature`].
+    pub fn verify(&self, leaf: &LeafKey) -> Result<x25519::PublicKey, HelloFault> {
+        let bytes = signed_bytes(&self.key);
+        let valid = match (leaf, &self.signature) {
+            (LeafKey::Ed25519(leaf), LeafSignature::Ed25519(signature)) => {
+                leaf.verify(&bytes, signature).is_ok()
+            }
+            (LeafKey::Ed448(leaf), LeafSignature::Ed448(signature)) => {
+                leaf.verify(&bytes, signature).is_ok()
+            }
+            _ => false,
+        };
+        if valid {
+            Ok(self.key)
+        } else {
+            Err(HelloFault::Signature)
+        }
+    }
+
+    fn encode(&self, writer: &mut Writer<'_>) {
+        let (algorithm, signature) = match &self.signature {
+            LeafSignature::Ed25519(s) => (ED25519_ALGORITHM, s.as_bytes().as_slice()),
+            LeafSignature::Ed448(s) => (ED448_ALGORITHM, s.as_bytes().as_slice()),
+        };
+        // BIT STRING: tag, length, and a byte counting unused bits.
+        let bits = u8::try_from(signature.len() + 1).unwrap_or(0);
+        let length = SIGNED_BYTES + algorithm.len() + 2 + usize::from(bits);
+        let body = u8::try_from(length).unwrap_or(0);
+        // DER: lengths from 128 take a second byte.
+        let head: &[u8] = if length < 128 {
+            &[0x30, body]
+        } else {
+            &[0x30, 0x81, body]
+        };
+        writer.u16(u16::try_from(head.len() + length).unwrap_or(0));
+        writer.bytes(head);
+        writer.bytes(&signed_bytes(&self.key));
+        writer.bytes(&algorithm);
+        writer.bytes(&[0x03, bits, 0]);
+        writer.bytes(signature);
+    }
+
+    /// Parses DER; there is one encoding per value.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn from_der(der: &[u8]) -> Result<Self, DecodeError> {
+        const FIELD: &str = "signed key";
+        let mut reader = Reader::new(der);
+        reader.expect(0x30, FIELD)?;
+        // Short form below 128, long form above: nothing else is DER.
+        let first = reader.u8()?;
+        let long = first == 0x81;
+        let length = if long { reader.u8()? } else { first };
+        if long == (length < 0x80) || reader.rest().len() != usize::from(length) {
+            return Err(DecodeError::Invalid(FIELD));
+        }
+        if reader.array()? != SIGNED_HEAD {
+            return Err(DecodeError::Invalid(FIELD));
+        }
+        let key = x25519::PublicKey::from_spki(reader.take(x25519::SPKI_BYTES)?)
+            .map_err(|_| DecodeError::Invalid(FIELD))?;
+        let algorithm = reader.array()?;
+        reader.expect(0x03, FIELD)?;
+        let bits = usize::from(reader.u8()?);
+        reader.expect(0, FIELD)?;
+        let signature = reader.tail();
+        if signature.len() + 1 != bits {
+            return Err(DecodeError::Invalid(FIELD));
+        }
+        let signature = match algorithm {
+            ED25519_ALGORITHM => signature.try_into().map(LeafSignature::Ed25519),
+            ED448_ALGORITHM => signature.try_into().map(LeafSignature::Ed448),
+            _ => return Err(DecodeError::Invalid(FIELD)),
+        };
+        let signature = signature.map_err(|_| DecodeError::Invalid(FIELD))?;
+        Ok(Self { key, signature })
+    }
+
+    /// Its DER.
+    #[must_use]
+    pub fn to_der(&self) -> Vec<u8> {
+        let mut buffer = [0; 256];
+        let mut writer = Writer::new(&mut buffer);
+        self.encode(&mut writer);
+        let used = writer.finish().unwrap_or(0);
+        // Without the 2-byte length in front, which belongs to the hello.
+        buffer.get(2..used).unwrap_or_default().to_vec()
+    }
+}
+
+/// The 46 bytes that a leaf key signs: a sequence around the key's `SubjectPublicKeyInfo`.
+#[must_use]
+pub fn signed_bytes(key: &x25519::PublicKey) -> [u8; SIGNED_BYTES] {
+    let mut bytes = [0; SIGNED_BYTES];
+    bytes[..2].copy_from_slice(&SIGNED_HEAD);
+    bytes[2..].copy_from_slice(&key.to_spki());
+    bytes
+}
+
+/// What a server says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerHello<'a> {
+    /// Versions it speaks.
+    pub versions: VersionRange,
+    /// The TLS session as the server sees it.
+    pub session: SessionId,
+    /// Certificates as DER: leaf, identity, and up to two more.
+    pub chain: Vec<&'a [u8]>,
+    /// The server's key for this connection.
+    pub signed_key: SignedKey,
+}
+
+impl<'a> ServerHello<'a> {
+    /// Writes the block.
+    ///
+    /// # Errors
+    /// [`NoRoom`] if the chain does not fit into a block.
+    pub fn encode(&self, block: &mut Block) -> Result<(), NoRoom> {
+        plain_block(block, |writer| {
+            self.versions.encode(writer);
+            writer.short(&self.session.0);
+            writer.u8(u8::try_from(self.chain.len()).unwrap_or(0));
+            for certificate in &self.chain {
+                writer.large(certificate);
+            }
+            self.signed_key.encode(writer);
+        })
+    }
+
+    /// Parses the text of the block.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(text: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(text);
+        let versions = VersionRange::decode(&mut reader)?;
+        let session = reader
+            .short()?
+            .try_into()
+            .map(SessionId)
+            .map_err(|_| DecodeError::Invalid("session id"))?;
+        let count = usize::from(reader.u8()?);
+        if !CHAIN_LENGTH.contains(&count) {
+            return Err(DecodeError::Invalid("certificate chain"));
+        }
+        let chain = (0..count)
+            .map(|_| reader.large())
+            .collect::<Result<Vec<_>, _>>()?;
+        let signed_key = SignedKey::from_der(reader.large()?)?;
+        Ok(Self {
+            versions,
+            session,
+            chain,
+            signed_key,
+        })
+    }
+
+    /// Checks the identity (always the second certificate, trap 4), the TLS session and the
+    /// signature of the hello key.
+    ///
+    /// # Errors
+    /// [`HelloFault::Identity`], [`HelloFault::Session`] or [`HelloFault::Signature`].
+    pub fn verify(
+        &self,
+        session: &SessionId,
+        identity: Fingerprint,
+        leaf: &LeafKey,
+    ) -> Result<x25519::PublicKey, HelloFault> {
+        if self.session != *session {
+            return Err(HelloFault::Session);
+        }
+        match self.chain.get(1) {
+            Some(der) if Fingerprint::of_certificate(der) == identity => {}
+            _ => return Err(HelloFault::Identity),
+        }
+        self.signed_key.verify(leaf)
+    }
+}
+
+/// What a client says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientHello {
+    /// The version to speak. Versions that we do not know are refused while parsing.
+    pub version: Version,
+    /// The identity that the client expects.
+    pub identity: Fingerprint,
+    /// The client's key for this connection; without it blocks are not encrypted.
+    pub key: Option<x25519::PublicKey>,
+    /// The client is a proxy: no block encryption either.
+    pub proxy: bool,
+    /// The client asks to act as a service (16 and later). The request itself is not read.
+    pub service: bool,
+}
+
+impl ClientHello {
+    /// Writes the block. We never ask to be a service.
+    ///
+    /// # Errors
+    /// [`NoRoom`] never happens: the hello is small.
+    pub fn encode(&self, block: &mut Block) -> Result<(), NoRoom> {
+        plain_block(block, |writer| {
+            writer.u16(self.version.number());
+            writer.short(&self.identity.0);
+            if let Some(key) = &self.key {
+                encode_x25519(key, writer);
+            }
+            writer.bool(self.proxy);
+            if self.version.has_services() {
+                writer.u8(b'0');
+            }
+        })
+    }
+
+    /// Parses the text of the block. The key is optional and told from the boolean that follows
+    /// by its length byte, 44.
+    ///
+    /// # Errors
+    /// [`HelloFault::Version`] for a version outside `offered`, or [`HelloFault::Syntax`].
+    pub fn decode(text: &[u8], offered: VersionRange) -> Result<Self, HelloFault> {
+        let mut reader = Reader::new(text);
+        let number = reader.u16()?;
+        let version = Version::new(number)
+            .filter(|_| offered.contains(number))
+            .ok_or(HelloFault::Version)?;
+        let identity = reader
+            .short()?
+            .try_into()
+            .map(Fingerprint)
+            .map_err(|_| HelloFault::Syntax)?;
+        let key = match reader.rest().first() {
+            Some(&44) => Some(decode_x25519(&mut reader)?),
+            _ => None,
+        };
+        let proxy = reader.bool("proxy")?;
+        let service = version.has_services()
+            && match reader.u8()? {
+                b'0' => false,
+                b'1' => true,
+                _ => return Err(HelloFault::Syntax),
+            };
+        Ok(Self {
+            version,
+            identity,
+            key,
+            proxy,
+            service,
+        })
+    }
+}
+
+/// Why a hello is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HelloFault {
+    /// It does not parse.
+    #[error("hello does not parse")]
+    Syntax,
+    /// No common version.
+    #[error("no common protocol version")]
+    Version,
+    /// The client expects another server, or the server is another one.
+    #[error("server identity does not match")]
+    Identity,
+    /// The two sides are not in the same TLS session.
+    #[error("hello belongs to another TLS session")]
+    Session,
+    /// The hello key is not signed by the leaf certificate, or is weak.
+    #[error("hello key is not authentic")]
+    Signature,
+    /// The client asks to be a service. A block with the refusal must be sent before closing.
+    #[error("service clients are not supported")]
+    Service,
+}
+
+impl From<DecodeError> for HelloFault {
+    fn from(_: DecodeError) -> Self {
+        Self::Syntax
+    }
+}

@@ -1,0 +1,311 @@
+//! Transmissions: one command or answer with its authorisation, correlation id and entity
+//! (reference §3.4).
+
+use junto_crypto::{
+    authenticator::{self, AUTHENTICATOR_BYTES},
+    ed448, ed25519,
+    secretbox::BoxKey,
+    x25519,
+};
+use std::sync::LazyLock;
+
+use crate::{
+    block::SessionId,
+    encoding::{DecodeError, Reader, Writer},
+    id::{CorrelationId, Entity},
+    key::AuthKey,
+    version::Version,
+};
+
+/// Bytes of the session id as short string: what precedes a transmission in the authorised bytes.
+const PREFIX_BYTES: usize = 1 + 32;
+
+/// Proof that the sender of a command holds a key, as received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorization {
+    /// None.
+    None,
+    /// Ed25519 signature.
+    Ed25519(ed25519::Signature),
+    /// Ed448 signature.
+    Ed448(ed448::Signature),
+    /// Deniable authenticator under X25519.
+    Authenticator([u8; AUTHENTICATOR_BYTES]),
+}
+
+impl Authorization {
+    /// The kind follows from the length alone. `None` for any other length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        match bytes.len() {
+            0 => Some(Self::None),
+            ed25519::SIGNATURE_BYTES => bytes.try_into().ok().map(Self::Ed25519),
+            ed448::SIGNATURE_BYTES => bytes.try_into().ok().map(Self::Ed448),
+            AUTHENTICATOR_BYTES => bytes.try_into().ok().map(Self::Authenticator),
+            _ => None,
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+/// A received transmission, parsed up to its command or answer.
+#[derive(Clone, Debug)]
+pub struct Transmission<'b> {
+    /// Authorisation of the command; always none in answers.
+    pub authorization: Authorization,
+    /// Whether a service signature follows the authorisation.
+    pub service_signature: bool,
+    /// Absent in server events.
+    pub correlation: Option<CorrelationId>,
+    /// The entity.
+    pub entity: Entity<'b>,
+    /// The command or answer, unparsed.
+    pub content: &'b [u8],
+    /// What an authorisation covers: session id and the transmission after the authorisation.
+    authorised: &'b [u8],
+}
+
+/// A transmission that does not parse: the answer is `ERR BLOCK`, with the correlation id if that
+/// much could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("transmission does not parse")]
+pub struct TransmissionFault {
+    /// Correlation id for the answer.
+    pub correlation: Option<CorrelationId>,
+}
+
+const NO_CORRELATION: TransmissionFault = TransmissionFault { correlation: None };
+
+impl From<DecodeError> for TransmissionFault {
+    fn from(_: DecodeError) -> Self {
+        NO_CORRELATION
+    }
+}
+
+impl<'b> Transmission<'b> {
+    /// Parses the bytes of one transmission.
+    ///
+    /// The authorised bytes begin with the session id, which is not sent. It is written over the
+    /// end of the authorisation, which lies in front of them and is at least 64 bytes long, so the
+    /// up to 16 KiB that follow need no copy.
+    ///
+    /// # Errors
+    /// [`TransmissionFault`].
+    pub fn decode(
+        bytes: &'b mut [u8],
+        version: Version,
+        session: &SessionId,
+    ) -> Result<Self, TransmissionFault> {
+        let mut reader = Reader::new(bytes);
+        let authorization = reader.short()?;
+        let service_signature = version.has_services()
+            && !authorization.is_empty()
+            && reader
+                .maybe("service signature", service_signature)?
+                .is_some();
+        let authorization = Authorization::from_bytes(authorization);
+        let start = bytes.len() - reader.rest().len();
+        // Authorisations of impossible length still tell whom to answer.
+        let Some(authorization) = authorization else {
+            let correlation = decode_correlation(&mut reader)?;
+            return Err(TransmissionFault { correlation });
+        };
+        if !authorization.is_none() {
+            let prefix = start.checked_sub(PREFIX_BYTES).ok_or(NO_CORRELATION)?;
+            write_prefix(&mut bytes[prefix..start], session);
+        }
+        let bytes: &'b [u8] = bytes;
+        let mut reader = Reader::new(&bytes[start..]);
+        Ok(Self {
+            service_signature,
+            correlation: decode_correlation(&mut reader)?,
+            entity: Entity::from_bytes(reader.short()?),
+            content: reader.rest(),
+            authorised: if authorization.is_none() {
+                &[]
+            } else {
+                &bytes[start - PREFIX_BYTES..]
+            },
+            authorization,
+        })
+    }
+
+    /// The bytes that the authorisation covers; empty if there is none.
+    #[must_use]
+    pub fn authorised(&self) -> &'b [u8] {
+        self.authorised
+    }
+}
+
+fn service_signature(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    ed25519::Signature::try_from(reader.short()?)
+        .map(drop)
+        .map_err(|_| DecodeError::Invalid("service signature"))
+}
+
+fn write_prefix(room: &mut [u8], session: &SessionId) {
+    if let Some((length, rest)) = room.split_first_mut() {
+        *length = 32;
+        rest.copy_from_slice(&session.0);
+    }
+}
+
+fn decode_correlation(reader: &mut Reader<'_>) -> Result<Option<CorrelationId>, DecodeError> {
+    match reader.short()? {
+        [] => Ok(None),
+        bytes => CorrelationId::try_from(bytes).map(Some),
+    }
+}
+
+/// Writes correlation id and entity, which precede every command and answer.
+pub(crate) fn encode_header(
+    writer: &mut Writer<'_>,
+    correlation: Option<&CorrelationId>,
+    entity: Entity<'_>,
+) {
+    match correlation {
+        Some(id) => id.encode(writer),
+        None => writer.u8(0),
+    }
+    writer.short(entity.as_bytes());
+}
+
+/// Where a client's authorisation comes from.
+#[allow(dead_code)]
+pub(crate) enum Authoriser<'k> {
+    /// No authorisation.
+    None,
+    /// An Ed25519 signature.
+    Ed25519(&'k ed25519::SigningKey),
+    /// A deniable authenticator: the key agreed between the queue's key and the server's hello key.
+    Authenticator(BoxKey),
+}
+
+#[allow(dead_code)]
+impl Authoriser<'_> {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Ed25519(_) => ed25519::SIGNATURE_BYTES,
+            Self::Authenticator(_) => AUTHENTICATOR_BYTES,
+        }
+    }
+
+    /// Writes a whole command transmission into `room` and returns its length. The mirror image of
+    /// [`Transmission::decode`]: the session id stands in the place of the authorisation while that
+    /// is computed.
+    pub(crate) fn encode(
+        &self,
+        room: &mut [u8],
+        version: Version,
+        session: &SessionId,
+        correlation: &CorrelationId,
+        entity: Entity<'_>,
+        content: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<usize, crate::encoding::NoRoom> {
+        let length = self.bytes();
+        let marker = usize::from(length > 0 && version.has_services());
+        let start = 1 + length + marker;
+        let (head, body) = room
+            .split_at_mut_checked(start)
+            .ok_or(crate::encoding::NoRoom)?;
+        let mut writer = Writer::new(body);
+        encode_header(&mut writer, Some(correlation), entity);
+        content(&mut writer);
+        let end = start + writer.finish()?;
+        if length > 0 {
+            write_prefix(&mut head[start - PREFIX_BYTES..], session);
+            let authorised = &room[start - PREFIX_BYTES..end];
+            let nonce = correlation.nonce();
+            match self {
+                Self::None => {}
+                Self::Ed25519(key) => {
+                    let signature = key.sign(authorised);
+                    room[1..=length].copy_from_slice(signature.as_bytes());
+                }
+                Self::Authenticator(key) => {
+                    let made = authenticator::make(key, &nonce, authorised);
+                    room[1..=length].copy_from_slice(&made);
+                }
+            }
+        }
+        room[0] = u8::try_from(length).unwrap_or(0);
+        if marker > 0 {
+            room[1 + length] = b'0';
+        }
+        Ok(end)
+    }
+}
+
+/// Keys nobody holds, for verifying commands to queues that do not exist.
+struct DummyKeys {
+    ed25519: ed25519::VerifyingKey,
+    ed448: Option<ed448::VerifyingKey>,
+    x25519: x25519::PublicKey,
+}
+
+/// Any point on the curve will do: the public key of RFC 8032 §7.4, first test.
+const DUMMY_ED448: [u8; 57] = [
+    0x5f, 0xd7, 0x44, 0x9b, 0x59, 0xb4, 0x61, 0xfd, 0x2c, 0xe7, 0x87, 0xec, 0x61, 0x6a, 0xd4, 0x6a,
+    0x1d, 0xa1, 0x34, 0x24, 0x85, 0xa7, 0x0e, 0x1f, 0x8a, 0x0e, 0xa7, 0x5d, 0x80, 0xe9, 0x67, 0x78,
+    0xed, 0xf1, 0x24, 0x76, 0x9b, 0x46, 0xc7, 0x06, 0x1b, 0xd6, 0x78, 0x3d, 0xf1, 0xe5, 0x0f, 0x6c,
+    0xd1, 0xfa, 0x1a, 0xbe, 0xaf, 0xe8, 0x25, 0x61, 0x80,
+];
+
+static DUMMY_KEYS: LazyLock<DummyKeys> = LazyLock::new(|| DummyKeys {
+    ed25519: ed25519::SigningKey::from_seed(&[0x4a; 32]).verifying_key(),
+    ed448: ed448::VerifyingKey::from_bytes(&DUMMY_ED448).ok(),
+    x25519: x25519::SecretKey::from_bytes(&[0x4a; 32]).public_key(),
+});
+
+/// Verifies the authorisation of `transmission` under `key`, or, with `None`, does the same work
+/// against a key nobody holds and says no.
+///
+/// The work depends on the *kind of authorisation received* only, never on whether the queue
+/// exists or which kind of key it has (reference §3.4): a key of another kind is replaced by a
+/// dummy of the received kind.
+///
+/// `hello` is the server's hello key of this connection.
+#[must_use]
+pub fn verify(
+    transmission: &Transmission<'_>,
+    key: Option<&AuthKey>,
+    hello: &x25519::SecretKey,
+) -> bool {
+    let authorised = transmission.authorised;
+    match &transmission.authorization {
+        Authorization::None => false,
+        Authorization::Ed25519(signature) => {
+            let (key, real) = match key {
+                Some(AuthKey::Ed25519(key)) => (key, true),
+                _ => (&DUMMY_KEYS.ed25519, false),
+            };
+            key.verify(authorised, signature).is_ok() && real
+        }
+        Authorization::Ed448(signature) => {
+            let (key, real) = match key {
+                Some(AuthKey::Ed448(key)) => (Some(&**key), true),
+                _ => (DUMMY_KEYS.ed448.as_ref(), false),
+            };
+            key.is_some_and(|key| key.verify(authorised, signature).is_ok()) && real
+        }
+        Authorization::Authenticator(bytes) => {
+            let (key, real) = match key {
+                Some(AuthKey::X25519(key)) => (key, true),
+                _ => (&DUMMY_KEYS.x25519, false),
+            };
+            let (Ok(shared), Some(correlation)) =
+                (hello.diffie_hellman(key), transmission.correlation)
+            else {
+                return false;
+            };
+            let key = BoxKey::from_shared(&shared);
+            authenticator::verify(&key, &correlation.nonce(), authorised, bytes).is_ok() && real
+        }
+    }
+}
