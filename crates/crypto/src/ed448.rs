@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use ed448_goldilocks::{Signature as RawSignature, VerifyingKey as RawKey};
+use ed448_goldilocks::{EdwardsPoint, Signature as RawSignature, VerifyingKey as RawKey};
 
 use crate::{CryptoError, spki};
 
@@ -22,11 +22,20 @@ impl VerifyingKey {
     /// Reads a raw key.
     ///
     /// # Errors
-    /// [`CryptoError::Encoding`] if the bytes are no point or not its canonical encoding.
+    /// [`CryptoError::Encoding`] if the bytes are no point or not its canonical encoding,
+    /// [`CryptoError::SmallOrder`] if the point has small order (such a key verifies signatures
+    /// nobody made).
     pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Result<Self, CryptoError> {
-        RawKey::from_bytes(bytes)
-            .map(Self)
-            .map_err(|_| CryptoError::Encoding)
+        let key = RawKey::from_bytes(bytes).map_err(|_| CryptoError::Encoding)?;
+        let point = key.to_edwards();
+        // Re-encoding catches y >= p and a sign bit on x = 0.
+        if point.to_affine().compress().to_bytes() != *bytes {
+            return Err(CryptoError::Encoding);
+        }
+        if point.double().double() == EdwardsPoint::IDENTITY {
+            return Err(CryptoError::SmallOrder);
+        }
+        Ok(Self(key))
     }
 
     /// The raw key.

@@ -1,4 +1,5 @@
 //! Bytes agree with other implementations: `vectors/` of this repository.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 
@@ -199,6 +200,29 @@ fn x448_of_rfc_7748() {
         b.diffie_hellman(&a.public_key()),
     ] {
         assert_eq!(*secret.unwrap().as_bytes(), vectors.array("x448_shared"));
+    }
+}
+
+#[test]
+fn key_agreement_with_arbitrary_peer_bytes() {
+    let vectors = Vectors::read(CURVES);
+    let long = x448::SecretKey::from_bytes(&vectors.array("any448_scalar"));
+    let short = x25519::SecretKey::from_bytes(&vectors.array("any25519_scalar"));
+    for i in 0..9 {
+        let peer = x448::PublicKey::from_bytes(&vectors.array(&format!("any448_peer_{i}")));
+        let expected = vectors.array(&format!("any448_result_{i}"));
+        assert_eq!(
+            *long.diffie_hellman(&peer).unwrap().as_bytes(),
+            expected,
+            "x448 {i}"
+        );
+        let peer = x25519::PublicKey::from_bytes(&vectors.array(&format!("any25519_peer_{i}")));
+        let expected = vectors.array(&format!("any25519_result_{i}"));
+        assert_eq!(
+            *short.diffie_hellman(&peer).unwrap().as_bytes(),
+            expected,
+            "x25519 {i}"
+        );
     }
 }
 
