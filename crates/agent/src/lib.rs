@@ -1,1 +1,24 @@
 //! Duplex connections over SMP queues: pure protocol, SQLite store, relay connections.
+//!
+//! An [`Agent`] holds the connections of one profile. It makes and follows links, agrees keys,
+//! encrypts with a post-quantum double ratchet, keeps what must survive in one encrypted SQLite
+//! file, and keeps trying until every message is delivered exactly once to the application on the
+//! other side, whatever restarts in between.
+//!
+//! [`proto`] is the pure core: formats and machines, no input or output. [`store`] keeps its state.
+//! The rest is the shell around them: one thread that owns core and store, and a task for each
+//! relay connection.
+
+#![allow(dead_code)]
+
+mod error;
+pub mod proto;
+mod shell;
+pub mod store;
+
+pub use error::{AgentError, RelayFault};
+pub use proto::{
+    ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Link, LinkError,
+    MAX_BODY, MAX_INFO, MessageId, Misuse, RequestId, Tag,
+};
+pub use shell::{Agent, AgentConfig, Events};

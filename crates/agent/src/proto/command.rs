@@ -1,0 +1,138 @@
+//! What the application asks of the core, and the answers.
+
+use junto_smp::address::ServerAddress;
+
+use super::event::ConnectionFault;
+use super::id::{ConnectionId, MessageId, RequestId, Tag};
+use super::link::{ContactLink, InvitationLink, Link, LinkError};
+
+/// Names a call until it is answered. The caller chooses; each number once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A call.
+pub enum Command {
+    /// Make a contact address.
+    CreateAddress {
+        /// Name of the intention.
+        tag: Tag,
+        /// Where its queue is made.
+        relay: ServerAddress,
+    },
+    /// Make a link for one peer.
+    CreateInvitation {
+        /// Name of the intention.
+        tag: Tag,
+        /// Where its queue is made.
+        relay: ServerAddress,
+        /// What the peer is told.
+        info: Vec<u8>,
+    },
+    /// Connect through a link.
+    Join {
+        /// Name of the intention.
+        tag: Tag,
+        /// The peer's link.
+        link: Link,
+        /// Where our queue is made.
+        relay: ServerAddress,
+        /// What the peer is told.
+        info: Vec<u8>,
+    },
+    /// Accept a request.
+    Accept {
+        /// The request.
+        request: RequestId,
+        /// Where our queue is made.
+        relay: ServerAddress,
+        /// What the peer is told.
+        info: Vec<u8>,
+    },
+    /// Forget a request.
+    Reject {
+        /// The request.
+        request: RequestId,
+    },
+    /// Send a message.
+    Send {
+        /// To whom.
+        connection: ConnectionId,
+        /// The message.
+        body: Vec<u8>,
+    },
+    /// The application has a message.
+    Acknowledge {
+        /// From whom.
+        connection: ConnectionId,
+        /// The message.
+        message: MessageId,
+    },
+    /// End a connection.
+    Delete {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// Close an address.
+    CloseAddress {
+        /// Tag of the address.
+        tag: Tag,
+    },
+}
+
+/// The answer to a call that succeeded.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To [`Command::CreateAddress`].
+    Address(ContactLink),
+    /// To [`Command::CreateInvitation`].
+    Invitation(ConnectionId, Box<InvitationLink>),
+    /// To [`Command::Join`] and [`Command::Accept`].
+    Connection(ConnectionId),
+    /// To [`Command::Send`].
+    Message(MessageId),
+    /// To the others.
+    Done,
+}
+
+/// Why a call did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The caller asks for something impossible.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+    /// The link cannot be used.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The connection cannot go on.
+    #[error(transparent)]
+    Connection(#[from] ConnectionFault),
+    /// The relay makes no queue for us.
+    #[error("relay {0} refused to make a queue")]
+    QueueRefused(Box<ServerAddress>),
+    /// Our bug.
+    #[error("internal error: {0}")]
+    Defect(&'static str),
+}
+
+/// A call that cannot succeed, whatever the network does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misuse {
+    /// There is no such connection, or it was deleted.
+    #[error("no such connection")]
+    NoConnection,
+    /// There is no such request, or it was accepted or rejected.
+    #[error("no such request")]
+    NoRequest,
+    /// The tag already names something of another kind.
+    #[error("the tag names something else")]
+    TagTaken,
+    /// Messages can be sent after [`Connected`](crate::Event::Connected) only.
+    #[error("the connection is not established yet")]
+    NotConnected,
+    /// Longer than [`MAX_BODY`](crate::MAX_BODY) bytes.
+    #[error("the message is too long")]
+    BodyTooLong,
+    /// Longer than [`MAX_INFO`](crate::MAX_INFO) bytes.
+    #[error("the connection information is too long")]
+    InfoTooLong,
+}

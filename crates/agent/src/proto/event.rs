@@ -1,0 +1,145 @@
+//! What the agent tells its application.
+
+use core::fmt;
+
+use junto_smp::address::ServerAddress;
+
+use super::chain::Integrity;
+use super::id::{ConnectionId, MessageId, RequestId, Tag};
+
+/// Something that happened.
+///
+/// [`Event::Request`], [`Event::Connected`], [`Event::Message`] and [`Event::Failed`] are stored:
+/// they come again after a restart until they are settled (see each one). The others are passing.
+pub enum Event {
+    /// Somebody asks to connect through a contact address. Comes again after each restart until
+    /// accepted or rejected.
+    Request {
+        /// The request.
+        id: RequestId,
+        /// Tag of the address.
+        tag: Tag,
+        /// What the requester says about itself; not authenticated beyond the connection to come.
+        info: Vec<u8>,
+    },
+    /// The connection works in both directions. Comes again after each restart, before its
+    /// messages, while the connection exists.
+    Connected {
+        /// The connection.
+        connection: ConnectionId,
+        /// Tag that the connection was made with.
+        tag: Tag,
+        /// What the peer says about itself.
+        info: Vec<u8>,
+        /// Hash of the ratchet's associated data, the same on both sides of this connection and on
+        /// no other: whatever signs it is bound to this channel.
+        binding: [u8; 32],
+    },
+    /// A message. Comes again after each restart until acknowledged; in order of `id`.
+    Message {
+        /// The connection.
+        connection: ConnectionId,
+        /// Its number, for acknowledgement.
+        id: MessageId,
+        /// What the hash chain says about it.
+        integrity: Integrity,
+        /// The body.
+        body: Vec<u8>,
+    },
+    /// The peer's application has acknowledged a message of ours. Sent once, not stored.
+    Delivered {
+        /// The connection.
+        connection: ConnectionId,
+        /// The number that sending it gave.
+        id: MessageId,
+    },
+    /// A relay that we use cannot be reached; the agent keeps trying.
+    RelayDown {
+        /// The relay.
+        relay: ServerAddress,
+    },
+    /// A relay is reachable and our queues on it are subscribed.
+    RelayUp {
+        /// The relay.
+        relay: ServerAddress,
+    },
+    /// The connection cannot go on. Comes again after each restart until the connection is deleted.
+    Failed {
+        /// The connection.
+        connection: ConnectionId,
+        /// Tag that the connection was made with.
+        tag: Tag,
+        /// Why.
+        error: ConnectionFault,
+    },
+}
+
+/// Why a connection cannot be made or cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectionFault {
+    /// Somebody else has secured the queue of the link before us: the link was used already, or
+    /// stolen.
+    #[error("the link was used by somebody else")]
+    LinkUsed,
+    /// The relay no longer has the peer's queue: the peer deleted the connection, or its queue
+    /// expired.
+    #[error("the peer's queue is gone")]
+    PeerGone,
+    /// The relay no longer has our queue.
+    #[error("our queue is gone from its relay")]
+    QueueGone,
+    /// The relay refused to make a queue.
+    #[error("the relay refused to make a queue")]
+    QueueRefused,
+    /// What arrived on our queue is not the handshake.
+    #[error("the peer broke the handshake")]
+    Handshake,
+    /// The peer answered with a protocol version that we do not speak.
+    #[error("the peer speaks an incompatible version")]
+    Version,
+    /// A message does not decrypt: the keys of the two sides no longer match, as after restoring an
+    /// old copy of a database.
+    #[error("the keys of the two sides no longer match")]
+    OutOfStep,
+}
+
+impl fmt::Debug for Event {
+    /// Sizes instead of contents.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request { id, tag, info } => {
+                write!(f, "Request({id:?}, {tag:?}, {} bytes)", info.len())
+            }
+            Self::Connected {
+                connection,
+                tag,
+                info,
+                ..
+            } => {
+                write!(
+                    f,
+                    "Connected({connection:?}, {tag:?}, {} bytes)",
+                    info.len()
+                )
+            }
+            Self::Message {
+                connection,
+                id,
+                integrity,
+                body,
+            } => {
+                write!(
+                    f,
+                    "Message({connection:?}, {id}, {integrity:?}, {} bytes)",
+                    body.len()
+                )
+            }
+            Self::Delivered { connection, id } => write!(f, "Delivered({connection:?}, {id})"),
+            Self::RelayDown { relay } => write!(f, "RelayDown({relay})"),
+            Self::RelayUp { relay } => write!(f, "RelayUp({relay})"),
+            Self::Failed {
+                connection, error, ..
+            } => write!(f, "Failed({connection:?}, {error:?})"),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! What the ratchet encrypts: connection information in the handshake, numbered messages after it.
+
+use super::address::QueueInfo;
+use super::chain::MessageHash;
+use super::wire::{Malformed, Reader, put_large, put_short};
+
+/// The plaintext length of a ratchet message with connection information, post-quantum ratchet.
+pub(crate) const INFO_PADDED_PQ: usize = 11_106;
+/// The plaintext length of a ratchet message with connection information, classical ratchet.
+pub(crate) const INFO_PADDED: usize = 14_832;
+/// The plaintext length of every other ratchet message, post-quantum ratchet.
+pub(crate) const MESSAGE_PADDED_PQ: usize = 13_618;
+/// The plaintext length of every other ratchet message, classical ratchet.
+pub(crate) const MESSAGE_PADDED: usize = 15_840;
+
+/// Bytes that an agent message adds to its body: the padding's length field (2), `M`, number (8),
+/// hash (1 + 32), body tag.
+const MESSAGE_OVERHEAD: usize = 2 + 1 + 8 + 33 + 1;
+
+/// The longest body of a message, in bytes: what fits when the post-quantum header travels with it.
+pub const MAX_BODY: usize = MESSAGE_PADDED_PQ - MESSAGE_OVERHEAD;
+
+/// The longest connection information, in bytes. It travels beside the joiner's queue address and,
+/// in a request, beside a whole invitation link.
+pub const MAX_INFO: usize = 10_000;
+
+/// Receipts in one message; a list has a one-byte count.
+pub(crate) const RECEIPTS_MAX: usize = 255;
+
+/// Reply queues that a confirmation may name. We send one; more are read and ignored.
+pub(crate) const REPLY_QUEUES_MAX: usize = 8;
+
+/// The plaintext of a ratchet message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentMessage<'a> {
+    /// `I`: the maker's connection information.
+    Info(&'a [u8]),
+    /// `D`: the joiner's receive queue (at least one) and connection information.
+    InfoReply {
+        /// Where the joiner receives.
+        queues: Vec<QueueInfo>,
+        /// What the joiner says about itself.
+        info: &'a [u8],
+    },
+    /// `R`: connection information after new keys.
+    RatchetInfo(&'a [u8]),
+    /// `M`: a numbered message.
+    Numbered {
+        /// The sender's count.
+        id: u64,
+        /// Hash of the sender's message before, empty for the first.
+        previous_hash: &'a [u8],
+        /// What it says.
+        body: Body<'a>,
+    },
+}
+
+/// What a numbered message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// `H`: the queue is secured (handshake without sender keys in the link).
+    Hello,
+    /// `M`: a message of the application.
+    Message(&'a [u8]),
+    /// `V`: receipts, at least one.
+    Receipts(Vec<Receipt<'a>>),
+    /// `QC`: the named queue of ours, full before, has room again. Relay and queue, as encoded.
+    QueueContinues(&'a [u8]),
+    /// `QA`, `QK`, `QU`, `QT`, `E` and whatever else comes later: counted in the chain, not acted on.
+    Other(&'a [u8]),
+}
+
+/// The peer's application has a message of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt<'a> {
+    /// The number of our message.
+    pub id: u64,
+    /// SHA-256 of our encoded agent message, as the peer received it.
+    pub hash: MessageHash,
+    /// Free for the application; we send none.
+    pub info: &'a [u8],
+}
+
+impl<'a> AgentMessage<'a> {
+    /// Appends the encoding.
+    ///
+    /// # Errors
+    /// [`Malformed::Long`] if a list or string is longer than its length field can say.
+    pub fn put(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        match self {
+            Self::Info(info) => {
+                out.push(b'I');
+                out.extend_from_slice(info);
+            }
+            Self::InfoReply { queues, info } => {
+                out.push(b'D');
+                out.push(u8::try_from(queues.len()).map_err(|_| Malformed::Long)?);
+                for queue in queues {
+                    queue.put(out)?;
+                }
+                out.extend_from_slice(info);
+            }
+            Self::RatchetInfo(info) => {
+                out.push(b'R');
+                out.extend_from_slice(info);
+            }
+            Self::Numbered {
+                id,
+                previous_hash,
+                body,
+            } => {
+                out.push(b'M');
+                out.extend_from_slice(&id.to_be_bytes());
+                put_short(out, previous_hash)?;
+                body.put(out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one from the unpadded plaintext.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is not one.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            b'I' => Ok(Self::Info(reader.tail())),
+            b'D' => {
+                let count = usize::from(reader.u8()?);
+                if count == 0 {
+                    return Err(Malformed::Short);
+                }
+                if count > REPLY_QUEUES_MAX {
+                    return Err(Malformed::Long);
+                }
+                let queues = (0..count)
+                    .map(|_| QueueInfo::read(&mut reader))
+                    .collect::<Result<_, _>>()?;
+                Ok(Self::InfoReply {
+                    queues,
+                    info: reader.tail(),
+                })
+            }
+            b'R' => Ok(Self::RatchetInfo(reader.tail())),
+            b'M' => {
+                let id = reader.u64()?;
+                let previous_hash = reader.short()?;
+                if !matches!(previous_hash.len(), 0 | 32) {
+                    return Err(Malformed::Long);
+                }
+                let body = Body::read(&mut reader)?;
+                Ok(Self::Numbered {
+                    id,
+                    previous_hash,
+                    body,
+                })
+            }
+            _ => Err(Malformed::Tag),
+        }
+    }
+}
+
+impl<'a> Body<'a> {
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        match self {
+            Self::Hello => out.push(b'H'),
+            Self::Message(body) => {
+                out.push(b'M');
+                out.extend_from_slice(body);
+            }
+            Self::Receipts(receipts) => {
+                out.push(b'V');
+                out.push(u8::try_from(receipts.len()).map_err(|_| Malformed::Long)?);
+                for receipt in receipts {
+                    out.extend_from_slice(&receipt.id.to_be_bytes());
+                    put_short(out, &receipt.hash)?;
+                    put_large(out, receipt.info)?;
+                }
+            }
+            Self::QueueContinues(address) => {
+                out.extend_from_slice(b"QC");
+                out.extend_from_slice(address);
+            }
+            Self::Other(bytes) => out.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let all = reader.tail();
+        let mut inner = Reader::new(all);
+        match inner.u8()? {
+            b'H' => {
+                inner.end()?;
+                Ok(Self::Hello)
+            }
+            b'M' => Ok(Self::Message(inner.tail())),
+            b'V' => {
+                let count = inner.u8()?;
+                if count == 0 {
+                    return Err(Malformed::Short);
+                }
+                let receipts = (0..count)
+                    .map(|_| Receipt::read(&mut inner))
+                    .collect::<Result<_, _>>()?;
+                inner.end()?;
+                Ok(Self::Receipts(receipts))
+            }
+            b'Q' if inner.u8()? == b'C' => Ok(Self::QueueContinues(inner.tail())),
+            _ => Ok(Self::Other(all)),
+        }
+    }
+}
+
+impl<'a> Receipt<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let id = reader.u64()?;
+        let hash = reader.short()?.try_into().map_err(|_| Malformed::Long)?;
+        Ok(Self {
+            id,
+            hash,
+            info: reader.large()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encoded(message: &AgentMessage<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        message.put(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn the_longest_body_fits_exactly() {
+        let message = AgentMessage::Numbered {
+            id: 2,
+            previous_hash: &[7; 32],
+            body: Body::Message(&vec![1; MAX_BODY]),
+        };
+        assert_eq!(encoded(&message).len() + 2, MESSAGE_PADDED_PQ);
+    }
+
+    #[test]
+    fn a_message_is_laid_out_as_the_protocol_says() {
+        let message = AgentMessage::Numbered {
+            id: 2,
+            previous_hash: &[],
+            body: Body::Message(b"hi"),
+        };
+        assert_eq!(encoded(&message), b"M\0\0\0\0\0\0\0\x02\0Mhi");
+        let receipt = Receipt {
+            id: 3,
+            hash: [9; 32],
+            info: b"",
+        };
+        let receipts = AgentMessage::Numbered {
+            id: 4,
+            previous_hash: &[],
+            body: Body::Receipts(vec![receipt]),
+        };
+        let mut expected = b"M\0\0\0\0\0\0\0\x04\0V\x01\0\0\0\0\0\0\0\x03\x20".to_vec();
+        expected.extend_from_slice(&[9; 32]);
+        expected.extend_from_slice(&[0, 0]);
+        assert_eq!(encoded(&receipts), expected);
+    }
+
+    #[test]
+    fn messages_of_later_features_are_recognised_as_others() {
+        for body in [
+            &b"QA\x01"[..],
+            b"QK",
+            b"QU",
+            b"QT",
+            b"E\0\0\0\0\0\0\0\x01",
+            b"QE",
+            b"Z",
+        ] {
+            let mut bytes = b"M\0\0\0\0\0\0\0\x02\0".to_vec();
+            bytes.extend_from_slice(body);
+            let message = AgentMessage::read(&bytes).unwrap();
+            assert!(
+                matches!(message, AgentMessage::Numbered { body: Body::Other(b), .. } if b == body)
+            );
+        }
+    }
+
+    #[test]
+    fn malformed_messages_are_refused() {
+        let cases: [(&[u8], Malformed); 7] = [
+            (b"", Malformed::Short),
+            (b"X", Malformed::Tag),
+            (b"M\0\0", Malformed::Short),
+            (b"M\0\0\0\0\0\0\0\x02\x01aM", Malformed::Long),
+            (b"M\0\0\0\0\0\0\0\x02\0", Malformed::Short),
+            (b"M\0\0\0\0\0\0\0\x02\0V\0", Malformed::Short),
+            (b"M\0\0\0\0\0\0\0\x02\0H!", Malformed::Trailing),
+        ];
+        for (bytes, error) in cases {
+            assert_eq!(AgentMessage::read(bytes), Err(error), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_decodes_has_one_encoding(bytes in proptest::collection::vec(any::<u8>(), 0..200), tag in 0..3_usize) {
+            let mut input = [&b""[..], b"M\0\0\0\0\0\0\0\x02\0", b"M\0\0\0\0\0\0\0\x02\0V\x01"][tag].to_vec();
+            input.extend_from_slice(&bytes);
+            if let Ok(message) = AgentMessage::read(&input) {
+                prop_assert_eq!(encoded(&message), input);
+            }
+        }
+    }
+}

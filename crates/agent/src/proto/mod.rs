@@ -1,0 +1,41 @@
+//! The pure core: formats and machines of the agent protocol.
+//!
+//! Nothing here owns a socket, a file, a clock or a source of randomness. Bytes, commands,
+//! [`Instant`]s and a random number generator go in; [`Step`]s come out.
+//!
+//! Formats are those of the SimpleX agent protocol, version 7, as deployed: one connection is a
+//! receive queue and a send queue, a double ratchet between them, and numbered messages that
+//! each carry the hash of the one before.
+
+mod address;
+mod chain;
+mod command;
+mod envelope;
+mod event;
+mod id;
+mod instant;
+mod layer;
+mod link;
+mod message;
+mod offer;
+mod query;
+mod relay;
+mod step;
+mod version;
+mod wire;
+
+pub use address::{QueueAddress, QueueInfo, QueueMode, QueueUri, SenderId};
+pub use chain::{Integrity, MessageHash, ReceiveChain, SendChain};
+pub use command::{CallError, Command, Misuse, Reply, Ticket};
+pub use envelope::Envelope;
+pub use event::{ConnectionFault, Event};
+pub use id::{ConnectionId, MessageId, RequestId, Tag};
+pub use instant::Instant;
+pub use layer::{Confirmed, QueueLayerError, SealedBody};
+pub use link::{ContactLink, InvitationLink, Link, LinkError};
+pub use message::{AgentMessage, Body, MAX_BODY, MAX_INFO, Receipt};
+pub use offer::{KemOffer, KeyOffer};
+pub use relay::{Answer, Auth, Operation, Refusal, RelayId, RelayNotice, Token};
+pub use step::{Committed, Delta, Output, Row, RowKey, Step};
+pub use version::VersionRange;
+pub use wire::Malformed;

@@ -1,0 +1,132 @@
+//! Relays as the core sees them: commands go out, answers and messages come in, and at any moment
+//! the connection may die and take unanswered commands with it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use junto_crypto::x25519;
+use junto_smp::id::{MessageId as QueueMessageId, RecipientId};
+use junto_smp::key::AuthSecret;
+
+use junto_smp::command::QueueMode;
+
+use super::address::SenderId;
+
+/// Short name of a relay, for the lifetime of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelayId(pub u32);
+
+/// Names a command until its answer, for the lifetime of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// A key that authorises commands, shared with commands in flight.
+pub type Auth = Arc<AuthSecret>;
+
+/// A command for a relay.
+#[derive(Clone)]
+pub enum Operation {
+    /// `NEW`: make a queue and subscribe to it.
+    Create {
+        /// Authorises the recipient from now on.
+        auth: Auth,
+        /// Our key for the encryption between relay and recipient.
+        delivery_key: x25519::PublicKey,
+        /// What the queue is for.
+        mode: QueueMode,
+    },
+    /// `SUB`.
+    Subscribe {
+        /// The queue.
+        queue: RecipientId,
+        /// The recipient's key.
+        auth: Auth,
+    },
+    /// `SKEY`: only this key may send from now on.
+    Secure {
+        /// The queue.
+        queue: SenderId,
+        /// The sender's key.
+        auth: Auth,
+    },
+    /// `SEND`.
+    Send {
+        /// The queue.
+        queue: SenderId,
+        /// The sender's key; none for a contact address.
+        auth: Option<Auth>,
+        /// What to send.
+        body: Bytes,
+    },
+    /// `ACK`: the message is ours now; the next may come.
+    Acknowledge {
+        /// The queue.
+        queue: RecipientId,
+        /// The recipient's key.
+        auth: Auth,
+        /// The message.
+        message: QueueMessageId,
+    },
+    /// `DEL`.
+    Delete {
+        /// The queue.
+        queue: RecipientId,
+        /// The recipient's key.
+        auth: Auth,
+    },
+}
+
+/// A relay's answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// `IDS`.
+    Created {
+        /// The queue's name for us.
+        recipient_id: RecipientId,
+        /// The queue's name for senders.
+        sender_id: SenderId,
+        /// The relay's key for the encryption between relay and recipient.
+        relay_key: x25519::PublicKey,
+    },
+    /// `OK`, `SOK`, and a message in place of `OK` after `ACK` (which arrives on its own).
+    Done,
+    /// `ERR`.
+    Refused(Refusal),
+}
+
+/// Why a relay refuses a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `AUTH`: no such queue, or not this key.
+    Auth,
+    /// `QUOTA`: the queue is full.
+    Quota,
+    /// `NO_MSG`: the message is not the one to acknowledge.
+    NoMessage,
+    /// Anything else: may pass.
+    Other,
+}
+
+/// Something that a relay sends by itself.
+#[derive(Debug)]
+pub enum RelayNotice {
+    /// `MSG`.
+    Message {
+        /// The queue.
+        queue: RecipientId,
+        /// The message's name, for `ACK`.
+        message: QueueMessageId,
+        /// The message, encrypted between relay and recipient.
+        sealed: Bytes,
+    },
+    /// `END`: another connection subscribed.
+    Ended {
+        /// The queue.
+        queue: RecipientId,
+    },
+    /// `DELD`: the queue is gone.
+    Deleted {
+        /// The queue.
+        queue: RecipientId,
+    },
+}

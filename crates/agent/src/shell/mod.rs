@@ -1,0 +1,6 @@
+//! The shell: handles that applications hold, the thread that owns core and store, the tasks that
+//! talk to relays.
+
+mod agent;
+
+pub use agent::{Agent, AgentConfig, Events};
