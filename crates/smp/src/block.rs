@@ -299,3 +299,151 @@ impl<'b> Iterator for Batch<'b> {
         Some(transmission)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VECTORS: &str = include_str!("../../../vectors/simplex-primitives.txt");
+
+    fn vector(name: &str) -> Vec<u8> {
+        let mut lines = VECTORS.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = lines.find(|(key, _)| *key == name).unwrap();
+        hex::decode(value).unwrap()
+    }
+
+    fn array<const N: usize>(name: &str) -> [u8; N] {
+        vector(name).try_into().unwrap()
+    }
+
+    fn chains() -> (BlockChain, BlockChain) {
+        let a = x25519::SecretKey::from_bytes(&array("x25519_secret_a"));
+        let b = x25519::SecretKey::from_bytes(&array("x25519_secret_b"));
+        let shared = a.diffie_hellman(&b.public_key()).unwrap();
+        BlockChain::pair(&SessionId(array("chain_salt")), &shared)
+    }
+
+    #[test]
+    fn chains_match_the_vectors() {
+        let (mut from_server, from_client) = chains();
+        assert_eq!(from_server.0, array("x25519_ck1"));
+        assert_eq!(from_client.0, array("x25519_ck2"));
+        let (key, nonce) = from_server.step();
+        assert_eq!(from_server.0, array("x25519_ck1_next"));
+        assert_eq!(nonce.0, array("x25519_block_nonce"));
+        let expected = BoxKey::from_symmetric(&array("x25519_block_key"));
+        let (mut ours, mut theirs) = ([7; 32], [7; 32]);
+        assert_eq!(
+            key.seal_in_place(&nonce, &mut ours),
+            expected.seal_in_place(&nonce, &mut theirs)
+        );
+    }
+
+    #[test]
+    fn a_sealed_block_matches_the_vector() {
+        let (from_server, _) = chains();
+        // The payload 01: a count without its transmission.
+        let mut outgoing = OutgoingBlock::new();
+        outgoing.count = 1;
+        let block = outgoing.seal(&mut Protection::Sealed(from_server)).unwrap();
+        assert_eq!(block[..16], vector("x25519_block_tag"));
+        assert_eq!(
+            junto_crypto::hash::sha256(block).to_vec(),
+            vector("x25519_block_sha256")
+        );
+    }
+
+    #[test]
+    fn blocks_open_in_order_and_once() {
+        let pair = || {
+            let (chain, _) = chains();
+            Protection::Sealed(chain)
+        };
+        let (mut sender, mut outgoing) = (pair(), OutgoingBlock::new());
+        let blocks: Vec<Block> = (0..3)
+            .map(|number| {
+                outgoing.push(|writer| writer.u8(number)).unwrap();
+                *outgoing.seal(&mut sender).unwrap()
+            })
+            .collect();
+        let mut receiver = pair();
+        for (number, block) in blocks.iter().enumerate() {
+            let mut block = *block;
+            let text = receiver.open(&mut block).unwrap();
+            let mut batch = Batch::parse(text).unwrap();
+            assert_eq!(batch.next().unwrap(), [u8::try_from(number).unwrap()]);
+            assert!(batch.next().is_none());
+        }
+        let mut replayed = blocks[2];
+        assert_eq!(receiver.open(&mut replayed), Err(BlockFault::Sealed));
+        let mut receiver = pair();
+        let mut reordered = blocks[1];
+        assert_eq!(receiver.open(&mut reordered), Err(BlockFault::Sealed));
+        let mut changed = blocks[0];
+        changed[BLOCK_BYTES - 1] ^= 1;
+        assert_eq!(pair().open(&mut changed), Err(BlockFault::Sealed));
+    }
+
+    #[test]
+    fn plain_blocks_are_padded_only() {
+        let mut outgoing = OutgoingBlock::new();
+        outgoing.push(|writer| writer.bytes(b"ab")).unwrap();
+        let mut block = *outgoing.seal(&mut Protection::Plain).unwrap();
+        assert_eq!(block[..8], [0, 5, 1, 0, 2, b'a', b'b', b'#']);
+        assert!(block[8..].iter().all(|&byte| byte == b'#'));
+        assert_eq!(
+            Protection::Plain.open(&mut block).unwrap(),
+            [1, 0, 2, b'a', b'b']
+        );
+        assert!(outgoing.seal(&mut Protection::Plain).is_none());
+        block[0] = 0xff;
+        assert_eq!(Protection::Plain.open(&mut block), Err(BlockFault::Padding));
+    }
+
+    #[test]
+    fn a_block_takes_what_fits_and_no_more() {
+        let mut outgoing = OutgoingBlock::new();
+        let too_large = BATCH_BYTES_MAX - 1;
+        let fill = |length| move |writer: &mut Writer<'_>| writer.bytes(&vec![1; length]);
+        assert_eq!(outgoing.push(fill(too_large)), Err(BlockFull));
+        assert!(outgoing.is_empty());
+        outgoing.push(fill(too_large - 1)).unwrap();
+        assert_eq!(outgoing.room_bytes(), 0);
+        assert_eq!(outgoing.push(fill(0)), Err(BlockFull));
+        assert_eq!(outgoing.count(), 1);
+        let (chain, _) = chains();
+        let mut block = *outgoing.seal(&mut Protection::Sealed(chain)).unwrap();
+        let (chain, _) = chains();
+        let mut receiver = Protection::Sealed(chain);
+        let text = receiver.open(&mut block).unwrap();
+        assert_eq!(text.len(), 1 + BATCH_BYTES_MAX);
+    }
+
+    #[test]
+    fn at_most_255_transmissions() {
+        let mut outgoing = OutgoingBlock::new();
+        for _ in 0..BATCH_COUNT_MAX {
+            outgoing.push(|writer| writer.u8(0)).unwrap();
+        }
+        assert_eq!(outgoing.push(|writer| writer.u8(0)), Err(BlockFull));
+    }
+
+    #[test]
+    fn framing_is_checked_whole() {
+        for bad in [
+            [].as_slice(),
+            &[0],
+            &[1],
+            &[1, 0],
+            &[1, 0, 2, 1],
+            &[2, 0, 1, 1],
+            &[1, 0, 1, 1, 1],
+        ] {
+            assert_eq!(
+                Batch::parse(&mut bad.to_vec()).err(),
+                Some(BlockFault::Batch),
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -357,3 +357,153 @@ impl From<DecodeError> for HelloFault {
         Self::Syntax
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{new_block, unpad};
+
+    fn key() -> x25519::PublicKey {
+        x25519::SecretKey::from_bytes(&[5; 32]).public_key()
+    }
+
+    #[test]
+    fn signed_keys_are_der_of_the_known_shape() {
+        let leaf = ed25519::SigningKey::from_seed(&[1; 32]);
+        let signed = SignedKey::sign(key(), &leaf);
+        let der = signed.to_der();
+        assert_eq!(der.len(), 122);
+        assert_eq!(der[..4], [0x30, 0x78, 0x30, 0x2c]);
+        assert_eq!(SignedKey::from_der(&der), Ok(signed));
+        let public = LeafKey::Ed25519(leaf.verifying_key());
+        assert_eq!(signed.verify(&public), Ok(key()));
+        for position in 0..der.len() {
+            let mut changed = der.clone();
+            changed[position] ^= 1;
+            let verified = SignedKey::from_der(&changed).map(|signed| signed.verify(&public));
+            assert!(!matches!(verified, Ok(Ok(_))), "byte {position}");
+        }
+        let other = ed25519::SigningKey::from_seed(&[2; 32]).verifying_key();
+        assert_eq!(
+            signed.verify(&LeafKey::Ed25519(other)),
+            Err(HelloFault::Signature)
+        );
+    }
+
+    #[test]
+    fn ed448_leaves_are_accepted() {
+        let leaf =
+            ed448_goldilocks::SigningKey::from(ed448_goldilocks::EdwardsScalarBytes::from([3; 57]));
+        let signature = leaf.sign_raw(&signed_bytes(&key())).to_bytes();
+        let signature = LeafSignature::Ed448(ed448::Signature(signature));
+        let signed = SignedKey::from_parts(key(), signature);
+        let der = signed.to_der();
+        assert_eq!(der[..6], [0x30, 0x81, 0xaa, 0x30, 0x2c, 0x30]);
+        assert_eq!(SignedKey::from_der(&der), Ok(signed));
+        let public = leaf.verifying_key().to_bytes().into();
+        let public = ed448::VerifyingKey::from_bytes(&public).unwrap();
+        let public = LeafKey::Ed448(Box::new(public));
+        assert_eq!(signed.verify(&public), Ok(key()));
+    }
+
+    #[test]
+    fn long_form_of_a_short_length_is_not_der() {
+        let leaf = ed25519::SigningKey::from_seed(&[1; 32]);
+        let der = SignedKey::sign(key(), &leaf).to_der();
+        let mut long = vec![0x30, 0x81, 0x78];
+        long.extend_from_slice(&der[2..]);
+        assert!(SignedKey::from_der(&long).is_err());
+    }
+
+    #[test]
+    fn client_hello_of_version_18_matches_the_observed_form() {
+        let hello = ClientHello {
+            version: Version::new(18).unwrap(),
+            identity: Fingerprint([9; 32]),
+            key: Some(key()),
+            proxy: false,
+            service: false,
+        };
+        let mut block = new_block();
+        hello.encode(&mut block).unwrap();
+        let text = unpad(block.as_mut_slice()).unwrap();
+        // Seen from a genuine client: version, pin, 44-byte key, then `F0`.
+        assert_eq!(text[..3], [0, 18, 32]);
+        assert_eq!(text[35], 44);
+        assert_eq!(text[80..], *b"F0");
+    }
+
+    #[test]
+    fn hellos_survive_a_round_trip_and_ignore_what_follows() {
+        for version in Version::ALL {
+            for (hello_key, proxy) in [(Some(key()), false), (None, false), (Some(key()), true)] {
+                let hello = ClientHello {
+                    version,
+                    identity: Fingerprint([9; 32]),
+                    key: hello_key,
+                    proxy,
+                    service: false,
+                };
+                let mut block = new_block();
+                hello.encode(&mut block).unwrap();
+                let mut text = unpad(block.as_mut_slice()).unwrap().to_vec();
+                let offered = VersionRange::SUPPORTED;
+                assert_eq!(ClientHello::decode(&text, offered), Ok(hello.clone()));
+                text.extend_from_slice(b"later versions");
+                assert_eq!(ClientHello::decode(&text, offered), Ok(hello));
+                let none = VersionRange::new(21, 22).unwrap();
+                assert_eq!(ClientHello::decode(&text, none), Err(HelloFault::Version));
+            }
+        }
+    }
+
+    #[test]
+    fn server_hello_is_verified() {
+        let leaf = ed25519::SigningKey::from_seed(&[1; 32]);
+        let public = LeafKey::Ed25519(leaf.verifying_key());
+        let (session, chain) = (SessionId([4; 32]), vec![b"leaf".as_slice(), b"identity"]);
+        let hello = ServerHello {
+            versions: VersionRange::SUPPORTED,
+            session,
+            chain,
+            signed_key: SignedKey::sign(key(), &leaf),
+        };
+        let mut block = new_block();
+        hello.encode(&mut block).unwrap();
+        let mut text = unpad(block.as_mut_slice()).unwrap().to_vec();
+        text.push(0);
+        let decoded = ServerHello::decode(&text).unwrap();
+        assert_eq!(decoded, hello);
+        let identity = Fingerprint::of_certificate(b"identity");
+        assert_eq!(decoded.verify(&session, identity, &public), Ok(key()));
+        assert_eq!(
+            decoded.verify(&SessionId([5; 32]), identity, &public),
+            Err(HelloFault::Session)
+        );
+        let leaf_pin = Fingerprint::of_certificate(b"leaf");
+        assert_eq!(
+            decoded.verify(&session, leaf_pin, &public),
+            Err(HelloFault::Identity)
+        );
+    }
+
+    #[test]
+    fn chains_have_two_to_four_certificates() {
+        let leaf = ed25519::SigningKey::from_seed(&[1; 32]);
+        for count in [0, 1, 2, 4, 5] {
+            let hello = ServerHello {
+                versions: VersionRange::SUPPORTED,
+                session: SessionId([4; 32]),
+                chain: vec![b"certificate".as_slice(); count],
+                signed_key: SignedKey::sign(key(), &leaf),
+            };
+            let mut block = new_block();
+            hello.encode(&mut block).unwrap();
+            let text = unpad(block.as_mut_slice()).unwrap();
+            assert_eq!(
+                ServerHello::decode(text).is_ok(),
+                CHAIN_LENGTH.contains(&count)
+            );
+        }
+    }
+}

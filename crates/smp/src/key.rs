@@ -76,6 +76,16 @@ pub enum AuthSecret {
     X25519(x25519::SecretKey),
 }
 
+impl fmt::Debug for AuthSecret {
+    /// The kind only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ed25519(_) => "AuthSecret::Ed25519",
+            Self::X25519(_) => "AuthSecret::X25519",
+        })
+    }
+}
+
 impl AuthSecret {
     /// A fresh Ed25519 key, the choice of today's agents.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {

@@ -204,3 +204,63 @@ pub enum MessageFault {
     #[error("message content does not parse")]
     Content,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoding::Writer;
+
+    fn sealed(key: &DeliveryKey, id: &MessageId, content: &Delivered<'_>) -> Vec<u8> {
+        let mut out = vec![0; SEALED_BYTES];
+        let mut writer = Writer::new(&mut out);
+        key.seal(id, content, &mut writer);
+        assert_eq!(writer.finish(), Ok(SEALED_BYTES));
+        out
+    }
+
+    #[test]
+    fn opens_what_was_sealed() {
+        let (key, id) = (DeliveryKey::from_bytes(&[1; 32]), MessageId([2; 24]));
+        let largest = vec![3; BODY_BYTES_MAX];
+        for body in [b"".as_slice(), b"hello", &largest] {
+            let content = Delivered::Message {
+                time: Timestamp(1_700_000_000),
+                flags: MessageFlags { notify: true },
+                body,
+            };
+            let sealed = sealed(&key, &id, &content);
+            assert_eq!(key.open(&id, &sealed).unwrap().content(), content);
+            let other = MessageId([3; 24]);
+            assert_eq!(key.open(&other, &sealed).err(), Some(MessageFault::Forged));
+            assert_eq!(
+                key.open(&id, &sealed[1..]).err(),
+                Some(MessageFault::Forged)
+            );
+        }
+        let marker = Delivered::QuotaReached { time: Timestamp(7) };
+        let sealed = sealed(&key, &id, &marker);
+        assert_eq!(key.open(&id, &sealed).unwrap().content(), marker);
+    }
+
+    #[test]
+    fn content_has_one_form() {
+        for bad in [
+            b"".as_slice(),
+            b"QUOTA 1234567",
+            b"QUOTA 123456789",
+            b"12345678X body",
+            b"12345678Tbody",
+        ] {
+            assert!(Delivered::decode(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn debug_output_is_silent() {
+        let key = DeliveryKey::from_bytes(&[1; 32]);
+        let marker = Delivered::QuotaReached { time: Timestamp(7) };
+        let id = MessageId([2; 24]);
+        let opened = key.open(&id, &sealed(&key, &id, &marker)).unwrap();
+        assert_eq!(format!("{opened:?}"), "OpenedMessage { .. }");
+    }
+}

@@ -176,7 +176,6 @@ pub(crate) fn encode_header(
 }
 
 /// Where a client's authorisation comes from.
-#[allow(dead_code)]
 pub(crate) enum Authoriser<'k> {
     /// No authorisation.
     None,
@@ -186,7 +185,6 @@ pub(crate) enum Authoriser<'k> {
     Authenticator(BoxKey),
 }
 
-#[allow(dead_code)]
 impl Authoriser<'_> {
     fn bytes(&self) -> usize {
         match self {
@@ -307,5 +305,141 @@ pub fn verify(
             let key = BoxKey::from_shared(&shared);
             authenticator::verify(&key, &correlation.nonce(), authorised, bytes).is_ok() && real
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VECTORS: &str = include_str!("../../../vectors/simplex-primitives.txt");
+
+    fn vector<const N: usize>(name: &str) -> [u8; N] {
+        let mut lines = VECTORS.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = lines.find(|(key, _)| *key == name).unwrap();
+        hex::decode(value).unwrap().try_into().unwrap()
+    }
+
+    fn version(number: u16) -> Version {
+        Version::new(number).unwrap()
+    }
+
+    /// The transmission of the authenticator vector, at a version.
+    fn encoded(authoriser: &Authoriser<'_>, version: Version) -> Vec<u8> {
+        let mut entity = [0; 24];
+        for (byte, value) in entity.iter_mut().zip(0x64..) {
+            *byte = value;
+        }
+        let mut room = [0; 256];
+        let used = authoriser
+            .encode(
+                &mut room,
+                version,
+                &SessionId(vector("chain_salt")),
+                &CorrelationId(vector("sender_corr_id")),
+                Entity::Queue(&entity),
+                |writer| writer.bytes(b"SEND T hi"),
+            )
+            .unwrap();
+        room[..used].to_vec()
+    }
+
+    #[test]
+    fn authenticator_matches_the_vector() {
+        let queue_key = x25519::SecretKey::from_bytes(&vector("x25519_secret_a"));
+        let hello_key = x25519::SecretKey::from_bytes(&vector("x25519_secret_b"));
+        let shared = queue_key.diffie_hellman(&hello_key.public_key()).unwrap();
+        let authoriser = Authoriser::Authenticator(BoxKey::from_shared(&shared));
+        for number in 15..=20 {
+            let mut bytes = encoded(&authoriser, version(number));
+            assert_eq!(bytes[0], 80);
+            assert_eq!(bytes[1..81], vector::<80>("authenticator"));
+            // Trap 2: a marker follows every authorisation from version 16 on.
+            assert_eq!(bytes[81], if number < 16 { 24 } else { b'0' });
+            let session = SessionId(vector("chain_salt"));
+            let parsed = Transmission::decode(&mut bytes, version(number), &session).unwrap();
+            assert_eq!(
+                parsed.authorised(),
+                hex::decode(
+                    VECTORS
+                        .lines()
+                        .find_map(|line| line.strip_prefix("authenticator_bytes "))
+                        .unwrap()
+                )
+                .unwrap()
+            );
+            assert_eq!(parsed.content, b"SEND T hi");
+            let key = AuthKey::X25519(queue_key.public_key());
+            assert!(verify(&parsed, Some(&key), &hello_key));
+            let wrong = AuthKey::X25519(hello_key.public_key());
+            assert!(!verify(&parsed, Some(&wrong), &hello_key));
+            assert!(!verify(&parsed, None, &hello_key));
+        }
+    }
+
+    #[test]
+    fn signatures_are_bound_to_the_session() {
+        let key = ed25519::SigningKey::from_seed(&[1; 32]);
+        let public = AuthKey::Ed25519(key.verifying_key());
+        let hello_key = x25519::SecretKey::from_bytes(&[2; 32]);
+        let mut bytes = encoded(&Authoriser::Ed25519(&key), version(18));
+        let session = SessionId(vector("chain_salt"));
+        let mut again = bytes.clone();
+        let parsed = Transmission::decode(&mut bytes, version(18), &session).unwrap();
+        assert!(verify(&parsed, Some(&public), &hello_key));
+        let other = SessionId([9; 32]);
+        let parsed = Transmission::decode(&mut again, version(18), &other).unwrap();
+        assert!(!verify(&parsed, Some(&public), &hello_key));
+    }
+
+    #[test]
+    fn without_authorisation_there_is_no_marker() {
+        let mut bytes = encoded(&Authoriser::None, version(20));
+        assert_eq!(bytes[..2], [0, 24]);
+        let parsed = Transmission::decode(&mut bytes, version(20), &SessionId([0; 32])).unwrap();
+        assert!(parsed.authorization.is_none());
+        assert!(parsed.authorised().is_empty());
+        assert!(!verify(
+            &parsed,
+            None,
+            &x25519::SecretKey::from_bytes(&[2; 32])
+        ));
+    }
+
+    #[test]
+    fn odd_transmissions_are_refused() {
+        let session = SessionId([0; 32]);
+        let decode = |mut bytes: Vec<u8>| {
+            Transmission::decode(&mut bytes, version(18), &session)
+                .map(|t| (t.service_signature, t.correlation.is_some()))
+                .map_err(|fault| fault.correlation)
+        };
+        let corr = CorrelationId([7; 24]);
+        let header = |auth: usize, marker: &[u8]| {
+            let mut bytes = vec![u8::try_from(auth).unwrap()];
+            bytes.resize(1 + auth, 1);
+            bytes.extend_from_slice(marker);
+            bytes.push(24);
+            bytes.extend_from_slice(&corr.0);
+            bytes.push(0);
+            bytes.extend_from_slice(b"PING");
+            bytes
+        };
+        assert_eq!(decode(header(64, b"0")), Ok((false, true)));
+        assert_eq!(decode(header(0, b"")), Ok((false, true)));
+        // A length that no authorisation has: the answer can still name the command.
+        assert_eq!(decode(header(63, b"0")), Err(Some(corr)));
+        assert_eq!(decode(header(64, b"2")), Err(None));
+        assert_eq!(decode(header(64, b"")), Err(None));
+        let mut service = vec![b'1', 64];
+        service.resize(66, 0);
+        assert_eq!(decode(header(64, &service)), Ok((true, true)));
+        assert_eq!(decode(vec![]), Err(None));
+        assert_eq!(decode(vec![0, 23]), Err(None));
+    }
+
+    #[test]
+    fn dummy_keys_exist() {
+        assert!(DUMMY_KEYS.ed448.is_some());
     }
 }

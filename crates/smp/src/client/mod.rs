@@ -1,1 +1,264 @@
 //! The client half of a connection.
+//!
+//! ```text
+//! // read the server's hello into `received`
+//! let mut client = Client::open(&options, session, &leaf, &mut received, &mut block, &mut rng)?;
+//! // send `block`, then for ever:
+//! client.push(&mut outgoing, &request, ticket, &mut rng)?;    // as often as requests wait
+//! while let Some(block) = client.seal(&mut outgoing) { /* send */ }
+//! for incoming in client.receive(&mut received)? { /* hand the answer to its ticket */ }
+//! ```
+//!
+//! A *ticket* is whatever the shell wants back with the answer, for example the sending end of a
+//! one-shot channel.
+
+mod reply;
+
+use std::collections::BTreeMap;
+
+use junto_crypto::{CryptoRng, secretbox::BoxKey, x25519};
+
+pub use reply::{Event, Incoming, Replies, ReplyFault};
+
+use crate::{
+    address::Fingerprint,
+    block::{
+        Batch, Block, BlockChain, BlockFault, BlockFull, OutgoingBlock, Protection, SessionId,
+        unpad,
+    },
+    command::Command,
+    hello::{ClientHello, HelloFault, LeafKey, ServerHello},
+    id::{CorrelationId, Entity},
+    key::AuthSecret,
+    transmission::Authoriser,
+    version::{Version, VersionRange},
+};
+
+/// Requests that may wait for their answers: about 100 B each. Four full blocks of the smallest
+/// commands.
+pub const IN_FLIGHT_MAX: usize = 1_024;
+
+/// What a client wants of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The server's identity, from its address.
+    pub identity: Fingerprint,
+    /// Versions to accept.
+    pub versions: VersionRange,
+    /// Encrypt blocks inside TLS, as today's clients do.
+    pub encrypt: bool,
+}
+
+impl Options {
+    /// All versions, with encryption.
+    #[must_use]
+    pub fn new(identity: Fingerprint) -> Self {
+        Self {
+            identity,
+            versions: VersionRange::SUPPORTED,
+            encrypt: true,
+        }
+    }
+}
+
+/// A command to send.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// What it is about.
+    pub entity: Entity<'a>,
+    /// What to authorise it with.
+    pub key: Option<&'a AuthSecret>,
+    /// The command.
+    pub command: Command<'a>,
+}
+
+/// A request that was not accepted, with its ticket.
+#[derive(Debug)]
+pub struct Rejected<T> {
+    /// What is in the way.
+    pub reason: RejectReason,
+    /// As given.
+    pub ticket: T,
+}
+
+/// Why a request was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RejectReason {
+    /// The block is full: seal it, send it, try again.
+    #[error("block is full")]
+    BlockFull,
+    /// It does not fit into any block.
+    #[error("command is too large for a block")]
+    TooLarge,
+    /// [`IN_FLIGHT_MAX`] requests wait for their answers: receive first.
+    #[error("too many requests in flight")]
+    Busy,
+    /// The server's hello key is useless for authenticators.
+    #[error("weak server key")]
+    WeakKey,
+}
+
+/// An open connection.
+pub struct Client<T> {
+    version: Version,
+    session: SessionId,
+    server_key: x25519::PublicKey,
+    send: Protection,
+    receive: Protection,
+    pending: BTreeMap<CorrelationId, reply::Pending<T>>,
+}
+
+impl<T> Client<T> {
+    /// Takes the server's hello in `received` and writes the client's into `block`, which must be
+    /// sent. `leaf` is the key of the certificate that the server showed in TLS, whose session is
+    /// `session`.
+    ///
+    /// # Errors
+    /// [`HelloFault`]: this is not the server of `options`, or it speaks none of our versions.
+    pub fn open(
+        options: &Options,
+        session: SessionId,
+        leaf: &LeafKey,
+        received: &mut Block,
+        block: &mut Block,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, HelloFault> {
+        let text = unpad(received.as_mut_slice()).map_err(|_| HelloFault::Syntax)?;
+        let hello = ServerHello::decode(text)?;
+        let server_key = hello.verify(&session, options.identity, leaf)?;
+        let version = options
+            .versions
+            .highest_common(hello.versions)
+            .ok_or(HelloFault::Version)?;
+        let mut key = None;
+        let (mut send, mut receive) = (Protection::Plain, Protection::Plain);
+        if options.encrypt {
+            let secret = x25519::SecretKey::generate(rng);
+            let shared = secret
+                .diffie_hellman(&server_key)
+                .map_err(|_| HelloFault::Signature)?;
+            let (from_server, from_client) = BlockChain::pair(&session, &shared);
+            send = Protection::Sealed(from_client);
+            receive = Protection::Sealed(from_server);
+            key = Some(secret.public_key());
+        }
+        ClientHello {
+            version,
+            identity: options.identity,
+            key,
+            proxy: false,
+            service: false,
+        }
+        .encode(block)
+        .map_err(|_| HelloFault::Syntax)?;
+        Ok(Self {
+            version,
+            session,
+            server_key,
+            send,
+            receive,
+            pending: BTreeMap::new(),
+        })
+    }
+
+    /// The negotiated version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Requests waiting for their answers.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Adds a request to `block`. Its answer comes with `ticket`.
+    ///
+    /// # Errors
+    /// [`Rejected`], with the ticket; nothing has changed then.
+    pub fn push(
+        &mut self,
+        block: &mut OutgoingBlock,
+        request: &Request<'_>,
+        ticket: T,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), Rejected<T>> {
+        if self.pending.len() >= IN_FLIGHT_MAX {
+            let reason = RejectReason::Busy;
+            return Err(Rejected { reason, ticket });
+        }
+        let authoriser = match self.authoriser(request.key) {
+            Ok(authoriser) => authoriser,
+            Err(reason) => return Err(Rejected { reason, ticket }),
+        };
+        let correlation = CorrelationId::random(rng);
+        let pushed = block.push_with(|room| {
+            authoriser
+                .encode(
+                    room,
+                    self.version,
+                    &self.session,
+                    &correlation,
+                    request.entity,
+                    |writer| request.command.encode(writer, self.version),
+                )
+                .map_err(|_| BlockFull)
+        });
+        match pushed {
+            Ok(()) => {
+                let pending = reply::Pending::new(request, ticket);
+                self.pending.insert(correlation, pending);
+                Ok(())
+            }
+            Err(BlockFull) => {
+                let reason = if block.is_empty() {
+                    RejectReason::TooLarge
+                } else {
+                    RejectReason::BlockFull
+                };
+                Err(Rejected { reason, ticket })
+            }
+        }
+    }
+
+    fn authoriser<'k>(&self, key: Option<&'k AuthSecret>) -> Result<Authoriser<'k>, RejectReason> {
+        match key {
+            None => Ok(Authoriser::None),
+            Some(AuthSecret::Ed25519(key)) => Ok(Authoriser::Ed25519(key)),
+            Some(AuthSecret::X25519(key)) => key
+                .diffie_hellman(&self.server_key)
+                .map(|shared| Authoriser::Authenticator(BoxKey::from_shared(&shared)))
+                .map_err(|_| RejectReason::WeakKey),
+        }
+    }
+
+    /// Finishes `block` for sending; `None` if it is empty. Blocks must be sent in the order they
+    /// are sealed.
+    pub fn seal<'b>(&mut self, block: &'b mut OutgoingBlock) -> Option<&'b Block> {
+        block.seal(&mut self.send)
+    }
+
+    /// Opens a received block in place. The answers and events in it come out of the iterator, in
+    /// order.
+    ///
+    /// # Errors
+    /// [`BlockFault`]: close the connection. Servers do not send bad blocks.
+    pub fn receive<'c, 'b>(
+        &'c mut self,
+        block: &'b mut Block,
+    ) -> Result<Replies<'c, 'b, T>, BlockFault> {
+        let text = self.receive.open(block)?;
+        Ok(Replies {
+            batch: Batch::parse(text)?,
+            version: self.version,
+            session: self.session,
+            pending: &mut self.pending,
+        })
+    }
+
+    /// Takes back the tickets of all requests that wait, when the connection is lost.
+    pub fn into_tickets(self) -> impl Iterator<Item = T> {
+        self.pending.into_values().map(|pending| pending.ticket)
+    }
+}
