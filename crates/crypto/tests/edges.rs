@@ -293,6 +293,17 @@ proptest! {
     }
 
     #[test]
+    fn x448_agrees_with_another_implementation(secret: [[u8; 28]; 2], peer: [[u8; 28]; 2]) {
+        let (secret, peer) = (secret.concat(), peer.concat());
+        let (secret, peer) = (secret[..].try_into().unwrap(), peer[..].try_into().unwrap());
+        let ours = x448::SecretKey::from_bytes(&secret);
+        let shared = ours.diffie_hellman(&x448::PublicKey::from_bytes(&peer)).unwrap();
+        prop_assert_eq!(*shared.as_bytes(), ::x448::x448_unchecked(secret, peer));
+        let base = ::x448::x448_unchecked(secret, ::x448::X448_BASEPOINT_BYTES);
+        prop_assert_eq!(*ours.public_key().as_bytes(), base);
+    }
+
+    #[test]
     fn padding_round_trips(text in prop::collection::vec(any::<u8>(), 0..300), extra in 0usize..50) {
         let mut padded = vec![9];
         pad::pad(&text, &mut padded, text.len() + 2 + extra).unwrap();
