@@ -1,0 +1,222 @@
+//! What a run ends with: the key that the deals add up to, the certificate of all parties, and the
+//! share that becomes usable with it.
+
+use std::collections::BTreeMap;
+
+use junto_crypto::ed25519::Signature;
+
+use crate::{
+    confirm::{certificate_text, transcript},
+    deal::Deal,
+    encoding::{DecodeError, Reader, Writer},
+    envelope::Seal,
+    group::{G1, Point},
+    key::{KeyPublic, KeyShare},
+    party::{PartyIndex, ShareIndex},
+    scalar::SecretScalar,
+    setup::{Setup, Task},
+};
+
+/// First byte of an encoded [`Certificate`].
+const FORMAT: u8 = 1;
+
+/// Most bytes of the setup inside a certificate; a certificate is never about a message.
+const SETUP_MAX_BYTES: usize = 16 * 1024;
+
+/// The key that checked deals of all dealers give; `None` if a coefficient vanishes, which no set of
+/// dealers can bring about on purpose.
+pub(crate) fn result_key(setup: &Setup, deals: &BTreeMap<PartyIndex, Deal>) -> Option<KeyPublic> {
+    let (threshold, epoch) = setup.result();
+    let interpolation = setup.interpolation();
+    let commitments = (0..usize::from(threshold.required())).map(|k| {
+        let column: Vec<G1> = deals
+            .values()
+            .filter_map(|deal| deal.commitments().get(k).copied())
+            .collect();
+        let mut sum = match &interpolation {
+            Some(interpolation) => interpolation.combine(&column),
+            None => column.iter().fold(G1::zero(), |mut sum, point| {
+                G1::add_point(&mut sum, point);
+                sum
+            }),
+        };
+        if let Task::Refresh { key, .. } = setup.task()
+            && let Some(old) = key.commitments().get(k)
+        {
+            G1::add_point(&mut sum, old);
+        }
+        G1::lower(&sum)
+    });
+    KeyPublic::new(epoch, threshold, commitments.collect())
+}
+
+/// The certificate is not one for this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// A party's signature is wrong.
+    #[error("the certificate lacks the signature of {0}")]
+    Signature(PartyIndex),
+    /// It certifies another run or another key.
+    #[error("the certificate is about another key")]
+    Other,
+}
+
+/// Signatures of all parties of a run under its transcript and its key. Before it exists nobody may
+/// use the key; whoever holds it can convince any party, also one that missed messages at the end,
+/// that all parties have the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    setup: Setup,
+    transcript: [u8; 32],
+    key: KeyPublic,
+    signatures: Vec<Signature>,
+}
+
+impl Certificate {
+    pub(crate) fn new(
+        setup: Setup,
+        seals: &[Seal],
+        key: KeyPublic,
+        signatures: Vec<Signature>,
+    ) -> Self {
+        let transcript = transcript(&setup, seals);
+        Self {
+            setup,
+            transcript,
+            key,
+            signatures,
+        }
+    }
+
+    /// The run that it is about: whoever checks a certificate compares the roster in it with the
+    /// parties that it knows.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The key that it certifies.
+    #[must_use]
+    pub fn key(&self) -> &KeyPublic {
+        &self.key
+    }
+
+    /// Whether every party of [`setup`](Self::setup) signed.
+    ///
+    /// # Errors
+    /// [`CertificateError::Signature`] names the first party that did not.
+    pub fn verify(&self) -> Result<(), CertificateError> {
+        if self.signatures.len() != self.setup.roster().len() {
+            return Err(CertificateError::Other);
+        }
+        let text = certificate_text(&self.setup, &self.transcript, &self.key.digest());
+        for ((party, key), signature) in self
+            .setup
+            .parties()
+            .zip(self.setup.roster())
+            .zip(&self.signatures)
+        {
+            key.verify(&text, signature)
+                .map_err(|_| CertificateError::Signature(party))?;
+        }
+        Ok(())
+    }
+
+    /// Version 1: format, setup, transcript hash, key, then one signature for each party.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let writer = Writer::new()
+            .u8(FORMAT)
+            .variable(&self.setup.encode())
+            .fixed(&self.transcript)
+            .variable(&self.key.encode());
+        self.signatures
+            .iter()
+            .fold(writer, |writer, s| writer.fixed(s.as_bytes()))
+            .finish()
+    }
+
+    /// Reads [`Certificate::encode`]; does not verify.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        if reader.u8()? != FORMAT {
+            return Err(DecodeError);
+        }
+        let setup = Setup::decode(reader.variable(SETUP_MAX_BYTES)?)?;
+        let transcript = reader.array()?;
+        let key = KeyPublic::decode(reader.variable(SETUP_MAX_BYTES)?)?;
+        let signatures = setup
+            .parties()
+            .map(|_| reader.array().map(Signature))
+            .collect::<Result<_, _>>()?;
+        reader.finish()?;
+        Ok(Self {
+            setup,
+            transcript,
+            key,
+            signatures,
+        })
+    }
+}
+
+/// A new epoch that this party has but may not use yet: [`activate`](Self::activate) it with the
+/// certificate. Until then a holder of an older share of the key keeps that one.
+pub struct Pending {
+    pub(crate) setup_digest: [u8; 32],
+    pub(crate) transcript: [u8; 32],
+    pub(crate) key: KeyPublic,
+    pub(crate) share: Option<(ShareIndex, SecretScalar)>,
+}
+
+/// A certified epoch of a key, as one party has it.
+#[derive(Debug)]
+pub struct Epoch {
+    /// What everybody may know.
+    pub key: KeyPublic,
+    /// This party's share, if it is a holder. Once it is stored durably, shares of older epochs are
+    /// to be deleted.
+    pub share: Option<KeyShare>,
+}
+
+impl Pending {
+    /// The key to come.
+    #[must_use]
+    pub fn key(&self) -> &KeyPublic {
+        &self.key
+    }
+
+    /// Makes the epoch usable.
+    ///
+    /// # Errors
+    /// [`CertificateError`] if a signature is wrong or the certificate is about another run or key;
+    /// the pending epoch comes back.
+    pub fn activate(
+        self,
+        certificate: &Certificate,
+    ) -> Result<Epoch, (Box<Self>, CertificateError)> {
+        let same = *certificate.setup.digest() == self.setup_digest
+            && certificate.transcript == self.transcript
+            && certificate.key == self.key;
+        if !same {
+            return Err((Box::new(self), CertificateError::Other));
+        }
+        if let Err(error) = certificate.verify() {
+            return Err((Box::new(self), error));
+        }
+        let Self { key, share, .. } = self;
+        // The share was checked against the deals before this party confirmed.
+        let share = share.and_then(|(index, secret)| KeyShare::new(key.clone(), index, secret));
+        Ok(Epoch { key, share })
+    }
+}
+
+impl core::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Pending")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
