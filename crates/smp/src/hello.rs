@@ -400,7 +400,7 @@ mod tests {
         let der = signed.to_der();
         assert_eq!(der[..6], [0x30, 0x81, 0xaa, 0x30, 0x2c, 0x30]);
         assert_eq!(SignedKey::from_der(&der), Ok(signed));
-        let public = leaf.verifying_key().to_bytes().into();
+        let public = leaf.verifying_key().to_bytes();
         let public = ed448::VerifyingKey::from_bytes(&public).unwrap();
         let public = LeafKey::Ed448(Box::new(public));
         assert_eq!(signed.verify(&public), Ok(key()));
