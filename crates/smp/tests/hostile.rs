@@ -42,6 +42,9 @@ fn refusal(mut bytes: Vec<u8>, version: Version) -> (bool, Option<ErrorCode>) {
     }
 }
 
+/// Authorisation, entity, command, expected error.
+type Case<'a> = (&'a [u8], &'a [u8], Vec<u8>, Option<ErrorCode>);
+
 #[test]
 fn malformed_commands_get_their_exact_error() {
     let signed = [1; 64];
@@ -54,8 +57,7 @@ fn malformed_commands_get_their_exact_error() {
     let unknown = Some(ErrorCode::UNKNOWN);
     let no_auth = Some(ErrorCode::NO_AUTH);
     let has_auth = Some(ErrorCode::HAS_AUTH);
-    let cases: Vec<(&[u8], &[u8], Vec<u8>, Option<ErrorCode>)> = vec![
-        // authorisation, entity, command, error
+    let cases: Vec<Case<'_>> = vec![
         (none, none, b"PING".to_vec(), None),
         (none, none, b"PING ".to_vec(), syntax),
         (none, none, b"ping".to_vec(), unknown),
