@@ -48,19 +48,24 @@ impl Polynomial {
         value
     }
 
-    /// The deal message of `dealer`.
-    pub(crate) fn deal(&self, setup: &Setup, dealer: PartyIndex, seed: &[u8; 32]) -> Vec<u8> {
+    /// The deal of `dealer` and the message that announces it.
+    pub(crate) fn deal(
+        &self,
+        setup: &Setup,
+        dealer: PartyIndex,
+        seed: &[u8; 32],
+    ) -> (Deal, Vec<u8>) {
         let skipped = self.0.len() - usize::from(setup.commitment_count());
-        let commitments: Vec<G1> = self.0[skipped..].iter().map(generate).collect();
-        let writer = Writer::new()
+        let commitments: Vec<G1> = self.0.iter().map(generate).collect();
+        let sent = &commitments[skipped..];
+        let mut writer = Writer::new()
             .u8(SOMETHING)
             .u8(setup.commitment_count())
-            .points(&commitments);
-        if skipped > 0 || !proves(setup) {
-            return writer.finish();
+            .points(sent);
+        if proves(setup) {
+            writer = Possession::prove(setup, dealer, seed, &self.0[0], sent).write(writer);
         }
-        let proof = Possession::prove(setup, dealer, seed, &self.0[0], &commitments);
-        proof.write(writer).finish()
+        (Deal { commitments }, writer.finish())
     }
 }
 

@@ -165,11 +165,17 @@ impl KeyShare {
     /// `None` if the share is not the one that the public commitments announce.
     pub(crate) fn new(public: KeyPublic, index: ShareIndex, secret: SecretScalar) -> Option<Self> {
         let known = index.value() <= public.threshold.holders();
-        (known && generate(&secret) == public.public_share(index).0).then_some(Self {
+        (known && generate(&secret) == public.public_share(index).0)
+            .then(|| Self::checked(public, index, secret))
+    }
+
+    /// A share that was already compared with the public commitments.
+    pub(crate) fn checked(public: KeyPublic, index: ShareIndex, secret: SecretScalar) -> Self {
+        Self {
             public,
             index,
             secret,
-        })
+        }
     }
 
     /// What everybody may know of the key.

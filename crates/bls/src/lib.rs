@@ -71,6 +71,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod blame;
 mod confirm;
 mod deal;

@@ -207,8 +207,8 @@ impl Pending {
             return Err((Box::new(self), error));
         }
         let Self { key, share, .. } = self;
-        // The share was checked against the deals before this party confirmed.
-        let share = share.and_then(|(index, secret)| KeyShare::new(key.clone(), index, secret));
+        // The share was compared with the key before this party confirmed.
+        let share = share.map(|(index, secret)| KeyShare::checked(key.clone(), index, secret));
         Ok(Epoch { key, share })
     }
 }

@@ -124,9 +124,13 @@ impl<'a> Participant<'a> {
         };
         let polynomial =
             index.map(|_| Polynomial::derive(self.setup, self.me, &self.seed, constant));
-        let payload = polynomial.as_ref().map_or_else(nothing, |polynomial| {
-            polynomial.deal(self.setup, self.me, &self.seed)
-        });
+        let (deal, payload) = match &polynomial {
+            Some(polynomial) => {
+                let (deal, payload) = polynomial.deal(self.setup, self.me, &self.seed);
+                (Some(deal), payload)
+            }
+            None => (None, nothing()),
+        };
         let own = self.seal(Round::Deal, None, payload);
         let wire = own.wire().to_vec();
         Ok((
@@ -134,6 +138,7 @@ impl<'a> Participant<'a> {
                 party: self,
                 old,
                 polynomial,
+                deal,
                 own,
             },
             wire,
@@ -180,6 +185,7 @@ pub struct DealRound<'a> {
     party: Participant<'a>,
     old: Option<&'a KeyShare>,
     polynomial: Option<Polynomial>,
+    deal: Option<Deal>,
     own: Signed,
 }
 
@@ -193,14 +199,18 @@ impl<'a> DealRound<'a> {
     pub fn receive(self, inbox: &Inbox) -> Result<(ShareRound<'a>, Outbox), RunError> {
         let setup = self.party.setup;
         let mut abort = Abort::default();
-        let mut messages = BTreeMap::from([(self.party.me, self.own)]);
+        let mut messages = BTreeMap::new();
+        let mut deals: BTreeMap<_, _> = self
+            .deal
+            .map(|deal| (self.party.me, deal))
+            .into_iter()
+            .collect();
         for (sender, wire) in self.party.others(inbox)? {
             match Signed::open(setup, Slot::broadcast(Round::Deal, sender), wire) {
                 Some(message) => drop(messages.insert(sender, message)),
                 None => abort.blames.push(unsigned(sender)),
             }
         }
-        let mut deals = BTreeMap::new();
         for (sender, message) in &messages {
             match Deal::check(setup, *sender, message.payload()) {
                 Ok(Some(deal)) => drop(deals.insert(*sender, deal)),
@@ -209,6 +219,7 @@ impl<'a> DealRound<'a> {
             }
         }
         abort.unless_empty()?;
+        messages.insert(self.party.me, self.own);
         let key = result_key(setup, &deals).ok_or(RunError::Degenerate)?;
         let holders = setup.holders();
         let outbox = setup
