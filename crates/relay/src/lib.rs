@@ -1,1 +1,34 @@
-//! Shell: the SMP server: connections, queue store, limits, expiry.
+//! The relay: an SMP server.
+//!
+//! It takes encrypted messages from senders and hands them to recipients, one 16 KiB block at a
+//! time, and knows about its users as little as the protocol allows: two unlinkable names for each
+//! queue, public keys, and ciphertext.
+//!
+//! The protocol itself is `junto-smp`, which is pure; TLS and identity are `junto-tls`. This crate
+//! owns the sockets, the memory and the clock:
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`config`], [`folder`] | what an operator writes, and where |
+//! | [`relay`](Relay) | the listener, limits on connections, start and shutdown |
+//! | `connection` | one task per connection, from handshake to goodbye |
+//! | [`store`] | all queues: in memory, with a journal for restarts |
+//! | [`bench`] | what a message costs, against the floor |
+//!
+//! # Rules
+//! * Nothing leaves the relay before what it rests on is durable (if there is a journal).
+//! * Everything is bounded: connections, handshakes, queues, messages, bytes, what waits for a slow
+//!   reader. What a client does costs that client, nobody else.
+//! * Unknown queues cost the same work and get the same answer as wrong keys.
+//! * Logs and statistics count; they never name a queue, key or address.
+
+pub mod bench;
+pub mod config;
+mod connection;
+pub mod folder;
+mod relay;
+pub mod store;
+
+pub use config::{ConfigError, Limits, RelayConfig, Storage, Timeouts};
+pub use folder::{FolderError, init_dir, load_dir};
+pub use relay::{Relay, RelayError, RunningRelay, Stats};

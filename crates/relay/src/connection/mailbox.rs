@@ -1,0 +1,200 @@
+//! News for a connection from other connections' tasks.
+
+use core::task::{Context, Waker};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use junto_smp::id::RecipientId;
+use junto_smp::queue::{ConnectionId, Event};
+
+use crate::store::{Body, Position};
+
+/// Something that happened to a queue of this connection.
+pub(crate) struct News {
+    pub(crate) queue: RecipientId,
+    pub(crate) event: Event<Body>,
+    /// What it rests on.
+    pub(crate) position: Position,
+}
+
+/// Where other tasks leave news for one connection.
+pub(crate) struct Mailbox {
+    state: Mutex<State>,
+    /// Most news that may wait. A connection gets at most one message and one end for each of its
+    /// queues before it answers, so only somebody who plays with subscriptions reaches it.
+    limit: usize,
+}
+
+#[derive(Default)]
+struct State {
+    news: VecDeque<News>,
+    waker: Option<Waker>,
+    overflow: bool,
+    closing: bool,
+}
+
+/// What a connection finds in its mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Everything that there was, or as much as was wanted.
+    News,
+    /// Too much: close at once.
+    Overflow,
+    /// The relay shuts down: finish sending and close.
+    Closing,
+}
+
+impl Mailbox {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            limit,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn post(&self, news: News) {
+        let waker = {
+            let mut state = self.state();
+            if state.news.len() < self.limit {
+                state.news.push_back(news);
+            } else {
+                state.overflow = true;
+            }
+            state.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn close(&self) {
+        let waker = {
+            let mut state = self.state();
+            state.closing = true;
+            state.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Hands up to `room` news to `take`, and wakes the task when more come.
+    pub(crate) fn poll_take(
+        &self,
+        cx: &mut Context<'_>,
+        room: usize,
+        mut take: impl FnMut(News),
+    ) -> Found {
+        let mut state = self.state();
+        let count = state.news.len().min(room);
+        state.news.drain(..count).for_each(&mut take);
+        if state.news.is_empty() && state.news.capacity() > 64 {
+            state.news.shrink_to(0);
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            empty => *empty = Some(cx.waker().clone()),
+        }
+        match (state.overflow, state.closing) {
+            (true, _) => Found::Overflow,
+            (false, true) => Found::Closing,
+            (false, false) => Found::News,
+        }
+    }
+}
+
+/// Parts of the registry.
+const SHARDS: usize = 16;
+
+type Shard = RwLock<HashMap<ConnectionId, Arc<Mailbox>>>;
+
+/// All open connections.
+#[derive(Default)]
+pub(crate) struct Registry {
+    shards: [Shard; SHARDS],
+}
+
+impl Registry {
+    fn shard(&self, id: ConnectionId) -> &Shard {
+        // Numbers are consecutive, so this spreads them evenly.
+        &self.shards[usize::try_from(id.0 % SHARDS as u64).unwrap_or(0)]
+    }
+
+    pub(crate) fn enter(&self, id: ConnectionId, mailbox: Arc<Mailbox>) {
+        let mut shard = self
+            .shard(id)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        shard.insert(id, mailbox);
+    }
+
+    pub(crate) fn leave(&self, id: ConnectionId) {
+        let mut shard = self
+            .shard(id)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        shard.remove(&id);
+    }
+
+    /// Leaves `news` for `id`. If that connection is gone it does not matter: whoever subscribes
+    /// next gets the message anew.
+    pub(crate) fn post(&self, id: ConnectionId, news: News) {
+        let shard = self
+            .shard(id)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(mailbox) = shard.get(&id) {
+            mailbox.post(news);
+        }
+    }
+
+    /// Asks every connection to finish.
+    pub(crate) fn close_all(&self) {
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            shard.values().for_each(|mailbox| mailbox.close());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn news(n: u8) -> News {
+        News {
+            queue: RecipientId([n; 24]),
+            event: Event::End,
+            position: Position::default(),
+        }
+    }
+
+    #[test]
+    fn keeps_order_bounds_and_tells() {
+        let registry = Registry::default();
+        let mailbox = Mailbox::new(3);
+        let id = ConnectionId(77);
+        registry.enter(id, Arc::clone(&mailbox));
+        for n in 0..3 {
+            registry.post(id, news(n));
+        }
+        registry.post(ConnectionId(78), news(9));
+        let mut seen = Vec::new();
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert_eq!(
+            mailbox.poll_take(cx, 2, |n| seen.push(n.queue.0[0])),
+            Found::News
+        );
+        assert_eq!(
+            mailbox.poll_take(cx, 2, |n| seen.push(n.queue.0[0])),
+            Found::News
+        );
+        assert_eq!(seen, [0, 1, 2]);
+        registry.close_all();
+        assert_eq!(mailbox.poll_take(cx, 2, |_| {}), Found::Closing);
+        (0..4).for_each(|n| registry.post(id, news(n)));
+        assert_eq!(mailbox.poll_take(cx, 9, |_| {}), Found::Overflow);
+        registry.leave(id);
+        registry.post(id, news(1));
+    }
+}

@@ -1,0 +1,540 @@
+//! One connection: from the TCP handshake to goodbye, in one task.
+//!
+//! The task sends before it reads, and reads only while its outbox has room: a client that does not
+//! take its answers is not heard, then closed. Nothing here waits for another connection; news for
+//! others go to their mailbox.
+
+mod mailbox;
+mod outbox;
+
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use core::time::Duration;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use junto_smp::block::{BLOCK_BYTES, Block, SessionId, new_block};
+use junto_smp::command::{Command, Party};
+use junto_smp::error::ErrorCode;
+use junto_smp::hello::HelloFault;
+use junto_smp::id::RecipientId;
+use junto_smp::message::Timestamp;
+use junto_smp::queue::{self, Answer, ConnectionId, Credential, Event};
+use junto_smp::server::{
+    self, Authorised, Handshake, Refusal, ReplyWriter, Request, RequestReader,
+};
+use junto_tls::handshake;
+use rand_chacha::ChaCha20Rng;
+use tokio::io::{AsyncBufRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+
+use self::mailbox::{Found, Mailbox, News};
+use self::outbox::{Outbox, Reply, What};
+use crate::folder::generator;
+use crate::relay::{Handshakes, Shared};
+use crate::store::{Cell, Name, Queue, StoreFailed};
+
+pub(crate) use self::mailbox::Registry;
+
+/// Encrypted bytes that TLS may hold for the socket: one block with its overhead, and some room.
+const TLS_BUFFER_BYTES: usize = 2 * BLOCK_BYTES;
+/// Rounds of sending and reading before other tasks get their turn.
+const ROUNDS_MAX: usize = 8;
+/// News that a mailbox holds beyond one for each subscription.
+const SPARE_NEWS: usize = 1_024;
+
+/// Why a connection ended. For counting and debugging; says nothing about who it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The client went away.
+    Peer,
+    /// No handshake, in time or at all.
+    Handshake,
+    /// The client did not take what was sent to it.
+    SlowReader,
+    /// The client was silent for too long.
+    Idle,
+    /// A block could not be opened.
+    Block,
+    /// The relay shuts down.
+    Shutdown,
+    /// The relay has a problem of its own.
+    Relay,
+}
+
+/// Serves one TCP connection to its end.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    id: ConnectionId,
+    stream: TcpStream,
+    handshakes: &Handshakes,
+) -> Ended {
+    let timeout = shared.timeouts.handshake;
+    let opened = tokio::time::timeout(timeout, open(&shared, stream)).await;
+    handshakes.done(id);
+    let (stream, connection, rng) = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(ended)) => return ended,
+        Err(_) => return Ended::Handshake,
+    };
+    let mut connection = Connection::new(shared, id, stream, connection, rng);
+    let ended = core::future::poll_fn(|cx| connection.poll(cx)).await;
+    connection.goodbye(ended).await;
+    ended
+}
+
+type Opened = (TlsStream<TcpStream>, server::Connection, ChaCha20Rng);
+
+/// TLS and hello.
+async fn open(shared: &Shared, stream: TcpStream) -> Result<Opened, Ended> {
+    // Answers are whole blocks; waiting for more to send would only delay them.
+    stream.set_nodelay(true).map_err(|_| Ended::Peer)?;
+    let accepted = handshake::accept(&shared.tls, stream, TLS_BUFFER_BYTES)
+        .await
+        .map_err(|_| Ended::Handshake)?;
+    let mut stream = accepted.stream;
+    let session = SessionId(*accepted.session_id.as_bytes());
+    let mut rng = generator().map_err(|_| Ended::Relay)?;
+    let mut block = new_block();
+    let handshake = Handshake::start(&shared.identity, session, &mut rng, &mut block)
+        .map_err(|_| Ended::Relay)?;
+    let gone = |_: io::Error| Ended::Handshake;
+    stream.write_all(&*block).await.map_err(gone)?;
+    stream.flush().await.map_err(gone)?;
+    stream.read_exact(&mut *block).await.map_err(gone)?;
+    match handshake.finish(&shared.identity, &mut block) {
+        Ok(connection) => Ok((stream, connection, rng)),
+        Err(HelloFault::Service) => {
+            if server::service_refusal(&mut block).is_ok() {
+                stream.write_all(&*block).await.map_err(gone)?;
+                stream.shutdown().await.map_err(gone)?;
+            }
+            Err(Ended::Handshake)
+        }
+        Err(_) => Err(Ended::Handshake),
+    }
+}
+
+/// An open connection.
+struct Connection {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+    stream: TlsStream<TcpStream>,
+    requests: RequestReader,
+    replies: ReplyWriter,
+    rng: ChaCha20Rng,
+    mailbox: Arc<Mailbox>,
+    outbox: Outbox,
+    /// A block that has arrived in part; none while nothing has.
+    incoming: Option<(Box<Block>, usize)>,
+    /// Queues that may know this connection as reader.
+    subscriptions: HashMap<RecipientId, Arc<Cell>>,
+    /// When the last block came.
+    heard: Instant,
+    /// Since when the socket has not taken what TLS has for it.
+    stalled: Option<Instant>,
+    /// No more is read; what is in the outbox is still sent.
+    closing: Option<Ended>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Whether a step moved something.
+type Moved = bool;
+
+impl Connection {
+    fn new(
+        shared: Arc<Shared>,
+        id: ConnectionId,
+        stream: TlsStream<TcpStream>,
+        connection: server::Connection,
+        rng: ChaCha20Rng,
+    ) -> Self {
+        let mailbox = Mailbox::new(shared.limits.subscriptions.saturating_add(SPARE_NEWS));
+        shared.registry.enter(id, Arc::clone(&mailbox));
+        let first = shared.timeouts.idle.min(shared.timeouts.send);
+        Self {
+            shared,
+            id,
+            stream,
+            requests: connection.requests,
+            replies: connection.replies,
+            rng,
+            mailbox,
+            outbox: Outbox::default(),
+            incoming: None,
+            subscriptions: HashMap::new(),
+            heard: Instant::now(),
+            stalled: None,
+            closing: None,
+            timer: Box::pin(tokio::time::sleep(first)),
+        }
+    }
+
+    /// Runs until the connection ends.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        for _ in 0..ROUNDS_MAX {
+            let sent = match self.poll_send(cx) {
+                Ok(moved) => moved,
+                Err(ended) => return Poll::Ready(ended),
+            };
+            if let Some(ended) = self.closing
+                && self.outbox.is_empty()
+                && self.stalled.is_none()
+            {
+                return Poll::Ready(ended);
+            }
+            let told = match self.take_news(cx) {
+                Ok(moved) => moved,
+                Err(ended) => return Poll::Ready(ended),
+            };
+            let read = match self.poll_receive(cx) {
+                Ok(moved) => moved,
+                Err(ended) => return Poll::Ready(ended),
+            };
+            if !(sent || told || read) {
+                return self.poll_timer(cx);
+            }
+        }
+        // Busy: to the back of the line.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Gives the socket what it takes.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<Moved, Ended> {
+        if self.stream.get_ref().1.wants_write() {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Pending => {
+                    if self.stalled.is_none() {
+                        self.stalled = Some(Instant::now());
+                    }
+                    return Ok(false);
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Err(Ended::Peer),
+            }
+        }
+        self.stalled = None;
+        let Some(position) = self.outbox.first_position() else {
+            return Ok(false);
+        };
+        match self.shared.store.poll_durable(position, cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(StoreFailed)) => return Err(Ended::Relay),
+        }
+        let durable = self.shared.store.durable().max(position);
+        let mut stream = Pin::new(&mut self.stream);
+        let packed = self.outbox.pack(&mut self.replies, durable, |block| {
+            stream.as_mut().poll_write(cx, block)
+        });
+        match packed {
+            // TLS had room for a whole block.
+            Some((_, Poll::Ready(Ok(BLOCK_BYTES)))) => {
+                self.shared.counters.block_sent();
+                Ok(true)
+            }
+            Some((_, Poll::Ready(Ok(_)) | Poll::Pending)) => Err(Ended::Relay),
+            Some((_, Poll::Ready(Err(_)))) => Err(Ended::Peer),
+            None => Ok(false),
+        }
+    }
+
+    /// Moves news into the outbox.
+    fn take_news(&mut self, cx: &mut Context<'_>) -> Result<Moved, Ended> {
+        let mut ends = Vec::new();
+        let mut moved = false;
+        let outbox = &mut self.outbox;
+        let room = outbox.room();
+        let found = self.mailbox.poll_take(
+            cx,
+            room,
+            |News {
+                 queue,
+                 event,
+                 position,
+             }| {
+                moved = true;
+                if matches!(event, Event::End | Event::Deleted) {
+                    ends.push(queue);
+                }
+                outbox.push(Reply {
+                    correlation: None,
+                    whose: outbox::Whose::Queue(queue.0),
+                    what: What::Event(event),
+                    position,
+                });
+            },
+        );
+        for queue in ends {
+            self.forget_unless_subscribed(queue);
+        }
+        match found {
+            Found::News => {}
+            Found::Overflow => return Err(Ended::SlowReader),
+            Found::Closing => {
+                self.closing.get_or_insert(Ended::Shutdown);
+            }
+        }
+        Ok(moved)
+    }
+
+    /// After the end of a subscription, unless a new one has begun since.
+    fn forget_unless_subscribed(&mut self, queue: RecipientId) {
+        let id = self.id;
+        if let Some(cell) = self.subscriptions.get(&queue)
+            && (cell.is_deleted() || cell.lock().subscriber() != Some(id))
+        {
+            self.subscriptions.remove(&queue);
+        }
+    }
+
+    /// Reads at most one block and answers it.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<Moved, Ended> {
+        if self.closing.is_some() || self.outbox.room() == 0 {
+            return Ok(false);
+        }
+        let mut moved = false;
+        loop {
+            let bytes = match Pin::new(&mut self.stream).poll_fill_buf(cx) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(Err(_)) => return Err(Ended::Peer),
+                Poll::Ready(Ok([])) => return Err(Ended::Peer),
+                Poll::Ready(Ok(bytes)) => bytes,
+            };
+            let (block, filled) = self
+                .incoming
+                .get_or_insert_with(|| (self.shared.blocks.take(), 0));
+            let count = bytes.len().min(BLOCK_BYTES - *filled);
+            block[*filled..*filled + count].copy_from_slice(&bytes[..count]);
+            *filled += count;
+            let whole = *filled == BLOCK_BYTES;
+            Pin::new(&mut self.stream).consume(count);
+            moved = true;
+            if whole && let Some((mut block, _)) = self.incoming.take() {
+                self.heard = Instant::now();
+                self.shared.counters.block_received();
+                self.answer_block(&mut block);
+                self.shared.blocks.give_back(block);
+                return Ok(true);
+            }
+        }
+    }
+
+    fn answer_block(&mut self, block: &mut Block) {
+        let now = now();
+        let requests = match self.requests.open(block) {
+            Ok(requests) => requests,
+            Err(fault) => {
+                self.outbox.push(Reply::refusal(&Refusal::BLOCK));
+                if fault.is_fatal() {
+                    self.closing = Some(Ended::Block);
+                }
+                return;
+            }
+        };
+        for request in requests {
+            match request {
+                Ok(request) => self.answer(request, now),
+                Err(refusal) => self.outbox.push(Reply::refusal(&refusal)),
+            }
+        }
+    }
+
+    /// Verifies one request and carries it out.
+    fn answer(&mut self, request: Request<'_>, now: Timestamp) {
+        let name = match request.party() {
+            Party::Recipient => Some(Name::Recipient),
+            Party::Sender => Some(Name::Sender),
+            Party::Creator | Party::Nobody => None,
+        };
+        let id = request.queue_id();
+        let cell = name
+            .zip(id)
+            .and_then(|(name, id)| self.shared.store.find(name, id));
+        let credential = match (&cell, name) {
+            (Some(cell), _) => cell.lock().credential(request.command()),
+            (None, Some(_)) => Credential::Nobody,
+            (None, None) => Credential::without_queue(request.command()),
+        };
+        // The expensive part; no lock is held.
+        let command = match self.requests.authorise(request, &credential) {
+            Ok(command) => command,
+            Err(refusal) => return self.outbox.push(Reply::refusal(&refusal)),
+        };
+        let context = queue::Context {
+            connection: self.id,
+            now,
+            limits: self.shared.queue_limits,
+        };
+        match (cell, command.command()) {
+            (Some(cell), _) => self.carry_out(&cell, &command, &context),
+            (None, Command::New(_)) => self.create(&command, &context),
+            (None, Command::Ping) => self.reply(&command, What::Pong),
+            // An unknown queue passes no authorisation.
+            (None, _) => self.reply(&command, What::Refused(ErrorCode::Auth)),
+        }
+    }
+
+    /// Answers `command`, resting on everything that has happened in the store.
+    fn reply(&mut self, command: &Authorised<'_>, what: What) {
+        self.outbox.push(Reply {
+            correlation: Some(command.correlation()),
+            whose: command.entity().into(),
+            position: match what {
+                What::Pong | What::Refused(_) => Default::default(),
+                _ => self.shared.store.position(),
+            },
+            what,
+        });
+    }
+
+    fn create(&mut self, command: &Authorised<'_>, context: &queue::Context) {
+        let Command::New(new) = command.command() else {
+            return self.reply(command, What::Refused(ErrorCode::PROHIBITED));
+        };
+        let allowed = match &self.shared.password {
+            Some(password) => password.matches(new.password.unwrap_or_default()),
+            None => true,
+        };
+        if !allowed {
+            return self.reply(command, What::Refused(ErrorCode::Auth));
+        }
+        if new.subscribe && self.subscriptions.len() >= self.shared.limits.subscriptions {
+            return self.reply(command, What::Refused(ErrorCode::Quota));
+        }
+        let (queue, ids) = match Queue::create(command, context, &mut self.rng) {
+            Ok(created) => created,
+            Err(code) => return self.reply(command, What::Refused(code)),
+        };
+        match self.shared.store.create(queue) {
+            Ok(cell) => {
+                if new.subscribe {
+                    self.subscriptions.insert(ids.recipient, cell);
+                }
+                self.reply(command, What::Ids(Box::new(ids)));
+            }
+            Err(_) => self.reply(command, What::Refused(ErrorCode::Quota)),
+        }
+    }
+
+    /// Carries out a command on its queue.
+    fn carry_out(&mut self, cell: &Arc<Cell>, command: &Authorised<'_>, context: &queue::Context) {
+        if let Some(code) = self.beyond_limits(cell, command) {
+            return self.reply(command, What::Refused(code));
+        }
+        let shared = &self.shared;
+        let mut queue = cell.lock();
+        if cell.is_deleted() {
+            drop(queue);
+            return self.reply(command, What::Refused(ErrorCode::Auth));
+        }
+        let memory = shared.store.memory();
+        let outcome = queue.handle(command, context, &mut self.rng, |body| memory.store(body));
+        if let Some(change) = outcome.change {
+            if change == queue::Change::Deleted {
+                cell.set_deleted();
+            }
+            shared.store.record(&queue, change);
+        }
+        let recipient = queue.recipient();
+        if let Some((connection, event)) = outcome.notify {
+            // Under the lock, so that news of one queue keep their order.
+            let position = shared.store.position();
+            let news = News {
+                queue: recipient,
+                event,
+                position,
+            };
+            shared.registry.post(connection, news);
+        }
+        drop(queue);
+        shared
+            .counters
+            .carried_out(command.command(), &outcome.answer);
+        match (command.command(), &outcome.answer) {
+            (_, Answer::Error(_)) => {}
+            (Command::Sub | Command::Get, _) => {
+                self.subscriptions.insert(recipient, Arc::clone(cell));
+            }
+            (Command::Delete, _) => {
+                self.subscriptions.remove(&recipient);
+            }
+            _ => {}
+        }
+        self.reply(command, What::Answer(outcome.answer));
+        if let Some(delivery) = outcome.then {
+            self.reply(command, What::Delivery(delivery));
+        }
+    }
+
+    /// Whether this command would take more than this relay gives.
+    fn beyond_limits(&self, cell: &Cell, command: &Authorised<'_>) -> Option<ErrorCode> {
+        match command.command() {
+            Command::Send { body, .. } if !self.shared.store.memory().has_room(body.len()) => {
+                Some(ErrorCode::Quota)
+            }
+            Command::Sub | Command::Get
+                if self.subscriptions.len() >= self.shared.limits.subscriptions
+                    && !self.subscriptions.contains_key(&cell.lock().recipient()) =>
+            {
+                Some(ErrorCode::Quota)
+            }
+            _ => None,
+        }
+    }
+
+    /// Ends silent clients and slow readers; otherwise sleeps until one could be due.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            let idle = self.heard + self.shared.timeouts.idle;
+            let slow = self.stalled.map(|since| since + self.shared.timeouts.send);
+            if slow.is_some_and(|slow| slow <= now) {
+                return Poll::Ready(Ended::SlowReader);
+            }
+            if idle <= now {
+                return Poll::Ready(Ended::Idle);
+            }
+            // A stall that begins right now is due after `send`.
+            let next = slow.unwrap_or(now + self.shared.timeouts.send).min(idle);
+            self.timer
+                .as_mut()
+                .reset(next.max(now + Duration::from_millis(1)));
+        }
+    }
+
+    /// Leaves everything as if it had never been here.
+    async fn goodbye(mut self, ended: Ended) {
+        self.leave();
+        if ended != Ended::Peer && ended != Ended::SlowReader {
+            // Courtesy; nobody waits long for it.
+            let goodbye = self.stream.shutdown();
+            let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
+        }
+    }
+
+    fn leave(&mut self) {
+        self.shared.registry.leave(self.id);
+        for (_, cell) in self.subscriptions.drain() {
+            cell.lock().disconnect(self.id);
+        }
+    }
+}
+
+impl Drop for Connection {
+    /// Also when the task is aborted.
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// The time in the protocol.
+pub(crate) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |since| since.as_secs()))
+}

@@ -1,0 +1,155 @@
+//! What a connection has to say and has not sent yet.
+//!
+//! Replies wait here as values. They are encoded and encrypted only when the socket takes them, so
+//! a waiting message costs a shared handle, not 16 KiB, and one block for each thread is enough.
+
+use core::cell::RefCell;
+use std::collections::VecDeque;
+
+use junto_smp::block::{Block, BlockFull, OutgoingBlock};
+use junto_smp::error::ErrorCode;
+use junto_smp::id::{CorrelationId, Entity, ID_BYTES};
+use junto_smp::queue::{Answer, Delivery, Event};
+use junto_smp::response::{QueueIds, Response};
+use junto_smp::server::{Refusal, ReplyWriter};
+
+use crate::store::{Body, Position};
+
+/// Replies from which on a connection reads and takes no more. One received block adds at most 255
+/// answers, each with one event.
+pub(crate) const REPLIES_MAX: usize = 64;
+
+/// Replies that an idle connection keeps room for, so that the usual one or two need no allocation.
+const IDLE_REPLIES: usize = 4;
+
+/// An entity that outlives the block it came in.
+pub(crate) enum Whose {
+    None,
+    Queue([u8; ID_BYTES]),
+    Other(Box<[u8]>),
+}
+
+impl From<Entity<'_>> for Whose {
+    fn from(entity: Entity<'_>) -> Self {
+        match entity {
+            Entity::None => Self::None,
+            Entity::Queue(id) => Self::Queue(*id),
+            Entity::Other(bytes) => Self::Other(bytes.into()),
+        }
+    }
+}
+
+impl Whose {
+    fn entity(&self) -> Entity<'_> {
+        match self {
+            Self::None => Entity::None,
+            Self::Queue(id) => Entity::Queue(id),
+            Self::Other(bytes) => Entity::Other(bytes),
+        }
+    }
+}
+
+/// What a reply says.
+pub(crate) enum What {
+    Answer(Answer<Body>),
+    /// A message behind the answer to `SUB`.
+    Delivery(Delivery<Body>),
+    Event(Event<Body>),
+    Ids(Box<QueueIds>),
+    Pong,
+    Refused(ErrorCode),
+}
+
+/// One reply.
+pub(crate) struct Reply {
+    /// None for events.
+    pub(crate) correlation: Option<CorrelationId>,
+    pub(crate) whose: Whose,
+    pub(crate) what: What,
+    /// What must be durable before the client may know.
+    pub(crate) position: Position,
+}
+
+impl Reply {
+    pub(crate) fn refusal(refusal: &Refusal<'_>) -> Self {
+        Self {
+            correlation: refusal.correlation,
+            whose: refusal.entity.into(),
+            what: What::Refused(refusal.code),
+            position: Position::default(),
+        }
+    }
+
+    fn push(&self, writer: &ReplyWriter, block: &mut OutgoingBlock) -> Result<(), BlockFull> {
+        let entity = self.whose.entity();
+        let correlation = self.correlation.as_ref();
+        let mut say = |response| writer.push(block, correlation, entity, &response);
+        match (&self.what, correlation) {
+            (What::Answer(answer), Some(correlation)) => {
+                writer.push_answer(block, correlation, entity, answer)
+            }
+            (What::Answer(_), None) => Ok(()), // Answers have one.
+            (What::Delivery(delivery), _) => writer.push_delivery(block, None, delivery),
+            (What::Event(event), _) => writer.push_event(block, entity, event),
+            (What::Ids(ids), _) => say(Response::Ids(**ids)),
+            (What::Pong, _) => say(Response::Pong),
+            (What::Refused(code), _) => say(Response::Error(*code)),
+        }
+    }
+}
+
+/// Replies in the order in which they go out.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    replies: VecDeque<Reply>,
+}
+
+thread_local! {
+    /// The block that this thread fills, seals and hands to TLS in one go.
+    static BLOCK: RefCell<OutgoingBlock> = RefCell::new(OutgoingBlock::new());
+}
+
+impl Outbox {
+    pub(crate) fn push(&mut self, reply: Reply) {
+        self.replies.push_back(reply);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    /// How many more replies are welcome.
+    pub(crate) fn room(&self) -> usize {
+        REPLIES_MAX.saturating_sub(self.replies.len())
+    }
+
+    /// What the first reply rests on.
+    pub(crate) fn first_position(&self) -> Option<Position> {
+        self.replies.front().map(|reply| reply.position)
+    }
+
+    /// Packs as many replies as fit, and rest on nothing behind `durable`, into one sealed block
+    /// and hands it to `send`. Gives the number of replies; with none, `send` is not called.
+    pub(crate) fn pack<R>(
+        &mut self,
+        writer: &mut ReplyWriter,
+        durable: Position,
+        send: impl FnOnce(&Block) -> R,
+    ) -> Option<(usize, R)> {
+        BLOCK.with_borrow_mut(|block| {
+            let mut count = 0;
+            while let Some(reply) = self.replies.front()
+                && reply.position <= durable
+                // A reply that does not even fit into an empty block does not exist.
+                && (reply.push(writer, block).is_ok() || block.is_empty())
+            {
+                self.replies.pop_front();
+                count += 1;
+            }
+            if self.replies.is_empty() {
+                self.replies.shrink_to(IDLE_REPLIES);
+            }
+            writer.seal(block).map(|block| (count, send(block)))
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! Message bodies and the memory they may take.
+//!
+//! Bodies are counted from the moment they are stored until the last copy of the handle is gone,
+//! so messages that wait in a connection's outbox count too. Buffers of usual size (clients pad
+//! messages to nearly 16 KiB) are kept for the next message: in steady state a message allocates
+//! only the small shared handle.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use junto_smp::message::BODY_BYTES_MAX;
+
+/// Bodies at least this long get a buffer of full size, which can be used again.
+const POOLED_BYTES_MIN: usize = BODY_BYTES_MAX / 2;
+/// Buffers kept for the next message: 256 × 16 KiB = 4 MiB.
+const POOL_MAX: usize = 256;
+
+/// The memory of all message bodies of a relay.
+pub struct Memory {
+    limit_bytes: usize,
+    used_bytes: AtomicUsize,
+    pool: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Memory {
+    /// Room for bodies of `limit_bytes` together.
+    #[must_use]
+    pub fn new(limit_bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit_bytes,
+            used_bytes: AtomicUsize::new(0),
+            pool: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Bytes in use, without the pool.
+    #[must_use]
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a body of `bytes` may be stored. Two tasks that ask at once may exceed the limit by
+    /// one message each; the limit is about gigabytes.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.used_bytes()
+            .checked_add(cost(bytes))
+            .is_some_and(|sum| sum <= self.limit_bytes)
+    }
+
+    /// Stores a copy of `bytes`.
+    #[must_use]
+    pub fn store(self: &Arc<Self>, bytes: &[u8]) -> Body {
+        self.used_bytes
+            .fetch_add(cost(bytes.len()), Ordering::Relaxed);
+        let mut buffer = if bytes.len() < POOLED_BYTES_MIN {
+            Vec::with_capacity(bytes.len())
+        } else {
+            self.pool()
+                .pop()
+                .unwrap_or_else(|| Vec::with_capacity(BODY_BYTES_MAX))
+        };
+        buffer.extend_from_slice(bytes);
+        Body(Arc::new(Stored {
+            bytes: buffer,
+            memory: Arc::clone(self),
+        }))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        self.used_bytes
+            .fetch_sub(cost(buffer.len()), Ordering::Relaxed);
+        if buffer.len() >= POOLED_BYTES_MIN {
+            buffer.clear();
+            let mut pool = self.pool();
+            if pool.len() < POOL_MAX {
+                pool.push(buffer);
+            }
+        }
+    }
+
+    fn pool(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a body of `len` bytes takes.
+const fn cost(len: usize) -> usize {
+    if len < POOLED_BYTES_MIN {
+        len
+    } else {
+        BODY_BYTES_MAX
+    }
+}
+
+/// One stored body. Clones share it.
+#[derive(Clone)]
+pub struct Body(Arc<Stored>);
+
+struct Stored {
+    bytes: Vec<u8>,
+    memory: Arc<Memory>,
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.memory.give_back(core::mem::take(&mut self.bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_until_the_last_handle_is_gone() {
+        let memory = Memory::new(BODY_BYTES_MAX + 100);
+        assert!(memory.has_room(BODY_BYTES_MAX));
+        let large = memory.store(&[1; BODY_BYTES_MAX - 5]);
+        assert_eq!(memory.used_bytes(), BODY_BYTES_MAX); // it takes a whole buffer
+        assert!(memory.has_room(100));
+        assert!(!memory.has_room(101));
+        let small = memory.store(&[2; 100]);
+        let again = small.clone();
+        drop(small);
+        assert_eq!(again.as_ref(), [2; 100]);
+        assert!(!memory.has_room(1));
+        drop((again, large));
+        assert_eq!(memory.used_bytes(), 0);
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_bounded() {
+        let memory = Memory::new(usize::MAX);
+        let bodies: Vec<_> = (0..POOL_MAX + 10)
+            .map(|_| memory.store(&[3; BODY_BYTES_MAX]))
+            .collect();
+        let first = bodies[0].as_ref().as_ptr();
+        drop(bodies);
+        assert_eq!(memory.pool().len(), POOL_MAX);
+        let reused: Vec<_> = (0..POOL_MAX)
+            .map(|_| memory.store(&[4; BODY_BYTES_MAX]))
+            .collect();
+        assert!(reused.iter().any(|body| body.as_ref().as_ptr() == first));
+        assert!(
+            reused
+                .iter()
+                .all(|body| body.as_ref() == [4; BODY_BYTES_MAX])
+        );
+    }
+}

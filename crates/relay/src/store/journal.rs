@@ -1,0 +1,613 @@
+//! A journal behind the memory store: what was answered survives the end of the process.
+//!
+//! # Files
+//!
+//! Segments `journal.N`, each the line `MAGIC` and then records (see `record`), replayed in
+//! order of N. At start, and whenever the current segment has grown to several times what it began
+//! with, everything alive is written to a new segment and the old ones are deleted. The new segment
+//! takes changes from its first byte on; each queue is copied into it under its lock, and its `Q`
+//! record replaces what the old segments say of it, so a crash in the middle loses nothing.
+//!
+//! # Commit
+//!
+//! Changes are appended to a buffer. One thread takes the whole buffer, writes it, lets the disk
+//! confirm (if `sync`), and wakes everybody who waited: group commit, one confirmation for
+//! all changes that came while the last one was under way.
+//!
+//! # Damage
+//!
+//! A record that is cut or whose checksum is wrong ends its segment. In the last segment this is
+//! what a crash leaves; nothing behind it was answered. The torn file is kept under
+//! another name, so that nothing is thrown away by mistake. In an earlier segment it is damage, and
+//! the store refuses to open. A failed write stops the store: answers that wait are never given.
+//!
+//! The journal holds, per queue, public keys and the secret of its delivery encryption, in files
+//! that only the relay's user can read. It holds nothing about users, addresses or times of
+//! connections.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::task::{Context, Poll, Waker};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use junto_smp::id::ID_BYTES;
+use junto_smp::message::Timestamp;
+use junto_smp::queue::{self, Change};
+
+use super::record::{self, Record};
+use super::{Cell, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed, StoreFull};
+
+/// First line of a segment.
+const MAGIC: &[u8] = b"junto relay journal 1\n";
+/// A segment is rewritten when it is this many times as long as when it was begun …
+const GROWTH: u64 = 4;
+/// … and longer than this: 64 MiB.
+const REWRITE_BYTES_MIN: u64 = 64 << 20;
+/// While rewriting, the buffer is let run empty whenever it holds this much: 8 MiB.
+const BUFFER_BYTES_MAX: usize = 8 << 20;
+/// A buffer larger than this is given back after use: 1 MiB.
+const BUFFER_KEPT_BYTES: usize = 1 << 20;
+/// Bytes read at a time at start.
+const READ_BYTES: usize = 1 << 20;
+
+/// Why a journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// A file or folder could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another relay uses this journal.
+    #[error("{} is in use by another relay", dir.display())]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A segment is damaged in a way that no crash explains. Nothing was changed.
+    #[error("{} is damaged at byte {offset}; restore it, or move it away to go on without it", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+    },
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Io { path, source }
+}
+
+/// A [`MemoryStore`] with a journal.
+pub struct JournalStore {
+    queues: MemoryStore,
+    journal: Arc<Journal>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Held for the exclusive lock on it.
+    _lock: File,
+}
+
+/// What appenders and the writer thread share.
+struct Journal {
+    dir: PathBuf,
+    sync: bool,
+    buffer: Mutex<Buffer>,
+    filled: Condvar,
+    /// Bytes ever appended; changed under the lock of the buffer.
+    appended: AtomicU64,
+    durable: AtomicU64,
+    failed: AtomicBool,
+    /// Bytes of the current segment, and when it was begun (with everything alive).
+    segment_bytes: AtomicU64,
+    begun_bytes: AtomicU64,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+#[derive(Default)]
+struct Buffer {
+    /// Belongs to the current segment.
+    bytes: Vec<u8>,
+    /// A change of segment was asked for: these bytes still belong to the one before.
+    before: Option<(Vec<u8>, u64)>,
+    closed: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl JournalStore {
+    /// Opens the journal in `dir`, or begins one. `sync`: a change is durable when the disk has it,
+    /// not already when the system has it. Takes as long as reading the journal and writing what
+    /// is alive.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn open(
+        dir: &Path,
+        sync: bool,
+        queues_max: usize,
+        memory: Arc<Memory>,
+    ) -> Result<Self, JournalError> {
+        let dir_lock = lock_dir(dir)?;
+        let queues = MemoryStore::new(queues_max, memory);
+        let segments = segments(dir)?;
+        for (index, (_, path)) in segments.iter().enumerate() {
+            let whole = replay(path, &queues)?;
+            match whole {
+                Err(offset) if index + 1 < segments.len() => {
+                    let path = path.clone();
+                    return Err(JournalError::Damaged { path, offset });
+                }
+                Err(offset) => mend(path, offset)?,
+                Ok(()) => {}
+            }
+        }
+        let number = segments.last().map_or(0, |(number, _)| number + 1);
+        let file = begin_segment(dir, number)?;
+        let journal = Arc::new(Journal {
+            dir: dir.to_owned(),
+            sync,
+            buffer: Mutex::default(),
+            filled: Condvar::new(),
+            appended: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            segment_bytes: AtomicU64::new(0),
+            begun_bytes: AtomicU64::new(0),
+            waiting: Mutex::default(),
+        });
+        let thread = Arc::clone(&journal);
+        let writer = std::thread::Builder::new()
+            .name("junto-journal".into())
+            .spawn(move || thread.write(file))
+            .map_err(at(dir))?;
+        let store = Self {
+            queues,
+            journal,
+            writer: Mutex::new(Some(writer)),
+            _lock: dir_lock,
+        };
+        store
+            .copy_alive(number)
+            .map_err(|StoreFailed| JournalError::Io {
+                path: dir.to_owned(),
+                source: io::Error::other("the first write failed"),
+            })?;
+        Ok(store)
+    }
+
+    /// Writes every queue into the current segment, number `number`, and deletes those before.
+    fn copy_alive(&self, number: u64) -> Result<(), StoreFailed> {
+        let journal = &self.journal;
+        let mut failed = Ok(());
+        self.queues.for_each(|cell| {
+            if failed.is_ok() {
+                let queue = cell.lock();
+                // A queue deleted since has its `D` behind whatever the old segments say.
+                if self.find(Name::Recipient, &queue.recipient().0).is_some() {
+                    let pending = journal.append(|out| record::append_queue(out, &queue));
+                    drop(queue);
+                    if pending > BUFFER_BYTES_MAX {
+                        failed = journal.wait(self.position());
+                    }
+                }
+            }
+        });
+        failed?;
+        journal.wait(self.position())?;
+        let now = journal.segment_bytes.load(Ordering::Relaxed);
+        journal.begun_bytes.store(now, Ordering::Relaxed);
+        // The copy must be on the disk before the original goes, even without `sync`.
+        File::open(segment_path(&journal.dir, number))
+            .and_then(|file| file.sync_all())
+            .map_err(|_| StoreFailed)?;
+        for (old, path) in segments(&journal.dir).map_err(|_| StoreFailed)? {
+            if old < number {
+                // What stays is replayed again next time, and replaced by what follows.
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rewrites the journal if it is much longer than what it holds.
+    fn rewrite_if_grown(&self) {
+        let bytes = self.journal.segment_bytes.load(Ordering::Relaxed);
+        let begun = self.journal.begun_bytes.load(Ordering::Relaxed);
+        if bytes < REWRITE_BYTES_MIN || bytes < begun.saturating_mul(GROWTH) {
+            return;
+        }
+        let Some((last, _)) = segments(&self.journal.dir).ok().and_then(|mut s| s.pop()) else {
+            return;
+        };
+        {
+            let mut buffer = lock(&self.journal.buffer);
+            if buffer.before.is_some() || buffer.closed {
+                return;
+            }
+            let bytes = core::mem::take(&mut buffer.bytes);
+            buffer.before = Some((bytes, last + 1));
+        }
+        self.journal.filled.notify_one();
+        if self.copy_alive(last + 1).is_err() {
+            tracing::error!("the journal could not be rewritten");
+        }
+    }
+}
+
+impl Store for JournalStore {
+    fn create(&self, queue: Queue) -> Result<Arc<Cell>, StoreFull> {
+        if self.queues.is_full() {
+            return Err(StoreFull);
+        }
+        // Recorded after it can be found: a rewrite that missed it has begun the new segment
+        // before, so the record is in there.
+        let record = |queue: &Queue| {
+            self.journal.append(|out| record::append_queue(out, queue));
+        };
+        Ok(self.queues.put(queue, record))
+    }
+
+    fn find(&self, name: Name, id: &[u8; ID_BYTES]) -> Option<Arc<Cell>> {
+        self.queues.find(name, id)
+    }
+
+    fn record(&self, queue: &Queue, change: Change) {
+        self.queues.record(queue, change);
+        self.journal
+            .append(|out| record::append_change(out, queue, change));
+    }
+
+    fn position(&self) -> Position {
+        Position(self.journal.appended.load(Ordering::Acquire))
+    }
+
+    fn durable(&self) -> Position {
+        Position(self.journal.durable.load(Ordering::Acquire))
+    }
+
+    fn poll_durable(
+        &self,
+        position: Position,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StoreFailed>> {
+        let journal = &self.journal;
+        if let Poll::Ready(result) = journal.progress(position) {
+            return Poll::Ready(result);
+        }
+        lock(&journal.waiting).push(cx.waker().clone());
+        // It may have come between the look and the registration.
+        journal.progress(position)
+    }
+
+    fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> usize {
+        // Not recorded: after a restart these messages are just as old.
+        let expired = self.queues.sweep(now, limits);
+        self.rewrite_if_grown();
+        expired
+    }
+
+    fn memory(&self) -> &Arc<Memory> {
+        self.queues.memory()
+    }
+
+    fn queues(&self) -> usize {
+        self.queues.queues()
+    }
+
+    fn close(&self) -> Result<(), StoreFailed> {
+        lock(&self.journal.buffer).closed = true;
+        self.journal.filled.notify_one();
+        if let Some(writer) = lock(&self.writer).take() {
+            writer.join().map_err(|_| StoreFailed)?;
+        }
+        match self.journal.failed.load(Ordering::Acquire) {
+            true => Err(StoreFailed),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for JournalStore {
+    fn drop(&mut self) {
+        // The thread ends by itself; only an explicit close waits for it.
+        lock(&self.journal.buffer).closed = true;
+        self.journal.filled.notify_one();
+    }
+}
+
+impl Journal {
+    /// Adds records; gives the bytes that wait.
+    fn append(&self, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let mut buffer = lock(&self.buffer);
+        let before = buffer.bytes.len();
+        write(&mut buffer.bytes);
+        let pending = buffer.bytes.len();
+        self.appended
+            .fetch_add((pending - before) as u64, Ordering::Release);
+        drop(buffer);
+        if before == 0 {
+            self.filled.notify_one();
+        }
+        pending
+    }
+
+    fn progress(&self, position: Position) -> Poll<Result<(), StoreFailed>> {
+        if self.durable.load(Ordering::Acquire) >= position.0 {
+            Poll::Ready(Ok(()))
+        } else if self.failed.load(Ordering::Acquire) {
+            Poll::Ready(Err(StoreFailed))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Blocks until `position` is durable.
+    fn wait(&self, position: Position) -> Result<(), StoreFailed> {
+        struct Unpark(std::thread::Thread);
+        impl std::task::Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            lock(&self.waiting).push(waker.clone());
+            match self.progress(position) {
+                Poll::Ready(result) => return result,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+
+    /// The writer thread.
+    fn write(&self, mut file: File) {
+        let mut bytes = Vec::new();
+        self.segment_bytes
+            .store(MAGIC.len() as u64, Ordering::Relaxed);
+        loop {
+            let (before, position) = {
+                let mut buffer = lock(&self.buffer);
+                while buffer.bytes.is_empty() && buffer.before.is_none() {
+                    if buffer.closed {
+                        return;
+                    }
+                    buffer = self
+                        .filled
+                        .wait(buffer)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+                bytes.clear();
+                bytes.shrink_to(BUFFER_KEPT_BYTES);
+                core::mem::swap(&mut bytes, &mut buffer.bytes);
+                (buffer.before.take(), self.appended.load(Ordering::Relaxed))
+            };
+            match self.write_batch(&mut file, before, &bytes) {
+                Ok(()) => self.durable.store(position, Ordering::Release),
+                Err(error) => {
+                    tracing::error!(%error, "the journal cannot be written; the relay stops");
+                    self.failed.store(true, Ordering::Release);
+                }
+            }
+            let waiting = core::mem::take(&mut *lock(&self.waiting));
+            waiting.into_iter().for_each(Waker::wake);
+            if self.failed.load(Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+
+    fn write_batch(
+        &self,
+        file: &mut File,
+        before: Option<(Vec<u8>, u64)>,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        if let Some((rest, number)) = before {
+            file.write_all(&rest)?;
+            // The end of a segment that is not the last must be whole, whatever happens.
+            file.sync_all()?;
+            *file = begin_segment(&self.dir, number).map_err(io::Error::other)?;
+            self.segment_bytes
+                .store(MAGIC.len() as u64, Ordering::Relaxed);
+        }
+        file.write_all(bytes)?;
+        if self.sync {
+            file.sync_data()?;
+        }
+        self.segment_bytes
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("journal.{number}"))
+}
+
+/// The segments of a journal in order. Other files do not matter.
+fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(at(dir))? {
+        let path = entry.map_err(at(dir))?.path();
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix("journal.")?.parse().ok());
+        if let Some(number) = number {
+            found.push((number, path));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn lock_dir(dir: &Path) -> Result<File, JournalError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
+    }
+    builder.create(dir).map_err(at(dir))?;
+    let path = dir.join("lock");
+    let file = private()
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(at(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(JournalError::InUse { dir: dir.into() }),
+        Err(fs::TryLockError::Error(source)) => Err(JournalError::Io { path, source }),
+    }
+}
+
+/// Options for files that only the owner can read.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options
+}
+
+fn begin_segment(dir: &Path, number: u64) -> Result<File, JournalError> {
+    let path = segment_path(dir, number);
+    let begin = |mut file: File| {
+        file.write_all(MAGIC)?;
+        file.sync_all()?;
+        Ok(file)
+    };
+    let file = private()
+        .create_new(true)
+        .open(&path)
+        .and_then(begin)
+        .map_err(at(&path))?;
+    sync_dir(dir).map_err(at(dir))?;
+    Ok(file)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    match cfg!(unix) {
+        true => File::open(dir)?.sync_all(),
+        false => Ok(()),
+    }
+}
+
+/// Cuts the torn end off the last segment, after keeping a copy of the whole.
+fn mend(path: &Path, offset: u64) -> Result<(), JournalError> {
+    tracing::warn!("the journal ends in the middle of a record, as after a crash; kept a copy");
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".torn");
+    fs::copy(path, &aside).map_err(at(path))?;
+    if offset == 0 {
+        return fs::remove_file(path).map_err(at(path));
+    }
+    let cut = |file: File| {
+        file.set_len(offset)?;
+        file.sync_all()
+    };
+    private().open(path).and_then(cut).map_err(at(path))
+}
+
+/// Replays one segment; the inner error is the offset at which it stops making sense.
+fn replay(path: &Path, queues: &MemoryStore) -> Result<Result<(), u64>, JournalError> {
+    let mut file = File::open(path).map_err(at(path))?;
+    let mut bytes = Vec::new();
+    let mut start = 0;
+    let mut offset = 0_u64;
+    loop {
+        bytes.drain(..start);
+        start = 0;
+        let read = (&mut file)
+            .take(READ_BYTES as u64)
+            .read_to_end(&mut bytes)
+            .map_err(at(path))?;
+        if offset == 0 {
+            // A segment that was begun and not finished is empty or has part of the line.
+            if !bytes.starts_with(MAGIC) {
+                return Ok(Err(0));
+            }
+            start = MAGIC.len();
+        }
+        while let Some(body) = record::first(&bytes[start..]) {
+            let record = record::decode(&bytes[start..][body.clone()], queues.memory());
+            let Some(record) = record else {
+                // The checksum is right: written by us, but not by this version.
+                let path = path.to_owned();
+                return Err(JournalError::Damaged {
+                    path,
+                    offset: offset + start as u64,
+                });
+            };
+            apply(record, queues);
+            start += body.end;
+        }
+        offset += start as u64;
+        if read == 0 {
+            return Ok(if start == bytes.len() {
+                Ok(())
+            } else {
+                Err(offset)
+            });
+        }
+    }
+}
+
+fn apply(record: Record, queues: &MemoryStore) {
+    let find = |id: &junto_smp::id::RecipientId| queues.find(Name::Recipient, &id.0);
+    match record {
+        Record::Queue(parts) => drop(queues.put(Queue::restore(*parts), |_| {})),
+        Record::Message(id, message) => {
+            if let Some(cell) = find(&id) {
+                cell.lock().restore_message(message);
+            }
+        }
+        Record::Removed(id, message) => {
+            if let Some(cell) = find(&id) {
+                cell.lock().restore_removal(&message);
+            }
+        }
+        Record::Secured(id, key) => change(find(&id), |parts| parts.sender_key = Some(key)),
+        Record::Suspended(id) => change(find(&id), |parts| parts.suspended = true),
+        Record::Deleted(id) => {
+            if let Some(cell) = find(&id) {
+                queues.take(&cell.lock());
+            }
+        }
+    }
+}
+
+/// Changes the lasting part of a queue.
+fn change(cell: Option<Arc<Cell>>, change: impl FnOnce(&mut queue::QueueParts)) {
+    let Some(cell) = cell else { return };
+    let mut queue = cell.lock();
+    let mut parts = queue::QueueParts {
+        recipient: queue.recipient(),
+        sender: queue.sender(),
+        mode: queue.mode(),
+        recipient_key: queue.recipient_key().clone(),
+        sender_key: queue.sender_key().cloned(),
+        delivery_key: junto_smp::message::DeliveryKey::from_bytes(queue.delivery_key().as_bytes()),
+        suspended: queue.is_suspended(),
+    };
+    change(&mut parts);
+    let mut changed = Queue::restore(parts);
+    for message in queue.messages() {
+        changed.restore_message(message.clone());
+    }
+    *queue = changed;
+}

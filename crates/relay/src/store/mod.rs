@@ -1,0 +1,136 @@
+//! Where queues live.
+//!
+//! A [`Store`] holds all queues and makes their changes durable. Connections change a queue under
+//! its own lock ([`Cell`]) and then [`Store::record`] the change, still under that lock, so that a
+//! log has the changes of one queue in the order in which they happened. Then they ask for the
+//! [`Store::position`], and tell nobody what they saw before [`Store::poll_durable`] has reached it.
+//!
+//! Two stores now: [`MemoryStore`], for which everything is durable at once, and
+//! [`JournalStore`], which adds an append-only journal.
+
+mod body;
+mod journal;
+mod memory;
+mod record;
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use junto_smp::id::ID_BYTES;
+use junto_smp::message::Timestamp;
+use junto_smp::queue::{self, Change};
+
+pub use body::{Body, Memory};
+pub use journal::{JournalError, JournalStore};
+pub use memory::MemoryStore;
+
+/// A queue as this relay keeps it.
+pub type Queue = queue::Queue<Body>;
+
+/// One queue and its lock. Nothing slow happens under it: no cryptography, no input or output.
+///
+/// Order of locks: cell, then index or journal or mailbox, never the other way round.
+pub struct Cell {
+    queue: Mutex<Queue>,
+    deleted: AtomicBool,
+}
+
+impl Cell {
+    /// Wraps a queue.
+    #[must_use]
+    pub fn new(queue: Queue) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::new(queue),
+            deleted: AtomicBool::new(false),
+        })
+    }
+
+    /// Locks it. A panic under the lock cannot leave a queue half changed in a way that matters
+    /// more than refusing it for ever, so poisoning is ignored.
+    pub fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the queue was deleted after it was found. Decisive only under the lock.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Relaxed)
+    }
+
+    /// Marks the queue as deleted; under the lock.
+    pub fn set_deleted(&self) {
+        self.deleted.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Which of the two names of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// The recipient's.
+    Recipient,
+    /// The sender's.
+    Sender,
+}
+
+/// A point in the order of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position(pub u64);
+
+/// The store failed to write. Nothing more will become durable; the relay must stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store cannot write")]
+pub struct StoreFailed;
+
+/// The store has as many queues as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store is full")]
+pub struct StoreFull;
+
+/// All queues of a relay.
+pub trait Store: Send + Sync + 'static {
+    /// Adds a new queue and makes it durable.
+    ///
+    /// # Errors
+    /// [`StoreFull`].
+    fn create(&self, queue: Queue) -> Result<Arc<Cell>, StoreFull>;
+
+    /// Finds a queue by one of its names.
+    fn find(&self, name: Name, id: &[u8; ID_BYTES]) -> Option<Arc<Cell>>;
+
+    /// Makes `change`, which was just carried out on `queue`, durable. The caller still holds the
+    /// queue's lock. After [`Change::Deleted`] the queue can no longer be found.
+    fn record(&self, queue: &Queue, change: Change);
+
+    /// Where the last change stands. Whatever a caller saw of the store rests on nothing later.
+    fn position(&self) -> Position;
+
+    /// Up to where everything is durable.
+    fn durable(&self) -> Position;
+
+    /// Whether everything up to `position` is durable. Otherwise wakes the task when it is.
+    ///
+    /// # Errors
+    /// [`StoreFailed`], from then on for ever.
+    fn poll_durable(
+        &self,
+        position: Position,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StoreFailed>>;
+
+    /// Drops messages older than `limits` allow, and tidies up. May take long: not for an async
+    /// task. Gives the number of dropped messages.
+    fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> usize;
+
+    /// The memory of message bodies.
+    fn memory(&self) -> &Arc<Memory>;
+
+    /// How many queues there are.
+    fn queues(&self) -> usize;
+
+    /// Makes everything durable and ends background work. Nothing may be recorded afterwards.
+    ///
+    /// # Errors
+    /// [`StoreFailed`].
+    fn close(&self) -> Result<(), StoreFailed>;
+}

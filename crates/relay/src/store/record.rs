@@ -1,0 +1,213 @@
+//! Records of the journal.
+//!
+//! ```text
+//! record = length u32, CRC-32 (IEEE) of body u32, body         (integers big-endian)
+//! body   = 'Q' recipient sender mode(0|M|C) flags secret(32) key [key]   the whole queue, no messages
+//!        | 'M' recipient message-id time(u64) flags(F|T) text            a message behind the others
+//!        | 'F' recipient message-id time(u64)                            a quota marker, likewise
+//!        | 'A' recipient message-id                                      a message is gone
+//!        | 'K' recipient key                                             the sender's key
+//!        | 'O' recipient                                                 off
+//!        | 'D' recipient                                                 deleted
+//! key    = length u8, SubjectPublicKeyInfo
+//! flags  = bit 0: off, bit 1: a sender's key follows
+//! ```
+//!
+//! `Q` replaces whatever was known of that queue, so a journal may start in the middle of a queue's
+//! life if its `Q` comes later. Records about unknown queues mean nothing.
+
+use core::ops::Range;
+
+use junto_smp::command::QueueMode;
+use junto_smp::id::{ID_BYTES, MessageId, RecipientId, SenderId};
+use junto_smp::key::AuthKey;
+use junto_smp::message::{BODY_BYTES_MAX, DeliveryKey, MessageFlags, Timestamp};
+use junto_smp::queue::{Change, Content, Message, QueueParts};
+
+use super::{Memory, Queue};
+
+use std::sync::Arc;
+
+/// Length and checksum.
+const HEAD_BYTES: usize = 8;
+/// The longest body: a message.
+const BODY_MAX: usize = 1 + 2 * ID_BYTES + 8 + 1 + BODY_BYTES_MAX;
+
+/// Appends the record of `change`, which was just carried out on `queue`.
+pub(super) fn append_change(out: &mut Vec<u8>, queue: &Queue, change: Change) {
+    match change {
+        Change::Stored(id) => {
+            // The last one, unless another change under the same lock came first.
+            if let Some(message) = queue.messages().rev().find(|message| message.id == id) {
+                append_message(out, queue, message);
+            }
+        }
+        Change::Removed(id) => append(out, b'A', queue, |out| out.extend_from_slice(&id.0)),
+        Change::Secured => append(out, b'K', queue, |out| {
+            if let Some(key) = queue.sender_key() {
+                append_key(out, key);
+            }
+        }),
+        Change::Suspended => append(out, b'O', queue, |_| {}),
+        Change::Deleted => append(out, b'D', queue, |_| {}),
+    }
+}
+
+/// Appends the whole of `queue`.
+pub(super) fn append_queue(out: &mut Vec<u8>, queue: &Queue) {
+    append(out, b'Q', queue, |out| {
+        out.extend_from_slice(&queue.sender().0);
+        out.push(match queue.mode() {
+            None => b'0',
+            Some(QueueMode::Messaging) => b'M',
+            Some(QueueMode::Contact) => b'C',
+        });
+        out.push(u8::from(queue.is_suspended()) | u8::from(queue.sender_key().is_some()) << 1);
+        out.extend_from_slice(queue.delivery_key().as_bytes());
+        append_key(out, queue.recipient_key());
+        if let Some(key) = queue.sender_key() {
+            append_key(out, key);
+        }
+    });
+    for message in queue.messages() {
+        append_message(out, queue, message);
+    }
+}
+
+fn append_message(out: &mut Vec<u8>, queue: &Queue, message: &Message<super::Body>) {
+    let (tag, text) = match &message.content {
+        Content::Body { flags, body } => (b'M', Some((flags.notify, body.as_ref()))),
+        Content::QuotaReached => (b'F', None),
+    };
+    append(out, tag, queue, |out| {
+        out.extend_from_slice(&message.id.0);
+        out.extend_from_slice(&message.time.0.to_be_bytes());
+        if let Some((notify, text)) = text {
+            out.push(if notify { b'T' } else { b'F' });
+            out.extend_from_slice(text);
+        }
+    });
+}
+
+fn append(out: &mut Vec<u8>, tag: u8, queue: &Queue, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    out.push(tag);
+    out.extend_from_slice(&queue.recipient().0);
+    write(out);
+    let (head, body) = out[start..].split_at_mut(HEAD_BYTES);
+    // Bodies are at most BODY_MAX.
+    let length = u32::try_from(body.len()).unwrap_or(0);
+    head[..4].copy_from_slice(&length.to_be_bytes());
+    head[4..].copy_from_slice(&crc32fast::hash(body).to_be_bytes());
+}
+
+fn append_key(out: &mut Vec<u8>, key: &AuthKey) {
+    let start = out.len();
+    out.push(0);
+    key.write_spki(out);
+    out[start] = u8::try_from(out.len() - start - 1).unwrap_or(0);
+}
+
+/// What a record says.
+pub(super) enum Record {
+    Queue(Box<QueueParts>),
+    Message(RecipientId, Message<super::Body>),
+    Removed(RecipientId, MessageId),
+    Secured(RecipientId, AuthKey),
+    Suspended(RecipientId),
+    Deleted(RecipientId),
+}
+
+/// The body of the first record of `bytes`; `None` if it is torn or damaged.
+pub(super) fn first(bytes: &[u8]) -> Option<Range<usize>> {
+    let head = bytes.first_chunk::<HEAD_BYTES>()?;
+    let [a, b, c, d, e, f, g, h] = *head;
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
+    if !(1..=BODY_MAX).contains(&length) {
+        return None;
+    }
+    let body = HEAD_BYTES..HEAD_BYTES + length;
+    let whole = crc32fast::hash(bytes.get(body.clone())?) == u32::from_be_bytes([e, f, g, h]);
+    whole.then_some(body)
+}
+
+/// Reads a body whose checksum is right; `None` if it is none of ours.
+pub(super) fn decode(body: &[u8], memory: &Arc<Memory>) -> Option<Record> {
+    let mut rest = Rest(body);
+    let [tag] = rest.array()?;
+    let recipient = RecipientId(rest.array()?);
+    let record = match tag {
+        b'Q' => Record::Queue(Box::new(rest.queue(recipient)?)),
+        b'M' | b'F' => {
+            let id = MessageId(rest.array()?);
+            let time = Timestamp(u64::from_be_bytes(rest.array()?));
+            let content = if tag == b'F' {
+                Content::QuotaReached
+            } else {
+                let notify = match rest.array()? {
+                    [b'T'] => true,
+                    [b'F'] => false,
+                    [_] => return None,
+                };
+                Content::Body {
+                    flags: MessageFlags { notify },
+                    body: memory.store(core::mem::take(&mut rest.0)),
+                }
+            };
+            Record::Message(recipient, Message { id, time, content })
+        }
+        b'A' => Record::Removed(recipient, MessageId(rest.array()?)),
+        b'K' => Record::Secured(recipient, rest.key()?),
+        b'O' => Record::Suspended(recipient),
+        b'D' => Record::Deleted(recipient),
+        _ => return None,
+    };
+    rest.0.is_empty().then_some(record)
+}
+
+/// Unread bytes of a body.
+struct Rest<'a>(&'a [u8]);
+
+impl Rest<'_> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn key(&mut self) -> Option<AuthKey> {
+        let [length] = self.array()?;
+        let (key, rest) = self.0.split_at_checked(usize::from(length))?;
+        self.0 = rest;
+        AuthKey::from_spki(key).ok()
+    }
+
+    fn queue(&mut self, recipient: RecipientId) -> Option<QueueParts> {
+        let sender = SenderId(self.array()?);
+        let mode = match self.array()? {
+            [b'0'] => None,
+            [b'M'] => Some(QueueMode::Messaging),
+            [b'C'] => Some(QueueMode::Contact),
+            [_] => return None,
+        };
+        let [flags @ 0..=3] = self.array()? else {
+            return None;
+        };
+        let secret = zeroize::Zeroizing::new(self.array()?);
+        let recipient_key = self.key()?;
+        let sender_key = match flags & 2 {
+            0 => None,
+            _ => Some(self.key()?),
+        };
+        Some(QueueParts {
+            recipient,
+            sender,
+            mode,
+            recipient_key,
+            sender_key,
+            delivery_key: DeliveryKey::from_bytes(&secret),
+            suspended: flags & 1 != 0,
+        })
+    }
+}
