@@ -1,0 +1,413 @@
+//! A minimal client of a relay: for measurements and tests. It has no retries, no state and no
+//! secrets worth keeping; the agent has the real one.
+
+use std::collections::VecDeque;
+use std::io;
+
+use junto_crypto::x25519;
+use junto_smp::address::ServerAddress;
+use junto_smp::block::{Block, BlockFault, OutgoingBlock, SessionId, new_block};
+use junto_smp::client::{Client, Event, Incoming, Options, RejectReason, ReplyFault, Request};
+use junto_smp::command::{Command, NewMode, NewQueue};
+use junto_smp::error::ErrorCode;
+use junto_smp::hello::{HelloFault, LeafKey};
+use junto_smp::id::{Entity, MessageId, RecipientId, SenderId};
+use junto_smp::key::AuthSecret;
+use junto_smp::message::{DeliveryKey, MessageFlags};
+use junto_smp::response::{QueueIds, Response};
+use junto_smp::version::{Version, VersionRange};
+use junto_tls::handshake::{self, HandshakeError};
+use junto_tls::{ClientTls, Fingerprint, PeerKey};
+use rand_chacha::ChaCha20Rng;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::folder::generator;
+
+/// Why a [`Peer`] cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// The connection broke.
+    #[error("connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// No TLS with this server.
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
+    /// No SMP with this server.
+    #[error(transparent)]
+    Hello(#[from] HelloFault),
+    /// A block of the server does not open.
+    #[error(transparent)]
+    Block(#[from] BlockFault),
+    /// The command cannot be sent.
+    #[error(transparent)]
+    Reject(#[from] RejectReason),
+    /// The server refused.
+    #[error("refused: {0:?}")]
+    Refused(ErrorCode),
+    /// The server said something that makes no sense here.
+    #[error("unexpected answer")]
+    Unexpected,
+    /// The system has no randomness.
+    #[error("no randomness: {0}")]
+    Random(getrandom::Error),
+}
+
+/// A queue of our own.
+pub struct OwnQueue {
+    /// Its names and the rest of what the server said.
+    pub ids: QueueIds,
+    /// Authorises us.
+    pub key: AuthSecret,
+    /// Opens messages.
+    pub delivery: DeliveryKey,
+}
+
+impl OwnQueue {
+    /// Our name for it.
+    #[must_use]
+    pub fn recipient(&self) -> RecipientId {
+        self.ids.recipient
+    }
+
+    /// The senders' name for it.
+    #[must_use]
+    pub fn sender(&self) -> SenderId {
+        self.ids.sender
+    }
+}
+
+/// An answer, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// `IDS`.
+    Ids(Box<QueueIds>),
+    /// `SOK`, or `OK` to `SUB`.
+    Subscribed,
+    /// `MSG`, with its box.
+    Message(MessageId, Vec<u8>),
+    /// `OK`.
+    Ok,
+    /// `INFO`.
+    Info(String),
+    /// `PONG`.
+    Pong,
+}
+
+/// An event, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// `MSG`, with its box.
+    Message(RecipientId, MessageId, Vec<u8>),
+    /// `END`.
+    End(RecipientId),
+    /// `DELD`.
+    Deleted(RecipientId),
+    /// The server could not read something of ours.
+    Fault,
+}
+
+/// A connection to a relay.
+pub struct Peer {
+    stream: TlsStream<TcpStream>,
+    client: Client<u64>,
+    outgoing: OutgoingBlock,
+    incoming: Box<Block>,
+    rng: ChaCha20Rng,
+    asked: u64,
+    answers: VecDeque<(u64, Result<Said, ReplyFault>)>,
+    events: VecDeque<Heard>,
+}
+
+impl Peer {
+    /// Connects to the first host of `address`.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn connect(address: &ServerAddress) -> Result<Self, PeerError> {
+        Self::connect_with(address, VersionRange::SUPPORTED, true).await
+    }
+
+    /// Connects with these versions, with or without block encryption.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn connect_with(
+        address: &ServerAddress,
+        versions: VersionRange,
+        encrypt: bool,
+    ) -> Result<Self, PeerError> {
+        let host = address.hosts().first().ok_or(PeerError::Unexpected)?;
+        let tcp = TcpStream::connect((host.for_resolver(), address.port())).await?;
+        tcp.set_nodelay(true)?;
+        let tls = ClientTls::new().map_err(HandshakeError::Tls)?;
+        let pin = Fingerprint::from_bytes(address.fingerprint().0);
+        let connected = handshake::connect(&tls, pin, tcp).await?;
+        let mut stream = connected.stream;
+        let leaf = match connected.chain.leaf_key() {
+            PeerKey::Ed25519(key) => LeafKey::Ed25519(*key),
+            PeerKey::Ed448(key) => LeafKey::Ed448(Box::new(*key)),
+        };
+        let options = Options {
+            identity: address.fingerprint(),
+            versions,
+            encrypt,
+        };
+        let session = SessionId(*connected.session_id.as_bytes());
+        let mut rng = generator().map_err(PeerError::Random)?;
+        let (mut incoming, mut hello) = (new_block(), new_block());
+        stream.read_exact(&mut *incoming).await?;
+        let client = Client::open(
+            &options,
+            session,
+            &leaf,
+            &mut incoming,
+            &mut hello,
+            &mut rng,
+        )?;
+        stream.write_all(&*hello).await?;
+        stream.flush().await?;
+        Ok(Self {
+            stream,
+            client,
+            outgoing: OutgoingBlock::new(),
+            incoming,
+            rng,
+            asked: 0,
+            answers: VecDeque::new(),
+            events: VecDeque::new(),
+        })
+    }
+
+    /// The negotiated version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.client.version()
+    }
+
+    /// The stream below, to misbehave on.
+    pub fn stream(&mut self) -> &mut TlsStream<TcpStream> {
+        &mut self.stream
+    }
+
+    /// The generator of this peer.
+    pub fn rng(&mut self) -> &mut ChaCha20Rng {
+        &mut self.rng
+    }
+
+    /// Adds a command to the block that goes out next; gives the number of its answer.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn ask(&mut self, request: &Request<'_>) -> Result<u64, PeerError> {
+        self.asked += 1;
+        let pushed = self
+            .client
+            .push(&mut self.outgoing, request, self.asked, &mut self.rng);
+        match pushed {
+            Ok(()) => {}
+            Err(rejected) if rejected.reason == RejectReason::BlockFull => {
+                self.send().await?;
+                self.client
+                    .push(&mut self.outgoing, request, self.asked, &mut self.rng)
+                    .map_err(|rejected| rejected.reason)?;
+            }
+            Err(rejected) => return Err(rejected.reason.into()),
+        }
+        Ok(self.asked)
+    }
+
+    /// Sends what was asked.
+    ///
+    /// # Errors
+    /// [`PeerError::Io`].
+    pub async fn send(&mut self) -> Result<(), PeerError> {
+        if let Some(block) = self.client.seal(&mut self.outgoing) {
+            self.stream.write_all(block).await?;
+            self.stream.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Receives one block.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn receive(&mut self) -> Result<(), PeerError> {
+        self.stream.read_exact(&mut *self.incoming).await?;
+        for incoming in self.client.receive(&mut self.incoming)? {
+            match incoming {
+                Incoming::Reply { ticket, result } => {
+                    self.answers.push_back((ticket, result.and_then(own)));
+                }
+                Incoming::Event(event) => self.events.push_back(match event {
+                    Event::Message { queue, id, sealed } => {
+                        Heard::Message(queue, id, sealed.to_vec())
+                    }
+                    Event::End(queue) => Heard::End(queue),
+                    Event::Deleted(queue) => Heard::Deleted(queue),
+                    Event::Fault => Heard::Fault,
+                }),
+                Incoming::Stray => return Err(PeerError::Unexpected),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn call(&mut self, request: &Request<'_>) -> Result<Said, PeerError> {
+        let number = self.ask(request).await?;
+        self.send().await?;
+        self.answer(number).await
+    }
+
+    /// Waits for the answer with this number.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn answer(&mut self, number: u64) -> Result<Said, PeerError> {
+        loop {
+            let found = self
+                .answers
+                .iter()
+                .position(|(answered, _)| *answered == number);
+            if let Some((_, result)) = found.and_then(|found| self.answers.remove(found)) {
+                return result.map_err(|fault| match fault {
+                    ReplyFault::Refused(code) => PeerError::Refused(code),
+                    ReplyFault::Unexpected => PeerError::Unexpected,
+                });
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// Waits for the next event.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn event(&mut self) -> Result<Heard, PeerError> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// Creates a queue.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn create(
+        &mut self,
+        mode: NewMode<'_>,
+        subscribe: bool,
+        password: Option<&[u8]>,
+    ) -> Result<OwnQueue, PeerError> {
+        let key = AuthSecret::generate(&mut self.rng);
+        self.create_with(key, mode, subscribe, password).await
+    }
+
+    /// Creates a queue with this key.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn create_with(
+        &mut self,
+        key: AuthSecret,
+        mode: NewMode<'_>,
+        subscribe: bool,
+        password: Option<&[u8]>,
+    ) -> Result<OwnQueue, PeerError> {
+        let secret = x25519::SecretKey::generate(&mut self.rng);
+        let new = NewQueue {
+            auth_key: key.public_key(),
+            dh_key: secret.public_key(),
+            password,
+            subscribe,
+            mode,
+            notifier: None,
+        };
+        let request = Request {
+            entity: Entity::None,
+            key: Some(&key),
+            command: Command::New(Box::new(new)),
+        };
+        let Said::Ids(ids) = self.call(&request).await? else {
+            return Err(PeerError::Unexpected);
+        };
+        let shared = secret
+            .diffie_hellman(&ids.server_dh_key)
+            .map_err(|_| PeerError::Unexpected)?;
+        Ok(OwnQueue {
+            ids: *ids,
+            key,
+            delivery: DeliveryKey::new(&shared),
+        })
+    }
+
+    /// Gives a command as the recipient of `queue`.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn own(&mut self, queue: &OwnQueue, command: Command<'_>) -> Result<Said, PeerError> {
+        let id = queue.recipient();
+        self.call(&Request {
+            entity: Entity::Queue(&id.0),
+            key: Some(&queue.key),
+            command,
+        })
+        .await
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn send_message(
+        &mut self,
+        queue: SenderId,
+        key: Option<&AuthSecret>,
+        body: &[u8],
+    ) -> Result<Said, PeerError> {
+        let flags = MessageFlags::default();
+        self.call(&Request {
+            entity: Entity::Queue(&queue.0),
+            key,
+            command: Command::Send { flags, body },
+        })
+        .await
+    }
+
+    /// Sets the sender's key, as the sender.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn secure(&mut self, queue: SenderId, key: &AuthSecret) -> Result<Said, PeerError> {
+        self.call(&Request {
+            entity: Entity::Queue(&queue.0),
+            key: Some(key),
+            command: Command::SenderKey(key.public_key()),
+        })
+        .await
+    }
+}
+
+fn own(response: Response<'_>) -> Result<Said, ReplyFault> {
+    Ok(match response {
+        Response::Ids(ids) => Said::Ids(Box::new(ids)),
+        Response::Subscribed(_) => Said::Subscribed,
+        Response::Message { id, sealed } => Said::Message(id, sealed.to_vec()),
+        Response::Ok => Said::Ok,
+        Response::Info(json) => Said::Info(String::from_utf8_lossy(json).into_owned()),
+        Response::Pong => Said::Pong,
+        Response::End | Response::Deleted | Response::Error(_) => {
+            return Err(ReplyFault::Unexpected);
+        }
+    })
+}

@@ -1,0 +1,97 @@
+//! A relay to test.
+
+#![allow(clippy::unwrap_used, clippy::panic, dead_code)] // Each test file uses a part.
+
+use std::time::Duration;
+
+use junto_relay::bench::{Heard, OwnQueue, Peer, PeerError, Said};
+use junto_relay::{Relay, RelayConfig, RunningRelay};
+use junto_smp::command::{Command, NewMode};
+use junto_smp::error::ErrorCode;
+use junto_smp::id::MessageId;
+use junto_smp::message::{Delivered, DeliveryKey};
+use junto_tls::ServerIdentity;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+use rustls::pki_types::UnixTime;
+
+pub(crate) const M: NewMode<'static> = NewMode::Messaging(None);
+pub(crate) const C: NewMode<'static> = NewMode::Contact(None);
+
+pub(crate) fn config() -> RelayConfig {
+    RelayConfig::in_memory("127.0.0.1", "127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+pub(crate) fn identity() -> ServerIdentity {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).unwrap();
+    let mut rng = ChaCha20Rng::from_seed(seed);
+    ServerIdentity::ephemeral("127.0.0.1", &mut rng, UnixTime::now()).unwrap()
+}
+
+pub(crate) async fn start(config: RelayConfig) -> RunningRelay {
+    Relay::start(config, identity()).await.unwrap()
+}
+
+pub(crate) async fn connect(relay: &RunningRelay) -> Peer {
+    Peer::connect(&relay.address()).await.unwrap()
+}
+
+/// The body of a box, or `None` for a quota marker.
+pub(crate) fn opened(key: &DeliveryKey, id: &MessageId, sealed: &[u8]) -> Option<Vec<u8>> {
+    match key.open(id, sealed).unwrap().content() {
+        Delivered::Message { body, .. } => Some(body.to_vec()),
+        Delivered::QuotaReached { .. } => None,
+    }
+}
+
+/// The next event must be a message in `queue`.
+pub(crate) async fn heard(peer: &mut Peer, queue: &OwnQueue) -> (MessageId, Option<Vec<u8>>) {
+    match in_time(peer.event()).await.unwrap() {
+        Heard::Message(recipient, id, sealed) => {
+            assert_eq!(recipient, queue.recipient());
+            (id, opened(&queue.delivery, &id, &sealed))
+        }
+        other => panic!("not a message: {other:?}"),
+    }
+}
+
+/// Acknowledges `id`; gives the next message if the answer holds one.
+pub(crate) async fn acked(
+    peer: &mut Peer,
+    queue: &OwnQueue,
+    id: MessageId,
+) -> Option<(MessageId, Option<Vec<u8>>)> {
+    match in_time(peer.own(queue, Command::Ack(Some(id))))
+        .await
+        .unwrap()
+    {
+        Said::Ok => None,
+        Said::Message(id, sealed) => Some((id, opened(&queue.delivery, &id, &sealed))),
+        other => panic!("not an answer to ACK: {other:?}"),
+    }
+}
+
+pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, PeerError>) -> ErrorCode {
+    match result {
+        Err(PeerError::Refused(code)) => code,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// Generous: only a hang reaches it.
+pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), future)
+        .await
+        .expect("the relay did not answer")
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    in_time(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
