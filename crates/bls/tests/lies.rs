@@ -12,9 +12,10 @@ use junto_bls::{
     Setup,
 };
 use junto_crypto::hash::sha256_of;
+use proptest::prelude::*;
 use stage::{
     CONFIRM, Cast, DEAL, Letter, Outcome, SHARE, honest, keygen, only, party, refresh_setup,
-    reshare_setup, run, signed_text,
+    reshare_setup, run, seed, signed_text,
 };
 
 type Shares = BTreeMap<PartyIndex, KeyShare>;
@@ -583,6 +584,88 @@ fn several_liars_are_all_named() {
         verdict_without(&[1, 3], &outcomes).blamed(),
         [party(1), party(3)]
     );
+}
+
+#[test]
+fn success_told_to_some_and_failure_to_others_does_not_split_the_key() {
+    // On a carrier without reliable broadcast: party 2 is told garbage, the others the truth.
+    let scene = Scene::refresh();
+    let mut inboxes = [Inbox::new(), Inbox::new(), Inbox::new()];
+    let mut outcomes = scene.run(|letter| {
+        if letter.is(CONFIRM, LIAR) && letter.to == 2 {
+            letter.sign(vec![9]);
+        }
+        if letter.to == 2 {
+            let inbox = &mut inboxes[usize::from(letter.round) - 1];
+            inbox.insert(party(letter.sender), letter.wire.clone());
+        }
+    });
+    let Err(RunError::Abort(abort)) = &outcomes[2] else {
+        panic!("{:?}", outcomes[2])
+    };
+    assert_eq!(abort.blamed(), [party(LIAR)]);
+    let (_, certificate) = outcomes.remove(0).unwrap();
+    // Party 2 keeps its pending epoch and the old one, until somebody shows it the certificate.
+    let me = Participant::new(&scene.setup, party(2), &scene.cast.keys[2], &seed(2)).unwrap();
+    let (round, _) = me.start(Some(&scene.old[&party(2)])).unwrap();
+    let (round, _) = round.receive(&inboxes[0]).unwrap();
+    let (round, _) = round.receive(&inboxes[1]).unwrap();
+    assert!(round.receive(&inboxes[2]).is_err());
+    let epoch = round
+        .into_pending()
+        .unwrap()
+        .activate(&certificate)
+        .unwrap();
+    assert_eq!(epoch.share.unwrap().public(), certificate.key());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    /// Whatever a party signs and sends: either the run succeeds for all with one key, or all
+    /// honest parties abort alike, and no honest party is ever blamed.
+    #[test]
+    fn no_lie_harms_an_honest_party(
+        task in 0usize..3, round in DEAL..=CONFIRM, at: prop::sample::Index, mask in 1u8..,
+        cut in proptest::option::of(any::<prop::sample::Index>()), signed in any::<bool>(),
+    ) {
+        let scene = Scene::all().into_iter().nth(task).unwrap();
+        let outcomes = scene.run(|letter| {
+            if !letter.is(round, LIAR) {
+                return;
+            }
+            let change = |bytes: &mut Vec<u8>| {
+                let at = at.index(bytes.len());
+                bytes[at] ^= mask;
+                if let Some(cut) = &cut {
+                    bytes.truncate(cut.index(bytes.len() + 1));
+                }
+            };
+            if signed { letter.edit(change) } else { change(&mut letter.wire) }
+        });
+        if outcomes[0].is_ok() {
+            let keys: Vec<_> = [0, 2, 3].map(|i| outcomes[i].as_ref().unwrap().0.key.digest()).into();
+            prop_assert!(keys.iter().all(|key| *key == keys[0]));
+        } else {
+            let abort = verdict(&outcomes);
+            prop_assert!(abort.blamed().iter().all(|blamed| *blamed == party(LIAR)), "{}", abort);
+            for blame in &abort.blames {
+                match &blame.evidence {
+                    Some(evidence) => third_party(&scene.setup, evidence, blame.fault),
+                    None => prop_assert_eq!(blame.fault, Fault::Unsigned),
+                }
+            }
+            prop_assert!(abort.disputes.iter().all(|d| d.accused == party(LIAR)));
+        }
+    }
+
+    /// Bytes that start like evidence never convict anybody who did not sign them.
+    #[test]
+    fn invented_evidence_proves_nothing(
+        kind in 0u8..6, bytes in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let setup = Cast::new(4).keygen(3);
+        worthless(&setup, [&[kind][..], &bytes].concat());
+    }
 }
 
 // Evidence against honest parties.
