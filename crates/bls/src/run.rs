@@ -221,25 +221,10 @@ impl<'a> DealRound<'a> {
         abort.unless_empty()?;
         messages.insert(self.party.me, self.own);
         let key = result_key(setup, &deals).ok_or(RunError::Degenerate)?;
-        let holders = setup.holders();
-        let outbox = setup
-            .parties()
-            .filter(|receiver| *receiver != self.party.me)
-            .map(|receiver| {
-                let payload = match (&self.polynomial, holders.get(&receiver)) {
-                    (Some(polynomial), Some(index)) => write_share(&polynomial.share(*index)),
-                    _ => nothing(),
-                };
-                (
-                    receiver,
-                    self.party
-                        .seal(Round::Share, Some(receiver), payload)
-                        .wire(),
-                )
-            })
-            .collect();
-        let own = self.polynomial.as_ref().zip(holders.get(&self.party.me));
-        let own_share = own.map(|(polynomial, index)| polynomial.share(*index));
+        let outbox = letters(&self.party, self.polynomial.as_ref());
+        let own = setup.holders().get(&self.party.me).copied();
+        let own = self.polynomial.as_ref().zip(own);
+        let own_share = own.map(|(polynomial, index)| polynomial.share(index));
         let round = ShareRound {
             party: self.party,
             old: self.old,
@@ -250,6 +235,27 @@ impl<'a> DealRound<'a> {
         };
         Ok((round, outbox))
     }
+}
+
+/// A message for every other party: its share, if there is one.
+fn letters(party: &Participant<'_>, polynomial: Option<&Polynomial>) -> Outbox {
+    let holders = party.setup.holders();
+    let receivers = party
+        .setup
+        .parties()
+        .filter(|receiver| *receiver != party.me);
+    receivers
+        .map(|receiver| {
+            let payload = match (polynomial, holders.get(&receiver)) {
+                (Some(polynomial), Some(index)) => write_share(&polynomial.share(*index)),
+                _ => nothing(),
+            };
+            (
+                receiver,
+                party.seal(Round::Share, Some(receiver), payload).wire(),
+            )
+        })
+        .collect()
 }
 
 /// Round 2: shares are under way.
