@@ -11,6 +11,7 @@
 
 #![allow(dead_code)]
 
+pub mod client;
 mod error;
 pub mod proto;
 mod shell;

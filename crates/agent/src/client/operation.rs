@@ -1,0 +1,163 @@
+//! The core's commands and answers in the words of SMP.
+
+use bytes::Bytes;
+use junto_smp::{
+    client::{Event, ReplyFault, Request},
+    command::{Command, NewMode, NewQueue, QueueMode},
+    error::ErrorCode,
+    id::{Entity, RecipientId},
+    message::MessageFlags,
+    response::Response,
+};
+
+use super::{ClientError, Notice, ProtocolFault};
+use crate::proto::{Answer, Operation, Refusal, RelayNotice, Token};
+
+/// Comes back with an answer.
+pub(super) enum Ticket {
+    /// Our own question whether the relay is there.
+    Ping,
+    /// A command of the core.
+    Command {
+        /// Names it.
+        token: Token,
+        /// The queue, if a message may be the answer.
+        queue: Option<RecipientId>,
+    },
+}
+
+impl Ticket {
+    pub(super) fn new(token: Token, operation: &Operation) -> Self {
+        let queue = match operation {
+            Operation::Acknowledge { queue, .. } => Some(*queue),
+            _ => None,
+        };
+        Self::Command { token, queue }
+    }
+}
+
+/// The request that asks whether the relay is there.
+pub(super) const PING: Request<'static> = Request {
+    entity: Entity::None,
+    key: None,
+    command: Command::Ping,
+};
+
+/// The request for a command of the core.
+pub(super) fn request(operation: &Operation) -> Request<'_> {
+    match operation {
+        Operation::Create {
+            auth,
+            delivery_key,
+            mode,
+        } => Request {
+            entity: Entity::None,
+            key: Some(auth),
+            command: Command::New(Box::new(NewQueue {
+                auth_key: auth.public_key(),
+                dh_key: *delivery_key,
+                password: None,
+                subscribe: true,
+                mode: match mode {
+                    QueueMode::Messaging => NewMode::Messaging(None),
+                    QueueMode::Contact => NewMode::Contact(None),
+                },
+                notifier: None,
+            })),
+        },
+        Operation::Subscribe { queue, auth } => Request {
+            entity: Entity::Queue(queue.as_bytes()),
+            key: Some(auth),
+            command: Command::Sub,
+        },
+        Operation::Secure { queue, auth } => Request {
+            entity: Entity::Queue(queue.as_bytes()),
+            key: Some(auth),
+            command: Command::SenderKey(auth.public_key()),
+        },
+        Operation::Send { queue, auth, body } => Request {
+            entity: Entity::Queue(queue.as_bytes()),
+            key: auth.as_deref(),
+            command: Command::Send {
+                flags: MessageFlags { notify: true },
+                body,
+            },
+        },
+        Operation::Acknowledge {
+            queue,
+            auth,
+            message,
+        } => Request {
+            entity: Entity::Queue(queue.as_bytes()),
+            key: Some(auth),
+            command: Command::Ack(Some(*message)),
+        },
+        Operation::Delete { queue, auth } => Request {
+            entity: Entity::Queue(queue.as_bytes()),
+            key: Some(auth),
+            command: Command::Delete,
+        },
+    }
+}
+
+/// The notices for an answer: one, and another for a message that came as answer to `ACK`.
+pub(super) fn answered(
+    ticket: Ticket,
+    result: Result<Response<'_>, ReplyFault>,
+    mut notify: impl FnMut(Notice),
+) -> Result<(), ClientError> {
+    let Ticket::Command { token, queue } = ticket else {
+        return match result {
+            Err(ReplyFault::Unexpected) => Err(ProtocolFault::Answer.into()),
+            // Any answer shows that the relay is there.
+            Ok(_) | Err(ReplyFault::Refused(_)) => Ok(()),
+        };
+    };
+    let mut message = None;
+    let answer = match result {
+        Ok(Response::Ids(ids)) => Answer::Created {
+            recipient_id: ids.recipient,
+            sender_id: ids.sender,
+            relay_key: ids.server_dh_key,
+        },
+        Ok(Response::Message { id, sealed }) => {
+            message = queue.map(|queue| RelayNotice::Message {
+                queue,
+                message: id,
+                sealed: Bytes::copy_from_slice(sealed),
+            });
+            Answer::Done
+        }
+        Ok(Response::Ok | Response::Subscribed(_)) => Answer::Done,
+        Ok(_) | Err(ReplyFault::Unexpected) => return Err(ProtocolFault::Answer.into()),
+        Err(ReplyFault::Refused(code)) => Answer::Refused(refusal(code)),
+    };
+    notify(Notice::Answer { token, answer });
+    if let Some(message) = message {
+        notify(Notice::Relay(message));
+    }
+    Ok(())
+}
+
+fn refusal(code: ErrorCode) -> Refusal {
+    match code {
+        ErrorCode::Auth => Refusal::Auth,
+        ErrorCode::Quota => Refusal::Quota,
+        ErrorCode::NoMessage => Refusal::NoMessage,
+        _ => Refusal::Other,
+    }
+}
+
+/// The notice for an event.
+pub(super) fn told(event: Event<'_>) -> Result<Notice, ClientError> {
+    Ok(Notice::Relay(match event {
+        Event::Message { queue, id, sealed } => RelayNotice::Message {
+            queue,
+            message: id,
+            sealed: Bytes::copy_from_slice(sealed),
+        },
+        Event::End(queue) => RelayNotice::Ended { queue },
+        Event::Deleted(queue) => RelayNotice::Deleted { queue },
+        Event::Fault => return Err(ProtocolFault::Answer.into()),
+    }))
+}
