@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use junto_crypto::{
     aead::GcmKey,
-    authenticator, ed448, ed25519, hash, kdf, pad,
+    authenticator, ed448, ed25519, hash, kdf, kem, pad,
     secretbox::{BoxKey, Nonce},
     x448, x25519,
 };
 
 const SIMPLEX: &str = include_str!("../../../vectors/simplex-primitives.txt");
+const SNTRUP: &str = include_str!("../../../vectors/sntrup761.txt");
 const CURVES: &str = include_str!("../../../vectors/rfc-curves.txt");
 
 /// One vector file: `name hex` lines.
@@ -250,4 +251,29 @@ fn ed448_of_rfc_8032() {
     let signature = ed448::Signature(vectors.array("ed448_signature"));
     key.verify(vectors.bytes("ed448_message"), &signature)
         .unwrap();
+}
+
+#[test]
+fn sntrup761_of_the_reference_code() {
+    let vectors = Vectors::read(SNTRUP);
+    let key = kem::SecretKey::from_bytes(vectors.bytes("kem_secret")).unwrap();
+    assert_eq!(key.public_key().as_bytes(), vectors.bytes("kem_public"));
+    let shared = |bytes: &[u8]| {
+        *key.decapsulate(&kem::Ciphertext::from_bytes(bytes).unwrap())
+            .as_bytes()
+    };
+    let mut ciphertext = vectors.bytes("kem_ciphertext").to_vec();
+    assert_eq!(shared(&ciphertext), vectors.array("kem_shared"));
+    for (byte, name) in [
+        (5, "kem_rejected_5"),
+        (kem::CIPHERTEXT_BYTES - 1, "kem_rejected_last"),
+    ] {
+        ciphertext[byte] ^= 1;
+        assert_eq!(
+            shared(&ciphertext),
+            vectors.array(name),
+            "implicit rejection"
+        );
+        ciphertext[byte] ^= 1;
+    }
 }

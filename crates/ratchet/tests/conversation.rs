@@ -62,6 +62,37 @@ fn genuine_messages_decrypt_in_reverse() {
 }
 
 #[test]
+fn a_conversation_with_key_encapsulation_made_elsewhere() {
+    let names = ["pq_maker_1", "pq_maker_2", "pq_maker_kem"];
+    let stored = [vec![1], names.map(vector).concat()].concat();
+    let keys = MakerKeys::decode(&stored).unwrap();
+    let joiner = Params::decode(&vector("pq_joiner_params")).unwrap();
+    assert_eq!(joiner.encode(), vector("pq_joiner_params"));
+    let (first, second) = (vector("pq_message_0"), vector("pq_message_1"));
+    for (order, added) in [([0, 1], 0), ([1, 0], 1)] {
+        let mut maker = keys.accept(&joiner, hybrid()).unwrap();
+        for (place, index) in order.into_iter().enumerate() {
+            let message = [&first, &second][index];
+            let decrypted = maker.decrypt(message, &mut rng(1)).unwrap();
+            assert_eq!(&**decrypted.plaintext, [&b"quantum"[..], b"safe"][index]);
+            assert!(place > 0 || decrypted.delta.added.len() == added);
+        }
+        assert!(maker.is_pq_receiving() && maker.is_pq_sending());
+        assert_eq!(maker.encrypt(b"answer", 32).unwrap().len(), first.len());
+    }
+    // A maker that proposed nothing refuses, one that turned it off again still follows.
+    let plain = MakerKeys::decode(&[vec![1], vector("pq_maker_1"), vector("pq_maker_2")].concat());
+    let refused = plain.unwrap().accept(&joiner, hybrid());
+    assert_eq!(refused.err(), Some(RatchetError::KemNotOffered));
+    let mut off = keys.accept(&joiner, classical()).unwrap();
+    assert_eq!(
+        &**off.decrypt(&first, &mut rng(1)).unwrap().plaintext,
+        b"quantum"
+    );
+    assert!(off.is_pq_receiving() && !off.is_pq_sending());
+}
+
+#[test]
 fn parameters_have_one_encoding() {
     for name in ["g_maker_params", "g_joiner_params"] {
         let bytes = vector(name);
