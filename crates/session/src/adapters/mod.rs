@@ -1,0 +1,1 @@
+//! Adapters for protocols of other ecosystems.

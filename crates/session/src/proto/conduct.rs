@@ -1,0 +1,557 @@
+//! A formed session at work: executions and channels (`docs/spec/session.md` §7, §8).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{
+    channel::{ChannelMessage, Receipt},
+    error::{Misuse, SessionError},
+    evidence::Culprit,
+    execution::{Execution, Incoming, Kind, Purpose, Said, Seed, State},
+    fault::{Blame, Fault, Reason},
+    limits::{EXECUTIONS_OPEN_MAX, LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOX_BYTES, UNOPENED_MAX},
+    machine::{Agreed, Failure, Machine, Phase, Work},
+    party::{Members, PartyIndex, check_text},
+    pipe::Arrived,
+    record::{Header, Record},
+    statement::{self, InstanceId, Round},
+    step::{Delta, Key, PeerSlot},
+};
+
+/// Distinguishes the identifiers of channels from those of executions.
+const CHANNEL_CODE: u8 = 2;
+
+impl Machine {
+    /// The agreed roster of a formed session.
+    pub(crate) fn formed(&self) -> Result<&Agreed, SessionError> {
+        match (&self.phase, &self.agreed) {
+            (Phase::Formed, Some(agreed)) => Ok(agreed),
+            (Phase::Failed(Failure::Blamed(blame)), _) => Err(SessionError::Peer(blame.clone())),
+            (Phase::Failed(Failure::Refused(refusal)), _) => Err(SessionError::Refused(*refusal)),
+            (Phase::Closing, _) => Err(Misuse::Closed.into()),
+            (Phase::Meeting | Phase::Binding | Phase::Formed, _) => Err(Misuse::NotFormed.into()),
+        }
+    }
+
+    /// Opens an execution, or takes it up again after a restart.
+    pub(crate) fn open_execution(
+        &mut self,
+        purpose: Purpose,
+        work: &mut Work<'_>,
+    ) -> Result<InstanceId, SessionError> {
+        let agreed = self.formed()?;
+        let me = agreed.me;
+        let session = agreed.id;
+        purpose.check(me, Members::all(agreed.roster.count()))?;
+        let id = purpose.instance(&session);
+        if self.executions.contains_key(&id) {
+            return Ok(id);
+        }
+        if let Some(ended) = self.ended.get(&id) {
+            return Err(match &ended.state {
+                State::Aborted(blame) => SessionError::Peer(blame.clone()),
+                State::Finished { .. } | State::Running => Misuse::Finished.into(),
+            });
+        }
+        let in_use = |execution: &Execution| execution.purpose.label == purpose.label;
+        if self.executions.values().any(in_use) {
+            return Err(Misuse::LabelInUse.into());
+        }
+        if self.executions.len() >= EXECUTIONS_OPEN_MAX {
+            return Err(Misuse::TooMany("open executions").into());
+        }
+        let execution = Execution::new(session, purpose, me, work.rng);
+        work.step
+            .delta
+            .put(Key::Execution(self.local, id), execution.encode());
+        let members = execution.others();
+        self.executions.insert(id, execution);
+        self.catch_up_execution(id, false, work);
+        // A member that is out already will never take part.
+        let out = members
+            .iter()
+            .filter_map(|party| self.slot_of(party))
+            .find_map(|slot| {
+                let fault = self.peers.get(&slot)?.broken.clone()?;
+                Some((slot, fault))
+            });
+        if let Some((slot, fault)) = out
+            && let Some(culprit) = self.culprit(slot)
+        {
+            self.abort(&id, Blame { culprit, fault }, true, work);
+        }
+        Ok(id)
+    }
+
+    /// Feeds an execution what came for it before it was open.
+    pub(crate) fn catch_up_execution(&mut self, id: InstanceId, replay: bool, work: &mut Work<'_>) {
+        for (slot, _, arrived) in self.unopened.remove(&id).unwrap_or_default() {
+            if let Ok(record) = Record::decode(&arrived.record) {
+                self.payload_record(slot, record, arrived, replay, work);
+            }
+        }
+    }
+
+    /// A message of an execution or channel whose header is in order.
+    pub(crate) fn payload_record(
+        &mut self,
+        slot: PeerSlot,
+        record: Record,
+        arrived: Arrived,
+        replay: bool,
+        work: &mut Work<'_>,
+    ) {
+        let (Record::P2p { header, .. }
+        | Record::Broadcast { header, .. }
+        | Record::Echo { header, .. }
+        | Record::Abort { header, .. }
+        | Record::Channel { header, .. }) = &record
+        else {
+            return;
+        };
+        let header = *header;
+        if let Record::Channel { payload, .. } = record {
+            self.channel_record(slot, &header, payload, &arrived, work);
+            return;
+        }
+        if self.ended.contains_key(&header.instance) {
+            // Late: everybody ends at its own time.
+            self.drop_rows(slot, &arrived, &mut work.step.delta);
+            return;
+        }
+        if !self.executions.contains_key(&header.instance) {
+            self.keep_unopened(slot, &header, arrived, work);
+            return;
+        }
+        self.execution_record(slot, record, &header, &arrived, replay, work);
+    }
+
+    fn execution_record(
+        &mut self,
+        slot: PeerSlot,
+        record: Record,
+        header: &Header,
+        arrived: &Arrived,
+        replay: bool,
+        work: &mut Work<'_>,
+    ) {
+        let formation = self.link.formation();
+        let Some(mut execution) = self.executions.remove(&header.instance) else {
+            return;
+        };
+        execution.rows.push((slot, arrived.first, arrived.last));
+        let outcome = if execution.purpose.members.contains(header.from) {
+            execution.receive(
+                header.from,
+                record,
+                &self.court(&formation),
+                &self.keys.signing,
+                replay,
+            )
+        } else {
+            // The members are part of the instance's hash, so an outsider cannot mean it.
+            Err(Blame::party(header.from, Fault::OutOfPlace("message")))
+        };
+        self.executions.insert(header.instance, execution);
+        match outcome {
+            Ok(said) => {
+                for said in said {
+                    self.put_out(&header.instance, said, work);
+                }
+            }
+            Err(blame) => {
+                let told = matches!(blame.fault, Fault::GaveUp(_));
+                self.abort(&header.instance, blame, !told, work);
+            }
+        }
+    }
+
+    fn keep_unopened(
+        &mut self,
+        slot: PeerSlot,
+        header: &Header,
+        arrived: Arrived,
+        work: &mut Work<'_>,
+    ) {
+        let begun = self
+            .unopened
+            .values()
+            .filter(|messages| messages.iter().any(|(_, from, _)| *from == header.from))
+            .count();
+        let known = self
+            .unopened
+            .get(&header.instance)
+            .is_some_and(|messages| messages.iter().any(|(_, from, _)| *from == header.from));
+        if begun >= UNOPENED_MAX && !known {
+            self.drop_rows(slot, &arrived, &mut work.step.delta);
+            self.fault(slot, Fault::Flooding, work);
+            return;
+        }
+        self.unopened
+            .entry(header.instance)
+            .or_default()
+            .push((slot, header.from, arrived));
+    }
+
+    fn put_out(&mut self, instance: &InstanceId, said: Said, work: &mut Work<'_>) {
+        let (round, position, digest) = said.log;
+        work.step.delta.put(
+            Key::Sent(self.local, *instance, round, position),
+            digest.to_vec(),
+        );
+        for (party, record) in said.records {
+            self.push_to(party, &record, work.step);
+        }
+    }
+
+    fn running(&mut self, id: &InstanceId) -> Result<&mut Execution, SessionError> {
+        if let Some(ended) = self.ended.get(id) {
+            return Err(match &ended.state {
+                State::Aborted(blame) => SessionError::Peer(blame.clone()),
+                State::Finished { .. } | State::Running => Misuse::Finished.into(),
+            });
+        }
+        if self.phase == Phase::Closing {
+            return Err(Misuse::Closed.into());
+        }
+        self.executions
+            .get_mut(id)
+            .ok_or(SessionError::Misuse(Misuse::NotOpen))
+    }
+
+    pub(crate) fn seed(&mut self, id: &InstanceId) -> Result<Seed, SessionError> {
+        self.running(id).map(|execution| Seed(execution.seed.0))
+    }
+
+    /// Whether there is room for another message to `party`; `None` stands for all.
+    pub(crate) fn has_room(&self, party: Option<PartyIndex>) -> bool {
+        let full = |slot: &PeerSlot| {
+            self.peers.get(slot).is_some_and(|peer| {
+                peer.broken.is_none() && peer.pipe.outbox_bytes() >= OUTBOX_BYTES
+            })
+        };
+        match party {
+            Some(party) => !self.slot_of(party).is_some_and(|slot| full(&slot)),
+            None => !self.peers.keys().any(full),
+        }
+    }
+
+    pub(crate) fn say(
+        &mut self,
+        id: &InstanceId,
+        round: Round,
+        to: PartyIndex,
+        payload: &Bytes,
+        work: &mut Work<'_>,
+    ) -> Result<(), SessionError> {
+        if let Some(said) = self.running(id)?.say(round, to, payload)? {
+            self.put_out(id, said, work);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn broadcast(
+        &mut self,
+        id: &InstanceId,
+        round: Round,
+        payload: &Bytes,
+        work: &mut Work<'_>,
+    ) -> Result<(), SessionError> {
+        self.running(id)?;
+        let Some(execution) = self.executions.get_mut(id) else {
+            return Err(Misuse::NotOpen.into());
+        };
+        if let Some(said) = execution.broadcast(round, payload, &self.keys.signing)? {
+            self.put_out(id, said, work);
+        }
+        Ok(())
+    }
+
+    /// `None`: not all there yet.
+    pub(crate) fn gather(
+        &mut self,
+        id: &InstanceId,
+        round: Round,
+        kind: Kind,
+        from: Members,
+        work: &mut Work<'_>,
+    ) -> Result<Option<BTreeMap<PartyIndex, Bytes>>, SessionError> {
+        let execution = self.running(id)?;
+        if let Some(stranger) = from.minus(execution.purpose.members).iter().next() {
+            return Err(Misuse::NotMember(stranger).into());
+        }
+        let gathered = execution.gather(round, kind, from);
+        if gathered.is_some() {
+            self.catch_up(work);
+        }
+        Ok(gathered)
+    }
+
+    /// `None`: none there yet.
+    pub(crate) fn next_message(
+        &mut self,
+        id: &InstanceId,
+        work: &mut Work<'_>,
+    ) -> Result<Option<Incoming>, SessionError> {
+        let next = self.running(id)?.next_message();
+        if next.is_some() {
+            self.catch_up(work);
+        }
+        Ok(next)
+    }
+
+    /// Asks the parties that keep a round waiting what they have.
+    pub(crate) fn probe_round(&mut self, id: &InstanceId, round: Round, kind: Kind, from: Members) {
+        if let Ok(execution) = self.running(id) {
+            let missing = execution.missing(round, kind, from);
+            self.probe(missing);
+        }
+    }
+
+    /// The deadline of a round has passed: ends the execution in the name of the silent.
+    pub(crate) fn expire(
+        &mut self,
+        id: &InstanceId,
+        round: Round,
+        kind: Kind,
+        from: Members,
+        work: &mut Work<'_>,
+    ) -> Result<(), SessionError> {
+        let missing = self.running(id)?.missing(round, kind, from);
+        let Some(first) = missing.iter().next() else {
+            return Ok(()); // it came at the last moment
+        };
+        let fault = Fault::Silent {
+            round,
+            all: missing,
+        };
+        self.abort(id, Blame::party(first, fault), true, work);
+        Ok(())
+    }
+
+    /// The protocol above gives up.
+    pub(crate) fn give_up(
+        &mut self,
+        id: &InstanceId,
+        text: &str,
+        accused: Members,
+        work: &mut Work<'_>,
+    ) -> Result<(), SessionError> {
+        self.running(id)?;
+        let me = self.formed()?.me;
+        let reason = Reason::gave_up(text, accused);
+        let blame = Blame::party(me, Fault::GaveUp(Box::new(reason.clone())));
+        self.end_with(id, blame, Some(reason), work);
+        Ok(())
+    }
+
+    pub(crate) fn transcript(&mut self, id: &InstanceId) -> Result<[u8; 32], SessionError> {
+        if let Some(ended) = self.ended.get(id) {
+            return Ok(ended.transcript());
+        }
+        self.running(id).map(|execution| execution.transcript())
+    }
+
+    /// The protocol succeeded: forgets all of it but its label and transcript.
+    pub(crate) fn finish(
+        &mut self,
+        id: &InstanceId,
+        work: &mut Work<'_>,
+    ) -> Result<[u8; 32], SessionError> {
+        let transcript = self.running(id)?.transcript();
+        self.end(id, State::Finished { transcript }, &mut work.step.delta);
+        self.catch_up(work);
+        Ok(transcript)
+    }
+
+    /// Ends an execution in failure; `tell` the other members, unless they know.
+    fn abort(&mut self, id: &InstanceId, blame: Blame, tell: bool, work: &mut Work<'_>) {
+        let reason = tell.then(|| blame.reason());
+        self.end_with(id, blame, reason, work);
+    }
+
+    fn end_with(
+        &mut self,
+        id: &InstanceId,
+        blame: Blame,
+        tell: Option<Reason>,
+        work: &mut Work<'_>,
+    ) {
+        let Some(execution) = self.executions.get(id) else {
+            return;
+        };
+        if let Some(reason) = tell {
+            for (party, record) in execution.aborts(&reason, &self.keys.signing) {
+                self.push_to(party, &record, work.step);
+            }
+        }
+        self.end(id, State::Aborted(blame), &mut work.step.delta);
+        self.catch_up(work);
+    }
+
+    fn end(&mut self, id: &InstanceId, state: State, delta: &mut Delta) {
+        let Some(mut execution) = self.executions.remove(id) else {
+            return;
+        };
+        let ended = execution.end(state);
+        for (round, position) in ended.sent {
+            delta.delete(Key::Sent(self.local, *id, round, position));
+        }
+        for (slot, first, last) in ended.rows {
+            for seq in first..=last {
+                delta.delete(Key::In(self.local, slot, seq));
+            }
+        }
+        delta.put(Key::Execution(self.local, *id), execution.encode());
+        self.ended.insert(*id, execution);
+    }
+
+    /// A peer is out: so is every execution that needs it.
+    pub(crate) fn abort_all_with(&mut self, slot: PeerSlot, blame: &Blame, work: &mut Work<'_>) {
+        let Some(Culprit::Party(party)) = self.culprit(slot) else {
+            return;
+        };
+        let affected: Vec<_> = self
+            .executions
+            .iter()
+            .filter(|(_, execution)| execution.purpose.members.contains(party))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in affected {
+            self.abort(&id, blame.clone(), true, work);
+        }
+    }
+
+    pub(crate) fn erase_executions(&mut self, delta: &mut Delta) {
+        let running: Vec<_> = self.executions.keys().copied().collect();
+        for id in running {
+            self.end(
+                &id,
+                State::Finished {
+                    transcript: [0; 32],
+                },
+                delta,
+            );
+        }
+        for id in core::mem::take(&mut self.ended).into_keys() {
+            delta.delete(Key::Execution(self.local, id));
+        }
+    }
+
+    pub(crate) fn erase_unread(&mut self, delta: &mut Delta) {
+        for (slot, _, arrived) in core::mem::take(&mut self.unopened).into_values().flatten() {
+            self.drop_rows(slot, &arrived, delta);
+        }
+        for receipt in self.channels.clear() {
+            self.drop_receipt(&receipt, delta);
+        }
+    }
+
+    /// A channel's identifier.
+    pub(crate) fn channel(&self, label: &str) -> Result<InstanceId, SessionError> {
+        let agreed = self.formed()?;
+        check_text(label, LABEL_BYTES_MAX, "label").map_err(Misuse::from)?;
+        if label.is_empty() {
+            return Err(Misuse::Argument("label").into());
+        }
+        let all = Members::all(agreed.roster.count());
+        Ok(statement::instance(&agreed.id, all, CHANNEL_CODE, label))
+    }
+
+    pub(crate) fn channel_say(
+        &mut self,
+        channel: &InstanceId,
+        to: PartyIndex,
+        payload: Bytes,
+        work: &mut Work<'_>,
+    ) -> Result<(), SessionError> {
+        let me = self.formed()?.me;
+        if !self.others().contains(to) {
+            return Err(Misuse::NotMember(to).into());
+        }
+        if payload.len() > MESSAGE_BYTES_MAX {
+            return Err(Misuse::TooLong.into());
+        }
+        if let Some(fault) = self
+            .slot_of(to)
+            .and_then(|slot| self.peers.get(&slot))
+            .and_then(|peer| peer.broken.clone())
+        {
+            return Err(SessionError::Peer(Blame::party(to, fault)));
+        }
+        let header = Header {
+            instance: *channel,
+            round: Round(0),
+            from: me,
+            to,
+        };
+        self.push_to(to, &Record::Channel { header, payload }, work.step);
+        Ok(())
+    }
+
+    fn channel_record(
+        &mut self,
+        slot: PeerSlot,
+        header: &Header,
+        payload: Bytes,
+        arrived: &Arrived,
+        work: &mut Work<'_>,
+    ) {
+        let fault = if header.round != Round(0) {
+            Some(Fault::Malformed("channel message"))
+        } else if !self.channels.contains(&header.instance)
+            && self.channels.len() >= EXECUTIONS_OPEN_MAX
+        {
+            Some(Fault::Flooding)
+        } else {
+            None
+        };
+        if let Some(fault) = fault {
+            self.drop_rows(slot, arrived, &mut work.step.delta);
+            self.fault(slot, fault, work);
+            return;
+        }
+        self.channels.push(
+            header.instance,
+            ChannelMessage {
+                from: header.from,
+                payload,
+                receipt: Receipt {
+                    slot,
+                    first: arrived.first,
+                    last: arrived.last,
+                },
+            },
+        );
+    }
+
+    pub(crate) fn channel_next(
+        &mut self,
+        channel: &InstanceId,
+        work: &mut Work<'_>,
+    ) -> Result<Option<ChannelMessage>, SessionError> {
+        let next = self.channels.next(channel);
+        match next {
+            Some(message) => {
+                self.catch_up(work);
+                Ok(Some(message))
+            }
+            None => {
+                // What arrived is still given out after a party or the session is gone.
+                self.formed()?;
+                Ok(None)
+            }
+        }
+    }
+
+    pub(crate) fn channel_done(&mut self, receipt: &Receipt, work: &mut Work<'_>) {
+        self.drop_receipt(receipt, &mut work.step.delta);
+    }
+
+    fn drop_receipt(&self, receipt: &Receipt, delta: &mut Delta) {
+        for seq in receipt.first..=receipt.last {
+            delta.delete(Key::In(self.local, receipt.slot, seq));
+        }
+    }
+}

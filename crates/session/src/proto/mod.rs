@@ -1,0 +1,32 @@
+//! The core: what sessions say and decide, without sockets, files, clocks or random sources.
+//!
+//! [`node::Node`] takes commands, carrier events and outcomes, and returns a [`step::Step`]: what to
+//! store, and what may be done once that is durable. A simulation drives it exactly as the shell
+//! does.
+
+pub mod channel;
+mod conduct;
+pub mod endpoint;
+pub mod error;
+pub mod evidence;
+pub mod execution;
+pub mod fault;
+mod formation;
+pub mod identity;
+pub mod limits;
+pub mod link;
+mod machine;
+pub mod node;
+pub mod party;
+mod pipe;
+mod record;
+pub mod roster;
+pub mod safety_code;
+pub mod statement;
+pub mod step;
+mod wire;
+
+pub use formation::convicts_host;
+pub use machine::Role;
+pub use record::{EchoEntry, Refusal};
+pub use wire::Malformed;

@@ -1,0 +1,295 @@
+//! One run of a protocol.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    driver::{Answer, Handle},
+    session::PROBE_AFTER,
+};
+use crate::proto::{
+    error::SessionError,
+    execution::{Incoming, Kind, Purpose, Seed},
+    party::{Members, PartyIndex},
+    statement::{InstanceId, Round},
+    step::LocalId,
+};
+
+/// One run of a protocol among members of a session.
+///
+/// A protocol that takes its randomness from [`Execution::seed`] and its input from
+/// [`Execution::gather`] may be run again from its start after a crash: what it already said is not
+/// sent twice, what it already heard is there at once. Saying something else in the same place is
+/// refused, since that would be equivocation.
+pub struct Execution {
+    handle: Handle,
+    local: LocalId,
+    id: InstanceId,
+    me: PartyIndex,
+    purpose: Purpose,
+    seed: Seed,
+}
+
+impl core::fmt::Debug for Execution {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Execution")
+            .field("id", &self.id)
+            .field("purpose", &self.purpose)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Execution {
+    pub(crate) fn new(
+        handle: Handle,
+        local: LocalId,
+        id: InstanceId,
+        me: PartyIndex,
+        purpose: Purpose,
+        seed: Seed,
+    ) -> Self {
+        Self {
+            handle,
+            local,
+            id,
+            me,
+            purpose,
+            seed,
+        }
+    }
+
+    /// Identifies this run: a hash of session, members, mode and label. Never repeats; fit as the
+    /// execution identifier of a protocol.
+    #[must_use]
+    pub fn id(&self) -> InstanceId {
+        self.id
+    }
+
+    /// Our index in the session.
+    #[must_use]
+    pub fn me(&self) -> PartyIndex {
+        self.me
+    }
+
+    /// Label, members and mode.
+    #[must_use]
+    pub fn purpose(&self) -> &Purpose {
+        &self.purpose
+    }
+
+    /// Everybody in this run but us.
+    #[must_use]
+    pub fn others(&self) -> Members {
+        self.purpose.members.without(self.me)
+    }
+
+    /// 32 random bytes, the same after a restart, known to this party only, wiped at the end.
+    #[must_use]
+    pub fn seed(&self) -> &[u8; 32] {
+        self.seed.as_bytes()
+    }
+
+    /// Sends a private message. Waits while the outbox for `to` is full. The same message again is
+    /// no second one.
+    ///
+    /// # Errors
+    /// [`crate::Misuse::DifferentBytes`] if another message was sent in its place, and how the
+    /// execution ended, if it has.
+    pub async fn send(
+        &self,
+        round: impl Into<Round>,
+        to: PartyIndex,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SessionError> {
+        let (local, id, round, payload) = (self.local, self.id, round.into(), payload.into());
+        self.handle
+            .call(Answer::AtOnce, move |node, rng, step| {
+                if !node.has_room(&local, Some(to)) {
+                    return None;
+                }
+                let (said, more) = node.send(&local, &id, round, to, &payload, rng);
+                step.absorb(more);
+                Some(said)
+            })
+            .await
+    }
+
+    /// Broadcasts to all other members, reliably: [`Execution::gather`] gives all of them the same,
+    /// or names who cheated.
+    ///
+    /// # Errors
+    /// As [`Execution::send`].
+    pub async fn broadcast(
+        &self,
+        round: impl Into<Round>,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SessionError> {
+        let (local, id, round, payload) = (self.local, self.id, round.into(), payload.into());
+        self.handle
+            .call(Answer::AtOnce, move |node, rng, step| {
+                if !node.has_room(&local, None) {
+                    return None;
+                }
+                let (said, more) = node.broadcast(&local, &id, round, &payload, rng);
+                step.absorb(more);
+                Some(said)
+            })
+            .await
+    }
+
+    /// Waits for the messages of all other members in a round. The result of a broadcast round
+    /// holds our own as well.
+    ///
+    /// # Errors
+    /// [`SessionError::Peer`] naming the silent after `deadline` (the execution is then aborted, and
+    /// the others are told), or naming who cheated, with evidence where there is some.
+    pub async fn gather(
+        &self,
+        round: impl Into<Round>,
+        kind: Kind,
+        deadline: Duration,
+    ) -> Result<BTreeMap<PartyIndex, Bytes>, SessionError> {
+        self.gather_from(round, kind, self.others(), deadline).await
+    }
+
+    /// As [`Execution::gather`], from some members only.
+    ///
+    /// # Errors
+    /// As [`Execution::gather`].
+    pub async fn gather_from(
+        &self,
+        round: impl Into<Round>,
+        kind: Kind,
+        from: Members,
+        deadline: Duration,
+    ) -> Result<BTreeMap<PartyIndex, Bytes>, SessionError> {
+        let (local, id, round) = (self.local, self.id, round.into());
+        let gathered = self.handle.call(Answer::AtOnce, move |node, rng, step| {
+            let (gathered, more) = node.gather(&local, &id, round, kind, from, rng);
+            step.absorb(more);
+            gathered.transpose()
+        });
+        tokio::pin!(gathered);
+        let end = Instant::now() + deadline;
+        loop {
+            let pause = (Instant::now() + PROBE_AFTER).min(end);
+            tokio::select! {
+                result = &mut gathered => return result,
+                () = tokio::time::sleep_until(pause) => {}
+            }
+            let expired = pause == end;
+            self.handle
+                .call(Answer::AtOnce, move |node, rng, step| {
+                    if !expired {
+                        step.absorb(node.probe(&local, &id, round, kind, from, rng));
+                        return Some(Ok(()));
+                    }
+                    let (result, more) = node.expire(&local, &id, round, kind, from, rng);
+                    step.absorb(more);
+                    Some(result)
+                })
+                .await?;
+            if expired {
+                return gathered.await;
+            }
+        }
+    }
+
+    /// Waits for the next message of anybody, for protocols that count by themselves
+    /// ([`crate::Mode::Messages`]).
+    ///
+    /// # Errors
+    /// [`SessionError::Peer`] if the execution ended, [`SessionError::Incomplete`] after `deadline`
+    /// (it may be called again: nobody can be named, as nobody was due).
+    pub async fn next(&self, deadline: Duration) -> Result<Incoming, SessionError> {
+        let (local, id) = (self.local, self.id);
+        let next = self.handle.call(Answer::AtOnce, move |node, rng, step| {
+            let (next, more) = node.next_message(&local, &id, rng);
+            step.absorb(more);
+            next.transpose()
+        });
+        match tokio::time::timeout(deadline, next).await {
+            Ok(result) => result,
+            Err(_) => Err(SessionError::Incomplete {
+                have: 1,
+                want: self.purpose.members.len(),
+                missing: Members::NONE,
+            }),
+        }
+    }
+
+    /// Hash of all broadcasts delivered so far: parties that are at the same point have the same.
+    ///
+    /// # Errors
+    /// How the execution ended, if it failed.
+    pub async fn transcript(&self) -> Result<[u8; 32], SessionError> {
+        let (local, id) = (self.local, self.id);
+        self.handle
+            .call(Answer::AtOnce, move |node, _, _| {
+                Some(node.transcript(&local, &id))
+            })
+            .await
+    }
+
+    /// Ends the run as a failure and tells the others, for good: `text` says why, `accused` whom
+    /// this party holds responsible (which proves nothing).
+    ///
+    /// # Errors
+    /// How the execution ended, if it has already.
+    pub async fn abort(self, text: &str, accused: Members) -> Result<(), SessionError> {
+        let (local, id, text) = (self.local, self.id, text.to_owned());
+        self.handle
+            .call(Answer::Durable, move |node, rng, step| {
+                let (result, more) = node.give_up(&local, &id, &text, accused, rng);
+                step.absorb(more);
+                Some(result)
+            })
+            .await
+    }
+
+    /// Ends the run as a success, without asking the others: its result must be stored before.
+    /// Forgets seed and messages, keeps label and transcript hash. Returns the latter.
+    ///
+    /// # Errors
+    /// How the execution ended, if it has already.
+    pub async fn finish(self) -> Result<[u8; 32], SessionError> {
+        let (local, id) = (self.local, self.id);
+        self.handle
+            .call(Answer::Durable, move |node, rng, step| {
+                let (result, more) = node.finish(&local, &id, rng);
+                step.absorb(more);
+                Some(result)
+            })
+            .await
+    }
+
+    /// Ends the run as a success once all members say so, with the same transcript: one more round.
+    ///
+    /// # Errors
+    /// As [`Execution::gather`]; [`crate::Fault::Conflict`] names a party with another transcript.
+    pub async fn finish_confirmed(self, deadline: Duration) -> Result<[u8; 32], SessionError> {
+        let transcript = self.transcript().await?;
+        for to in self.others().iter() {
+            self.send(Round::CONFIRM, to, transcript.to_vec()).await?;
+        }
+        let all = self.gather(Round::CONFIRM, Kind::P2p, deadline).await?;
+        let differs: Members = all
+            .iter()
+            .filter(|(_, theirs)| theirs[..] != transcript)
+            .map(|(&party, _)| party)
+            .collect();
+        if let Some(party) = differs.iter().next() {
+            let blame = crate::Blame {
+                culprit: crate::Culprit::Party(party),
+                fault: crate::Fault::Conflict {
+                    round: Round::CONFIRM,
+                },
+            };
+            self.abort("transcripts differ", differs).await?;
+            return Err(SessionError::Peer(blame));
+        }
+        self.finish().await
+    }
+}

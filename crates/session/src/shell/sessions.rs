@@ -1,0 +1,203 @@
+//! All sessions of a profile.
+
+use std::{path::Path, time::Duration};
+
+use junto_crypto::{aead::StoreKey, ed25519::VerifyingKey};
+
+use super::{
+    driver::{self, Answer, Handle},
+    session::Forming,
+};
+use crate::{
+    carrier::Carriage,
+    proto::{
+        error::{LocalError, Misuse, SessionError},
+        identity::KnownKeys,
+        link::{Params, SessionLink},
+        node::{Persona, Summary},
+        step::LocalId,
+    },
+};
+
+/// The sessions of one profile over one carrier. Clones are handles to the same.
+///
+/// Everything is stored before it is sent; after a crash, opening again continues where it was. The
+/// task behind it ends when the last handle (also of sessions and executions) is dropped.
+#[derive(Clone)]
+pub struct Sessions {
+    handle: Handle,
+}
+
+impl Sessions {
+    /// Opens `session.db` in `dir` and goes on with whatever was under way. Call it within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// [`LocalError::Store`] if the file is in use by another process, damaged, or made with another
+    /// key; it is then unchanged.
+    pub fn open(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Self, SessionError> {
+        driver::start(dir, key, carriage).map(|handle| Self { handle })
+    }
+
+    /// Makes a session as its host and waits up to `patience` for its link.
+    ///
+    /// # Errors
+    /// [`SessionError::Misuse`] for invalid parameters, [`LocalError::Carrier`] if the carrier could
+    /// not make a contact address in time (the session is then closed again).
+    pub async fn new_session(
+        &self,
+        params: Params,
+        persona: Persona,
+        patience: Duration,
+    ) -> Result<(Forming, SessionLink), SessionError> {
+        let local = self
+            .handle
+            .call(Answer::Durable, move |node, rng, step| {
+                Some(
+                    node.host(params.clone(), &persona, rng)
+                        .map(|(local, more)| {
+                            step.absorb(more);
+                            local
+                        }),
+                )
+            })
+            .await?;
+        let link = self.handle.call(Answer::Durable, move |node, _, _| {
+            match node.summary(&local) {
+                Ok(summary) => summary.link.map(Ok),
+                Err(error) => Some(Err(error)),
+            }
+        });
+        match tokio::time::timeout(patience, link).await {
+            Ok(link) => Ok((Forming::new(self.handle.clone(), local), link?)),
+            Err(_) => {
+                self.close_local(local).await?;
+                let trouble = self
+                    .handle
+                    .carrier_trouble()
+                    .unwrap_or_else(|| "no contact address in time".to_owned());
+                Err(LocalError::Carrier(trouble.into()).into())
+            }
+        }
+    }
+
+    /// Joins a session by its link.
+    ///
+    /// # Errors
+    /// [`SessionError::Misuse`] if the persona does not fit the link's policy.
+    pub async fn join(&self, link: SessionLink, persona: Persona) -> Result<Forming, SessionError> {
+        let local = self
+            .handle
+            .call(Answer::Durable, move |node, rng, step| {
+                Some(node.join(link.clone(), &persona, rng).map(|(local, more)| {
+                    step.absorb(more);
+                    local
+                }))
+            })
+            .await?;
+        Ok(Forming::new(self.handle.clone(), local))
+    }
+
+    /// All sessions, in no particular order.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn list(&self) -> Result<Vec<Summary>, SessionError> {
+        self.handle
+            .call(Answer::AtOnce, |node, _, _| {
+                Some(Ok(node.summaries().collect()))
+            })
+            .await
+    }
+
+    /// The session of that name, or of an identifier that begins with `name_or_id` (at least 6
+    /// hexadecimal digits of the session id or of the local id).
+    ///
+    /// # Errors
+    /// [`Misuse::NoSuchSession`], [`Misuse::Ambiguous`].
+    pub async fn find(&self, name_or_id: &str) -> Result<Summary, SessionError> {
+        let mut found = self.list().await?;
+        found.retain(|summary| {
+            let begins = |id: &str| name_or_id.len() >= 6 && id.starts_with(name_or_id);
+            summary.name == name_or_id
+                || begins(&summary.local.to_string())
+                || summary.id.is_some_and(|id| begins(&id.to_string()))
+        });
+        match found.len() {
+            0 => Err(Misuse::NoSuchSession.into()),
+            1 => found.pop().ok_or(SessionError::Defect("one is none")),
+            _ => Err(Misuse::Ambiguous.into()),
+        }
+    }
+
+    /// Takes a session up again, formed or not.
+    ///
+    /// # Errors
+    /// As [`Sessions::find`].
+    pub async fn resume(&self, name_or_id: &str) -> Result<Forming, SessionError> {
+        let found = self.find(name_or_id).await?;
+        Ok(Forming::new(self.handle.clone(), found.local))
+    }
+
+    /// Marks a session as compared by safety code, or takes the mark back.
+    ///
+    /// # Errors
+    /// As [`Sessions::find`]; [`Misuse::NotFormed`].
+    pub async fn verify(&self, name_or_id: &str, verified: bool) -> Result<(), SessionError> {
+        let local = self.find(name_or_id).await?.local;
+        self.handle
+            .call(Answer::Durable, move |node, _, step| {
+                Some(node.verify(&local, verified).map(|more| step.absorb(more)))
+            })
+            .await
+    }
+
+    /// Closes a session: tells the other parties and forgets all of it.
+    ///
+    /// # Errors
+    /// As [`Sessions::find`].
+    pub async fn close(&self, name_or_id: &str) -> Result<(), SessionError> {
+        let local = self.find(name_or_id).await?.local;
+        self.close_local(local).await
+    }
+
+    async fn close_local(&self, local: LocalId) -> Result<(), SessionError> {
+        self.handle
+            .call(Answer::Durable, move |node, rng, step| {
+                Some(node.close(&local, rng).map(|more| step.absorb(more)))
+            })
+            .await
+    }
+
+    /// The profile keys met or listed so far.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn known_keys(&self) -> Result<KnownKeys, SessionError> {
+        self.handle
+            .call(Answer::AtOnce, |node, _, _| {
+                Some(Ok(node.known_keys().clone()))
+            })
+            .await
+    }
+
+    /// Lists a profile key under a name: for `pinned`, or to accept a changed key of `tofu`.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn trust(&self, name: &str, key: VerifyingKey) -> Result<(), SessionError> {
+        let name = name.to_owned();
+        self.handle
+            .call(Answer::Durable, move |node, _, step| {
+                step.absorb(node.trust(&name, key));
+                Some(Ok(()))
+            })
+            .await
+    }
+
+    /// What the carrier complained about last: for progress messages.
+    #[must_use]
+    pub fn carrier_trouble(&self) -> Option<String> {
+        self.handle.carrier_trouble()
+    }
+}

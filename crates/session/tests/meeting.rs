@@ -1,0 +1,253 @@
+//! Sessions over the carrier in memory, through the public interface.
+
+mod table;
+
+use std::time::Duration;
+
+use junto_session::{
+    Kind, PartyIndex,
+    carrier::memory::{Hub, Unkindness},
+};
+use table::{PATIENCE, Table};
+
+#[tokio::test]
+async fn three_strangers_meet_and_agree() {
+    let table = Table::of(3, &Hub::new()).await;
+    let codes: Vec<_> = table.sessions.iter().map(|s| s.safety_code()).collect();
+    assert!(codes.iter().all(|code| *code == codes[0]));
+    assert!(
+        table
+            .sessions
+            .iter()
+            .all(|s| s.id() == table.sessions[0].id())
+    );
+    let mut ranks: Vec<_> = table.sessions.iter().map(|s| s.me().as_usize()).collect();
+    ranks.sort_unstable();
+    assert_eq!(ranks, [0, 1, 2]);
+    assert_eq!(
+        table.sessions[0].roster_signatures().await.unwrap().len(),
+        3
+    );
+}
+
+#[tokio::test]
+async fn two_and_seven_can_meet() {
+    Table::of(2, &Hub::new()).await;
+    let unkind = Unkindness {
+        repeat_every: 3,
+        delay_max: Duration::from_millis(2),
+    };
+    Table::of(7, &Hub::with(2000, unkind)).await;
+}
+
+#[tokio::test]
+async fn everybody_gathers_the_same_broadcasts_and_its_own_letters() {
+    let unkind = Unkindness {
+        repeat_every: 2,
+        delay_max: Duration::from_millis(2),
+    };
+    let table = Table::of(4, &Hub::with(1500, unkind)).await;
+    let runs = table.sessions.iter().map(|session| async move {
+        let run = session.execution("demo").await.unwrap();
+        let me = session.me();
+        for round in 0..3u32 {
+            run.broadcast(round, vec![me.as_usize() as u8; 100])
+                .await
+                .unwrap();
+            for to in run.others().iter() {
+                run.send(round, to, format!("{me}->{to} in {round}"))
+                    .await
+                    .unwrap();
+            }
+            let all = run.gather(round, Kind::Broadcast, PATIENCE).await.unwrap();
+            assert_eq!(all.len(), 4);
+            for (party, payload) in &all {
+                assert_eq!(payload[..], vec![party.as_usize() as u8; 100]);
+            }
+            let mine = run.gather(round, Kind::P2p, PATIENCE).await.unwrap();
+            assert_eq!(mine.len(), 3);
+            for (from, payload) in mine {
+                assert_eq!(payload, format!("{from}->{me} in {round}"));
+            }
+        }
+        run.finish_confirmed(PATIENCE).await.unwrap()
+    });
+    let transcripts = futures::future::join_all(runs).await;
+    assert!(transcripts.iter().all(|t| *t == transcripts[0]));
+    for session in &table.sessions {
+        assert!(matches!(
+            session.execution("demo").await,
+            Err(junto_session::SessionError::Misuse(
+                junto_session::Misuse::Finished
+            ))
+        ));
+    }
+}
+
+#[tokio::test]
+async fn a_large_message_arrives_whole() {
+    let table = Table::of(2, &Hub::new()).await;
+    let payload: Vec<u8> = (0..5_000_000u32).map(|n| (n % 251) as u8).collect();
+    let sender = table.sessions[0].execution("large").await.unwrap();
+    let receiver = table.sessions[1].execution("large").await.unwrap();
+    sender
+        .send(0, table.sessions[1].me(), payload.clone())
+        .await
+        .unwrap();
+    let got = receiver.gather(0, Kind::P2p, PATIENCE).await.unwrap();
+    assert_eq!(got[&table.sessions[0].me()], payload);
+}
+
+#[tokio::test]
+async fn the_silent_are_named() {
+    let table = Table::of(3, &Hub::new()).await;
+    let silent = table.sessions[2].me();
+    let runs = table.sessions[..2].iter().map(|session| async move {
+        let run = session.execution("silence").await.unwrap();
+        run.broadcast(0, vec![1]).await.unwrap();
+        run.gather(0, Kind::Broadcast, Duration::from_millis(300))
+            .await
+            .unwrap_err()
+    });
+    for error in futures::future::join_all(runs).await {
+        assert_eq!(
+            error.blamed().iter().collect::<Vec<_>>(),
+            [silent],
+            "{error}"
+        );
+        assert!(error.is_silence());
+    }
+    // The silent one comes back and learns that it is over.
+    let late = table.sessions[2].execution("silence").await;
+    let error = match late {
+        Ok(run) => run.gather(0, Kind::Broadcast, PATIENCE).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(!error.blamed().is_empty(), "{error}");
+}
+
+#[tokio::test]
+async fn an_abort_reaches_everybody() {
+    let table = Table::of(3, &Hub::new()).await;
+    let runs = futures::future::join_all(table.sessions.iter().map(|s| s.execution("x"))).await;
+    let mut runs: Vec<_> = runs.into_iter().map(Result::unwrap).collect();
+    let quitter = runs.remove(0);
+    let who = quitter.me();
+    quitter
+        .abort("no more", junto_session::Members::NONE)
+        .await
+        .unwrap();
+    for run in runs {
+        let error = run.gather(0, Kind::P2p, PATIENCE).await.unwrap_err();
+        assert_eq!(error.blamed().iter().collect::<Vec<_>>(), [who], "{error}");
+        assert!(error.to_string().contains("no more"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn channels_carry_messages_in_order() {
+    let table = Table::of(2, &Hub::new()).await;
+    let a = table.sessions[0].channel("chat").await.unwrap();
+    let b = table.sessions[1].channel("chat").await.unwrap();
+    for n in 0..100u8 {
+        a.feed(table.sessions[1].me(), vec![n]).await.unwrap();
+    }
+    for n in 0..100u8 {
+        let message = b.next().await.unwrap();
+        assert_eq!(message.payload[..], [n]);
+        b.done(message.receipt).await.unwrap();
+    }
+    let (flushed, _) = tokio::join!(
+        table.sessions[0].flush(PATIENCE),
+        table.sessions[1].flush(PATIENCE)
+    );
+    assert!(flushed.unwrap());
+}
+
+#[tokio::test]
+async fn subsets_run_by_themselves() {
+    let table = Table::of(4, &Hub::new()).await;
+    let members: junto_session::Members =
+        [0, 2, 3].into_iter().filter_map(PartyIndex::new).collect();
+    let runs = table
+        .by_rank()
+        .into_iter()
+        .filter(|s| members.contains(s.me()))
+        .map(|session| async move {
+            let run = session
+                .execution_as(junto_session::Purpose {
+                    label: "some".to_owned(),
+                    members,
+                    mode: junto_session::Mode::Rounds,
+                })
+                .await
+                .unwrap();
+            run.broadcast(0, vec![7]).await.unwrap();
+            assert_eq!(
+                run.gather(0, Kind::Broadcast, PATIENCE)
+                    .await
+                    .unwrap()
+                    .len(),
+                3
+            );
+        });
+    futures::future::join_all(runs).await;
+}
+
+#[tokio::test]
+async fn a_late_joiner_is_refused_politely() {
+    let hub = Hub::new();
+    let mut table = Table::prepared(2, &hub).await;
+    let late = table.latecomer(&hub, "late").await;
+    let error = late.formed(PATIENCE).await.unwrap_err();
+    // Refused in words while the address is open; by the closed address afterwards.
+    assert!(
+        matches!(
+            error,
+            junto_session::SessionError::Refused(_) | junto_session::SessionError::Peer(_)
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn closing_tells_the_others() {
+    let table = Table::of(2, &Hub::new()).await;
+    let run = table.sessions[1].execution("x").await.unwrap();
+    table.homes[0].sessions.close("test").await.unwrap();
+    let error = run.gather(0, Kind::P2p, PATIENCE).await.unwrap_err();
+    assert_eq!(error.blamed().len(), 1, "{error}");
+}
+
+#[tokio::test]
+async fn sessions_resume_after_reopening() {
+    let hub = Hub::new();
+    let mut table = Table::of(3, &hub).await;
+    let code = table.sessions[0].safety_code();
+    let run = table.sessions[0].execution("resumed").await.unwrap();
+    let seed = *run.seed();
+    run.broadcast(0, vec![1, 2, 3]).await.unwrap();
+    drop(run);
+    let again = table.reopen(0, &hub).await;
+    assert_eq!(again.safety_code(), code);
+    let run = again.execution("resumed").await.unwrap();
+    assert_eq!(*run.seed(), seed);
+    let other = run.broadcast(0, vec![9]).await.unwrap_err();
+    assert!(matches!(
+        other,
+        junto_session::SessionError::Misuse(junto_session::Misuse::DifferentBytes(_))
+    ));
+    run.broadcast(0, vec![1, 2, 3]).await.unwrap();
+    let others = table.sessions[1..].iter().map(|session| async move {
+        let run = session.execution("resumed").await.unwrap();
+        run.broadcast(0, vec![4]).await.unwrap();
+        run.gather(0, Kind::Broadcast, PATIENCE).await.unwrap()
+    });
+    let (mine, theirs) = tokio::join!(
+        run.gather(0, Kind::Broadcast, PATIENCE),
+        futures::future::join_all(others)
+    );
+    let mine = mine.unwrap();
+    assert_eq!(mine.len(), 3);
+    assert!(theirs.iter().all(|all| *all == mine));
+}
