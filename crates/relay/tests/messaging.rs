@@ -1,6 +1,6 @@
 //! The messaging path over real TLS on loopback, with the client half of `junto-smp`.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are not `#[test]` functions
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are not `#[test]` functions
 
 mod site;
 

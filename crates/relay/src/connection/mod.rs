@@ -275,9 +275,11 @@ impl Connection {
         match found {
             Found::News => {}
             Found::Overflow => return Err(Ended::SlowReader),
-            Found::Closing => {
-                self.closing.get_or_insert(Ended::Shutdown);
+            Found::Closing if self.closing.is_none() => {
+                self.closing = Some(Ended::Shutdown);
+                moved = true;
             }
+            Found::Closing => {}
         }
         Ok(moved)
     }

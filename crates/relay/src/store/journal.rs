@@ -92,7 +92,7 @@ pub struct JournalStore {
     journal: Arc<Journal>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Held for the exclusive lock on it.
-    _lock: File,
+    lock: File,
 }
 
 /// What appenders and the writer thread share.
@@ -174,7 +174,7 @@ impl JournalStore {
             queues,
             journal,
             writer: Mutex::new(Some(writer)),
-            _lock: dir_lock,
+            lock: dir_lock,
         };
         store
             .copy_alive(number)
@@ -310,6 +310,9 @@ impl Store for JournalStore {
         if let Some(writer) = lock(&self.writer).take() {
             writer.join().map_err(|_| StoreFailed)?;
         }
+        // Dropping the file would do, were it not for processes that this one is just starting:
+        // they hold a copy of it for a moment.
+        let _ = self.lock.unlock();
         match self.journal.failed.load(Ordering::Acquire) {
             true => Err(StoreFailed),
             false => Ok(()),

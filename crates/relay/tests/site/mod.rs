@@ -1,6 +1,6 @@
 //! A relay to test.
 
-#![allow(clippy::unwrap_used, clippy::panic, dead_code)] // Each test file uses a part.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Each test file uses a part.
 
 use std::time::Duration;
 
@@ -72,10 +72,11 @@ pub(crate) async fn acked(
     }
 }
 
-pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, PeerError>) -> ErrorCode {
+pub(crate) fn refused<T>(result: Result<T, PeerError>) -> ErrorCode {
     match result {
         Err(PeerError::Refused(code)) => code,
-        other => panic!("not refused: {other:?}"),
+        Err(other) => panic!("failed otherwise: {other:?}"),
+        Ok(_) => panic!("not refused"),
     }
 }
 

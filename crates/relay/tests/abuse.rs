@@ -1,0 +1,329 @@
+//! Clients that misbehave cost themselves, and nobody else.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are not `#[test]` functions
+
+mod site;
+
+use std::time::Duration;
+
+use junto_relay::bench::{Peer, PeerError, Said};
+use junto_relay::config::Password;
+use junto_relay::{Limits, RunningRelay, Timeouts};
+use junto_smp::client::Request;
+use junto_smp::command::Command;
+use junto_smp::error::ErrorCode;
+use junto_smp::id::Entity;
+use junto_smp::message::BODY_BYTES_MAX;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use site::{M, acked, config, connect, heard, in_time, refused, start, until};
+
+/// Somebody else can still talk.
+async fn serves_others(relay: &RunningRelay) {
+    let mut peer = in_time(connect(relay)).await;
+    let queue = peer.create(M, true, None).await.unwrap();
+    peer.send_message(queue.sender(), None, b"fine")
+        .await
+        .unwrap();
+    assert_eq!(heard(&mut peer, &queue).await.1.unwrap(), b"fine");
+}
+
+/// The relay closes this connection.
+async fn is_closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
+    in_time(async {
+        let mut buffer = vec![0; 65_536];
+        while !matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)) {}
+    })
+    .await;
+}
+
+fn brief() -> Timeouts {
+    Timeouts {
+        handshake: Duration::from_millis(400),
+        send: Duration::from_millis(400),
+        ..Timeouts::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_instead_of_tls() {
+    let relay = start(config()).await;
+    for garbage in [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0; 20_000],
+        vec![0x16; 20_000],
+    ] {
+        let mut tcp = TcpStream::connect(relay.local_addr()).await.unwrap();
+        let _ = tcp.write_all(&garbage).await;
+        is_closed(tcp).await;
+    }
+    serves_others(&relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_open_connections_are_shed_by_time() {
+    let mut config = config();
+    config.timeouts = brief();
+    let relay = start(config).await;
+    let silent = TcpStream::connect(relay.local_addr()).await.unwrap();
+    // TLS, but no hello.
+    let address = relay.address();
+    let tls = junto_tls::ClientTls::new().unwrap();
+    let pin = junto_tls::Fingerprint::from_bytes(address.fingerprint().0);
+    let tcp = TcpStream::connect(relay.local_addr()).await.unwrap();
+    let mut mute = junto_tls::handshake::connect(&tls, pin, tcp)
+        .await
+        .unwrap()
+        .stream;
+    mute.read_exact(&mut [0; 16_384]).await.unwrap();
+    is_closed(silent).await;
+    is_closed(mute).await;
+    until(|| relay.stats().connections == 0).await;
+    assert_eq!(relay.stats().connections_shed, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_open_connections_do_not_keep_others_out() {
+    let mut config = config();
+    config.limits.handshakes = 4;
+    let relay = start(config).await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(relay.local_addr()).await.unwrap());
+    }
+    serves_others(&relay).await;
+    until(|| relay.stats().connections <= 4).await;
+    // The oldest were given up.
+    is_closed(silent.remove(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_limited_exactly() {
+    let mut config = config();
+    config.limits.connections = 3;
+    let relay = start(config).await;
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        peers.push(connect(&relay).await);
+    }
+    assert!(Peer::connect(&relay.address()).await.is_err());
+    assert_eq!(relay.stats().connections_refused, 1);
+    peers.pop();
+    until(|| relay.stats().connections == 2).await;
+    serves_others(&relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_memory_and_subscriptions_are_limited_exactly() {
+    let mut config = config();
+    config.limits = Limits {
+        queues: 3,
+        message_bytes: 2 * BODY_BYTES_MAX,
+        subscriptions: 2,
+        ..Limits::default()
+    };
+    let relay = start(config).await;
+    let mut peer = connect(&relay).await;
+    let a = peer.create(M, true, None).await.unwrap();
+    let b = peer.create(M, true, None).await.unwrap();
+    assert_eq!(refused(peer.create(M, true, None).await), ErrorCode::Quota);
+    let c = peer.create(M, false, None).await.unwrap();
+    assert_eq!(refused(peer.create(M, false, None).await), ErrorCode::Quota);
+    assert_eq!(refused(peer.own(&c, Command::Sub).await), ErrorCode::Quota);
+    assert_eq!(refused(peer.own(&c, Command::Get).await), ErrorCode::Quota);
+    assert_eq!(peer.own(&a, Command::Sub).await.unwrap(), Said::Subscribed);
+
+    let largest = vec![1; BODY_BYTES_MAX];
+    for queue in [&a, &b] {
+        peer.send_message(queue.sender(), None, &largest)
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        refused(peer.send_message(c.sender(), None, b"1").await),
+        ErrorCode::Quota
+    );
+    let (id, _) = heard(&mut peer, &a).await;
+    assert_eq!(acked(&mut peer, &a, id).await, None);
+    assert_eq!(
+        peer.send_message(c.sender(), None, b"1").await.unwrap(),
+        Said::Ok
+    );
+    // Deleting gives room.
+    assert_eq!(peer.own(&b, Command::Delete).await.unwrap(), Said::Ok);
+    peer.create(M, true, None).await.unwrap();
+    until(|| relay.stats().message_bytes == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_guards_new_queues() {
+    let mut config = config();
+    config.password = Password::new("open sesame");
+    let relay = start(config).await;
+    let mut peer = connect(&relay).await;
+    for wrong in [
+        None,
+        Some(b"".as_slice()),
+        Some(b"open"),
+        Some(b"open sesame!"),
+    ] {
+        assert_eq!(refused(peer.create(M, true, wrong).await), ErrorCode::Auth);
+    }
+    let queue = peer.create(M, true, Some(b"open sesame")).await.unwrap();
+    // Nothing else needs it.
+    assert_eq!(
+        peer.send_message(queue.sender(), None, b"m").await.unwrap(),
+        Said::Ok
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn oversized_messages_are_refused_and_the_connection_goes_on() {
+    let relay = start(config()).await;
+    let mut peer = connect(&relay).await;
+    let queue = peer.create(M, true, None).await.unwrap();
+    let too_large = vec![0; BODY_BYTES_MAX + 1];
+    let sent = peer.send_message(queue.sender(), None, &too_large).await;
+    assert_eq!(refused(sent), ErrorCode::LargeMessage);
+    let sent = peer
+        .send_message(queue.sender(), None, &too_large[1..])
+        .await;
+    assert_eq!(sent.unwrap(), Said::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_does_not_open_ends_the_connection() {
+    let relay = start(config()).await;
+    let mut peer = connect(&relay).await;
+    let queue = peer.create(M, true, None).await.unwrap();
+    peer.stream().write_all(&[0; 16_384]).await.unwrap();
+    peer.stream().flush().await.unwrap();
+    // `ERR BLOCK`, then the end.
+    assert!(in_time(peer.event()).await.is_ok());
+    assert!(matches!(in_time(peer.event()).await, Err(PeerError::Io(_))));
+    // The queue is not lost.
+    let mut peer = connect(&relay).await;
+    assert_eq!(
+        peer.own(&queue, Command::Sub).await.unwrap(),
+        Said::Subscribed
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn part_of_a_block_is_no_block() {
+    let relay = start(config()).await;
+    let mut peer = connect(&relay).await;
+    peer.stream().write_all(&[0; 16_383]).await.unwrap();
+    peer.stream().flush().await.unwrap();
+    serves_others(&relay).await;
+    // It waits for the rest.
+    until(|| relay.stats().connections == 1).await;
+    drop(peer);
+    until(|| relay.stats().connections == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_is_shed_and_loses_nothing() {
+    let mut config = config();
+    config.timeouts = brief();
+    let relay = start(config).await;
+    let mut reader = connect(&relay).await;
+    // More than the buffers of both systems hold: each queue may have one message under way.
+    let mut queues = Vec::new();
+    for _ in 0..1_500 {
+        queues.push(reader.create(M, true, None).await.unwrap());
+    }
+    let mut sender = connect(&relay).await;
+    let body = vec![3; BODY_BYTES_MAX];
+    for queue in &queues {
+        sender
+            .send_message(queue.sender(), None, &body)
+            .await
+            .unwrap();
+    }
+    until(|| relay.stats().connections_shed == 1).await;
+    drop(reader);
+    serves_others(&relay).await;
+    let mut reader = connect(&relay).await;
+    for queue in queues.iter().take(10) {
+        reader.own(queue, Command::Sub).await.unwrap();
+        assert_eq!(heard(&mut reader, queue).await.1.unwrap(), body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_never_reads_is_not_heard_for_long() {
+    let mut config = config();
+    config.timeouts = brief();
+    let relay = start(config).await;
+    let mut peer = connect(&relay).await;
+    let queue = peer.create(M, false, None).await.unwrap();
+    let body = vec![3; BODY_BYTES_MAX];
+    for _ in 0..4 {
+        peer.send_message(queue.sender(), None, &body)
+            .await
+            .unwrap();
+    }
+    // Each block asks for a hundred messages of 16 KiB; none is ever read.
+    let id = queue.recipient();
+    let flood = async {
+        loop {
+            for _ in 0..100 {
+                let get = Request {
+                    entity: Entity::Queue(&id.0),
+                    key: Some(&queue.key),
+                    command: Command::Get,
+                };
+                peer.ask(&get).await?;
+            }
+            peer.send().await?;
+        }
+    };
+    let ended: Result<(), PeerError> = in_time(flood).await;
+    assert!(
+        matches!(ended, Err(PeerError::Io(_) | PeerError::Reject(_))),
+        "{ended:?}"
+    );
+    until(|| relay.stats().connections_shed == 1 || relay.stats().connections == 1).await;
+    // What waited for it is gone with it.
+    let four = 4 * BODY_BYTES_MAX;
+    until(|| relay.stats().message_bytes == four).await;
+    serves_others(&relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_ended_and_pings_keep_alive() {
+    let mut config = config();
+    config.timeouts.idle = Duration::from_millis(600);
+    config.timeouts.send = Duration::from_millis(100);
+    let relay = start(config).await;
+    let silent = connect(&relay).await;
+    let mut alive = connect(&relay).await;
+    for _ in 0..20 {
+        let ping = Request {
+            entity: Entity::None,
+            key: None,
+            command: Command::Ping,
+        };
+        assert_eq!(in_time(alive.call(&ping)).await.unwrap(), Said::Pong);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    until(|| relay.stats().connections == 1).await;
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_messages_are_swept() {
+    let mut config = config();
+    config.timeouts.message = Duration::ZERO;
+    config.timeouts.sweep = Duration::from_millis(50);
+    let relay = start(config).await;
+    let mut peer = connect(&relay).await;
+    let queue = peer.create(M, false, None).await.unwrap();
+    peer.send_message(queue.sender(), None, b"old soon")
+        .await
+        .unwrap();
+    until(|| relay.stats().message_bytes == 0).await;
+    assert_eq!(peer.own(&queue, Command::Get).await.unwrap(), Said::Ok);
+}
