@@ -121,18 +121,19 @@ fn main() {
             Some(2.0 * floor),
         );
     }
-    for pq in [false, true] {
+    for (name, pq, steps) in [
+        ("one hop by turns", false, false),
+        ("the same, key encapsulation at the start", true, false),
+        ("the same, key encapsulation in each step", true, true),
+    ] {
         let (mut joiner, mut maker) = conversation(pq, &mut rng);
+        joiner.set_pq(steps);
+        maker.set_pq(steps);
         let hop = seconds(|| {
             let message = joiner.encrypt(&TEXT, 128).unwrap();
             black_box(maker.decrypt(&message, &mut rng).unwrap().plaintext);
             core::mem::swap(&mut joiner, &mut maker);
         });
-        let name = if pq {
-            "one hop by turns, with key encapsulation"
-        } else {
-            "one hop by turns"
-        };
         print(name, hop, None);
     }
     let (mut joiner, mut maker) = conversation(true, &mut rng);

@@ -198,6 +198,12 @@ impl Ratchet {
 
     /// Turns key encapsulation on or off. It takes effect over the next steps; on needs the peer's
     /// will as well.
+    ///
+    /// Each step with it costs both sides milliseconds. Off right after [`crate::join`] and
+    /// [`crate::MakerKeys::accept`] with [`Options::pq`] is the cheap middle way: the secret
+    /// encapsulated at the start stays mixed into the root and so into every later key, which
+    /// protects recorded traffic against a quantum computer. Only healing after a theft of keys is
+    /// classical then; turning it on for two round trips now and then heals against both.
     pub fn set_pq(&mut self, pq: bool) {
         self.pq = pq;
         if !pq {

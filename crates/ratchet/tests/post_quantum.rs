@@ -133,6 +133,38 @@ fn a_peer_of_version_two_never_sees_it() {
 }
 
 #[test]
+fn at_the_start_only_and_now_and_then() {
+    let mut pair = Pair::new(hybrid(), hybrid(), 10);
+    pair.maker.ratchet.set_pq(false);
+    pair.joiner.ratchet.set_pq(false);
+    pair.joiner_says(b"first");
+    assert!(
+        pair.maker.ratchet.is_pq_receiving(),
+        "encapsulated at the start"
+    );
+    rounds(&mut pair, 3);
+    assert_eq!(
+        protection(&pair),
+        [(false, false); 2],
+        "steps are classical"
+    );
+    let classical = pair.maker.ratchet.encode().len();
+    assert!(classical <= 512, "nothing to store for it either");
+    pair.maker.ratchet.set_pq(true);
+    pair.joiner.ratchet.set_pq(true);
+    rounds(&mut pair, 2);
+    assert_eq!(
+        protection(&pair),
+        [(true, true); 2],
+        "two round trips later it is on"
+    );
+    pair.maker.ratchet.set_pq(false);
+    pair.joiner.ratchet.set_pq(false);
+    rounds(&mut pair, 2);
+    assert_eq!(protection(&pair), [(false, false); 2]);
+}
+
+#[test]
 fn a_key_made_ahead_is_used_once() {
     let mut pair = Pair::new(hybrid(), hybrid(), 8);
     for round in 0..3 {

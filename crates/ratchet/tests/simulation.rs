@@ -111,7 +111,7 @@ fn long_conversation_with_key_encapsulation() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn conversations(seed: u64) {
@@ -127,4 +127,44 @@ proptest! {
         let _ = junto_ratchet::Ratchet::decode(&bytes, []);
         let _ = junto_ratchet::MakerKeys::decode(&bytes);
     }
+
+    #[test]
+    fn what_decodes_has_one_encoding(pq: bool, at: prop::sample::Index, bit in 0u8..8) {
+        let changed = |mut bytes: Vec<u8>| {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            bytes
+        };
+        let (_, offer, params, state) = FORMS.with(|forms| forms[usize::from(pq)].clone());
+        let bytes = changed(offer);
+        if let Ok(offer) = junto_ratchet::Offer::decode(&bytes) {
+            prop_assert_eq!(offer.encode(), bytes);
+        }
+        let bytes = changed(params);
+        if let Ok(params) = junto_ratchet::Params::decode(&bytes) {
+            prop_assert_eq!(params.encode(), bytes);
+        }
+        let bytes = changed(state);
+        if let Ok(ratchet) = junto_ratchet::Ratchet::decode(&bytes, []) {
+            prop_assert_eq!(&*ratchet.encode(), &bytes);
+        }
+    }
+}
+
+/// Whether with key encapsulation; an offer, its answer and a state in use.
+type Forms = (bool, Vec<u8>, Vec<u8>, Vec<u8>);
+
+thread_local! {
+    /// Made once: with key encapsulation that takes milliseconds.
+    static FORMS: [Forms; 2] = [false, true].map(|pq| {
+        let options = if pq { hybrid() } else { classical() };
+        let mut rng = pair::rng(5);
+        let keys = junto_ratchet::MakerKeys::generate(pq, &mut rng);
+        let offer = keys.offer(junto_ratchet::VersionRange::OURS);
+        let (_, params) = junto_ratchet::join(&offer, options, &mut rng).unwrap();
+        let mut pair = Pair::new(options, options, 5);
+        pair.joiner_says(b"on");
+        pair.maker_says(b"and on");
+        (pq, offer.encode(), params.encode(), pair.maker.ratchet.encode().to_vec())
+    });
 }
