@@ -347,6 +347,14 @@ impl Handshakes {
         full
     }
 
+    /// Gives up all of them: they have nothing to lose.
+    fn give_up(&self) {
+        let running = core::mem::take(&mut *self.running());
+        running
+            .into_values()
+            .for_each(|handshake| handshake.abort());
+    }
+
     /// The handshake of `id` is over.
     pub(crate) fn done(&self, id: ConnectionId) {
         self.running().remove(&id);
@@ -413,6 +421,7 @@ async fn run(
         }
     };
     drop(listener);
+    handshakes.give_up();
     shared.registry.close_all();
     let drain = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(shared.timeouts.drain, drain).await;

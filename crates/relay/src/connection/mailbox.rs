@@ -1,5 +1,6 @@
 //! News for a connection from other connections' tasks.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Waker};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -112,6 +113,7 @@ type Shard = RwLock<HashMap<ConnectionId, Arc<Mailbox>>>;
 #[derive(Default)]
 pub(crate) struct Registry {
     shards: [Shard; SHARDS],
+    closed: AtomicBool,
 }
 
 impl Registry {
@@ -125,6 +127,9 @@ impl Registry {
             .shard(id)
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        if self.closed.load(Ordering::Relaxed) {
+            mailbox.close();
+        }
         shard.insert(id, mailbox);
     }
 
@@ -148,8 +153,11 @@ impl Registry {
         }
     }
 
-    /// Asks every connection to finish.
+    /// Asks every connection to finish, also those that enter from now on.
     pub(crate) fn close_all(&self) {
+        // Whoever enters a shard before it is visited below is found there, and whoever enters
+        // after has seen this, because the shard's lock was passed on in between.
+        self.closed.store(true, Ordering::Relaxed);
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             shard.values().for_each(|mailbox| mailbox.close());
@@ -196,5 +204,8 @@ mod tests {
         assert_eq!(mailbox.poll_take(cx, 9, |_| {}), Found::Overflow);
         registry.leave(id);
         registry.post(id, news(1));
+        let late = Mailbox::new(3);
+        registry.enter(ConnectionId(79), Arc::clone(&late));
+        assert_eq!(late.poll_take(cx, 2, |_| {}), Found::Closing);
     }
 }
