@@ -200,6 +200,34 @@ fn the_service_marker_belongs_to_version_16_and_later() {
     }
 }
 
+/// The keys that stand in for unknown queues are in the source: what they authorise is refused.
+#[test]
+fn dummy_keys_authorise_nothing() {
+    let mut relay = Relay::new(VersionRange::SUPPORTED);
+    let mut alice = relay.connect(&newest(&relay)).unwrap();
+    for dummy in [
+        AuthSecret::Ed25519(ed25519::SigningKey::from_seed(&[0x4a; 32])),
+        AuthSecret::X25519(x25519::SecretKey::from_bytes(&[0x4a; 32])),
+    ] {
+        let unknown = Entity::Queue(&QUEUE);
+        let got = alice.ask_one(&mut relay, unknown, Some(&dummy), Command::Sub);
+        assert_eq!(got, Got::Error(ErrorCode::Auth));
+        let key = AuthSecret::generate(&mut alice.rng);
+        let queue = create(&mut alice, &mut relay, key, NewMode::Contact(None), false);
+        let flags = junto_smp::message::MessageFlags::default();
+        for command in [Command::Sub, Command::Send { flags, body: b"x" }] {
+            let recipient = matches!(command, Command::Sub);
+            let entity = if recipient {
+                queue.recipient()
+            } else {
+                queue.sender()
+            };
+            let got = alice.ask_one(&mut relay, entity, Some(&dummy), command);
+            assert_eq!(got, Got::Error(ErrorCode::Auth));
+        }
+    }
+}
+
 #[test]
 fn service_signatures_are_refused() {
     let mut relay = Relay::new(VersionRange::SUPPORTED);
@@ -470,6 +498,8 @@ fn clients_notice_answers_that_do_not_fit() {
     let queue = Entity::Queue(&QUEUE);
     assert_eq!(ask(Response::Ok, queue, true), "Ok(Ok)");
     assert_eq!(ask(Response::Pong, Entity::None, true), "Err(Unexpected)");
+    assert_eq!(ask(Response::Info(b"{}"), queue, true), "Err(Unexpected)");
+    assert_eq!(ask(Response::End, queue, true), "Err(Unexpected)");
     assert_eq!(
         ask(Response::Ok, Entity::Queue(&[9; 24]), true),
         "Err(Unexpected)"

@@ -407,7 +407,11 @@ fn old_messages_expire() {
     bob.ask_one(&mut relay, queue.sender(), None, send(b"old"));
     let events = alice.take_events(&mut relay);
     let (old, _) = opened(&queue, &events[0].1);
-    relay.now = Timestamp(relay.now.0 + relay.limits.retention_seconds + 1);
+    // Kept for exactly this long.
+    relay.now = Timestamp(relay.now.0 + relay.limits.retention_seconds);
+    bob.ask_one(&mut relay, queue.sender(), None, send(b"also"));
+    assert_eq!(relay.queues[&queue.ids.recipient].messages().len(), 2);
+    relay.now = Timestamp(relay.now.0 + 1);
     bob.ask_one(&mut relay, queue.sender(), None, send(b"new"));
     assert!(
         alice.take_events(&mut relay).is_empty(),
@@ -415,7 +419,7 @@ fn old_messages_expire() {
     );
     let ack = Command::Ack(Some(old));
     let got = alice.ask_one(&mut relay, queue.recipient(), Some(&queue.key), ack);
-    assert_eq!(opened(&queue, &got).1.unwrap(), b"new");
+    assert_eq!(opened(&queue, &got).1.unwrap(), b"also");
 }
 
 #[test]
