@@ -9,8 +9,6 @@
 //! The rest is the shell around them: one thread that owns core and store, and a task for each
 //! relay connection.
 
-#![allow(dead_code)]
-
 pub mod client;
 mod error;
 pub mod proto;
@@ -22,4 +20,4 @@ pub use proto::{
     ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Link, LinkError,
     MAX_BODY, MAX_INFO, MessageId, Misuse, RequestId, Tag,
 };
-pub use shell::{Agent, AgentConfig, Events};
+pub use shell::{Agent, AgentConfig, Events, Reconnect};

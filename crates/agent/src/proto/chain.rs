@@ -91,6 +91,12 @@ impl ReceiveChain {
         }
     }
 
+    /// The number that the next message should have.
+    #[must_use]
+    pub fn expected_id(&self) -> u64 {
+        self.last_id.saturating_add(1)
+    }
+
     /// Judges a message with this number and previous hash, and makes it the last one.
     ///
     /// A message is recorded even when it does not fit: the sender is at that point now, and
@@ -101,7 +107,7 @@ impl ReceiveChain {
                 .last_hash
                 .as_ref()
                 .map_or(&[][..], <[u8; 32]>::as_slice);
-        let expected = self.last_id.saturating_add(1);
+        let expected = self.expected_id();
         let verdict = match id {
             _ if id == expected && fits => Integrity::Ok,
             _ if id == expected => Integrity::BadHash,

@@ -1,7 +1,8 @@
 //! The envelope inside the per-queue layer: agent version, a letter, and what the letter says.
 
+use junto_ratchet::{Params, RatchetError};
+
 use super::link::InvitationLink;
-use super::offer::KeyOffer;
 use super::version;
 use super::wire::{Malformed, Reader, put_large};
 
@@ -12,7 +13,7 @@ pub enum Envelope<'a> {
     /// the maker's does not.
     Confirmation {
         /// The joiner's keys.
-        offer: Option<Box<KeyOffer>>,
+        offer: Option<Box<Params>>,
         /// A ratchet message with the connection information.
         ratcheted: &'a [u8],
     },
@@ -31,7 +32,7 @@ pub enum Envelope<'a> {
     /// `R`: fresh keys, to agree anew after a broken ratchet.
     RatchetKey {
         /// The sender's fresh keys.
-        offer: Box<KeyOffer>,
+        offer: Box<Params>,
         /// Reserved.
         info: &'a [u8],
     },
@@ -51,7 +52,7 @@ impl<'a> Envelope<'a> {
                     None => out.push(b'0'),
                     Some(offer) => {
                         out.push(b'1');
-                        offer.put(out)?;
+                        out.extend_from_slice(&offer.encode());
                     }
                 }
                 out.extend_from_slice(ratcheted);
@@ -67,7 +68,7 @@ impl<'a> Envelope<'a> {
             }
             Self::RatchetKey { offer, info } => {
                 out.push(b'R');
-                offer.put(out)?;
+                out.extend_from_slice(&offer.encode());
                 out.extend_from_slice(info);
             }
         }
@@ -84,13 +85,20 @@ impl<'a> Envelope<'a> {
             return Err(Malformed::Version);
         }
         match reader.u8()? {
-            b'C' => {
-                let offer = reader.optional(|reader| KeyOffer::read(reader).map(Box::new))?;
-                Ok(Self::Confirmation {
-                    offer,
+            b'C' => match reader.u8()? {
+                b'0' => Ok(Self::Confirmation {
+                    offer: None,
                     ratcheted: reader.tail(),
-                })
-            }
+                }),
+                b'1' => {
+                    let (offer, ratcheted) = read_params(reader.tail())?;
+                    Ok(Self::Confirmation {
+                        offer: Some(offer),
+                        ratcheted,
+                    })
+                }
+                _ => Err(Malformed::Tag),
+            },
             b'M' => Ok(Self::Message {
                 ratcheted: reader.tail(),
             }),
@@ -105,13 +113,18 @@ impl<'a> Envelope<'a> {
                 })
             }
             b'R' => {
-                let offer = Box::new(KeyOffer::read(&mut reader)?);
-                Ok(Self::RatchetKey {
-                    offer,
-                    info: reader.tail(),
-                })
+                let (offer, info) = read_params(reader.tail())?;
+                Ok(Self::RatchetKey { offer, info })
             }
             _ => Err(Malformed::Tag),
         }
+    }
+}
+
+fn read_params(bytes: &[u8]) -> Result<(Box<Params>, &[u8]), Malformed> {
+    match Params::decode_front(bytes) {
+        Ok((params, rest)) => Ok((Box::new(params), rest)),
+        Err(RatchetError::Version) => Err(Malformed::Version),
+        Err(_) => Err(Malformed::Key),
     }
 }

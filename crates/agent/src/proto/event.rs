@@ -53,6 +53,13 @@ pub enum Event {
         /// The number that sending it gave.
         id: MessageId,
     },
+    /// The peer sent something that our keys do not open, or that is no message. It is lost; what
+    /// follows is judged by its [`Integrity`]. The usual cause is a side that went back to an old copy
+    /// of its database. Sent once, not stored.
+    Unreadable {
+        /// The connection.
+        connection: ConnectionId,
+    },
     /// A relay that we use cannot be reached; the agent keeps trying.
     RelayDown {
         /// The relay.
@@ -91,16 +98,9 @@ pub enum ConnectionFault {
     /// The relay refused to make a queue.
     #[error("the relay refused to make a queue")]
     QueueRefused,
-    /// What arrived on our queue is not the handshake.
-    #[error("the peer broke the handshake")]
-    Handshake,
     /// The peer answered with a protocol version that we do not speak.
     #[error("the peer speaks an incompatible version")]
     Version,
-    /// A message does not decrypt: the keys of the two sides no longer match, as after restoring an
-    /// old copy of a database.
-    #[error("the keys of the two sides no longer match")]
-    OutOfStep,
 }
 
 impl fmt::Debug for Event {
@@ -135,6 +135,7 @@ impl fmt::Debug for Event {
                 )
             }
             Self::Delivered { connection, id } => write!(f, "Delivered({connection:?}, {id})"),
+            Self::Unreadable { connection } => write!(f, "Unreadable({connection:?})"),
             Self::RelayDown { relay } => write!(f, "RelayDown({relay})"),
             Self::RelayUp { relay } => write!(f, "RelayUp({relay})"),
             Self::Failed {

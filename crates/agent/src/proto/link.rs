@@ -6,8 +6,10 @@
 use core::fmt;
 use core::str::FromStr;
 
+use junto_ratchet::Offer;
+
 use super::address::{QueueAddress, QueueMode, QueueUri};
-use super::offer::KeyOffer;
+use super::offer;
 use super::query::Query;
 use super::version::{self, VersionRange};
 use super::wire::Malformed;
@@ -37,8 +39,7 @@ pub enum LinkError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvitationLink {
     place: Place,
-    ratchet: VersionRange,
-    offer: KeyOffer,
+    offer: Offer,
 }
 
 /// Where anybody can ask to connect.
@@ -67,10 +68,9 @@ struct Place {
 impl InvitationLink {
     /// The invitation to this queue with these keys.
     #[must_use]
-    pub(super) fn new(address: QueueAddress, offer: KeyOffer) -> Self {
+    pub(super) fn new(address: QueueAddress, offer: Offer) -> Self {
         Self {
             place: Place::new(address),
-            ratchet: version::RATCHET_RANGE,
             offer,
         }
     }
@@ -80,9 +80,10 @@ impl InvitationLink {
     ///
     /// # Errors
     /// [`LinkError::Unsupported`] otherwise.
-    pub fn negotiated(&self) -> Result<(&QueueAddress, &KeyOffer), LinkError> {
+    pub fn negotiated(&self) -> Result<(&QueueAddress, &Offer), LinkError> {
         let address = self.place.negotiated(QueueMode::Messaging)?;
-        if !self.ratchet.contains(version::RATCHET) {
+        let ratchet = self.offer.versions;
+        if ratchet.min() > version::RATCHET || ratchet.max() < version::RATCHET {
             return Err(LinkError::Unsupported);
         }
         Ok((address, &self.offer))
@@ -168,7 +169,7 @@ impl Place {
 
 impl fmt::Display for InvitationLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let e2e = self.offer.to_text(self.ratchet);
+        let e2e = offer::to_text(&self.offer);
         write!(
             f,
             "simplex:/invitation#/?{}",
@@ -213,12 +214,8 @@ impl FromStr for Link {
         let place = Place::from_query(&query)?;
         match kind.strip_suffix('/').unwrap_or(kind) {
             "invitation" => {
-                let (ratchet, offer) = KeyOffer::from_text(query.required("e2e")?)?;
-                Ok(Self::Invitation(Box::new(InvitationLink {
-                    place,
-                    ratchet,
-                    offer,
-                })))
+                let offer = offer::from_text(query.required("e2e")?)?;
+                Ok(Self::Invitation(Box::new(InvitationLink { place, offer })))
             }
             "contact" => Ok(Self::Contact(ContactLink { place })),
             _ => Err(Malformed::Text.into()),
@@ -277,7 +274,7 @@ mod tests {
         };
         let (address, offer) = link.negotiated().unwrap();
         assert_eq!(address.mode, Some(QueueMode::Messaging));
-        assert_eq!(offer.version, 3);
+        assert_eq!(offer.versions.max(), 3);
         assert_eq!(offer.kem, None);
     }
 

@@ -1,5 +1,7 @@
 //! What the ratchet encrypts: connection information in the handshake, numbered messages after it.
 
+use junto_ratchet::Ratchet;
+
 use super::address::QueueInfo;
 use super::chain::MessageHash;
 use super::wire::{Malformed, Reader, put_large, put_short};
@@ -23,6 +25,24 @@ pub const MAX_BODY: usize = MESSAGE_PADDED_PQ - MESSAGE_OVERHEAD;
 /// The longest connection information, in bytes. It travels beside the joiner's queue address and,
 /// in a request, beside a whole invitation link.
 pub const MAX_INFO: usize = 10_000;
+
+/// The length that connection information is padded to.
+pub(super) fn info_padding(ratchet: &Ratchet) -> usize {
+    if ratchet.has_large_header() {
+        INFO_PADDED_PQ
+    } else {
+        INFO_PADDED
+    }
+}
+
+/// The length that every other ratchet message is padded to.
+pub(super) fn message_padding(ratchet: &Ratchet) -> usize {
+    if ratchet.has_large_header() {
+        MESSAGE_PADDED_PQ
+    } else {
+        MESSAGE_PADDED
+    }
+}
 
 /// Receipts in one message; a list has a one-byte count.
 pub(crate) const RECEIPTS_MAX: usize = 255;

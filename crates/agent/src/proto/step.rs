@@ -17,12 +17,16 @@ pub enum RowKey {
     Address(Tag),
     /// A request to an address.
     Request(RequestId),
+    /// The key of a message that was overtaken by later ones, by ratchet chain and number.
+    LateKey(ConnectionId, u32, u32),
     /// A connection's keys and counters.
     Connection(ConnectionId),
     /// The link of a connection that we invited to.
     Invitation(ConnectionId),
     /// A queue message that the relay has not accepted yet, encrypted, by number.
     Outbox(ConnectionId, u64),
+    /// A message that overtook an earlier one and waits for it, by the sender's number.
+    Early(ConnectionId, u64),
     /// A message that the application has not acknowledged yet, by number.
     Inbox(ConnectionId, u64),
 }

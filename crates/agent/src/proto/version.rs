@@ -3,7 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use super::wire::{Malformed, Reader};
+use super::wire::Malformed;
 
 /// The agent protocol that we speak on every connection.
 pub(crate) const AGENT: u16 = 7;
@@ -19,8 +19,6 @@ pub(crate) const QUEUE_MIN: u16 = 4;
 pub(crate) const QUEUE_RANGE: VersionRange = VersionRange { min: 1, max: 4 };
 /// The version of the double ratchet that we speak (post-quantum capable).
 pub(crate) const RATCHET: u16 = 3;
-/// What our links offer of the double ratchet.
-pub(crate) const RATCHET_RANGE: VersionRange = VersionRange { min: 2, max: 3 };
 
 /// An inclusive range of versions, `min ≤ max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,16 +54,6 @@ impl VersionRange {
     #[must_use]
     pub const fn contains(self, version: u16) -> bool {
         self.min <= version && version <= self.max
-    }
-
-    pub(super) fn put(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.min.to_be_bytes());
-        out.extend_from_slice(&self.max.to_be_bytes());
-    }
-
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let (min, max) = (reader.u16()?, reader.u16()?);
-        Self::new(min, max).ok_or(Malformed::Version)
     }
 }
 

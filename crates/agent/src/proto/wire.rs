@@ -1,7 +1,7 @@
 //! Reading and writing the primitive encodings of the protocol: big-endian integers, strings
 //! with a length of one or two bytes, optional values behind `0` or `1`.
 
-use junto_crypto::{x448, x25519};
+use junto_crypto::x25519;
 
 /// Bytes or text that are not a valid encoding. Whoever sent them is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,17 +98,9 @@ impl<'a> Reader<'a> {
         x25519::PublicKey::from_spki(self.short()?).map_err(|_| Malformed::Key)
     }
 
-    pub(crate) fn x448(&mut self) -> Result<x448::PublicKey, Malformed> {
-        x448::PublicKey::from_spki(self.short()?).map_err(|_| Malformed::Key)
-    }
-
     /// All that is left.
     pub(crate) fn tail(&mut self) -> &'a [u8] {
         core::mem::take(&mut self.rest)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
     }
 
     /// # Errors

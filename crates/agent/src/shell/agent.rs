@@ -1,14 +1,18 @@
 //! The handles of an application: [`Agent`] to ask, [`Events`] to be told.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use junto_crypto::aead::StoreKey;
 use junto_smp::address::ServerAddress;
 use tokio::sync::{mpsc, oneshot};
 
+use super::engine::{Engine, Input};
+use crate::client::ClientOptions;
 use crate::error::AgentError;
 use crate::proto::{
-    ConnectionId, ContactLink, Event, InvitationLink, Link, MessageId, RequestId, Tag,
+    Command, ConnectionId, ContactLink, Event, InvitationLink, Link, MessageId, Reply, RequestId,
+    Tag,
 };
 
 /// How to open an agent.
@@ -20,6 +24,30 @@ pub struct AgentConfig {
     /// Whether acknowledging a message tells its sender ([`Event::Delivered`] there). On by default;
     /// receipts are gathered and cost one message for up to 255.
     pub receipts: bool,
+    /// How long relays may take.
+    pub client: ClientOptions,
+    /// How the agent comes back to a relay that is out of reach.
+    pub reconnect: Reconnect,
+}
+
+/// Waits between attempts to reach a relay: the first, doubled after each failure up to the longest,
+/// each shortened by a random part of up to a half so that clients do not return all at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Reconnect {
+    /// The wait after the first failure.
+    pub first: Duration,
+    /// The longest wait.
+    pub longest: Duration,
+}
+
+impl Default for Reconnect {
+    /// 200 ms, 30 s.
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(200),
+            longest: Duration::from_secs(30),
+        }
+    }
 }
 
 impl AgentConfig {
@@ -30,6 +58,8 @@ impl AgentConfig {
             path: path.into(),
             key,
             receipts: true,
+            client: ClientOptions::default(),
+            reconnect: Reconnect::default(),
         }
     }
 }
@@ -41,7 +71,7 @@ impl AgentConfig {
 /// call back.
 #[derive(Clone)]
 pub struct Agent {
-    calls: mpsc::Sender<Call>,
+    inputs: mpsc::Sender<Input>,
 }
 
 /// What the agent tells; there is one for each agent.
@@ -50,30 +80,10 @@ pub struct Events {
 }
 
 /// One call of the application and where its answer goes.
-pub(super) enum Call {
-    CreateAddress(Tag, Box<ServerAddress>, Reply<ContactLink>),
-    CreateInvitation(
-        Tag,
-        Box<ServerAddress>,
-        Vec<u8>,
-        Reply<(ConnectionId, InvitationLink)>,
-    ),
-    Join(
-        Tag,
-        Box<Link>,
-        Box<ServerAddress>,
-        Vec<u8>,
-        Reply<ConnectionId>,
-    ),
-    Accept(RequestId, Box<ServerAddress>, Vec<u8>, Reply<ConnectionId>),
-    Reject(RequestId, Reply<()>),
-    Send(ConnectionId, Vec<u8>, Reply<MessageId>),
-    Acknowledge(ConnectionId, MessageId, Reply<()>),
-    Delete(ConnectionId, Reply<()>),
-    CloseAddress(Tag, Reply<()>),
+pub(super) struct Call {
+    pub(super) command: Command,
+    pub(super) reply: oneshot::Sender<Result<Reply, AgentError>>,
 }
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, AgentError>>;
 
 impl Agent {
     /// Opens the profile's store and starts the agent. First the events that the application may
@@ -82,8 +92,8 @@ impl Agent {
     /// # Errors
     /// [`AgentError::Store`] if the store cannot be opened.
     pub async fn open(config: AgentConfig) -> Result<(Self, Events), AgentError> {
-        let _ = config;
-        Err(AgentError::Defect("the agent's core is not linked yet"))
+        let (inputs, events) = Engine::start(config).await?;
+        Ok((Self { inputs }, Events { events }))
     }
 
     /// Makes an address at which anybody who has the link can ask to connect. With a tag that has
@@ -96,9 +106,11 @@ impl Agent {
         tag: Tag,
         relay: &ServerAddress,
     ) -> Result<ContactLink, AgentError> {
-        let relay = Box::new(relay.clone());
-        self.call(|reply| Call::CreateAddress(tag, relay, reply))
-            .await
+        let relay = relay.clone();
+        match self.call(Command::CreateAddress { tag, relay }).await? {
+            Reply::Address(link) => Ok(link),
+            _ => Err(MISMATCH),
+        }
     }
 
     /// Makes a link for one peer. `info` (≤ [`MAX_INFO`](crate::MAX_INFO) bytes) is told to the
@@ -112,9 +124,14 @@ impl Agent {
         relay: &ServerAddress,
         info: &[u8],
     ) -> Result<(ConnectionId, InvitationLink), AgentError> {
-        let relay = Box::new(relay.clone());
-        self.call(|reply| Call::CreateInvitation(tag, relay, info.to_vec(), reply))
-            .await
+        let (relay, info) = (relay.clone(), info.to_vec());
+        match self
+            .call(Command::CreateInvitation { tag, relay, info })
+            .await?
+        {
+            Reply::Invitation(connection, link) => Ok((connection, *link)),
+            _ => Err(MISMATCH),
+        }
     }
 
     /// Connects through a link, receiving on `relay`. Returns at once; [`Event::Connected`] follows
@@ -129,9 +146,19 @@ impl Agent {
         relay: &ServerAddress,
         info: &[u8],
     ) -> Result<ConnectionId, AgentError> {
-        let (link, relay) = (Box::new(link.clone()), Box::new(relay.clone()));
-        self.call(|reply| Call::Join(tag, link, relay, info.to_vec(), reply))
-            .await
+        let (link, relay, info) = (link.clone(), relay.clone(), info.to_vec());
+        match self
+            .call(Command::Join {
+                tag,
+                link,
+                relay,
+                info,
+            })
+            .await?
+        {
+            Reply::Connection(connection) => Ok(connection),
+            _ => Err(MISMATCH),
+        }
     }
 
     /// Accepts a request to one of our addresses, receiving on `relay`. The connection's tag is
@@ -145,9 +172,18 @@ impl Agent {
         relay: &ServerAddress,
         info: &[u8],
     ) -> Result<ConnectionId, AgentError> {
-        let relay = Box::new(relay.clone());
-        self.call(|reply| Call::Accept(request, relay, info.to_vec(), reply))
-            .await
+        let (relay, info) = (relay.clone(), info.to_vec());
+        match self
+            .call(Command::Accept {
+                request,
+                relay,
+                info,
+            })
+            .await?
+        {
+            Reply::Connection(connection) => Ok(connection),
+            _ => Err(MISMATCH),
+        }
     }
 
     /// Forgets a request. The requester is not told. Rejecting again does nothing.
@@ -155,7 +191,7 @@ impl Agent {
     /// # Errors
     /// [`AgentError::Store`].
     pub async fn reject(&self, request: RequestId) -> Result<(), AgentError> {
-        self.call(|reply| Call::Reject(request, reply)).await
+        self.done(Command::Reject { request }).await
     }
 
     /// Sends a message of at most [`MAX_BODY`](crate::MAX_BODY) bytes. Returns when it is durable
@@ -170,8 +206,11 @@ impl Agent {
         connection: ConnectionId,
         body: &[u8],
     ) -> Result<MessageId, AgentError> {
-        self.call(|reply| Call::Send(connection, body.to_vec(), reply))
-            .await
+        let body = body.to_vec();
+        match self.call(Command::Send { connection, body }).await? {
+            Reply::Message(message) => Ok(message),
+            _ => Err(MISMATCH),
+        }
     }
 
     /// Says that the application has a message durably: it will not come again, and the sender is
@@ -184,8 +223,11 @@ impl Agent {
         connection: ConnectionId,
         message: MessageId,
     ) -> Result<(), AgentError> {
-        self.call(|reply| Call::Acknowledge(connection, message, reply))
-            .await
+        self.done(Command::Acknowledge {
+            connection,
+            message,
+        })
+        .await
     }
 
     /// Ends a connection: undelivered messages are dropped, the queue is deleted from its relay.
@@ -194,7 +236,7 @@ impl Agent {
     /// # Errors
     /// [`AgentError::Store`].
     pub async fn delete(&self, connection: ConnectionId) -> Result<(), AgentError> {
-        self.call(|reply| Call::Delete(connection, reply)).await
+        self.done(Command::Delete { connection }).await
     }
 
     /// Closes an address: its queue is deleted from its relay, pending requests are forgotten,
@@ -203,18 +245,38 @@ impl Agent {
     /// # Errors
     /// [`AgentError::Store`].
     pub async fn close_address(&self, tag: Tag) -> Result<(), AgentError> {
-        self.call(|reply| Call::CloseAddress(tag, reply)).await
+        self.done(Command::CloseAddress { tag }).await
     }
 
-    async fn call<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Result<T, AgentError> {
+    /// Stores what is pending and stops the agent; its handles give [`AgentError::Closed`] from then
+    /// on. Dropping all handles does the same without waiting for it.
+    pub async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        if self.inputs.send(Input::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
+    async fn call(&self, command: Command) -> Result<Reply, AgentError> {
         let (reply, answer) = oneshot::channel();
-        self.calls
-            .send(call(reply))
+        let call = Input::Call(Call { command, reply });
+        self.inputs
+            .send(call)
             .await
             .map_err(|_| AgentError::Closed)?;
         answer.await.map_err(|_| AgentError::Closed)?
     }
+
+    async fn done(&self, command: Command) -> Result<(), AgentError> {
+        match self.call(command).await? {
+            Reply::Done => Ok(()),
+            _ => Err(MISMATCH),
+        }
+    }
 }
+
+/// The core answered a call with the answer to another kind of call.
+const MISMATCH: AgentError = AgentError::Defect("a call got the answer of another");
 
 impl Events {
     /// The next event; `None` when the agent has stopped. Safe to cancel.

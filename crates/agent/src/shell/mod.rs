@@ -2,5 +2,8 @@
 //! talk to relays.
 
 mod agent;
+mod engine;
+mod relay;
+mod timer;
 
-pub use agent::{Agent, AgentConfig, Events};
+pub use agent::{Agent, AgentConfig, Events, Reconnect};

@@ -1,5 +1,33 @@
 //! Where the core's state survives: rows of sealed bytes, changed by whole transactions.
 
+mod memory;
+mod schema;
+mod sqlite;
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+
+use crate::proto::{Committed, Delta, Row, RowKey};
+
+/// Keeps rows.
+///
+/// After a crash at any moment, [`Store::load`] gives what some commit left: the last one that
+/// returned, or the one under way.
+pub trait Store: Send {
+    /// All rows, in the order of their keys.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read.
+    fn load(&mut self) -> Result<Vec<(RowKey, Row)>, StoreError>;
+
+    /// Applies all changes or none. When it returns, they are durable.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they could not be applied; nothing has changed then, and the same commit
+    /// may be tried again.
+    fn commit(&mut self, delta: &Delta) -> Result<Committed, StoreError>;
+}
+
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -16,17 +44,35 @@ pub enum StoreError {
     #[error("the profile was made by a newer version (format {found}, this version reads {known})")]
     Newer {
         /// Format of the file.
-        found: u32,
+        found: i64,
         /// Newest format that we read.
-        known: u32,
+        known: i64,
     },
     /// No room on the disk. Nothing was changed.
     #[error("the disk is full")]
     Full,
     /// The disk or the database refuses.
     #[error("the profile's database cannot be used: {0}")]
-    Database(#[from] rusqlite::Error),
-    /// The lock file cannot be made.
-    #[error("the profile cannot be locked: {0}")]
-    Lock(#[from] std::io::Error),
+    Database(#[source] rusqlite::Error),
+    /// The file or its lock cannot be used.
+    #[error("the profile's files cannot be used: {0}")]
+    File(#[from] std::io::Error),
+}
+
+impl StoreError {
+    /// The same error for one more caller, without its source.
+    pub(crate) fn same_kind(&self) -> Self {
+        match self {
+            Self::Busy => Self::Busy,
+            Self::WrongKey => Self::WrongKey,
+            Self::Damaged(what) => Self::Damaged(what),
+            Self::Newer { found, known } => Self::Newer {
+                found: *found,
+                known: *known,
+            },
+            Self::Full => Self::Full,
+            Self::Database(error) => Self::File(std::io::Error::other(error.to_string())),
+            Self::File(error) => Self::File(std::io::Error::new(error.kind(), error.to_string())),
+        }
+    }
 }

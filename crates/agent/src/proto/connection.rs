@@ -1,0 +1,562 @@
+//! One duplex connection: what is kept of it, and how it is stored.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use junto_crypto::{CryptoRng, Zeroizing};
+use junto_ratchet::{MakerKeys, Params, Ratchet, SkippedDelta, SkippedId, SkippedKey};
+
+use super::chain::{MessageHash, ReceiveChain, SendChain};
+use super::command::Ticket;
+use super::effects::{Effects, Owner};
+use super::event::{ConnectionFault, Event};
+use super::id::{ConnectionId, MessageId, Tag};
+use super::link::InvitationLink;
+use super::queue::{ReceiveQueue, SendQueue};
+use super::step::{Row, RowKey};
+use super::wire::{Malformed, Reader, put_large};
+
+/// Queue messages of one connection that may be unanswered at a time. A relay stores 128 a queue.
+pub(super) const WINDOW: usize = 32;
+
+/// Messages of one connection that may wait for its relay: 16 KiB each, 4 MiB a connection.
+/// Further calls wait.
+pub(super) const OUTBOX_MAX: usize = 256;
+
+/// Messages of one connection that may wait for the application: 14 KiB each, 3.5 MiB a
+/// connection. Further ones stay with the relay.
+pub(super) const INBOX_MAX: usize = 256;
+
+/// Fingerprints of received queue messages kept to recognise repetitions, 16 B each. A peer repeats
+/// what was in flight when its connection died: at most [`WINDOW`].
+pub(super) const RECENT_MAX: usize = 2 * WINDOW;
+const _: () = assert!(RECENT_MAX > WINDOW);
+
+/// Messages that may wait for one that they overtook, 14 KiB each. A sender has no more in flight.
+pub(super) const EARLY_MAX: usize = WINDOW;
+
+/// Hashes of messages that await a receipt, kept in memory only.
+pub(super) const AWAITING_MAX: usize = 4_096;
+
+/// The first bytes of a queue message's SHA-256.
+pub(super) type Fingerprint = [u8; 16];
+
+/// How the connection came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// We made an invitation.
+    Maker,
+    /// We followed an invitation.
+    Joiner,
+    /// We asked at a contact address, with an invitation inside.
+    Requester,
+}
+
+/// How far it is. Only ever forward, in this order, but for failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Maker, requester: nobody has answered our invitation.
+    Inviting,
+    /// Joiner: our queue is not made yet, so our confirmation is not either.
+    Joining,
+    /// Our confirmation is on its way; a joiner also waits for the peer's.
+    Confirming,
+    /// Messages flow.
+    Active,
+    /// It cannot go on; kept until the application deletes it.
+    Failed(ConnectionFault),
+    /// Deleted by the application; our queue is not deleted from its relay yet.
+    Deleting,
+}
+
+/// Keys of the end-to-end encryption.
+pub(super) enum Keys {
+    /// Those that our invitation offers.
+    Offered(Box<MakerKeys>),
+    /// The ratchet.
+    Agreed(Box<Ratchet>),
+}
+
+/// The application has these, their sender is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DueReceipt {
+    /// The sender's number.
+    pub(super) id: u64,
+    /// Hash of the agent message.
+    pub(super) hash: MessageHash,
+}
+
+/// See the module.
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) tag: Tag,
+    pub(super) role: Role,
+    pub(super) stage: Stage,
+    pub(super) our_info: Vec<u8>,
+    pub(super) peer_info: Vec<u8>,
+    pub(super) sent: SendChain,
+    pub(super) received: ReceiveChain,
+    /// Our count of messages handed to the application.
+    pub(super) last_delivered: u64,
+    pub(super) receive: ReceiveQueue,
+    /// The queue of the peer; for a requester first the contact queue.
+    pub(super) send: Option<SendQueue>,
+    pub(super) keys: Keys,
+    /// Joiner: our public keys, until our confirmation carries them.
+    pub(super) reply_offer: Option<Box<Params>>,
+    pub(super) recent: VecDeque<Fingerprint>,
+    /// Whether our queue was full since the last message that came in order.
+    pub(super) was_full: bool,
+    pub(super) receipts: Vec<DueReceipt>,
+
+    // Rows of their own.
+    /// Encrypted queue messages by number.
+    pub(super) outbox: BTreeMap<u64, Bytes>,
+    /// Messages that the application has not acknowledged, by our count, with their receipts.
+    pub(super) inbox: BTreeMap<u64, DueReceipt>,
+    /// Decrypted messages that overtook an earlier one, by the sender's number.
+    pub(super) early: BTreeMap<u64, Row>,
+    pub(super) link: Option<Box<InvitationLink>>,
+    /// Keys of overtaken messages that the ratchet keeps.
+    pub(super) late: BTreeSet<SkippedId>,
+
+    // Not stored.
+    /// Calls that wait for the link.
+    pub(super) callers: Vec<Ticket>,
+    /// Calls that wait for room in the outbox.
+    pub(super) waiting: VecDeque<(Ticket, Vec<u8>)>,
+    /// Our messages that await a receipt.
+    pub(super) awaiting: BTreeMap<u64, MessageHash>,
+    /// Whether the timer for overtaken messages runs.
+    pub(super) gap_timed: bool,
+    /// Whether the timer for receipts runs.
+    pub(super) receipts_timed: bool,
+}
+
+impl Connection {
+    pub(super) fn owner(&self) -> Owner {
+        Owner::Connection(self.id)
+    }
+
+    /// A connection at its start.
+    pub(super) fn new(
+        (id, tag): (ConnectionId, Tag),
+        (role, stage): (Role, Stage),
+        our_info: Vec<u8>,
+        receive: ReceiveQueue,
+        keys: Keys,
+    ) -> Self {
+        Self {
+            id,
+            tag,
+            role,
+            stage,
+            our_info,
+            peer_info: Vec::new(),
+            sent: SendChain::default(),
+            received: ReceiveChain::default(),
+            last_delivered: 0,
+            receive,
+            send: None,
+            keys,
+            reply_offer: None,
+            recent: VecDeque::new(),
+            receipts: Vec::new(),
+            outbox: BTreeMap::new(),
+            inbox: BTreeMap::new(),
+            early: BTreeMap::new(),
+            link: None,
+            late: BTreeSet::new(),
+            callers: Vec::new(),
+            waiting: VecDeque::new(),
+            awaiting: BTreeMap::new(),
+            was_full: false,
+            gap_timed: false,
+            receipts_timed: false,
+        }
+    }
+
+    /// The event that says that messages flow.
+    pub(super) fn connected_event(&self) -> Option<Event> {
+        let Keys::Agreed(ratchet) = &self.keys else {
+            return None;
+        };
+        Some(Event::Connected {
+            connection: self.id,
+            tag: self.tag,
+            info: self.peer_info.clone(),
+            binding: ratchet.binding(),
+        })
+    }
+
+    /// Whether this queue message was handled before; remembers it otherwise.
+    pub(super) fn is_repeated(&self, fingerprint: &Fingerprint) -> bool {
+        self.recent.contains(fingerprint)
+    }
+
+    pub(super) fn remember(&mut self, fingerprint: Fingerprint) {
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(fingerprint);
+    }
+
+    /// The row to store.
+    pub(super) fn to_row(&self) -> Result<Row, Malformed> {
+        let mut out = Zeroizing::new(Vec::with_capacity(8 * 1024));
+        out.push(ROW_VERSION);
+        out.extend_from_slice(self.tag.as_bytes());
+        out.push(match self.role {
+            Role::Maker => b'M',
+            Role::Joiner => b'J',
+            Role::Requester => b'R',
+        });
+        out.extend_from_slice(&stage_letters(self.stage));
+        put_large(&mut out, &self.our_info)?;
+        put_large(&mut out, &self.peer_info)?;
+        self.sent.put(&mut out)?;
+        self.received.put(&mut out)?;
+        out.extend_from_slice(&self.last_delivered.to_be_bytes());
+        self.receive.put(&mut out)?;
+        match &self.send {
+            None => out.push(b'0'),
+            Some(send) => {
+                out.push(b'1');
+                send.put(&mut out)?;
+            }
+        }
+        match &self.keys {
+            Keys::Offered(secrets) => {
+                out.push(b'O');
+                put_large(&mut out, &secrets.encode())?;
+            }
+            Keys::Agreed(ratchet) => {
+                out.push(b'R');
+                let bytes = ratchet.encode();
+                let len = u32::try_from(bytes.len()).map_err(|_| Malformed::Long)?;
+                out.extend_from_slice(&len.to_be_bytes());
+                out.extend_from_slice(&bytes);
+            }
+        }
+        match &self.reply_offer {
+            None => out.push(b'0'),
+            Some(offer) => {
+                out.push(b'1');
+                put_large(&mut out, &offer.encode())?;
+            }
+        }
+        out.push(if self.was_full { b'T' } else { b'F' });
+        out.push(self.recent.len() as u8);
+        self.recent
+            .iter()
+            .for_each(|fingerprint| out.extend_from_slice(fingerprint));
+        let receipts = u16::try_from(self.receipts.len()).map_err(|_| Malformed::Long)?;
+        out.extend_from_slice(&receipts.to_be_bytes());
+        self.receipts
+            .iter()
+            .for_each(|receipt| receipt.put(&mut out));
+        Ok(out)
+    }
+
+    /// Reads what [`Connection::to_row`] wrote.
+    pub(super) fn from_row(
+        id: ConnectionId,
+        row: &[u8],
+        late_keys: Vec<SkippedKey>,
+        effects: &mut Effects,
+    ) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(row);
+        if reader.u8()? != ROW_VERSION {
+            return Err(Malformed::Version);
+        }
+        let late = late_keys.iter().map(SkippedKey::id).collect();
+        let tag = Tag::new(reader.array()?);
+        let role = match reader.u8()? {
+            b'M' => Role::Maker,
+            b'J' => Role::Joiner,
+            b'R' => Role::Requester,
+            _ => return Err(Malformed::Tag),
+        };
+        let stage = read_stage(&mut reader)?;
+        let our_info = reader.large()?.to_vec();
+        let peer_info = reader.large()?.to_vec();
+        let sent = SendChain::read(&mut reader)?;
+        let received = ReceiveChain::read(&mut reader)?;
+        let last_delivered = reader.u64()?;
+        let receive = ReceiveQueue::read(&mut reader, effects)?;
+        let send = reader.optional(|reader| SendQueue::read(reader, effects))?;
+        let keys = match reader.u8()? {
+            b'O' => {
+                let keys = MakerKeys::decode(reader.large()?).map_err(|_| Malformed::Key)?;
+                Keys::Offered(Box::new(keys))
+            }
+            b'R' => {
+                let len = usize::try_from(reader.u32()?).map_err(|_| Malformed::Long)?;
+                let ratchet = Ratchet::decode(reader.bytes(len)?, late_keys);
+                Keys::Agreed(Box::new(ratchet.map_err(|_| Malformed::Key)?))
+            }
+            _ => return Err(Malformed::Tag),
+        };
+        let reply_offer = reader.optional(|reader| {
+            let params = Params::decode(reader.large()?).map_err(|_| Malformed::Key)?;
+            Ok(Box::new(params))
+        })?;
+        let was_full = match reader.u8()? {
+            b'T' => true,
+            b'F' => false,
+            _ => return Err(Malformed::Tag),
+        };
+        let recent = usize::from(reader.u8()?);
+        let recent = (0..recent)
+            .map(|_| reader.array())
+            .collect::<Result<_, _>>()?;
+        let receipts = usize::from(reader.u16()?);
+        let receipts = (0..receipts)
+            .map(|_| DueReceipt::read(&mut reader))
+            .collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self {
+            peer_info,
+            sent,
+            received,
+            last_delivered,
+            send,
+            reply_offer,
+            recent,
+            was_full,
+            receipts,
+            late,
+            ..Self::new((id, tag), (role, stage), our_info, receive, keys)
+        })
+    }
+
+    /// Stores what a decryption changed among the keys of overtaken messages.
+    pub(super) fn keep_late(&mut self, delta: SkippedDelta, effects: &mut Effects) {
+        effects.unprepared(self.id);
+        for id in delta.removed {
+            self.late.remove(&id);
+            effects.delta.delete(self.late_key(id));
+        }
+        for key in delta.added {
+            self.late.insert(key.id());
+            effects.delta.put(self.late_key(key.id()), key.encode());
+        }
+    }
+
+    fn late_key(&self, id: SkippedId) -> RowKey {
+        RowKey::LateKey(self.id, id.epoch, id.number)
+    }
+
+    /// Makes keys for the next step of the ratchet ahead of time.
+    pub(super) fn prepare(&mut self, rng: &mut impl CryptoRng) {
+        if let Keys::Agreed(ratchet) = &mut self.keys {
+            ratchet.prepare(rng);
+        }
+    }
+
+    /// Marks the row for writing and the connection for another look.
+    pub(super) fn changed(&self, effects: &mut Effects) {
+        effects.changed(self.owner());
+    }
+
+    /// The key of one of its outbox rows.
+    pub(super) fn outbox_key(&self, number: u64) -> RowKey {
+        RowKey::Outbox(self.id, number)
+    }
+
+    /// The key of one of its inbox rows.
+    pub(super) fn inbox_key(&self, message: MessageId) -> RowKey {
+        RowKey::Inbox(self.id, message.number())
+    }
+}
+
+/// Format of a connection's row.
+const ROW_VERSION: u8 = 1;
+
+impl DueReceipt {
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.to_be_bytes());
+        out.extend_from_slice(&self.hash);
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: reader.u64()?,
+            hash: reader.array()?,
+        })
+    }
+}
+
+fn stage_letters(stage: Stage) -> [u8; 2] {
+    match stage {
+        Stage::Inviting => *b"I ",
+        Stage::Joining => *b"J ",
+        Stage::Confirming => *b"C ",
+        Stage::Active => *b"A ",
+        Stage::Deleting => *b"D ",
+        Stage::Failed(fault) => match fault {
+            ConnectionFault::LinkUsed => *b"FL",
+            ConnectionFault::PeerGone => *b"FP",
+            ConnectionFault::QueueGone => *b"FQ",
+            ConnectionFault::QueueRefused => *b"FR",
+            ConnectionFault::Version => *b"FV",
+        },
+    }
+}
+
+fn read_stage(reader: &mut Reader<'_>) -> Result<Stage, Malformed> {
+    Ok(match &reader.array()? {
+        b"I " => Stage::Inviting,
+        b"J " => Stage::Joining,
+        b"C " => Stage::Confirming,
+        b"A " => Stage::Active,
+        b"D " => Stage::Deleting,
+        b"FL" => Stage::Failed(ConnectionFault::LinkUsed),
+        b"FP" => Stage::Failed(ConnectionFault::PeerGone),
+        b"FQ" => Stage::Failed(ConnectionFault::QueueGone),
+        b"FR" => Stage::Failed(ConnectionFault::QueueRefused),
+        b"FV" => Stage::Failed(ConnectionFault::Version),
+        _ => return Err(Malformed::Tag),
+    })
+}
+
+/// A message in the inbox, as stored.
+pub(super) struct InboxRow {
+    pub(super) receipt: DueReceipt,
+    pub(super) integrity: super::chain::Integrity,
+    pub(super) body: Vec<u8>,
+}
+
+impl InboxRow {
+    pub(super) fn to_row(&self) -> Row {
+        use super::chain::Integrity;
+        let mut out = Zeroizing::new(Vec::with_capacity(64 + self.body.len()));
+        self.receipt.put(&mut out);
+        let (letter, first, second) = match self.integrity {
+            Integrity::Ok => (b'O', 0, 0),
+            Integrity::Skipped { from, to } => (b'S', from, to),
+            Integrity::BadId { id } => (b'I', id, 0),
+            Integrity::Duplicate => (b'D', 0, 0),
+            Integrity::BadHash => (b'H', 0, 0),
+        };
+        out.push(letter);
+        out.extend_from_slice(&first.to_be_bytes());
+        out.extend_from_slice(&second.to_be_bytes());
+        out.extend_from_slice(&self.body);
+        out
+    }
+
+    pub(super) fn from_row(row: &[u8]) -> Result<Self, Malformed> {
+        use super::chain::Integrity;
+        let mut reader = Reader::new(row);
+        let receipt = DueReceipt::read(&mut reader)?;
+        let (letter, first, second) = (reader.u8()?, reader.u64()?, reader.u64()?);
+        let integrity = match letter {
+            b'O' => Integrity::Ok,
+            b'S' => Integrity::Skipped {
+                from: first,
+                to: second,
+            },
+            b'I' => Integrity::BadId { id: first },
+            b'D' => Integrity::Duplicate,
+            b'H' => Integrity::BadHash,
+            _ => return Err(Malformed::Tag),
+        };
+        Ok(Self {
+            receipt,
+            integrity,
+            body: reader.tail().to_vec(),
+        })
+    }
+}
+
+/// The row of an invitation link.
+pub(super) fn link_row(link: &InvitationLink) -> Row {
+    Zeroizing::new(link.to_string().into_bytes())
+}
+
+/// A contact address of ours.
+pub(super) struct Address {
+    pub(super) tag: Tag,
+    pub(super) receive: ReceiveQueue,
+    pub(super) closing: bool,
+    pub(super) recent: VecDeque<Fingerprint>,
+    /// Calls that wait for the link.
+    pub(super) callers: Vec<Ticket>,
+}
+
+impl Address {
+    pub(super) fn new(tag: Tag, receive: ReceiveQueue) -> Self {
+        Self {
+            tag,
+            receive,
+            closing: false,
+            recent: VecDeque::new(),
+            callers: Vec::new(),
+        }
+    }
+
+    pub(super) fn to_row(&self) -> Result<Row, Malformed> {
+        let mut out = Zeroizing::new(Vec::with_capacity(512));
+        out.push(ROW_VERSION);
+        out.push(if self.closing { b'C' } else { b'O' });
+        self.receive.put(&mut out)?;
+        out.push(self.recent.len() as u8);
+        self.recent
+            .iter()
+            .for_each(|fingerprint| out.extend_from_slice(fingerprint));
+        Ok(out)
+    }
+
+    pub(super) fn from_row(tag: Tag, row: &[u8], effects: &mut Effects) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(row);
+        if reader.u8()? != ROW_VERSION {
+            return Err(Malformed::Version);
+        }
+        let closing = match reader.u8()? {
+            b'C' => true,
+            b'O' => false,
+            _ => return Err(Malformed::Tag),
+        };
+        let receive = ReceiveQueue::read(&mut reader, effects)?;
+        let recent = usize::from(reader.u8()?);
+        let recent = (0..recent)
+            .map(|_| reader.array())
+            .collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self {
+            closing,
+            recent,
+            ..Self::new(tag, receive)
+        })
+    }
+}
+
+/// A request that the application has neither accepted nor rejected.
+pub(super) struct Request {
+    pub(super) address: Tag,
+    pub(super) link: Box<InvitationLink>,
+    pub(super) info: Vec<u8>,
+}
+
+impl Request {
+    pub(super) fn to_row(&self) -> Result<Row, Malformed> {
+        let mut out = Zeroizing::new(Vec::new());
+        out.extend_from_slice(self.address.as_bytes());
+        put_large(&mut out, self.link.to_string().as_bytes())?;
+        out.extend_from_slice(&self.info);
+        Ok(out)
+    }
+
+    pub(super) fn from_row(row: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(row);
+        let address = Tag::new(reader.array()?);
+        let text = core::str::from_utf8(reader.large()?).map_err(|_| Malformed::Text)?;
+        let link = Box::new(text.parse().map_err(|_| Malformed::Text)?);
+        Ok(Self {
+            address,
+            link,
+            info: reader.tail().to_vec(),
+        })
+    }
+}

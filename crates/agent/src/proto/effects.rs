@@ -1,0 +1,251 @@
+//! What handling one batch of inputs has brought about so far: rows to store, things to release,
+//! deadlines; and the state of relays, which all connections share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use junto_smp::address::ServerAddress;
+
+use super::command::{CallError, Reply, Ticket};
+use super::event::Event;
+use super::id::{ConnectionId, Tag};
+use super::instant::Instant;
+use super::relay::{Operation, RelayId, Token};
+use super::step::{Delta, Output};
+
+/// How long to wait before a command that a relay refused for a passing reason is tried again.
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+/// Whose queue a command is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
+    Address(Tag),
+    Connection(ConnectionId),
+}
+
+/// What a command in flight does for its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Create,
+    Subscribe,
+    Secure,
+    /// Send the outbox row of this number.
+    Send(u64),
+    Acknowledge,
+    Delete,
+}
+
+/// A command that a relay has not answered yet.
+pub(super) struct Pending {
+    pub(super) relay: RelayId,
+    pub(super) owner: Owner,
+    pub(super) purpose: Purpose,
+}
+
+/// Why the core wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// Receipts have been gathered for long enough.
+    Receipts(ConnectionId),
+    /// A message that others overtook has had its time to come.
+    Gap(ConnectionId),
+    /// The peer's full queue may have room again.
+    Quota(ConnectionId),
+    /// A relay refused something for a reason that may have passed.
+    Retry(RelayId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LinkState {
+    /// Never reached nor failed to reach.
+    Unknown,
+    Up,
+    Down,
+}
+
+struct RelayState {
+    address: ServerAddress,
+    link: LinkState,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Effects {
+    pub(super) now: Instant,
+    pub(super) delta: Delta,
+    outputs: Vec<Output>,
+    /// Owners whose row must be written.
+    dirty: BTreeSet<Owner>,
+    /// Owners that may have commands to issue.
+    ready: BTreeSet<Owner>,
+    /// Connections that may have used up the keys made ahead.
+    unprepared: BTreeSet<ConnectionId>,
+    timers: BTreeSet<(Instant, Timer)>,
+    relays: Vec<RelayState>,
+    pending: BTreeMap<Token, Pending>,
+    last_token: u64,
+}
+
+impl Effects {
+    /// Our short name for a relay; new ones are dialled.
+    pub(super) fn relay(&mut self, address: &ServerAddress) -> RelayId {
+        let known = self
+            .relays
+            .iter()
+            .position(|state| state.address == *address);
+        let index = known.unwrap_or_else(|| {
+            self.relays.push(RelayState {
+                address: address.clone(),
+                link: LinkState::Unknown,
+            });
+            self.relays.len() - 1
+        });
+        // A profile with 2³² relays does not fit into memory.
+        let relay = RelayId(index as u32);
+        if known.is_none() {
+            self.outputs.push(Output::Dial {
+                relay,
+                address: address.clone(),
+            });
+        }
+        relay
+    }
+
+    pub(super) fn relay_address(&self, relay: RelayId) -> Option<&ServerAddress> {
+        self.relays
+            .get(relay.0 as usize)
+            .map(|state| &state.address)
+    }
+
+    pub(super) fn is_up(&self, relay: RelayId) -> bool {
+        self.relays
+            .get(relay.0 as usize)
+            .is_some_and(|state| state.link == LinkState::Up)
+    }
+
+    /// Notes that a relay is reachable; tells the application if that is news.
+    pub(super) fn relay_up(&mut self, relay: RelayId) {
+        let Some(state) = self.relays.get_mut(relay.0 as usize) else {
+            return;
+        };
+        if state.link != LinkState::Up {
+            state.link = LinkState::Up;
+            let relay = state.address.clone();
+            self.event(Event::RelayUp { relay });
+        }
+    }
+
+    /// Forgets the commands in flight to a relay; tells the application if that is news.
+    pub(super) fn relay_down(&mut self, relay: RelayId) {
+        self.pending.retain(|_, pending| pending.relay != relay);
+        let Some(state) = self.relays.get_mut(relay.0 as usize) else {
+            return;
+        };
+        if state.link != LinkState::Down {
+            state.link = LinkState::Down;
+            let relay = state.address.clone();
+            self.event(Event::RelayDown { relay });
+        }
+    }
+
+    /// Issues a command. The caller has checked that the relay is up.
+    pub(super) fn command(
+        &mut self,
+        relay: RelayId,
+        owner: Owner,
+        purpose: Purpose,
+        operation: Operation,
+    ) {
+        self.last_token += 1;
+        let token = Token(self.last_token);
+        self.pending.insert(
+            token,
+            Pending {
+                relay,
+                owner,
+                purpose,
+            },
+        );
+        self.outputs.push(Output::Command {
+            relay,
+            token,
+            operation,
+        });
+    }
+
+    /// The command that an answer belongs to; `None` for one of a connection that died.
+    pub(super) fn answered(&mut self, token: Token) -> Option<Pending> {
+        self.pending.remove(&token)
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.outputs.push(Output::Event(event));
+    }
+
+    pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Reply, CallError>) {
+        self.outputs.push(Output::Answer { ticket, answer });
+    }
+
+    /// The owner's row changed, and it may have commands to issue.
+    pub(super) fn changed(&mut self, owner: Owner) {
+        self.dirty.insert(owner);
+        self.ready.insert(owner);
+    }
+
+    /// The owner may have commands to issue.
+    pub(super) fn ready(&mut self, owner: Owner) {
+        self.ready.insert(owner);
+    }
+
+    /// The connection may have used up the keys made ahead.
+    pub(super) fn unprepared(&mut self, connection: ConnectionId) {
+        self.unprepared.insert(connection);
+    }
+
+    pub(super) fn take_unprepared(&mut self) -> Option<ConnectionId> {
+        self.unprepared.pop_first()
+    }
+
+    pub(super) fn take_dirty(&mut self) -> BTreeSet<Owner> {
+        core::mem::take(&mut self.dirty)
+    }
+
+    pub(super) fn take_ready(&mut self) -> BTreeSet<Owner> {
+        core::mem::take(&mut self.ready)
+    }
+
+    pub(super) fn take_outputs(&mut self) -> Vec<Output> {
+        core::mem::take(&mut self.outputs)
+    }
+
+    /// Whether anything waits for a commit to leave.
+    pub(super) fn has_outputs(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
+    /// Whether anything at all is to be done.
+    pub(super) fn has_work(&self) -> bool {
+        !(self.outputs.is_empty()
+            && self.ready.is_empty()
+            && self.dirty.is_empty()
+            && self.delta.is_empty())
+    }
+
+    /// Wakes the core after a delay.
+    pub(super) fn wake_after(&mut self, delay: Duration, timer: Timer) {
+        self.timers.insert((self.now.after(delay), timer));
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<(Instant, Timer)> {
+        self.timers.first().copied()
+    }
+
+    /// The next timer that is due.
+    pub(super) fn take_due(&mut self) -> Option<Timer> {
+        let (at, _) = self.timers.first()?;
+        if *at > self.now {
+            return None;
+        }
+        self.timers.pop_first().map(|(_, timer)| timer)
+    }
+}

@@ -1,0 +1,401 @@
+//! The two queues of a connection as our side keeps them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use junto_crypto::secretbox::BoxKey;
+use junto_crypto::{CryptoRng, ed25519, x25519};
+use junto_smp::address::ServerAddress;
+use junto_smp::command::QueueMode;
+use junto_smp::id::{MessageId as QueueMessageId, RecipientId, SenderId};
+use junto_smp::key::AuthSecret;
+use junto_smp::message::DeliveryKey;
+
+use super::address::{QueueAddress, put_relay, read_relay};
+use super::effects::{Effects, Owner, Purpose};
+use super::relay::{Auth, Operation, RelayId};
+use super::wire::{Malformed, Reader, put_fixed};
+
+/// Where we stand with the relay about one of our queues, while connected to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Subscription {
+    #[default]
+    Idle,
+    /// `NEW`, `SUB` or `DEL` is in flight.
+    InFlight,
+    Live,
+    /// Somebody else with our keys subscribed: not fought over until the next connection.
+    Taken,
+}
+
+/// The queue as its relay made it.
+pub(super) struct Created {
+    pub(super) recipient_id: RecipientId,
+    pub(super) sender_id: SenderId,
+    relay_key: x25519::PublicKey,
+    pub(super) delivery: DeliveryKey,
+}
+
+/// The sender of our queue, by its key for the per-queue layer.
+pub(super) struct Sender {
+    pub(super) public: x25519::PublicKey,
+    pub(super) key: BoxKey,
+}
+
+/// A queue that we receive on.
+pub(super) struct ReceiveQueue {
+    pub(super) relay: RelayId,
+    address: ServerAddress,
+    mode: QueueMode,
+    auth: Auth,
+    delivery_secret: x25519::SecretKey,
+    pub(super) layer_secret: x25519::SecretKey,
+    pub(super) created: Option<Created>,
+    pub(super) sender: Option<Sender>,
+    pub(super) subscription: Subscription,
+    /// Received but not acknowledged to the relay: the application is too far behind.
+    pub(super) held: Option<QueueMessageId>,
+}
+
+fn signing_key(bytes: &[u8; 32]) -> Auth {
+    Arc::new(AuthSecret::Ed25519(ed25519::SigningKey::from_seed(bytes)))
+}
+
+fn put_auth(out: &mut Vec<u8>, auth: &AuthSecret) {
+    match auth {
+        AuthSecret::Ed25519(key) => out.extend_from_slice(key.seed()),
+        // We make none of this kind.
+        AuthSecret::X25519(key) => out.extend_from_slice(key.as_bytes()),
+    }
+}
+
+impl ReceiveQueue {
+    /// A queue yet to be made on this relay.
+    pub(super) fn new(
+        address: ServerAddress,
+        mode: QueueMode,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Self {
+        Self {
+            relay: effects.relay(&address),
+            address,
+            mode,
+            auth: Arc::new(AuthSecret::generate(rng)),
+            delivery_secret: x25519::SecretKey::generate(rng),
+            layer_secret: x25519::SecretKey::generate(rng),
+            created: None,
+            sender: None,
+            subscription: Subscription::Idle,
+            held: None,
+        }
+    }
+
+    /// Takes the relay's answer to `NEW`. `None` if its key is no key.
+    pub(super) fn set_created(
+        &mut self,
+        recipient_id: RecipientId,
+        sender_id: SenderId,
+        relay_key: x25519::PublicKey,
+    ) -> Option<()> {
+        let shared = self.delivery_secret.diffie_hellman(&relay_key).ok()?;
+        let delivery = DeliveryKey::new(&shared);
+        self.created = Some(Created {
+            recipient_id,
+            sender_id,
+            relay_key,
+            delivery,
+        });
+        self.subscription = Subscription::Live;
+        Some(())
+    }
+
+    /// Where senders reach the queue, once made.
+    pub(super) fn address(&self) -> Option<QueueAddress> {
+        self.created.as_ref().map(|created| QueueAddress {
+            relay: self.address.clone(),
+            sender_id: created.sender_id,
+            recipient_key: self.layer_secret.public_key(),
+            mode: Some(self.mode),
+        })
+    }
+
+    /// Issues `NEW` or `SUB` if it is time.
+    pub(super) fn pump(&mut self, owner: Owner, effects: &mut Effects) {
+        if self.subscription != Subscription::Idle || !effects.is_up(self.relay) {
+            return;
+        }
+        self.subscription = Subscription::InFlight;
+        let (purpose, operation) = match &self.created {
+            None => {
+                let create = Operation::Create {
+                    auth: Arc::clone(&self.auth),
+                    delivery_key: self.delivery_secret.public_key(),
+                    mode: self.mode,
+                };
+                (Purpose::Create, create)
+            }
+            Some(created) => {
+                let queue = created.recipient_id;
+                (
+                    Purpose::Subscribe,
+                    Operation::Subscribe {
+                        queue,
+                        auth: Arc::clone(&self.auth),
+                    },
+                )
+            }
+        };
+        effects.command(self.relay, owner, purpose, operation);
+    }
+
+    /// Issues `DEL` if it is time.
+    pub(super) fn pump_delete(&mut self, owner: Owner, effects: &mut Effects) {
+        let Some(created) = &self.created else { return };
+        if self.subscription == Subscription::InFlight || !effects.is_up(self.relay) {
+            return;
+        }
+        self.subscription = Subscription::InFlight;
+        let operation = Operation::Delete {
+            queue: created.recipient_id,
+            auth: Arc::clone(&self.auth),
+        };
+        effects.command(self.relay, owner, Purpose::Delete, operation);
+    }
+
+    /// Tells the relay that a message is ours.
+    pub(super) fn acknowledge(&self, message: QueueMessageId, owner: Owner, effects: &mut Effects) {
+        let Some(created) = &self.created else { return };
+        if !effects.is_up(self.relay) {
+            return;
+        }
+        let auth = Arc::clone(&self.auth);
+        let operation = Operation::Acknowledge {
+            queue: created.recipient_id,
+            auth,
+            message,
+        };
+        effects.command(self.relay, owner, Purpose::Acknowledge, operation);
+    }
+
+    /// The connection to the relay died: everything in flight is void.
+    pub(super) fn disconnected(&mut self) {
+        self.subscription = Subscription::Idle;
+        self.held = None;
+    }
+
+    /// The box key shared with a sender's key. `None` if it is no key.
+    pub(super) fn layer_key(&self, sender: &x25519::PublicKey) -> Option<BoxKey> {
+        let shared = self.layer_secret.diffie_hellman(sender).ok()?;
+        Some(BoxKey::from_shared(&shared))
+    }
+
+    pub(super) fn put(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        put_relay(out, &self.address)?;
+        out.push(match self.mode {
+            QueueMode::Messaging => b'M',
+            QueueMode::Contact => b'C',
+        });
+        put_auth(out, &self.auth);
+        out.extend_from_slice(self.delivery_secret.as_bytes());
+        out.extend_from_slice(self.layer_secret.as_bytes());
+        match &self.created {
+            None => out.push(b'0'),
+            Some(created) => {
+                out.push(b'1');
+                out.extend_from_slice(created.recipient_id.as_bytes());
+                out.extend_from_slice(created.sender_id.as_bytes());
+                put_fixed(out, &created.relay_key.to_spki());
+            }
+        }
+        match &self.sender {
+            None => out.push(b'0'),
+            Some(sender) => {
+                out.push(b'1');
+                put_fixed(out, &sender.public.to_spki());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>, effects: &mut Effects) -> Result<Self, Malformed> {
+        let address = read_relay(reader)?;
+        let mode = match reader.u8()? {
+            b'M' => QueueMode::Messaging,
+            b'C' => QueueMode::Contact,
+            _ => return Err(Malformed::Tag),
+        };
+        let mut queue = Self {
+            relay: effects.relay(&address),
+            address,
+            mode,
+            auth: signing_key(&reader.array()?),
+            delivery_secret: x25519::SecretKey::from_bytes(&reader.array()?),
+            layer_secret: x25519::SecretKey::from_bytes(&reader.array()?),
+            created: None,
+            sender: None,
+            subscription: Subscription::Idle,
+            held: None,
+        };
+        let created = reader.optional(|reader| {
+            let (recipient, sender) = (reader.array()?, reader.array()?);
+            Ok((RecipientId(recipient), SenderId(sender), reader.x25519()?))
+        })?;
+        if let Some((recipient, sender, key)) = created {
+            queue
+                .set_created(recipient, sender, key)
+                .ok_or(Malformed::Key)?;
+            queue.subscription = Subscription::Idle;
+        }
+        if let Some(public) = reader.optional(Reader::x25519)? {
+            let key = queue.layer_key(&public).ok_or(Malformed::Key)?;
+            queue.sender = Some(Sender { public, key });
+        }
+        Ok(queue)
+    }
+}
+
+/// The peer's queue, that we send to.
+pub(super) struct SendQueue {
+    pub(super) relay: RelayId,
+    pub(super) address: QueueAddress,
+    auth: Auth,
+    layer_secret: x25519::SecretKey,
+    pub(super) layer_key: BoxKey,
+    pub(super) secured: bool,
+    pub(super) securing: bool,
+    /// Numbers of outbox rows that the relay has not answered.
+    pub(super) in_flight: BTreeSet<u64>,
+    /// The queue is full; nothing is sent until woken.
+    pub(super) blocked: bool,
+    /// The first message that the full queue refused, until it is taken.
+    pub(super) refused: Option<u64>,
+    /// How often in a row.
+    pub(super) refusals: u32,
+}
+
+impl SendQueue {
+    /// The queue at this address. `None` if its key is no key.
+    pub(super) fn new(
+        address: QueueAddress,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Option<Self> {
+        let auth = Arc::new(AuthSecret::generate(rng));
+        Self::with_keys(
+            address,
+            auth,
+            x25519::SecretKey::generate(rng),
+            false,
+            effects,
+        )
+    }
+
+    fn with_keys(
+        address: QueueAddress,
+        auth: Auth,
+        layer_secret: x25519::SecretKey,
+        secured: bool,
+        effects: &mut Effects,
+    ) -> Option<Self> {
+        let shared = layer_secret.diffie_hellman(&address.recipient_key).ok()?;
+        Some(Self {
+            relay: effects.relay(&address.relay),
+            address,
+            auth,
+            layer_secret,
+            layer_key: BoxKey::from_shared(&shared),
+            secured,
+            securing: false,
+            in_flight: BTreeSet::new(),
+            blocked: false,
+            refused: None,
+            refusals: 0,
+        })
+    }
+
+    /// Our key for the per-queue layer, sent along with the first message.
+    pub(super) fn layer_public(&self) -> x25519::PublicKey {
+        self.layer_secret.public_key()
+    }
+
+    /// Whether anybody may send there: a contact address.
+    pub(super) fn is_open(&self) -> bool {
+        self.address.mode != Some(QueueMode::Messaging)
+    }
+
+    /// The key that authorises our messages.
+    pub(super) fn send_auth(&self) -> Option<Auth> {
+        if self.is_open() {
+            None
+        } else {
+            Some(Arc::clone(&self.auth))
+        }
+    }
+
+    /// Issues `SKEY` if it is time.
+    pub(super) fn pump_secure(&mut self, owner: Owner, effects: &mut Effects) {
+        if self.secured || self.securing || self.is_open() || !effects.is_up(self.relay) {
+            return;
+        }
+        self.securing = true;
+        let operation = Operation::Secure {
+            queue: self.address.sender_id,
+            auth: Arc::clone(&self.auth),
+        };
+        effects.command(self.relay, owner, Purpose::Secure, operation);
+    }
+
+    /// Whether `SEND` may follow now: commands on one connection keep their order, so it may be
+    /// right behind `SKEY`.
+    pub(super) fn may_send(&self, effects: &Effects) -> bool {
+        let secured = self.secured || self.securing || self.is_open();
+        secured && !self.blocked && effects.is_up(self.relay)
+    }
+
+    /// The connection to the relay died: everything in flight is void.
+    pub(super) fn disconnected(&mut self) {
+        self.securing = false;
+        self.in_flight.clear();
+        self.blocked = false;
+    }
+
+    pub(super) fn put(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        put_relay(out, &self.address.relay)?;
+        out.extend_from_slice(self.address.sender_id.as_bytes());
+        put_fixed(out, &self.address.recipient_key.to_spki());
+        out.push(match self.address.mode {
+            Some(QueueMode::Messaging) => b'M',
+            Some(QueueMode::Contact) | None => b'C',
+        });
+        put_auth(out, &self.auth);
+        out.extend_from_slice(self.layer_secret.as_bytes());
+        out.push(if self.secured { b'T' } else { b'F' });
+        Ok(())
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>, effects: &mut Effects) -> Result<Self, Malformed> {
+        let relay = read_relay(reader)?;
+        let sender_id = SenderId(reader.array()?);
+        let recipient_key = reader.x25519()?;
+        let mode = match reader.u8()? {
+            b'M' => Some(QueueMode::Messaging),
+            b'C' => Some(QueueMode::Contact),
+            _ => return Err(Malformed::Tag),
+        };
+        let auth = signing_key(&reader.array()?);
+        let layer_secret = x25519::SecretKey::from_bytes(&reader.array()?);
+        let secured = match reader.u8()? {
+            b'T' => true,
+            b'F' => false,
+            _ => return Err(Malformed::Tag),
+        };
+        let address = QueueAddress {
+            relay,
+            sender_id,
+            recipient_key,
+            mode,
+        };
+        Self::with_keys(address, auth, layer_secret, secured, effects).ok_or(Malformed::Key)
+    }
+}

@@ -1,0 +1,352 @@
+//! What arrives on a connection's queue: opened layer by layer, judged, stored, and only then
+//! acknowledged to the relay.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use junto_crypto::CryptoRng;
+use junto_crypto::hash::sha256;
+use junto_smp::id::MessageId as QueueMessageId;
+use junto_smp::message::Delivered;
+
+use super::connection::{
+    Address, Connection, DueReceipt, EARLY_MAX, Fingerprint, INBOX_MAX, InboxRow, Keys, Request,
+    Stage,
+};
+use super::effects::{Effects, Owner, Timer};
+use super::envelope::Envelope;
+use super::event::{ConnectionFault, Event};
+use super::handshake::Unusable;
+use super::id::{MessageId, RequestId};
+use super::layer::SealedBody;
+use super::message::{AgentMessage, Body};
+use super::step::{Row, RowKey};
+
+/// How long messages wait for one that they overtook: a relay that refused it for a passing reason
+/// gets it again sooner.
+const GAP_DELAY: Duration = Duration::from_secs(10);
+
+/// The same after the queue was full: longer than a sender's longest wait for room.
+const GAP_AFTER_QUOTA_DELAY: Duration = Duration::from_secs(120);
+
+fn fingerprint(body: &[u8]) -> Fingerprint {
+    let mut short = Fingerprint::default();
+    short.copy_from_slice(&sha256(body)[..16]);
+    short
+}
+
+impl Connection {
+    /// Handles a message of our queue.
+    pub(super) fn deliver(
+        &mut self,
+        message: QueueMessageId,
+        sealed: &Bytes,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        if matches!(self.stage, Stage::Failed(_) | Stage::Deleting) {
+            return;
+        }
+        let Some(created) = &self.receive.created else {
+            return;
+        };
+        let Ok(opened) = created.delivery.open(&message, sealed) else {
+            // Not what the relay should make of anything; nothing to lose by letting it go.
+            return self.acknowledge(message, effects);
+        };
+        match opened.content() {
+            Delivered::QuotaReached { .. } => {
+                self.was_full = true;
+                effects.changed(self.owner());
+                self.send_queue_continues(effects, rng);
+            }
+            Delivered::Message { body, .. } => self.take(body, effects, rng),
+        }
+        self.acknowledge(message, effects);
+    }
+
+    /// Handles what a sender put into our queue.
+    fn take(&mut self, body: &[u8], effects: &mut Effects, rng: &mut impl CryptoRng) {
+        let fingerprint = fingerprint(body);
+        if self.is_repeated(&fingerprint) {
+            return;
+        }
+        let taken = match SealedBody::read(body) {
+            Ok(sealed) => self.take_sealed(&sealed, effects, rng),
+            Err(fault) => Err(fault.into()),
+        };
+        match taken {
+            Ok(()) => {
+                self.remember(fingerprint);
+                effects.changed(self.owner());
+            }
+            Err(Unusable::Ignored) => {}
+            Err(Unusable::Version) => match self.stage {
+                Stage::Inviting | Stage::Confirming => self.fail(ConnectionFault::Version, effects),
+                _ => effects.event(Event::Unreadable {
+                    connection: self.id,
+                }),
+            },
+            Err(Unusable::Unreadable) => {
+                self.remember(fingerprint);
+                effects.changed(self.owner());
+                effects.event(Event::Unreadable {
+                    connection: self.id,
+                });
+            }
+        }
+    }
+
+    fn take_sealed(
+        &mut self,
+        sealed: &SealedBody<'_>,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), Unusable> {
+        match self.stage {
+            Stage::Inviting => self.take_joiner(sealed, effects, rng),
+            Stage::Confirming if self.receive.sender.is_none() => {
+                self.take_maker(sealed, effects, rng)
+            }
+            Stage::Confirming | Stage::Active => self.take_numbered(sealed, effects, rng),
+            Stage::Joining | Stage::Failed(_) | Stage::Deleting => Err(Unusable::Ignored),
+        }
+    }
+
+    /// Handles a numbered message.
+    fn take_numbered(
+        &mut self,
+        sealed: &SealedBody<'_>,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), Unusable> {
+        let sender = self.receive.sender.as_ref().ok_or(Unusable::Ignored)?;
+        if sealed.sender_key.is_some_and(|key| key != sender.public) {
+            return Err(Unusable::Ignored);
+        }
+        // Whoever can close this box is the peer: what is wrong inside is its doing.
+        let opened = sealed.open(&sender.key).map_err(|_| Unusable::Ignored)?;
+        let envelope = Envelope::read(opened.envelope()).map_err(|_| Unusable::Unreadable)?;
+        let ratcheted = match envelope {
+            Envelope::Message { ratcheted } => ratcheted,
+            // A confirmation again, longer ago than we remember.
+            Envelope::Confirmation { .. } => return Err(Unusable::Ignored),
+            Envelope::Invitation { .. } | Envelope::RatchetKey { .. } => {
+                return Err(Unusable::Unreadable);
+            }
+        };
+        let Keys::Agreed(ratchet) = &mut self.keys else {
+            return Err(Unusable::Ignored);
+        };
+        let opened = ratchet
+            .decrypt(ratcheted, rng)
+            .map_err(|_| Unusable::Unreadable)?;
+        let plain = opened.plaintext;
+        self.keep_late(opened.delta, effects);
+        // From here on the ratchet has moved: the row is written whatever the plaintext says.
+        effects.changed(self.owner());
+        let Ok(AgentMessage::Numbered { id, .. }) = AgentMessage::read(&plain) else {
+            return Err(Unusable::Unreadable);
+        };
+        if self.stage == Stage::Confirming {
+            // The peer has our confirmation, the relay's word for it was lost.
+            self.activate(effects);
+        }
+        if id > self.received.expected_id() {
+            self.hold(id, plain, effects);
+        } else {
+            self.act_on(&plain, effects);
+            self.was_full &= !self.early.is_empty();
+        }
+        self.release_early(effects);
+        Ok(())
+    }
+
+    /// Keeps a message until those that it overtook have come. When a full queue has room again in
+    /// the middle of what its sender has in flight, later messages get in before the refused ones
+    /// come again.
+    fn hold(&mut self, id: u64, plain: Row, effects: &mut Effects) {
+        effects.delta.put(RowKey::Early(self.id, id), plain.clone());
+        self.early.insert(id, plain);
+        self.time_gap(effects);
+    }
+
+    /// Starts the timer for overtaken messages if some are missing.
+    pub(super) fn time_gap(&mut self, effects: &mut Effects) {
+        if !self.early.is_empty() && !self.gap_timed {
+            self.gap_timed = true;
+            let delay = if self.was_full {
+                GAP_AFTER_QUOTA_DELAY
+            } else {
+                GAP_DELAY
+            };
+            effects.wake_after(delay, Timer::Gap(self.id));
+        }
+    }
+
+    /// Acts on messages that wait for nothing any more, or on the first ones if too many wait.
+    fn release_early(&mut self, effects: &mut Effects) {
+        while let Some(first) = self.early.first_entry() {
+            let due = *first.key() <= self.received.expected_id();
+            if !due && self.early.len() < EARLY_MAX {
+                return;
+            }
+            self.release_first(effects);
+        }
+    }
+
+    fn release_first(&mut self, effects: &mut Effects) {
+        if let Some((id, plain)) = self.early.pop_first() {
+            effects.delta.delete(RowKey::Early(self.id, id));
+            self.act_on(&plain, effects);
+            effects.changed(self.owner());
+        }
+    }
+
+    /// Stops waiting for messages that others overtook: they are lost.
+    pub(super) fn close_gap(&mut self, effects: &mut Effects) {
+        self.gap_timed = false;
+        self.release_first(effects);
+        self.release_early(effects);
+        self.time_gap(effects);
+    }
+
+    /// Judges a message and acts on it.
+    fn act_on(&mut self, plain: &[u8], effects: &mut Effects) {
+        let Ok(AgentMessage::Numbered {
+            id,
+            previous_hash,
+            body,
+        }) = AgentMessage::read(plain)
+        else {
+            return;
+        };
+        let integrity = self.received.accept(id, previous_hash, plain);
+        match body {
+            Body::Message(body) => {
+                let receipt = DueReceipt {
+                    id,
+                    hash: sha256(plain),
+                };
+                let row = InboxRow {
+                    receipt,
+                    integrity,
+                    body: body.to_vec(),
+                };
+                self.put_inbox(row, effects);
+            }
+            Body::Receipts(receipts) => {
+                for receipt in receipts {
+                    self.take_receipt(receipt.id, &receipt.hash, effects);
+                }
+            }
+            Body::QueueContinues(_) => self.unblock(effects),
+            Body::Hello | Body::Other(_) => {}
+        }
+    }
+
+    /// Stores a message for the application.
+    fn put_inbox(&mut self, row: InboxRow, effects: &mut Effects) {
+        self.last_delivered += 1;
+        let id = MessageId::new(self.last_delivered);
+        effects.delta.put(self.inbox_key(id), row.to_row());
+        self.inbox.insert(id.number(), row.receipt);
+        effects.event(Event::Message {
+            connection: self.id,
+            id,
+            integrity: row.integrity,
+            body: row.body,
+        });
+    }
+
+    fn take_receipt(&mut self, id: u64, hash: &[u8; 32], effects: &mut Effects) {
+        // After a restart the hashes are gone; the ratchet vouches for the peer's word then.
+        let known = self.awaiting.remove(&id);
+        let fits = known.is_none_or(|known| known == *hash);
+        if fits && id > 1 && id < self.sent.next_id() {
+            effects.event(Event::Delivered {
+                connection: self.id,
+                id: MessageId::new(id),
+            });
+        }
+    }
+
+    /// Lets the relay send the next message, or not yet.
+    fn acknowledge(&mut self, message: QueueMessageId, effects: &mut Effects) {
+        if self.inbox.len() >= INBOX_MAX {
+            self.receive.held = Some(message);
+        } else {
+            self.receive.acknowledge(message, self.owner(), effects);
+        }
+    }
+
+    /// The application has a message durably.
+    pub(super) fn acknowledged(
+        &mut self,
+        message: MessageId,
+        receipts: bool,
+        effects: &mut Effects,
+    ) {
+        let Some(receipt) = self.inbox.remove(&message.number()) else {
+            return;
+        };
+        effects.delta.delete(self.inbox_key(message));
+        if receipts && self.stage == Stage::Active && self.receipts.len() < usize::from(u16::MAX) {
+            self.receipts.push(receipt);
+            self.time_receipts(effects);
+            effects.changed(self.owner());
+        }
+        if self.inbox.len() < INBOX_MAX
+            && let Some(held) = self.receive.held.take()
+        {
+            self.receive.acknowledge(held, self.owner(), effects);
+        }
+    }
+}
+
+impl Address {
+    /// Handles a message of the address's queue: the request in it, if it is one.
+    pub(super) fn deliver(
+        &mut self,
+        message: QueueMessageId,
+        sealed: &Bytes,
+        effects: &mut Effects,
+    ) -> Option<(RequestId, Request)> {
+        if self.closing {
+            return None;
+        }
+        let created = self.receive.created.as_ref()?;
+        let opened = created.delivery.open(&message, sealed).ok();
+        let request = opened.and_then(|opened| match opened.content() {
+            Delivered::QuotaReached { .. } => None,
+            Delivered::Message { body, .. } => self.take(body, effects),
+        });
+        self.receive
+            .acknowledge(message, Owner::Address(self.tag), effects);
+        request
+    }
+
+    fn take(&mut self, body: &[u8], effects: &mut Effects) -> Option<(RequestId, Request)> {
+        let fingerprint = fingerprint(body);
+        if self.recent.contains(&fingerprint) {
+            return None;
+        }
+        let sealed = SealedBody::read(body).ok()?;
+        let key = self.receive.layer_key(&sealed.sender_key?)?;
+        let opened = sealed.open(&key).ok()?;
+        let Ok(Envelope::Invitation { link, info }) = Envelope::read(opened.envelope()) else {
+            return None;
+        };
+        if self.recent.len() == super::connection::RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(fingerprint);
+        effects.changed(Owner::Address(self.tag));
+        let request = Request {
+            address: self.tag,
+            link,
+            info: info.to_vec(),
+        };
+        Some((RequestId::new(fingerprint), request))
+    }
+}

@@ -1,0 +1,666 @@
+//! Nodes, relays and the connections between them; everything that happens is one action, chosen
+//! by a seed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use junto_agent::proto::{
+    CallError, Command, ConnectionFault, ConnectionId, Event, Instant, Integrity,
+    Link as AgentLink, Machine, MachineConfig, MessageId, Operation, Output, RelayId, Reply,
+    RequestId, Tag, Ticket, Token,
+};
+use junto_agent::store::{MemoryStore, Store};
+use junto_smp::address::ServerAddress;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::relay::{Link, Out, Relay};
+
+/// What may go wrong.
+#[derive(Clone, Copy)]
+pub struct Faults {
+    /// Connections die, with answers and commands in flight.
+    pub links: bool,
+    /// Processes die, before or after a commit, in the middle of what follows.
+    pub crashes: bool,
+}
+
+impl Faults {
+    pub const ALL: Self = Self {
+        links: true,
+        crashes: true,
+    };
+    pub const NONE: Self = Self {
+        links: false,
+        crashes: false,
+    };
+}
+
+pub struct Wire {
+    relay: usize,
+    link: Option<Link>,
+    to_relay: VecDeque<(Token, Operation)>,
+    /// Commands that the relay has, whose answers are on the way.
+    unanswered: VecDeque<Token>,
+    to_node: VecDeque<Out>,
+}
+
+/// What the application of a node keeps durably.
+#[derive(Default)]
+pub struct App {
+    pub connected: BTreeMap<Tag, (ConnectionId, Vec<u8>, [u8; 32])>,
+    pub requests: BTreeMap<RequestId, Vec<u8>>,
+    pub received: BTreeMap<ConnectionId, Vec<(u64, Integrity, Vec<u8>)>>,
+    pub delivered: BTreeMap<ConnectionId, Vec<MessageId>>,
+    pub failed: BTreeMap<ConnectionId, ConnectionFault>,
+    pub unreadable: usize,
+    pub unacknowledged: Vec<(ConnectionId, MessageId)>,
+}
+
+pub struct Node {
+    pub store: MemoryStore,
+    pub machine: Machine,
+    pub wires: BTreeMap<RelayId, Wire>,
+    pub app: App,
+    pub answers: BTreeMap<Ticket, Result<Reply, CallError>>,
+    pub crashes: usize,
+}
+
+pub struct World {
+    pub rng: ChaCha20Rng,
+    pub relays: Vec<(ServerAddress, Relay)>,
+    pub nodes: Vec<Node>,
+    pub receipts: bool,
+    /// Milliseconds, the same for all.
+    clock: u64,
+    last_link: u64,
+    last_ticket: u64,
+}
+
+pub fn relay_address(index: usize) -> ServerAddress {
+    let pin = "LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=";
+    format!("smp://{pin}@relay{index}.example:5223")
+        .parse()
+        .unwrap()
+}
+
+fn machine(store: &mut MemoryStore, receipts: bool) -> Machine {
+    Machine::restore(MachineConfig { receipts }, store.load().unwrap()).unwrap()
+}
+
+impl World {
+    pub fn new(seed: u64, nodes: usize, relays: usize, quota: usize) -> Self {
+        let nodes = (0..nodes).map(|_| {
+            let mut store = MemoryStore::default();
+            Node {
+                machine: machine(&mut store, true),
+                store,
+                wires: BTreeMap::new(),
+                app: App::default(),
+                answers: BTreeMap::new(),
+                crashes: 0,
+            }
+        });
+        Self {
+            rng: ChaCha20Rng::seed_from_u64(seed),
+            relays: (0..relays)
+                .map(|i| (relay_address(i), Relay::new(quota)))
+                .collect(),
+            nodes: nodes.collect(),
+            receipts: true,
+            clock: 0,
+            last_link: 0,
+            last_ticket: 0,
+        }
+    }
+
+    pub fn pick(&mut self, below: usize) -> usize {
+        self.rng.next_u32() as usize % below
+    }
+
+    fn chance(&mut self, one_in: usize) -> bool {
+        self.pick(one_in) == 0
+    }
+
+    /// Issues a call; the answer appears in the node's `answers`, unless it crashes before.
+    pub fn call(&mut self, node: usize, command: Command) -> Ticket {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        let node = &mut self.nodes[node];
+        let now = Instant::from_millis(self.clock);
+        node.machine
+            .handle_command(now, ticket, command, &mut self.rng);
+        ticket
+    }
+
+    /// One thing happens.
+    pub fn act(&mut self, faults: Faults) {
+        let node = self.pick(self.nodes.len());
+        match self.pick(100) {
+            0..30 => self.step(node, faults),
+            30..58 => drop(self.relay_works(node)),
+            58..90 => drop(self.node_hears(node)),
+            90..94 => self.dial(node),
+            94..97 => self.time_passes(),
+            97 if faults.links => self.cut(node),
+            98 if faults.crashes && self.chance(4) => self.crash(node),
+            _ => self.acknowledge(node),
+        }
+    }
+
+    /// Nothing fails and everything is done until nothing more happens.
+    pub fn settle(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..200_000 {
+            let mut busy = false;
+            for node in 0..self.nodes.len() {
+                self.dial(node);
+                self.step(node, Faults::NONE);
+                while self.relay_works(node) {
+                    busy = true;
+                }
+                while self.node_hears(node) {
+                    busy = true;
+                }
+                while !self.nodes[node].app.unacknowledged.is_empty() {
+                    self.acknowledge(node);
+                    busy = true;
+                }
+                self.step(node, Faults::NONE);
+            }
+            if busy {
+                quiet = 0;
+                continue;
+            }
+            self.sleep();
+            quiet += 1;
+            if quiet > 20 {
+                return;
+            }
+        }
+        panic!("the world does not come to rest");
+    }
+
+    /// The node stores and releases what it has done.
+    pub fn step(&mut self, index: usize, faults: Faults) {
+        let crash_at = if faults.crashes && self.chance(60) {
+            Some(self.pick(6))
+        } else {
+            None
+        };
+        let node = &mut self.nodes[index];
+        let Some(step) = node.machine.take_step() else {
+            return;
+        };
+        if crash_at == Some(0) {
+            return self.crash(index);
+        }
+        let proof = node.store.commit(step.delta()).unwrap();
+        for (done, output) in step.release(proof).into_iter().enumerate() {
+            if crash_at.is_some_and(|at| done + 1 >= at) {
+                return self.crash(index);
+            }
+            self.release(index, output);
+        }
+    }
+
+    fn release(&mut self, index: usize, output: Output) {
+        let relays = &self.relays;
+        let node = &mut self.nodes[index];
+        match output {
+            Output::Dial { relay, address } => {
+                let at = relays
+                    .iter()
+                    .position(|(known, _)| *known == address)
+                    .unwrap();
+                let wire = Wire {
+                    relay: at,
+                    link: None,
+                    to_relay: VecDeque::new(),
+                    unanswered: VecDeque::new(),
+                    to_node: VecDeque::new(),
+                };
+                node.wires.insert(relay, wire);
+            }
+            Output::Hang { .. } => {}
+            Output::Command {
+                relay,
+                token,
+                operation,
+            } => {
+                let wire = node.wires.get_mut(&relay).unwrap();
+                if wire.link.is_some() {
+                    wire.to_relay.push_back((token, operation));
+                }
+            }
+            Output::Event(event) => node.app.take(event),
+            Output::Answer { ticket, answer } => {
+                node.answers.insert(ticket, answer);
+            }
+        }
+    }
+
+    /// The relay takes one command of the node.
+    fn relay_works(&mut self, index: usize) -> bool {
+        let node = &mut self.nodes[index];
+        let mut ready: Vec<_> = node
+            .wires
+            .iter()
+            .filter(|(_, w)| !w.to_relay.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
+        if ready.is_empty() {
+            return false;
+        }
+        let at = self.rng.next_u32() as usize % ready.len();
+        let wire = node.wires.get_mut(&ready.swap_remove(at)).unwrap();
+        let (token, operation) = wire.to_relay.pop_front().unwrap();
+        let (relay, link) = (wire.relay, wire.link.unwrap());
+        wire.unanswered.push_back(token);
+        self.relays[relay].1.handle(link, operation, &mut self.rng);
+        self.distribute(relay);
+        true
+    }
+
+    fn distribute(&mut self, relay: usize) {
+        for (link, out) in std::mem::take(&mut self.relays[relay].1.out) {
+            let wires = self
+                .nodes
+                .iter_mut()
+                .flat_map(|node| node.wires.values_mut());
+            if let Some(wire) = wires.into_iter().find(|wire| wire.link == Some(link)) {
+                wire.to_node.push_back(out);
+            }
+        }
+    }
+
+    /// The node takes one answer or event of a relay.
+    fn node_hears(&mut self, index: usize) -> bool {
+        let node = &mut self.nodes[index];
+        let now = Instant::from_millis(self.clock);
+        let ready: Vec<_> = node
+            .wires
+            .iter()
+            .filter(|(_, w)| !w.to_node.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
+        if ready.is_empty() {
+            return false;
+        }
+        let relay = ready[self.rng.next_u32() as usize % ready.len()];
+        let wire = node.wires.get_mut(&relay).unwrap();
+        match wire.to_node.pop_front().unwrap() {
+            Out::Answer(answer) => {
+                let token = wire.unanswered.pop_front().unwrap();
+                node.machine
+                    .handle_answer(now, token, answer, &mut self.rng);
+            }
+            Out::Notice(notice) => node
+                .machine
+                .handle_notice(now, relay, notice, &mut self.rng),
+        }
+        true
+    }
+
+    fn dial(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let now = Instant::from_millis(self.clock);
+        for (id, wire) in &mut node.wires {
+            if wire.link.is_none() {
+                self.last_link += 1;
+                wire.link = Some(Link(self.last_link));
+                node.machine.handle_relay_up(now, *id);
+            }
+        }
+    }
+
+    /// A connection dies: what is on the way to the node is lost, and what is on the way to the
+    /// relay as well.
+    pub fn cut(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let ids: Vec<_> = node.wires.keys().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[self.rng.next_u32() as usize % ids.len()];
+        let wire = node.wires.get_mut(&id).unwrap();
+        if let Some(link) = wire.link.take() {
+            wire.to_relay.clear();
+            wire.to_node.clear();
+            wire.unanswered.clear();
+            self.relays[wire.relay].1.disconnected(link);
+            node.machine
+                .handle_relay_down(Instant::from_millis(self.clock), id);
+        }
+    }
+
+    /// The process dies and starts again from its store.
+    pub fn crash(&mut self, index: usize) {
+        let receipts = self.receipts;
+        let node = &mut self.nodes[index];
+        for wire in node.wires.values() {
+            if let Some(link) = wire.link {
+                self.relays[wire.relay].1.disconnected(link);
+            }
+        }
+        node.wires.clear();
+        node.app.unacknowledged.clear();
+        node.crashes += 1;
+        node.machine = machine(&mut node.store, receipts);
+    }
+
+    /// A moment passes.
+    fn time_passes(&mut self) {
+        self.clock += 50 + self.rng.next_u32() as u64 % 500;
+        self.wake();
+    }
+
+    /// Time passes until somebody wakes.
+    fn sleep(&mut self) {
+        let wakes = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.machine.next_timeout());
+        let first = wakes.map(|(at, _)| at.as_millis()).min();
+        self.clock = first.unwrap_or(0).max(self.clock + 1);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        let now = Instant::from_millis(self.clock);
+        for node in &mut self.nodes {
+            node.machine.handle_timeout(now, &mut self.rng);
+        }
+    }
+
+    /// The application says that it has a message.
+    fn acknowledge(&mut self, index: usize) {
+        let Some((connection, message)) = self.nodes[index].app.unacknowledged.pop() else {
+            return;
+        };
+        self.call(
+            index,
+            Command::Acknowledge {
+                connection,
+                message,
+            },
+        );
+    }
+}
+
+impl App {
+    /// Takes an event as an application should that keeps what it has got: by (connection, id).
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Request { id, info, .. } => {
+                self.requests.insert(id, info);
+            }
+            Event::Connected {
+                connection,
+                tag,
+                info,
+                binding,
+            } => {
+                let known = self
+                    .connected
+                    .insert(tag, (connection, info.clone(), binding));
+                if let Some(known) = known {
+                    assert_eq!(
+                        known,
+                        (connection, info, binding),
+                        "Connected changed its mind"
+                    );
+                }
+            }
+            Event::Message {
+                connection,
+                id,
+                integrity,
+                body,
+            } => {
+                let received = self.received.entry(connection).or_default();
+                self.unacknowledged.push((connection, id));
+                let next = received.last().map_or(1, |(last, ..)| last + 1);
+                if id.number() < next {
+                    let (_, _, known) = &received[id.number() as usize - 1];
+                    assert_eq!(*known, body, "a redelivered message changed");
+                } else {
+                    assert_eq!(id.number(), next, "a message is missing");
+                    received.push((next, integrity, body));
+                }
+            }
+            Event::Delivered { connection, id } => {
+                self.delivered.entry(connection).or_default().push(id);
+            }
+            Event::Failed {
+                connection, error, ..
+            } => {
+                self.failed.insert(connection, error);
+            }
+            Event::Unreadable { .. } => self.unreadable += 1,
+            Event::RelayDown { .. } | Event::RelayUp { .. } => {}
+        }
+    }
+}
+
+/// A pair of nodes and how far their applications are.
+pub struct Pair {
+    pub world: World,
+    /// The link that node 0 makes.
+    pub link: Option<AgentLink>,
+    link_call: Option<(Ticket, usize)>,
+    join_call: Option<(Ticket, usize)>,
+    pub contact: bool,
+    next: [u64; 2],
+    sending: [Option<(Ticket, u64, usize)>; 2],
+    /// Bodies that `send` has confirmed, by sender.
+    pub confirmed: [Vec<u64>; 2],
+}
+
+pub fn tag(name: &str) -> Tag {
+    Tag::named(&[name.as_bytes()])
+}
+
+impl Pair {
+    pub fn new(seed: u64, contact: bool, quota: usize) -> Self {
+        let relays = 1 + (seed % 2) as usize;
+        Self {
+            world: World::new(seed, 2, relays, quota),
+            link: None,
+            link_call: None,
+            join_call: None,
+            contact,
+            next: [0; 2],
+            sending: [None; 2],
+            confirmed: [Vec::new(), Vec::new()],
+        }
+    }
+
+    fn relay_of(&self, node: usize) -> ServerAddress {
+        relay_address(node % self.world.relays.len())
+    }
+
+    /// The connection of a node, once its application knows it.
+    pub fn connection(&self, node: usize) -> Option<ConnectionId> {
+        self.world.nodes[node]
+            .app
+            .connected
+            .values()
+            .next()
+            .map(|(id, ..)| *id)
+    }
+
+    /// The applications do what they can do now.
+    pub fn drive(&mut self, messages: u64) {
+        self.drive_link();
+        if self.link.is_some() {
+            self.drive_join();
+        }
+        if self.contact {
+            self.drive_accept();
+        }
+        for node in 0..2 {
+            self.drive_send(node, messages);
+        }
+    }
+
+    fn lost(&self, node: usize, at: usize) -> bool {
+        self.world.nodes[node].crashes != at
+    }
+
+    fn drive_link(&mut self) {
+        if self.link.is_some() {
+            return;
+        }
+        if let Some((ticket, crashes)) = self.link_call {
+            match self.world.nodes[0].answers.remove(&ticket) {
+                Some(Ok(Reply::Address(link))) => self.link = Some(link.into()),
+                Some(Ok(Reply::Invitation(_, link))) => self.link = Some((*link).into()),
+                Some(answer) => panic!("{answer:?}"),
+                None if self.lost(0, crashes) => self.link_call = None,
+                None => {}
+            }
+            return;
+        }
+        let (tag, relay) = (tag("link"), self.relay_of(0));
+        let command = if self.contact {
+            Command::CreateAddress { tag, relay }
+        } else {
+            Command::CreateInvitation {
+                tag,
+                relay,
+                info: b"from zero".to_vec(),
+            }
+        };
+        let crashes = self.world.nodes[0].crashes;
+        self.link_call = Some((self.world.call(0, command), crashes));
+    }
+
+    fn drive_join(&mut self) {
+        if let Some((ticket, crashes)) = self.join_call {
+            match self.world.nodes[1].answers.get(&ticket) {
+                Some(Ok(_)) => {}
+                Some(answer) => panic!("{answer:?}"),
+                None if self.lost(1, crashes) => self.join_call = None,
+                None => {}
+            }
+            return;
+        }
+        let link = self.link.clone().unwrap();
+        let (relay, info) = (self.relay_of(1), b"from one".to_vec());
+        let crashes = self.world.nodes[1].crashes;
+        let call = self.world.call(
+            1,
+            Command::Join {
+                tag: tag("join"),
+                link,
+                relay,
+                info,
+            },
+        );
+        self.join_call = Some((call, crashes));
+    }
+
+    fn drive_accept(&mut self) {
+        let requests: Vec<_> = self.world.nodes[0].app.requests.keys().copied().collect();
+        assert!(requests.len() <= 1, "one request came as several");
+        let unaccepted = self.world.nodes[0].app.connected.is_empty();
+        if let (Some(request), true, 0) = (requests.first(), unaccepted, self.world.pick(20)) {
+            let (relay, info) = (self.relay_of(0), b"from zero".to_vec());
+            self.world.call(
+                0,
+                Command::Accept {
+                    request: *request,
+                    relay,
+                    info,
+                },
+            );
+        }
+    }
+
+    fn drive_send(&mut self, node: usize, messages: u64) {
+        let Some(connection) = self.connection(node) else {
+            return;
+        };
+        if let Some((ticket, number, crashes)) = self.sending[node] {
+            match self.world.nodes[node].answers.remove(&ticket) {
+                Some(Ok(Reply::Message(_))) => self.confirmed[node].push(number),
+                Some(answer) => panic!("{answer:?}"),
+                None if self.lost(node, crashes) => {}
+                None => return,
+            }
+            self.sending[node] = None;
+        }
+        if self.next[node] < messages && self.world.pick(8) == 0 {
+            let number = self.next[node];
+            self.next[node] += 1;
+            let body = number.to_be_bytes().to_vec();
+            let crashes = self.world.nodes[node].crashes;
+            let ticket = self.world.call(node, Command::Send { connection, body });
+            self.sending[node] = Some((ticket, number, crashes));
+        }
+    }
+
+    /// Runs until the applications are done, then lets everything come to rest.
+    pub fn run(&mut self, faults: Faults, actions: usize, messages: u64) {
+        for _ in 0..actions {
+            self.drive(messages);
+            self.world.act(faults);
+        }
+        for _ in 0..400 {
+            for _ in 0..50 {
+                self.drive(messages);
+                self.world.act(Faults::NONE);
+            }
+            let done =
+                (0..2).all(|node| self.next[node] == messages && self.sending[node].is_none());
+            if done {
+                break;
+            }
+        }
+        self.world.settle();
+        self.drive(messages);
+    }
+
+    /// Everything that was confirmed arrived once, in order, with nothing to complain about.
+    pub fn check(&self) {
+        for (sender, receiver) in [(0, 1), (1, 0)] {
+            let connection = self.connection(receiver).expect("not connected");
+            let app = &self.world.nodes[receiver].app;
+            let received: Vec<_> = app
+                .received
+                .get(&connection)
+                .into_iter()
+                .flatten()
+                .collect();
+            let numbers: Vec<_> = received
+                .iter()
+                .map(|(_, integrity, body)| {
+                    assert_eq!(*integrity, Integrity::Ok);
+                    u64::from_be_bytes(body[..].try_into().unwrap())
+                })
+                .collect();
+            assert!(
+                numbers.is_sorted_by(|a, b| a < b),
+                "twice or out of order: {numbers:?}"
+            );
+            for confirmed in &self.confirmed[sender] {
+                assert!(
+                    numbers.contains(confirmed),
+                    "{confirmed} of {sender} is lost"
+                );
+            }
+            assert_eq!(app.unreadable, 0);
+            assert!(app.failed.is_empty(), "{:?}", app.failed);
+        }
+        let [zero, one] = &self.world.nodes[..] else {
+            panic!()
+        };
+        let (_, info_of_one, binding) = zero.app.connected.values().next().unwrap();
+        let (_, info_of_zero, other) = one.app.connected.values().next().unwrap();
+        assert_eq!(
+            (&info_of_one[..], &info_of_zero[..]),
+            (&b"from one"[..], &b"from zero"[..])
+        );
+        assert_eq!(binding, other);
+    }
+}
