@@ -754,7 +754,9 @@ impl Machine {
         for owner in self.effects.take_ready() {
             match owner {
                 Owner::Address(tag) => {
-                    let Some(address) = self.addresses.get_mut(&tag) else { continue };
+                    let Some(address) = self.addresses.get_mut(&tag) else {
+                        continue;
+                    };
                     if address.closing {
                         address.receive.pump_delete(owner, &mut self.effects);
                     } else {
@@ -762,7 +764,9 @@ impl Machine {
                     }
                 }
                 Owner::Connection(id) => {
-                    let Some(connection) = self.connections.get_mut(&id) else { continue };
+                    let Some(connection) = self.connections.get_mut(&id) else {
+                        continue;
+                    };
                     connection.pump(&mut self.effects);
                 }
             }
