@@ -382,6 +382,16 @@ impl TimeoutsFile {
 /// The text of a new `relay.toml`, in which every default is written out as a comment.
 #[must_use]
 pub(crate) fn template(host: &Host, port: u16) -> String {
+    // A relay that is reached over loopback has no business on other interfaces.
+    let loopback = host
+        .as_str()
+        .parse::<IpAddr>()
+        .ok()
+        .filter(IpAddr::is_loopback);
+    let bind = match loopback {
+        Some(address) => format!("bind = \"{address}\""),
+        None => "# bind = \"::\"".to_owned(),
+    };
     format!(
         r#"# Settings of this relay. Lines that start with # show the defaults.
 # The identity of the relay is in ca.crt; keep ca.key somewhere offline.
@@ -390,7 +400,7 @@ pub(crate) fn template(host: &Host, port: u16) -> String {
 hosts = ["{host}"]
 port = {port}
 # Where to listen: "::" is every interface, IPv6 and IPv4.
-# bind = "::"
+{bind}
 
 # Clients need this to create queues. Absent: everybody may.
 # password = "..."

@@ -91,8 +91,11 @@ pub fn load_dir(dir: &Path) -> Result<(RelayConfig, ServerIdentity), FolderError
     Ok((config, identity))
 }
 
-/// The address of a relay.
-pub(crate) fn address(
+/// The address of a relay: what its users need to know.
+///
+/// # Errors
+/// [`FolderError`] if there are no hosts or too many.
+pub fn address(
     identity: &ServerIdentity,
     hosts: Vec<Host>,
     port: u16,

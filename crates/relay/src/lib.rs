@@ -30,5 +30,5 @@ mod relay;
 pub mod store;
 
 pub use config::{ConfigError, Limits, RelayConfig, Storage, Timeouts};
-pub use folder::{FolderError, init_dir, load_dir};
+pub use folder::{FolderError, address, init_dir, load_dir};
 pub use relay::{Relay, RelayError, RunningRelay, Stats};

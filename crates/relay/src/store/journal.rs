@@ -28,7 +28,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -37,11 +37,12 @@ use junto_smp::id::ID_BYTES;
 use junto_smp::message::Timestamp;
 use junto_smp::queue::{self, Change};
 
-use super::record::{self, Record};
+use super::record;
+use super::replay::{Replayed, replay};
 use super::{Cell, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed, StoreFull};
 
 /// First line of a segment.
-const MAGIC: &[u8] = b"junto relay journal 1\n";
+pub(super) const MAGIC: &[u8] = b"junto relay journal 1\n";
 /// A segment is rewritten when it is this many times as long as when it was begun …
 const GROWTH: u64 = 4;
 /// … and longer than this: 64 MiB.
@@ -50,8 +51,6 @@ const REWRITE_BYTES_MIN: u64 = 64 << 20;
 const BUFFER_BYTES_MAX: usize = 8 << 20;
 /// A buffer larger than this is given back after use: 1 MiB.
 const BUFFER_KEPT_BYTES: usize = 1 << 20;
-/// Bytes read at a time at start.
-const READ_BYTES: usize = 1 << 20;
 
 /// Why a journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -141,14 +140,14 @@ impl JournalStore {
         let queues = MemoryStore::new(queues_max, memory);
         let segments = segments(dir)?;
         for (index, (_, path)) in segments.iter().enumerate() {
-            let whole = replay(path, &queues)?;
-            match whole {
-                Err(offset) if index + 1 < segments.len() => {
+            let replayed = replay(path, &queues).map_err(at(path))?;
+            match replayed {
+                Replayed::Whole => {}
+                Replayed::Torn(offset) if index + 1 == segments.len() => mend(path, offset)?,
+                Replayed::Torn(offset) | Replayed::Foreign(offset) => {
                     let path = path.clone();
                     return Err(JournalError::Damaged { path, offset });
                 }
-                Err(offset) => mend(path, offset)?,
-                Ok(()) => {}
             }
         }
         let number = segments.last().map_or(0, |(number, _)| number + 1);
@@ -219,13 +218,15 @@ impl JournalStore {
         Ok(())
     }
 
-    /// Rewrites the journal if it is much longer than what it holds.
-    fn rewrite_if_grown(&self) {
+    /// Whether the journal is much longer than what it holds.
+    fn has_grown(&self) -> bool {
         let bytes = self.journal.segment_bytes.load(Ordering::Relaxed);
         let begun = self.journal.begun_bytes.load(Ordering::Relaxed);
-        if bytes < REWRITE_BYTES_MIN || bytes < begun.saturating_mul(GROWTH) {
-            return;
-        }
+        bytes >= REWRITE_BYTES_MIN && bytes >= begun.saturating_mul(GROWTH)
+    }
+
+    /// Begins a new segment with everything alive, while changes go on.
+    fn rewrite(&self) {
         let Some((last, _)) = segments(&self.journal.dir).ok().and_then(|mut s| s.pop()) else {
             return;
         };
@@ -292,7 +293,9 @@ impl Store for JournalStore {
     fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> usize {
         // Not recorded: after a restart these messages are just as old.
         let expired = self.queues.sweep(now, limits);
-        self.rewrite_if_grown();
+        if self.has_grown() {
+            self.rewrite();
+        }
         expired
     }
 
@@ -526,91 +529,155 @@ fn mend(path: &Path, offset: u64) -> Result<(), JournalError> {
     private().open(path).and_then(cut).map_err(at(path))
 }
 
-/// Replays one segment; the inner error is the offset at which it stops making sense.
-fn replay(path: &Path, queues: &MemoryStore) -> Result<Result<(), u64>, JournalError> {
-    let mut file = File::open(path).map_err(at(path))?;
-    let mut bytes = Vec::new();
-    let mut start = 0;
-    let mut offset = 0_u64;
-    loop {
-        bytes.drain(..start);
-        start = 0;
-        let read = (&mut file)
-            .take(READ_BYTES as u64)
-            .read_to_end(&mut bytes)
-            .map_err(at(path))?;
-        if offset == 0 {
-            // A segment that was begun and not finished is empty or has part of the line.
-            if !bytes.starts_with(MAGIC) {
-                return Ok(Err(0));
-            }
-            start = MAGIC.len();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::generator;
+    use junto_smp::id::{MessageId, RecipientId, SenderId};
+    use junto_smp::key::AuthSecret;
+    use junto_smp::message::{DeliveryKey, MessageFlags};
+    use junto_smp::queue::{Content, Message, QueueParts};
+
+    fn open(dir: &Path) -> Result<JournalStore, JournalError> {
+        JournalStore::open(dir, false, 1_000, Memory::new(usize::MAX))
+    }
+
+    fn queue(n: u8) -> Queue {
+        let mut rng = generator().unwrap();
+        Queue::restore(QueueParts {
+            recipient: RecipientId([n; ID_BYTES]),
+            sender: SenderId([n ^ 0x80; ID_BYTES]),
+            mode: None,
+            recipient_key: AuthSecret::generate(&mut rng).public_key(),
+            sender_key: None,
+            delivery_key: DeliveryKey::from_bytes(&[n; 32]),
+            suspended: false,
+        })
+    }
+
+    fn message(store: &JournalStore, n: u32) -> Message<super::super::Body> {
+        let mut id = [0; ID_BYTES];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        Message {
+            id: MessageId(id),
+            time: Timestamp(1),
+            content: Content::Body {
+                flags: MessageFlags::default(),
+                body: store.memory().store(&n.to_be_bytes()),
+            },
         }
-        while let Some(body) = record::first(&bytes[start..]) {
-            let record = record::decode(&bytes[start..][body.clone()], queues.memory());
-            let Some(record) = record else {
-                // The checksum is right: written by us, but not by this version.
-                let path = path.to_owned();
-                return Err(JournalError::Damaged {
-                    path,
-                    offset: offset + start as u64,
+    }
+
+    fn bodies(store: &JournalStore, n: u8) -> Option<Vec<MessageId>> {
+        let cell = store.find(Name::Recipient, &[n; ID_BYTES])?;
+        let queue = cell.lock();
+        Some(queue.messages().map(|message| message.id).collect())
+    }
+
+    #[test]
+    fn rewriting_while_everything_changes_loses_nothing() {
+        const THREADS: u8 = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for t in 0..THREADS {
+                let (store, stop) = (&store, &stop);
+                scope.spawn(move || {
+                    // Two queues each: one lives, one comes and goes.
+                    let lasting = store.create(queue(2 * t)).unwrap();
+                    let mut n = 0;
+                    while !stop.load(Ordering::Relaxed) || n < 500 {
+                        n += 1;
+                        let passing = store.create(queue(2 * t + 1)).unwrap();
+                        let mut queue = lasting.lock();
+                        let message = message(store, n);
+                        let id = message.id;
+                        queue.restore_message(message);
+                        store.record(&queue, Change::Stored(id));
+                        if n > 10 {
+                            let first = queue.messages().next().unwrap().id;
+                            queue.restore_removal(&first);
+                            store.record(&queue, Change::Removed(first));
+                        }
+                        drop(queue);
+                        if n % 7 != 0 {
+                            store.record(&passing.lock(), Change::Deleted);
+                        }
+                    }
+                    if n % 7 != 0 {
+                        let passing = store.create(queue(2 * t + 1)).unwrap();
+                        store.record(&passing.lock(), Change::Deleted);
+                    }
                 });
-            };
-            apply(record, queues);
-            start += body.end;
-        }
-        offset += start as u64;
-        if read == 0 {
-            return Ok(if start == bytes.len() {
-                Ok(())
-            } else {
-                Err(offset)
-            });
-        }
+            }
+            for _ in 0..20 {
+                store.rewrite();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let before: Vec<_> = (0..2 * THREADS).map(|n| bodies(&store, n)).collect();
+        assert!(
+            before
+                .iter()
+                .step_by(2)
+                .all(|b| b.as_ref().unwrap().len() == 10)
+        );
+        store.close().unwrap();
+        drop(store);
+        assert_eq!(segments(dir.path()).unwrap().len(), 1);
+        let store = open(dir.path()).unwrap();
+        let after: Vec<_> = (0..2 * THREADS).map(|n| bodies(&store, n)).collect();
+        assert_eq!(before, after);
     }
-}
 
-fn apply(record: Record, queues: &MemoryStore) {
-    let find = |id: &junto_smp::id::RecipientId| queues.find(Name::Recipient, &id.0);
-    match record {
-        Record::Queue(parts) => drop(queues.put(Queue::restore(*parts), |_| {})),
-        Record::Message(id, message) => {
-            if let Some(cell) = find(&id) {
-                cell.lock().restore_message(message);
-            }
+    #[test]
+    fn a_crash_in_the_middle_of_rewriting_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        for n in 0..3 {
+            let cell = store.create(queue(n)).unwrap();
+            let message = message(&store, n.into());
+            let id = message.id;
+            let mut queue = cell.lock();
+            queue.restore_message(message);
+            store.record(&queue, Change::Stored(id));
         }
-        Record::Removed(id, message) => {
-            if let Some(cell) = find(&id) {
-                cell.lock().restore_removal(&message);
+        store.close().unwrap();
+        drop(store);
+        let (_, first) = segments(dir.path()).unwrap().pop().unwrap();
+        let old = fs::read(&first).unwrap();
+        let store = open(dir.path()).unwrap();
+        store.close().unwrap();
+        drop(store);
+        let (_, second) = segments(dir.path()).unwrap().pop().unwrap();
+        let new = fs::read(&second).unwrap();
+        // Both are there, the second to any length: as after a crash before the first was deleted.
+        for cut in (0..=new.len()).step_by(31) {
+            for (_, path) in segments(dir.path()).unwrap() {
+                fs::remove_file(path).unwrap();
             }
-        }
-        Record::Secured(id, key) => change(find(&id), |parts| parts.sender_key = Some(key)),
-        Record::Suspended(id) => change(find(&id), |parts| parts.suspended = true),
-        Record::Deleted(id) => {
-            if let Some(cell) = find(&id) {
-                queues.take(&cell.lock());
+            fs::write(&first, &old).unwrap();
+            fs::write(&second, &new[..cut]).unwrap();
+            let store = open(dir.path()).unwrap();
+            for n in 0..3 {
+                assert_eq!(bodies(&store, n).unwrap().len(), 1, "cut at {cut}");
             }
+            store.close().unwrap();
         }
     }
-}
 
-/// Changes the lasting part of a queue.
-fn change(cell: Option<Arc<Cell>>, change: impl FnOnce(&mut queue::QueueParts)) {
-    let Some(cell) = cell else { return };
-    let mut queue = cell.lock();
-    let mut parts = queue::QueueParts {
-        recipient: queue.recipient(),
-        sender: queue.sender(),
-        mode: queue.mode(),
-        recipient_key: queue.recipient_key().clone(),
-        sender_key: queue.sender_key().cloned(),
-        delivery_key: junto_smp::message::DeliveryKey::from_bytes(queue.delivery_key().as_bytes()),
-        suspended: queue.is_suspended(),
-    };
-    change(&mut parts);
-    let mut changed = Queue::restore(parts);
-    for message in queue.messages() {
-        changed.restore_message(message.clone());
+    #[test]
+    fn after_a_failed_write_nothing_more_becomes_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        let cell = store.create(queue(1)).unwrap();
+        store.journal.wait(store.position()).unwrap();
+        // The next segment cannot be begun: its folder is gone.
+        fs::remove_dir_all(dir.path()).unwrap();
+        lock(&store.journal.buffer).before = Some((Vec::new(), 9));
+        store.record(&cell.lock(), Change::Suspended);
+        assert_eq!(store.journal.wait(store.position()), Err(StoreFailed));
+        assert_eq!(store.close(), Err(StoreFailed));
     }
-    *queue = changed;
 }

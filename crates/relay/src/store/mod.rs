@@ -12,6 +12,7 @@ mod body;
 mod journal;
 mod memory;
 mod record;
+mod replay;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll};

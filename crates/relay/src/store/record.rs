@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! record = length u32, CRC-32 (IEEE) of body u32, body         (integers big-endian)
-//! body   = 'Q' recipient sender mode(0|M|C) flags secret(32) key [key]   the whole queue, no messages
+//! body   = 'Q' recipient sender mode(0|M|C) flags secret(32) count(u32) key [key]
+//!                                                                         a queue; its messages are
+//!                                                                         the next count records
 //!        | 'M' recipient message-id time(u64) flags(F|T) text            a message behind the others
 //!        | 'F' recipient message-id time(u64)                            a quota marker, likewise
 //!        | 'A' recipient message-id                                      a message is gone
@@ -13,8 +15,9 @@
 //! flags  = bit 0: off, bit 1: a sender's key follows
 //! ```
 //!
-//! `Q` replaces whatever was known of that queue, so a journal may start in the middle of a queue's
-//! life if its `Q` comes later. Records about unknown queues mean nothing.
+//! `Q` with its messages replaces whatever was known of that queue, all at once or (if they are cut
+//! off) not at all. So a journal may start in the middle of a queue's life if its `Q` comes later.
+//! Records about unknown queues mean nothing.
 
 use core::ops::Range;
 
@@ -64,6 +67,8 @@ pub(super) fn append_queue(out: &mut Vec<u8>, queue: &Queue) {
         });
         out.push(u8::from(queue.is_suspended()) | u8::from(queue.sender_key().is_some()) << 1);
         out.extend_from_slice(queue.delivery_key().as_bytes());
+        let count = u32::try_from(queue.messages().len()).unwrap_or(u32::MAX);
+        out.extend_from_slice(&count.to_be_bytes());
         append_key(out, queue.recipient_key());
         if let Some(key) = queue.sender_key() {
             append_key(out, key);
@@ -111,7 +116,8 @@ fn append_key(out: &mut Vec<u8>, key: &AuthKey) {
 
 /// What a record says.
 pub(super) enum Record {
-    Queue(Box<QueueParts>),
+    /// With the number of its messages, which follow.
+    Queue(Box<QueueParts>, u32),
     Message(RecipientId, Message<super::Body>),
     Removed(RecipientId, MessageId),
     Secured(RecipientId, AuthKey),
@@ -138,7 +144,10 @@ pub(super) fn decode(body: &[u8], memory: &Arc<Memory>) -> Option<Record> {
     let [tag] = rest.array()?;
     let recipient = RecipientId(rest.array()?);
     let record = match tag {
-        b'Q' => Record::Queue(Box::new(rest.queue(recipient)?)),
+        b'Q' => {
+            let (parts, messages) = rest.queue(recipient)?;
+            Record::Queue(Box::new(parts), messages)
+        }
         b'M' | b'F' => {
             let id = MessageId(rest.array()?);
             let time = Timestamp(u64::from_be_bytes(rest.array()?));
@@ -183,7 +192,7 @@ impl Rest<'_> {
         AuthKey::from_spki(key).ok()
     }
 
-    fn queue(&mut self, recipient: RecipientId) -> Option<QueueParts> {
+    fn queue(&mut self, recipient: RecipientId) -> Option<(QueueParts, u32)> {
         let sender = SenderId(self.array()?);
         let mode = match self.array()? {
             [b'0'] => None,
@@ -195,12 +204,13 @@ impl Rest<'_> {
             return None;
         };
         let secret = zeroize::Zeroizing::new(self.array()?);
+        let messages = u32::from_be_bytes(self.array()?);
         let recipient_key = self.key()?;
         let sender_key = match flags & 2 {
             0 => None,
             _ => Some(self.key()?),
         };
-        Some(QueueParts {
+        let parts = QueueParts {
             recipient,
             sender,
             mode,
@@ -208,6 +218,7 @@ impl Rest<'_> {
             sender_key,
             delivery_key: DeliveryKey::from_bytes(&secret),
             suspended: flags & 1 != 0,
-        })
+        };
+        Some((parts, messages))
     }
 }
