@@ -1,2 +1,75 @@
 //! The junto binary: everything a person types.
-fn main() {}
+
+mod args;
+mod bench;
+mod bls;
+mod demo;
+mod failure;
+mod input;
+mod open;
+mod output;
+mod profile;
+mod relay;
+mod session;
+mod talk;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command};
+use crate::failure::{Context, Failure};
+use crate::output::Output;
+
+/// The operating system's random generator.
+fn random() -> impl rand_core::CryptoRng {
+    rand_core::UnwrapErr(getrandom::SysRng)
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output {
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+    };
+    start_log(cli.global.verbose);
+    match run(cli, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ExitCode::from(output.failure(&failure) as u8),
+    }
+}
+
+/// Logs go to stderr and are off unless asked for; `JUNTO_LOG` takes a filter for finer choice.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("JUNTO_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn run(cli: Cli, output: Output) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
+    runtime.block_on(dispatch(cli, output))
+}
+
+async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Demo(arguments) => demo::run(arguments, output).await,
+        Command::Relay(command) => relay::run(command, output).await,
+        Command::Session(command) => session::run(command, global, output).await,
+        Command::Bls(command) => bls::run(command, global, output).await,
+        Command::Send(arguments) => talk::send(arguments, global, output).await,
+        Command::Recv(arguments) => talk::recv(arguments, global, output).await,
+        Command::Chat(arguments) => talk::chat(arguments, global, output).await,
+        Command::Bench(command) => bench::run(command, output).await,
+    }
+}

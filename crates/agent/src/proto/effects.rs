@@ -117,6 +117,12 @@ impl Effects {
             .map(|state| &state.address)
     }
 
+    /// Whether no command waits for an answer, and every relay is there to take more.
+    pub(super) fn is_settled(&self) -> bool {
+        let all_up = self.relays.iter().all(|state| state.link == LinkState::Up);
+        self.pending.is_empty() && all_up
+    }
+
     pub(super) fn is_up(&self, relay: RelayId) -> bool {
         self.relays
             .get(relay.0 as usize)

@@ -749,6 +749,19 @@ impl Machine {
         !self.effects.has_work()
     }
 
+    /// Whether everything that was to leave has been taken by its relay: a process that ends now
+    /// keeps nobody waiting.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let sent = |connection: &Connection| {
+            connection.outbox.is_empty() && connection.stage != Stage::Deleting
+        };
+        self.is_idle()
+            && self.effects.is_settled()
+            && self.connections.values().all(sent)
+            && !self.addresses.values().any(|address| address.closing)
+    }
+
     /// Issues the commands that are due.
     fn pump(&mut self) {
         for owner in self.effects.take_ready() {

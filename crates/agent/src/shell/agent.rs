@@ -248,6 +248,20 @@ impl Agent {
         self.done(Command::CloseAddress { tag }).await
     }
 
+    /// Returns when everything that was to leave has been taken by its relay: messages, handshakes,
+    /// acknowledgements. For a process that wants to end; it waits for as long as a relay is away.
+    ///
+    /// # Errors
+    /// [`AgentError::Closed`].
+    pub async fn settle(&self) -> Result<(), AgentError> {
+        let (waiting, settled) = oneshot::channel();
+        self.inputs
+            .send(Input::Settle(waiting))
+            .await
+            .map_err(|_| AgentError::Closed)?;
+        settled.await.map_err(|_| AgentError::Closed)
+    }
+
     /// Stores what is pending and stops the agent; its handles give [`AgentError::Closed`] from then
     /// on. Dropping all handles does the same without waiting for it.
     pub async fn close(self) {

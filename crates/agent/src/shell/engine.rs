@@ -46,6 +46,7 @@ pub(super) enum Input {
         input: RelayInput,
     },
     Tick,
+    Settle(oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
@@ -69,6 +70,8 @@ pub(super) struct Engine {
     sender: mpsc::WeakSender<Input>,
     events: mpsc::UnboundedSender<Event>,
     replies: Replies,
+    /// Who waits for everything to have left.
+    settling: Vec<oneshot::Sender<()>>,
     last_ticket: u64,
     relays: BTreeMap<RelayId, Relay>,
     /// Counts starts of the core: inputs for an earlier one are void.
@@ -166,6 +169,7 @@ impl Engine {
             sender,
             events,
             replies: Replies::new(),
+            settling: Vec::new(),
             last_ticket: 0,
             relays: BTreeMap::new(),
             generation: 0,
@@ -183,7 +187,13 @@ impl Engine {
             let now = self.now();
             self.machine.handle_timeout(now, &mut self.rng);
             let stop = matches!(flow, Flow::Stop(_));
-            self.flush(stop);
+            // Whoever waits for everything to leave does not wait for company in a transaction.
+            self.flush(stop || !self.settling.is_empty());
+            if !self.settling.is_empty() && self.machine.is_settled() {
+                for waiting in self.settling.drain(..) {
+                    let _ = waiting.send(());
+                }
+            }
             if let Flow::Stop(done) = flow {
                 for relay in self.relays.values() {
                     relay.task.abort();
@@ -244,6 +254,7 @@ impl Engine {
                 self.handle_relay(now, relay, input);
             }
             Input::Relay { .. } | Input::Tick => {}
+            Input::Settle(waiting) => self.settling.push(waiting),
             Input::Close(done) => return Flow::Stop(Some(done)),
         }
         Flow::Continue
@@ -401,6 +412,7 @@ impl Engine {
                     // Nothing is lost by stopping now; dropping the sender tells the caller.
                     drop(done);
                 }
+                Ok(Input::Settle(waiting)) => self.settling.push(waiting),
                 Ok(Input::Relay { .. } | Input::Tick) => {}
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }

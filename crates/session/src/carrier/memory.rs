@@ -506,6 +506,10 @@ impl Carrier for MemoryCarrier {
         ready(Ok(()))
     }
 
+    fn settle(&self) -> BoxFuture<'_, Result<(), CarrierError>> {
+        ready(Ok(())) // there is nowhere else to be
+    }
+
     fn delete(&self, connection: ConnectionId) -> BoxFuture<'_, Result<(), CarrierError>> {
         self.hub.state().ends.remove(&connection);
         ready(Ok(()))

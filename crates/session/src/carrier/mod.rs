@@ -4,6 +4,8 @@
 //! up for that. It must not reorder within a connection, and it must authenticate: whatever comes
 //! out of a connection was put in by whoever holds its other end (`docs/spec/session.md` §1).
 
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod memory;
 
 use std::sync::Arc;
@@ -86,6 +88,9 @@ pub trait Carrier: Send + Sync + 'static {
         connection: ConnectionId,
         message: MessageId,
     ) -> BoxFuture<'_, Result<(), CarrierError>>;
+
+    /// Returns when everything given to the carrier has left this machine.
+    fn settle(&self) -> BoxFuture<'_, Result<(), CarrierError>>;
 
     /// Ends a connection.
     fn delete(&self, connection: ConnectionId) -> BoxFuture<'_, Result<(), CarrierError>>;

@@ -674,6 +674,20 @@ impl Node {
         Ok(machine.roster_signatures())
     }
 
+    #[cfg(test)]
+    pub(crate) fn machine_of(&self, local: &LocalId) -> &Machine {
+        &self.sessions[local]
+    }
+
+    /// Our session key, for a protocol that signs its own transcript under labels of its own.
+    ///
+    /// # Errors
+    /// [`Misuse::NoSuchSession`].
+    pub fn signing_key(&self, local: &LocalId) -> Result<SigningKey, SessionError> {
+        let machine = self.machine(local)?;
+        Ok(SigningKey::from_seed(machine.keys.signing.seed()))
+    }
+
     /// Whether a message to `to` (`None`: to all) may be queued now, or has to wait.
     #[must_use]
     pub fn has_room(&self, local: &LocalId, to: Option<PartyIndex>) -> bool {

@@ -9,7 +9,7 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use junto_crypto::aead::StoreKey;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -55,6 +55,9 @@ pub(crate) enum Answer {
 pub(crate) struct Handle {
     commands: mpsc::Sender<Attempt>,
     troubles: Arc<Troubles>,
+    carrier: Arc<dyn Carrier>,
+    /// How many carrier calls are under way.
+    under_way: watch::Receiver<usize>,
 }
 
 /// What went wrong lately.
@@ -67,8 +70,8 @@ struct Troubles {
 }
 
 impl Troubles {
-    fn set(place: &Mutex<Option<String>>, text: String) {
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    fn set(place: &Mutex<Option<String>>, text: impl Into<Option<String>>) {
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = text.into();
     }
 
     fn read(place: &Mutex<Option<String>>) -> Option<String> {
@@ -111,6 +114,19 @@ impl Handle {
         answered.await.map_err(|_| self.stopped())?
     }
 
+    /// Returns when everything said so far has left this machine.
+    pub(crate) async fn settle(&self) -> Result<(), SessionError> {
+        // After this call is answered, whatever was said before it is with the carrier's calls.
+        self.call(Answer::Durable, |_, _, _| Some(Ok(()))).await?;
+        let mut under_way = self.under_way.clone();
+        under_way
+            .wait_for(|count| *count == 0)
+            .await
+            .map_err(|_| self.stopped())?;
+        let settled = self.carrier.settle().await;
+        settled.map_err(|error| LocalError::Carrier(Box::new(error)).into())
+    }
+
     fn stopped(&self) -> SessionError {
         match Troubles::read(&self.troubles.fatal) {
             Some(text) => LocalError::Store(text.into()).into(),
@@ -140,6 +156,7 @@ struct Driver {
     commands: mpsc::Receiver<Attempt>,
     troubles: Arc<Troubles>,
     operations: FuturesUnordered<Operation>,
+    under_way: watch::Sender<usize>,
     waiting: Vec<Attempt>,
     answers: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -153,7 +170,9 @@ pub(crate) fn start(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Han
     let (node, step) = Node::load(rows, carriage.carrier.body_bytes(), &mut rng)
         .map_err(|e| local(format!("{} is damaged: {e}", store.path().display()).into()))?;
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let (count, under_way) = watch::channel(0);
     let troubles = Arc::new(Troubles::default());
+    let carrier = carriage.carrier.clone();
     let driver = Driver {
         node,
         store,
@@ -163,6 +182,7 @@ pub(crate) fn start(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Han
         commands,
         troubles: troubles.clone(),
         operations: FuturesUnordered::new(),
+        under_way: count,
         waiting: Vec::new(),
         answers: Vec::new(),
     };
@@ -174,6 +194,8 @@ pub(crate) fn start(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Han
     Ok(Handle {
         commands: sender,
         troubles,
+        carrier,
+        under_way,
     })
 }
 
@@ -201,9 +223,7 @@ impl Driver {
                     Some(command) => self.waiting.push(command),
                     None => return self.wind_up().await,
                 },
-                Some(event) = self.events.next() => {
-                    step.absorb(self.node.event(event, &mut self.rng));
-                }
+                Some(event) = self.events.next() => self.event(event, &mut step),
             }
             self.drain(&mut step);
         }
@@ -215,7 +235,7 @@ impl Driver {
             if let Some(Some(report)) = self.operations.next().now_or_never() {
                 self.report(report, step);
             } else if let Some(Some(event)) = self.events.next().now_or_never() {
-                step.absorb(self.node.event(event, &mut self.rng));
+                self.event(event, step);
             } else if let Ok(command) = self.commands.try_recv() {
                 self.waiting.push(command);
             } else {
@@ -253,16 +273,27 @@ impl Driver {
                 self.operations.push(operation);
             }
         }
+        self.under_way.send_if_modified(|count| {
+            core::mem::replace(count, self.operations.len()) != self.operations.len()
+        });
         for answer in self.answers.drain(..) {
             answer();
         }
         Ok(())
     }
 
+    fn event(&mut self, event: Event, step: &mut Step) {
+        if let Event::Relay { relay, reachable } = &event {
+            let text = (!reachable).then(|| format!("relay {relay} is out of reach"));
+            Troubles::set(&self.troubles.carrier, text);
+        }
+        step.absorb(self.node.event(event, &mut self.rng));
+    }
+
     fn report(&mut self, report: Option<Report>, step: &mut Step) {
         match report {
             None => {}
-            Some(Report::Event(event)) => step.absorb(self.node.event(event, &mut self.rng)),
+            Some(Report::Event(event)) => self.event(event, step),
             Some(Report::Outcome(outcome)) => match self.node.outcome(outcome, &mut self.rng) {
                 Ok(more) => step.absorb(more),
                 Err(error) => {
@@ -302,7 +333,10 @@ fn perform(carrier: Arc<dyn Carrier>, effect: Effect, troubles: Arc<Troubles>) -
     })
 }
 
-async fn once(carrier: &dyn Carrier, effect: &Effect) -> Result<Option<Outcome>, CarrierError> {
+pub(crate) async fn once(
+    carrier: &dyn Carrier,
+    effect: &Effect,
+) -> Result<Option<Outcome>, CarrierError> {
     Ok(match effect {
         Effect::Address { tag, relay } => Some(Outcome::Address {
             tag: *tag,

@@ -1,6 +1,6 @@
 //! One run of a protocol.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::proto::{
     error::SessionError,
-    execution::{Incoming, Kind, Purpose, Seed},
+    execution::{Incoming, Kind, Mode, Purpose, Seed},
     party::{Members, PartyIndex},
     statement::{InstanceId, Round},
     step::LocalId,
@@ -22,14 +22,15 @@ use crate::proto::{
 /// A protocol that takes its randomness from [`Execution::seed`] and its input from
 /// [`Execution::gather`] may be run again from its start after a crash: what it already said is not
 /// sent twice, what it already heard is there at once. Saying something else in the same place is
-/// refused, since that would be equivocation.
+/// refused, since that would be equivocation. Clones are handles to the same run.
+#[derive(Clone)]
 pub struct Execution {
     handle: Handle,
     local: LocalId,
     id: InstanceId,
     me: PartyIndex,
     purpose: Purpose,
-    seed: Seed,
+    seed: Arc<Seed>,
 }
 
 impl core::fmt::Debug for Execution {
@@ -56,7 +57,7 @@ impl Execution {
             id,
             me,
             purpose,
-            seed,
+            seed: Arc::new(seed),
         }
     }
 
@@ -265,19 +266,23 @@ impl Execution {
             .await
     }
 
-    /// Ends the run as a success once all members say so, with the same transcript: one more round.
+    /// Ends the run as a success once all members say so: one more round. In [`Mode::Rounds`] they
+    /// compare transcripts as well; where nobody names rounds, parties end at different points.
     ///
     /// # Errors
     /// As [`Execution::gather`]; [`crate::Fault::Conflict`] names a party with another transcript.
     pub async fn finish_confirmed(self, deadline: Duration) -> Result<[u8; 32], SessionError> {
-        let transcript = self.transcript().await?;
+        let said = match self.purpose.mode {
+            Mode::Rounds => self.transcript().await?,
+            Mode::Messages => self.id.0,
+        };
         for to in self.others().iter() {
-            self.send(Round::CONFIRM, to, transcript.to_vec()).await?;
+            self.send(Round::CONFIRM, to, said.to_vec()).await?;
         }
         let all = self.gather(Round::CONFIRM, Kind::P2p, deadline).await?;
         let differs: Members = all
             .iter()
-            .filter(|(_, theirs)| theirs[..] != transcript)
+            .filter(|(_, theirs)| theirs[..] != said)
             .map(|(&party, _)| party)
             .collect();
         if let Some(party) = differs.iter().next() {

@@ -1,7 +1,7 @@
 //! The shell: one task with core and store, and handles that talk to it.
 
 mod channel;
-mod driver;
+pub(crate) mod driver;
 mod execution;
 mod session;
 mod sessions;

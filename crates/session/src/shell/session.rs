@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use junto_crypto::ed25519::Signature;
+use junto_crypto::ed25519::{Signature, SigningKey};
 
 use super::{
     channel::Channel,
@@ -188,6 +188,20 @@ impl Session {
         self.handle
             .call(Answer::AtOnce, move |node, _, _| {
                 Some(node.roster_signatures(&local))
+            })
+            .await
+    }
+
+    /// Our session key, whose public half is in the roster: for a protocol that signs its own
+    /// transcript. Such a protocol puts a label of its own before everything it signs.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn signing_key(&self) -> Result<SigningKey, SessionError> {
+        let local = self.local;
+        self.handle
+            .call(Answer::AtOnce, move |node, _, _| {
+                Some(node.signing_key(&local))
             })
             .await
     }

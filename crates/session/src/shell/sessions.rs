@@ -169,6 +169,19 @@ impl Sessions {
             .await
     }
 
+    /// Waits up to `deadline` until everything said so far has left this machine: for a process that
+    /// wants to end. Unlike [`crate::Session::flush`] it does not wait for other parties. Whatever
+    /// has not left stays stored and goes out when the sessions are opened again.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn settle(&self, deadline: Duration) -> Result<bool, SessionError> {
+        match tokio::time::timeout(deadline, self.handle.settle()).await {
+            Ok(settled) => settled.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// The profile keys met or listed so far.
     ///
     /// # Errors

@@ -1,0 +1,348 @@
+//! The command line: what a person types, and the help that teaches it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::profile::Policy;
+
+/// A private place to compute together.
+///
+/// A few parties exchange one link and get authenticated, end-to-end encrypted channels
+/// through relays that cannot tell who talks with whom; on top, threshold signatures.
+///
+/// To see all of it on this machine: `junto demo`.
+#[derive(Debug, Parser)]
+#[command(name = "junto", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 a party or relay is unreachable or timed out,
+4 a party misbehaved (named), 5 refused by policy or verification.";
+
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// Folder with all state of one identity; made on first use [default: in your data folder]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "JUNTO_PROFILE",
+        help_heading = "Global options"
+    )]
+    pub(crate) profile: Option<PathBuf>,
+    /// File whose first line is the passphrase that protects the profile
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "JUNTO_PASSPHRASE_FILE",
+        help_heading = "Global options"
+    )]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Print results as JSON, one object a line
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// Print no progress on stderr
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// Log to stderr: -v what changes, -vv everything (never contents or secrets)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole thing on this machine: a relay and N strangers who sign together
+    Demo(Demo),
+    /// Run a relay: a server that carries fixed-size blocks between queues
+    #[command(subcommand)]
+    Relay(RelayCommand),
+    /// Form and inspect sessions
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Threshold BLS signatures: any T of N parties sign, fewer cannot
+    #[command(subcommand)]
+    Bls(BlsCommand),
+    /// Send one message to the other parties of a session
+    Send(Send),
+    /// Wait for messages of the other parties of a session
+    Recv(Recv),
+    /// Talk with the other parties of a session, line by line
+    Chat(Chat),
+    /// Measure this machine: figures beside a floor measured in the same run
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+/// Starts an embedded relay on loopback and N separate processes, each with a profile of its own,
+/// who meet by link, make a key together and sign with T of N. Then verifies the signature.
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// Number of parties, 2 to 64
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(2..=64))]
+    pub(crate) parties: u16,
+    /// How many of them must sign, 2 to N
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=64))]
+    pub(crate) threshold: u16,
+    /// What they sign
+    #[arg(long, default_value = "Junto: three strangers sign together")]
+    pub(crate) message: String,
+    /// Seconds until a step that does not finish counts as failed
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub(crate) timeout: u64,
+    /// Keep the profiles and the relay's folder here instead of removing them
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RelayCommand {
+    /// Make a relay's folder: identity, certificate and a commented configuration
+    Init {
+        /// Folder to make; it must be empty or absent
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Host name or address by which clients reach the relay
+        #[arg(long)]
+        host: String,
+        /// TCP port
+        #[arg(long, default_value_t = 5223, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+    },
+    /// Run the relay until Ctrl-C or SIGTERM
+    Start {
+        /// Folder made by `junto relay init`
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Ask a relay whether it is there, speaks our protocol and is the one that its address names
+    Status {
+        /// The relay's address, smp://FINGERPRINT@host:port
+        #[arg(required_unless_present = "dir")]
+        address: Option<String>,
+        /// Folder of a relay on this machine, instead of its address
+        #[arg(long, value_name = "DIR", conflicts_with = "address")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Open a session: prints a link for the others, waits until all have joined
+    New {
+        /// Number of parties, yourself included
+        #[arg(long, value_parser = clap::value_parser!(u16).range(2..=64))]
+        parties: u16,
+        /// Relay to receive on, smp://FINGERPRINT@host[:port] [default: the profile's first]
+        #[arg(long, value_name = "URI")]
+        relay: Option<String>,
+        /// Name of the session, for all parties
+        #[arg(long, default_value = "session")]
+        name: String,
+        /// What you call yourself; the others see it, and it proves nothing
+        #[arg(long = "as", value_name = "NAME", default_value = "")]
+        nickname: String,
+        /// How the parties' identities are treated [default: the profile's]
+        #[arg(long)]
+        policy: Option<Policy>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Join a session by its link
+    Join {
+        /// The link that the host gave you (junto:…), or `-` to read it from stdin
+        link: String,
+        /// Relay to receive on [default: the profile's first, else the one that the link proposes]
+        #[arg(long, value_name = "URI")]
+        relay: Option<String>,
+        /// What you call yourself; the others see it, and it proves nothing
+        #[arg(long = "as", value_name = "NAME", default_value = "")]
+        nickname: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Go on waiting for a session that has not formed yet
+    Wait {
+        /// Name of the session
+        session: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List the sessions of the profile
+    List,
+    /// Show a session: parties, safety code, state
+    Show {
+        /// Name of the session
+        session: String,
+    },
+    /// Record that you compared the safety code with the others, by voice or in person
+    Verify {
+        /// Name of the session
+        session: String,
+        /// The code that the others read to you; refused if it differs
+        #[arg(long, value_name = "CODE")]
+        code: String,
+    },
+    /// Leave a session and delete its connections
+    Close {
+        /// Name of the session
+        session: String,
+    },
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    /// Seconds to wait for the other parties before naming who is missing
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub(crate) timeout: u64,
+}
+
+impl Wait {
+    pub(crate) fn patience(self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.timeout)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BlsCommand {
+    /// Make a key together: all parties of the session run this, nobody ever holds the whole key
+    Keygen {
+        /// Name of the session
+        #[arg(long)]
+        session: String,
+        /// How many parties must sign, 2 to the number of parties
+        #[arg(long)]
+        threshold: u16,
+        /// Name of the key in your profile
+        #[arg(long, default_value = "key")]
+        name: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Sign together: at least T of the parties run this with the same message
+    Sign {
+        /// Name of the key
+        #[arg(long)]
+        key: String,
+        /// File with the message, `-` for stdin
+        #[arg(long, value_name = "FILE")]
+        message_file: PathBuf,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Check a signature; needs no profile
+    Verify {
+        /// The public key, 48 bytes in hex
+        #[arg(long, value_name = "HEX")]
+        public_key: String,
+        /// The signature, 96 bytes in hex
+        #[arg(long, value_name = "HEX")]
+        signature: String,
+        /// File with the message, `-` for stdin
+        #[arg(long, value_name = "FILE")]
+        message_file: PathBuf,
+    },
+    /// Replace all shares by fresh ones under the same public key; old shares become useless
+    Refresh {
+        /// Name of the key
+        #[arg(long)]
+        key: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Hand the key to the parties of another session, with a new threshold, under the same public key
+    ///
+    /// The new session must hold at least T of the present holders; everyone in it runs this.
+    Reshare {
+        /// Name of the key; who holds none yet gives the name that it shall have
+        #[arg(long)]
+        key: String,
+        /// Session whose parties shall hold the key [default: the session that holds it]
+        #[arg(long)]
+        session: Option<String>,
+        /// The new threshold
+        #[arg(long)]
+        threshold: u16,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List the keys of the profile
+    List,
+    /// Check evidence of a party's misbehaviour that a failed run left behind; needs no profile
+    Judge {
+        /// The evidence file
+        file: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Send {
+    /// Name of the session
+    #[arg(long)]
+    pub(crate) session: String,
+    /// Number of the party to send to [default: all others]
+    #[arg(long, value_name = "PARTY")]
+    pub(crate) to: Option<u16>,
+    /// The message [default: all of stdin]
+    pub(crate) message: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Recv {
+    /// Name of the session
+    #[arg(long)]
+    pub(crate) session: String,
+    /// End after this many messages
+    #[arg(long, default_value_t = 1)]
+    pub(crate) count: u64,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Chat {
+    /// Name of the session
+    #[arg(long)]
+    pub(crate) session: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// The relay's message path, against the same blocks through the same TLS and cryptography
+    Relay {
+        /// Messages to carry
+        #[arg(long, default_value_t = 20_000)]
+        messages: u32,
+    },
+    /// A session's send and receive, against the same bytes over plain TCP and over TLS
+    Session {
+        /// Small messages to send
+        #[arg(long, default_value_t = 2_000)]
+        messages: u32,
+    },
+    /// Key generation and signing, against bare `blst` calls
+    Bls {
+        /// Repetitions of each figure
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,127 @@
+//! `junto bls`: threshold BLS over a session.
+//!
+//! The protocol is pure and lives in `junto-bls`; this drives it over a session's executions: broadcast,
+//! send, gather, and store the key before the run is called finished.
+
+mod judge;
+mod key_file;
+mod run;
+mod sign;
+mod verify;
+
+use serde_json::{Value, json};
+
+use crate::args::{BlsCommand, Global};
+use crate::failure::Failure;
+use crate::open::Junto;
+use crate::output::Output;
+use key_file::KeyFile;
+
+/// Runs one of the commands.
+pub(crate) async fn run(
+    command: BlsCommand,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    match command {
+        BlsCommand::Keygen {
+            session,
+            threshold,
+            name,
+            wait,
+        } => {
+            let junto = Junto::open(global).await?;
+            run::keygen(&junto, &session, &name, threshold, wait.patience(), output).await
+        }
+        BlsCommand::Refresh { key, wait } => {
+            run::refresh(&Junto::open(global).await?, &key, wait.patience(), output).await
+        }
+        BlsCommand::Reshare {
+            key,
+            session,
+            threshold,
+            wait,
+        } => {
+            let junto = Junto::open(global).await?;
+            run::reshare(
+                &junto,
+                &key,
+                session.as_deref(),
+                threshold,
+                wait.patience(),
+                output,
+            )
+            .await
+        }
+        BlsCommand::Sign {
+            key,
+            message_file,
+            wait,
+        } => {
+            let message = crate::input::read_message(&message_file)?;
+            sign::run(
+                &Junto::open(global).await?,
+                &key,
+                &message,
+                wait.patience(),
+                output,
+            )
+            .await
+        }
+        BlsCommand::Verify {
+            public_key,
+            signature,
+            message_file,
+        } => verify::run(&public_key, &signature, &message_file, output),
+        BlsCommand::List => list(&Junto::open(global).await?, output),
+        BlsCommand::Judge { file } => judge::run(&file, output),
+    }
+}
+
+/// What there is to say about a key.
+fn describe(name: &str, file: &KeyFile) -> Value {
+    let public = file.share.public();
+    json!({
+        "key": name,
+        "scheme": junto_bls::CIPHERSUITE,
+        "public_key": hex::encode(public.public_key().to_bytes()),
+        "threshold": public.threshold().required(),
+        "parties": public.threshold().holders(),
+        "holder": file.share.index().value(),
+        "epoch": public.epoch(),
+        "session": file.session,
+    })
+}
+
+fn describe_text(name: &str, file: &KeyFile) -> String {
+    let public = file.share.public();
+    let threshold = public.threshold();
+    format!(
+        "key         {name}: any {} of {} parties sign (epoch {})\npublic key  {}",
+        threshold.required(),
+        threshold.holders(),
+        public.epoch(),
+        hex::encode(public.public_key().to_bytes())
+    )
+}
+
+fn list(junto: &Junto, output: Output) -> Result<(), Failure> {
+    let mut keys = Vec::new();
+    for name in KeyFile::names(&junto.profile)? {
+        let file = KeyFile::load(&junto.profile, &name)?;
+        keys.push((name, file));
+    }
+    let values: Vec<Value> = keys
+        .iter()
+        .map(|(name, file)| describe(name, file))
+        .collect();
+    output.result(&json!({ "keys": values }), || {
+        if keys.is_empty() {
+            return "No keys yet. `junto bls keygen` makes one.".to_owned();
+        }
+        keys.iter()
+            .map(|(name, file)| describe_text(name, file))
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
+}

@@ -1,0 +1,400 @@
+//! Key generation, refresh and reshare: three rounds over an execution, then the certified key is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use junto_bls::{
+    Certificate, Epoch, Inbox, KeyPublic, KeyShare, Occasion, Participant, PartyIndex, RunError,
+    Setup, SetupError, ShareIndex,
+};
+use junto_crypto::ed25519::VerifyingKey;
+use junto_session::{Execution, Kind, Members, Session, SessionError};
+
+use super::key_file::{self, KeyFile};
+use super::{describe, describe_text, judge};
+use crate::failure::{Exit, Failure};
+use crate::open::{Junto, session_failure};
+use crate::output::{Output, Progress};
+
+/// Rounds of the execution. In the first, used by refresh and reshare alone, parties say what they hold.
+const ROUND_HOLDINGS: u32 = 0;
+const ROUND_DEAL: u32 = 1;
+const ROUND_SHARE: u32 = 2;
+const ROUND_CONFIRM: u32 = 3;
+
+/// Runs of one name in one session: each failed one costs a number.
+const RUNS_MAX: u32 = 64;
+
+pub(crate) async fn keygen(
+    junto: &Junto,
+    session: &str,
+    name: &str,
+    threshold: u16,
+    patience: Duration,
+    output: Output,
+) -> Result<(), Failure> {
+    key_file::path(name)?;
+    let session = junto.session(session, patience).await?;
+    if let Some(key) = KeyFile::find(&junto.profile, name)? {
+        return Err(Failure::usage(format_args!(
+            "there is a key `{name}` in this profile, of session {}",
+            key.session
+        ))
+        .help("choose another name with `--name`, the same for all parties"));
+    }
+    let progress = output.progress("making a key: waiting for the other parties");
+    let run = Run::open(&session, &format!("bls keygen {name}"), 0, patience, output).await?;
+    let occasion = run.occasion(&session);
+    let setup = Setup::keygen(&occasion.borrow(), small(threshold)?).map_err(setup_failure)?;
+    let made = run.rounds(junto, &session, &setup, None, &progress).await?;
+    progress.done();
+    run.keep(junto, &session, name, &setup, made, output).await
+}
+
+pub(crate) async fn refresh(
+    junto: &Junto,
+    name: &str,
+    patience: Duration,
+    output: Output,
+) -> Result<(), Failure> {
+    let old = KeyFile::load(&junto.profile, name)?;
+    let session = junto.session(&old.session, patience).await?;
+    let progress = output.progress("refreshing: waiting for the other parties");
+    let run = Run::open(
+        &session,
+        &format!("bls refresh {name}"),
+        old.run + 1,
+        patience,
+        output,
+    )
+    .await?;
+    let (key, holders) = run.holdings(&session, Some(&old)).await?;
+    let occasion = run.occasion(&session);
+    let setup = Setup::refresh(&occasion.borrow(), key, holders).map_err(setup_failure)?;
+    let made = run
+        .rounds(junto, &session, &setup, Some(&old.share), &progress)
+        .await?;
+    progress.done();
+    run.keep(junto, &session, name, &setup, made, output).await
+}
+
+pub(crate) async fn reshare(
+    junto: &Junto,
+    name: &str,
+    session: Option<&str>,
+    threshold: u16,
+    patience: Duration,
+    output: Output,
+) -> Result<(), Failure> {
+    key_file::path(name)?;
+    let old = KeyFile::find(&junto.profile, name)?;
+    let session = match (session, &old) {
+        (Some(session), _) => junto.session(session, patience).await?,
+        (None, Some(old)) => junto.session(&old.session, patience).await?,
+        (None, None) => {
+            return Err(
+                Failure::usage(format_args!("there is no key `{name}` in this profile"))
+                    .help("to receive a share of a key of others, name the session: `--session S`"),
+            );
+        }
+    };
+    let here = session.id().to_string();
+    let first = old
+        .as_ref()
+        .filter(|old| old.session == here)
+        .map_or(0, |old| old.run + 1);
+    let progress = output.progress("resharing: waiting for the other parties");
+    let run = Run::open(
+        &session,
+        &format!("bls reshare {name}"),
+        first,
+        patience,
+        output,
+    )
+    .await?;
+    let (key, dealers) = run.holdings(&session, old.as_ref()).await?;
+    output.say(format_args!(
+        "public key  {}",
+        hex::encode(key.public_key().to_bytes())
+    ));
+    let occasion = run.occasion(&session);
+    let holders: BTreeSet<PartyIndex> = (0..session.parties().as_usize())
+        .filter_map(party)
+        .collect();
+    // Any t holders suffice; all take the first t, so that all mean the same.
+    let required = usize::from(key.threshold().required());
+    let dealers: BTreeMap<_, _> = dealers.into_iter().take(required).collect();
+    let setup = Setup::reshare(
+        &occasion.borrow(),
+        key,
+        dealers.clone(),
+        holders,
+        small(threshold)?,
+    )
+    .map_err(setup_failure)?;
+    let deals = party(session.me().as_usize()).is_some_and(|me| dealers.contains_key(&me));
+    let share = old.as_ref().map(|old| &old.share).filter(|_| deals);
+    let made = run
+        .rounds(junto, &session, &setup, share, &progress)
+        .await?;
+    progress.done();
+    run.keep(junto, &session, name, &setup, made, output).await
+}
+
+fn party(index: usize) -> Option<PartyIndex> {
+    PartyIndex::new(u8::try_from(index).ok()?)
+}
+
+fn small(threshold: u16) -> Result<u8, Failure> {
+    u8::try_from(threshold).map_err(|_| setup_failure(SetupError::Threshold))
+}
+
+pub(crate) fn setup_failure(error: SetupError) -> Failure {
+    match error {
+        SetupError::Threshold => {
+            Failure::usage(error).help("choose `--threshold` from 2 to the number of parties")
+        }
+        SetupError::Holders => Failure::failed(error)
+            .help("enough of the key's present holders must be in the session"),
+        SetupError::Roster | SetupError::TooLong => Failure::failed(error),
+    }
+}
+
+/// Session, label and roster of a run, owned.
+pub(crate) struct OwnedOccasion {
+    pub(crate) session: [u8; 32],
+    pub(crate) label: String,
+    pub(crate) roster: Vec<VerifyingKey>,
+}
+
+impl OwnedOccasion {
+    pub(crate) fn new(session: &Session, label: &str) -> Self {
+        OwnedOccasion {
+            session: session.id().0,
+            label: label.to_owned(),
+            roster: session
+                .roster()
+                .iter()
+                .map(|(_, entry)| entry.key)
+                .collect(),
+        }
+    }
+
+    pub(crate) fn borrow(&self) -> Occasion<'_> {
+        Occasion {
+            session: self.session,
+            label: self.label.as_bytes(),
+            roster: &self.roster,
+        }
+    }
+}
+
+/// An execution that makes a key.
+struct Run {
+    execution: Execution,
+    label: String,
+    number: u32,
+    patience: Duration,
+}
+
+impl Run {
+    /// Opens the first run of that name that was not aborted before.
+    async fn open(
+        session: &Session,
+        purpose: &str,
+        first: u32,
+        patience: Duration,
+        output: Output,
+    ) -> Result<Self, Failure> {
+        for number in first..first.saturating_add(RUNS_MAX) {
+            let label = format!("{purpose} #{number}");
+            match session.execution(&label).await {
+                Ok(execution) => {
+                    return Ok(Run {
+                        execution,
+                        label,
+                        number,
+                        patience,
+                    });
+                }
+                // Final for its label; the user has decided to try again by running the command again.
+                Err(SessionError::Peer(blame)) => output.say(format_args!(
+                    "run {number} was aborted: {}",
+                    SessionError::Peer(blame)
+                )),
+                Err(error) => return Err(session_failure(error)),
+            }
+        }
+        Err(Failure::failed("too many runs of that name were aborted").help("choose another name"))
+    }
+
+    fn occasion(&self, session: &Session) -> OwnedOccasion {
+        OwnedOccasion::new(session, &self.label)
+    }
+
+    async fn gather(&self, round: u32, kind: Kind) -> Result<Inbox, Failure> {
+        let messages = self
+            .execution
+            .gather(round, kind, self.patience)
+            .await
+            .map_err(session_failure)?;
+        Ok(inbox(messages))
+    }
+
+    /// Everybody says which share of which key it holds; all get the same answer.
+    async fn holdings(
+        &self,
+        session: &Session,
+        old: Option<&KeyFile>,
+    ) -> Result<(KeyPublic, BTreeMap<PartyIndex, ShareIndex>), Failure> {
+        let own = old.map_or_else(Vec::new, |old| {
+            let mut bytes = vec![old.share.index().value()];
+            bytes.extend_from_slice(&old.share.public().encode());
+            bytes
+        });
+        self.execution
+            .broadcast(ROUND_HOLDINGS, own)
+            .await
+            .map_err(session_failure)?;
+        let said = self.gather(ROUND_HOLDINGS, Kind::Broadcast).await?;
+        let mut agreed: Option<KeyPublic> = None;
+        let mut holders = BTreeMap::new();
+        for (sender, bytes) in &said {
+            let Some((&index, key)) = bytes.split_first() else {
+                continue;
+            };
+            let lies = |what: &str| {
+                Failure::new(
+                    Exit::Misbehaved,
+                    format_args!("{sender} of session {} {what}", session.name()),
+                )
+                .party(sender.value())
+            };
+            let index =
+                ShareIndex::new(index).ok_or_else(|| lies("announced an impossible share"))?;
+            let key = KeyPublic::decode(key).map_err(|_| lies("announced a malformed key"))?;
+            match &agreed {
+                Some(first) if *first != key => {
+                    return Err(Failure::new(
+                        Exit::Misbehaved,
+                        "the parties hold different keys or epochs of that name",
+                    )
+                    .help("compare `junto bls list` with the others"));
+                }
+                _ => agreed = Some(key),
+            }
+            if holders.values().any(|known| *known == index) {
+                return Err(lies("announced the share of another party"));
+            }
+            holders.insert(*sender, index);
+        }
+        let key =
+            agreed.ok_or_else(|| Failure::failed("no party of the session holds that key"))?;
+        Ok((key, holders))
+    }
+
+    /// Deal, share, confirm.
+    async fn rounds(
+        &self,
+        junto: &Junto,
+        session: &Session,
+        setup: &Setup,
+        old: Option<&KeyShare>,
+        progress: &Progress,
+    ) -> Result<(KeyShare, Certificate), Failure> {
+        let signer = session.signing_key().await.map_err(session_failure)?;
+        let me = party(session.me().as_usize())
+            .ok_or_else(|| Failure::failed("a party beyond the limit"))?;
+        let participant =
+            Participant::new(setup, me, &signer, self.execution.seed()).map_err(Failure::failed)?;
+        let (deal, message) = participant.start(old).map_err(Failure::failed)?;
+        self.execution
+            .broadcast(ROUND_DEAL, message)
+            .await
+            .map_err(session_failure)?;
+        let deals = self.gather(ROUND_DEAL, Kind::Broadcast).await?;
+        progress.step("dealing shares");
+        let (share, messages) = match deal.receive(&deals) {
+            Ok(next) => next,
+            Err(error) => return Err(self.failed(junto, session, setup, error)),
+        };
+        for to in self.execution.others().iter() {
+            let Some(message) = party(to.as_usize()).and_then(|to| messages.get(&to)) else {
+                continue;
+            };
+            self.execution
+                .send(ROUND_SHARE, to, message.to_vec())
+                .await
+                .map_err(session_failure)?;
+        }
+        let shares = self.gather(ROUND_SHARE, Kind::P2p).await?;
+        progress.step("confirming");
+        let (confirm, message) = share.receive(&shares).map_err(Failure::failed)?;
+        self.execution
+            .broadcast(ROUND_CONFIRM, message)
+            .await
+            .map_err(session_failure)?;
+        let confirms = self.gather(ROUND_CONFIRM, Kind::Broadcast).await?;
+        let certificate = match confirm.receive(&confirms) {
+            Ok(certificate) => certificate,
+            Err(error) => return Err(self.failed(junto, session, setup, error)),
+        };
+        let pending = confirm
+            .into_pending()
+            .ok_or_else(|| Failure::failed("this party has no share to confirm"))?;
+        let Epoch { share, .. } = pending.activate(&certificate).map_err(|(_, error)| {
+            Failure::failed(format_args!("the certificate does not hold: {error}"))
+        })?;
+        let share = share.ok_or_else(|| Failure::failed("this party got no share"))?;
+        Ok((share, certificate))
+    }
+
+    fn failed(&self, junto: &Junto, session: &Session, setup: &Setup, error: RunError) -> Failure {
+        match error {
+            RunError::Abort(abort) => judge::record(junto, session, setup, &abort),
+            RunError::Misuse(misuse) => Failure::failed(misuse),
+            RunError::Degenerate => Failure::failed(error).help("run the command again"),
+        }
+    }
+
+    /// Stores the key, then ends the run, then says so.
+    async fn keep(
+        self,
+        junto: &Junto,
+        session: &Session,
+        name: &str,
+        setup: &Setup,
+        made: (KeyShare, Certificate),
+        output: Output,
+    ) -> Result<(), Failure> {
+        let (share, certificate) = made;
+        let file = KeyFile {
+            share,
+            certificate,
+            session: session.id().to_string(),
+            holders: setup.holders(),
+            run: self.number,
+        };
+        file.store(&junto.profile, name)?;
+        self.execution.finish().await.map_err(session_failure)?;
+        junto.settle().await?;
+        output.result(&describe(name, &file), || describe_text(name, &file))
+    }
+}
+
+/// A round's messages, under the numbers of `junto-bls`.
+pub(crate) fn inbox(messages: BTreeMap<junto_session::PartyIndex, Bytes>) -> Inbox {
+    messages
+        .into_iter()
+        .filter_map(|(from, bytes)| Some((party(from.as_usize())?, bytes.to_vec())))
+        .collect()
+}
+
+/// The parties of a session that hold a key.
+pub(crate) fn members(holders: &BTreeMap<PartyIndex, ShareIndex>) -> Members {
+    holders
+        .keys()
+        .filter_map(|party| junto_session::PartyIndex::new(usize::from(party.value())))
+        .fold(Members::NONE, Members::with)
+}

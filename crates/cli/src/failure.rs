@@ -1,0 +1,75 @@
+//! How a command fails: an exit code that scripts can rely on, what happened, and what to do about it.
+
+use std::fmt;
+
+/// Exit codes of the CLI contract. Success is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// The command could not do its work.
+    Failed = 1,
+    /// The command line or an input file makes no sense.
+    Usage = 2,
+    /// A relay or a party is unreachable or did not answer in time.
+    Unreachable = 3,
+    /// A party broke the protocol, and is named.
+    Misbehaved = 4,
+    /// A policy or a verification said no.
+    Refused = 5,
+}
+
+/// Why a command ended without success.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+    /// The party at fault, where there is one.
+    pub(crate) party: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Failure {
+            exit,
+            message: message.to_string(),
+            help: None,
+            party: None,
+        }
+    }
+
+    pub(crate) fn failed(message: impl fmt::Display) -> Self {
+        Failure::new(Exit::Failed, message)
+    }
+
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Failure::new(Exit::Usage, message)
+    }
+
+    pub(crate) fn refused(message: impl fmt::Display) -> Self {
+        Failure::new(Exit::Refused, message)
+    }
+
+    /// Says what the user can do.
+    pub(crate) fn help(mut self, help: impl fmt::Display) -> Self {
+        self.help = Some(help.to_string());
+        self
+    }
+
+    /// Names the party at fault.
+    pub(crate) fn party(mut self, party: impl fmt::Display) -> Self {
+        self.party = Some(party.to_string());
+        self
+    }
+}
+
+/// Puts "what we were doing" before an error of a library.
+pub(crate) trait Context<T> {
+    fn context(self, doing: impl fmt::Display) -> Result<T, Failure>;
+}
+
+impl<T, E: fmt::Display> Context<T> for Result<T, E> {
+    fn context(self, doing: impl fmt::Display) -> Result<T, Failure> {
+        self.map_err(|error| Failure::failed(format_args!("{doing}: {error}")))
+    }
+}

@@ -1,0 +1,136 @@
+//! Opening a profile with its agent and its sessions, and ending it so that nothing said is left behind.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use junto_agent::{Agent, AgentConfig, AgentError};
+use junto_crypto::aead::StoreKey;
+use junto_crypto::ed25519::SigningKey;
+use junto_crypto::kdf::hkdf_sha256;
+use junto_session::{LocalError, Misuse, Session, SessionError, Sessions};
+
+use crate::args::Global;
+use crate::failure::{Exit, Failure};
+use crate::profile::{self, Profile};
+use crate::random;
+
+/// How long a process that is done waits for the relays to take what it said.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// A profile in use.
+pub(crate) struct Junto {
+    pub(crate) profile: Profile,
+    pub(crate) sessions: Sessions,
+}
+
+impl Junto {
+    /// Opens the profile that the command line names.
+    pub(crate) async fn open(global: &Global) -> Result<Self, Failure> {
+        let dir = match &global.profile {
+            Some(dir) => dir.clone(),
+            None => profile::default_dir()?,
+        };
+        let profile = Profile::open(&dir, global.passphrase_file.as_deref())?;
+        let config = AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
+        let (agent, events) = Agent::open(config).await.map_err(agent_failure)?;
+        let carriage = junto_session::carrier::agent::carriage(agent, events);
+        let sessions = Sessions::open(profile.dir(), subkey(&profile, "session.db"), carriage)
+            .map_err(session_failure)?;
+        Ok(Junto { profile, sessions })
+    }
+
+    /// The formed session of that name.
+    pub(crate) async fn session(&self, name: &str, patience: Duration) -> Result<Session, Failure> {
+        let forming = self.sessions.resume(name).await.map_err(session_failure)?;
+        forming.formed(patience).await.map_err(session_failure)
+    }
+
+    /// Waits until relays have taken everything that was said, so that the process may end.
+    pub(crate) async fn settle(&self) -> Result<(), Failure> {
+        if self
+            .sessions
+            .settle(SETTLE)
+            .await
+            .map_err(session_failure)?
+        {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::Unreachable,
+            "not everything could be handed to the relays yet",
+        )
+        .help("it is stored and goes out with the next command on this profile"))
+    }
+
+    /// The profile's long-term key; made on first use.
+    pub(crate) fn identity(&self) -> Result<SigningKey, Failure> {
+        const FILE: &str = "identity";
+        if let Some(seed) = self.profile.read_sealed(FILE)? {
+            let seed: &[u8; 32] = seed
+                .as_slice()
+                .try_into()
+                .map_err(|_| Failure::failed("the identity file is damaged"))?;
+            return Ok(SigningKey::from_seed(seed));
+        }
+        let key = SigningKey::generate(&mut random());
+        self.profile.write_sealed(FILE, key.seed().as_slice())?;
+        Ok(key)
+    }
+}
+
+fn database(profile: &Profile, name: &str) -> PathBuf {
+    profile.dir().join(name)
+}
+
+/// A key of its own for each database, so that a record of one never opens in the other.
+fn subkey(profile: &Profile, name: &str) -> StoreKey {
+    let key = hkdf_sha256::<32>(
+        b"junto profile store",
+        profile.key.as_bytes(),
+        name.as_bytes(),
+    );
+    StoreKey::from_bytes(&key)
+}
+
+fn agent_failure(error: AgentError) -> Failure {
+    let exit = match &error {
+        AgentError::Misuse(_) | AgentError::Link(_) => Exit::Usage,
+        AgentError::Relay { .. } => Exit::Unreachable,
+        AgentError::Connection(_)
+        | AgentError::Store(_)
+        | AgentError::Closed
+        | AgentError::Defect(_) => Exit::Failed,
+    };
+    Failure::new(exit, error)
+}
+
+/// What an error of a session means for the exit code.
+pub(crate) fn session_failure(error: SessionError) -> Failure {
+    let message = error.to_string();
+    let party = error.blamed().to_string();
+    let silence = error.is_silence();
+    let failure = match error {
+        SessionError::Misuse(Misuse::NoSuchSession) => {
+            Failure::usage(message).help("`junto session list` shows the sessions of this profile")
+        }
+        SessionError::Misuse(Misuse::NotFormed) => Failure::failed(message)
+            .help("`junto session wait NAME` goes on waiting for the other parties"),
+        SessionError::Misuse(_) => Failure::usage(message),
+        SessionError::Peer(_) if silence => Failure::new(Exit::Unreachable, message),
+        SessionError::Peer(_) => Failure::new(Exit::Misbehaved, message),
+        SessionError::Refused(_) => Failure::refused(message),
+        SessionError::Incomplete { .. } => Failure::new(Exit::Unreachable, message)
+            .help("the session is kept: `junto session wait NAME` goes on waiting"),
+        SessionError::Local(LocalError::Carrier(_)) => Failure::new(Exit::Unreachable, message)
+            .help("check the relay with `junto relay status ADDRESS`"),
+        SessionError::Local(_) => Failure::failed(message),
+        SessionError::Defect(_) => {
+            Failure::failed(message).help("this is our fault; please report it")
+        }
+    };
+    if party.is_empty() {
+        failure
+    } else {
+        failure.party(party)
+    }
+}

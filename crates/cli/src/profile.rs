@@ -1,0 +1,354 @@
+//! A profile: the folder that holds all state of one identity.
+//!
+//! ```text
+//! profile.toml   relays to receive on, policy (written with comments, edited by its owner)
+//! key            the store key, readable by its owner only; or key.sealed, under a passphrase
+//! lock           held while a process uses the profile
+//! agent.db       connections, ratchets, messages on their way
+//! session.db     sessions and protocol runs
+//! bls/           key shares, each sealed with the store key
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use argon2::Argon2;
+use junto_crypto::aead::StoreKey;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::failure::{Context, Exit, Failure};
+use crate::random;
+
+/// Argon2id cost for a passphrase: 64 MiB, 3 passes, 1 lane (RFC 9106, second recommended option).
+const ARGON2: (u32, u32, u32) = (64 * 1024, 3, 1);
+const SALT_BYTES: usize = 16;
+/// Longest passphrase accepted, in bytes.
+const PASSPHRASE_MAX: u64 = 1024;
+const SEALED_KEY_LABEL: &[u8] = b"junto profile key v1";
+
+const CONFIG_TEMPLATE: &str = r#"# Junto profile. Flags on the command line win over this file.
+
+# Relays that this identity receives on, in order of preference, for example
+#   relays = ["smp://FINGERPRINT@relay.example.org:5223"]
+# `junto relay init` makes one and prints its address. A party that names none
+# uses the relay that the session's link proposes.
+relays = []
+
+# How other parties' identities are treated:
+#   "anonymous"  nothing links one session to another
+#   "tofu"       remember a party's profile key, stop when it changes
+#   "pinned"     only the profile keys listed in `pinned`
+policy = "anonymous"
+pinned = []
+"#;
+
+/// What `profile.toml` says.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProfileConfig {
+    #[serde(default)]
+    pub(crate) relays: Vec<String>,
+    #[serde(default)]
+    pub(crate) policy: Policy,
+    #[serde(default)]
+    pub(crate) pinned: Vec<String>,
+}
+
+/// Identity policy of a profile (design decision D3).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Policy {
+    /// Nothing links one session to another.
+    #[default]
+    Anonymous,
+    /// Remember a party's profile key; stop when it changes.
+    Tofu,
+    /// Only profile keys listed in the profile.
+    Pinned,
+}
+
+/// An opened profile, locked for this process.
+pub(crate) struct Profile {
+    dir: PathBuf,
+    pub(crate) config: ProfileConfig,
+    pub(crate) key: StoreKey,
+    _lock: File,
+}
+
+impl Profile {
+    /// Opens the profile at `dir`, or makes one there on first use.
+    ///
+    /// # Errors
+    /// Refused when another process has it open, when other users can read the key, when the
+    /// passphrase is missing or wrong.
+    pub(crate) fn open(dir: &Path, passphrase_file: Option<&Path>) -> Result<Self, Failure> {
+        make_private_dir(dir)?;
+        let lock = lock(&dir.join("lock"))?;
+        let config = load_config(&dir.join("profile.toml"))?;
+        let passphrase = passphrase_file.map(read_passphrase).transpose()?;
+        let key = open_key(dir, passphrase.as_ref().map(|p| p.as_slice()))?;
+        Ok(Profile {
+            dir: dir.to_path_buf(),
+            config,
+            key,
+            _lock: lock,
+        })
+    }
+
+    /// The folder itself.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes a sealed file below the profile so that a crash leaves the old or the new one, never a part.
+    pub(crate) fn write_sealed(&self, relative: &str, plaintext: &[u8]) -> Result<(), Failure> {
+        let path = self.dir.join(relative);
+        if let Some(parent) = path.parent() {
+            make_private_dir(parent)?;
+        }
+        let sealed = self
+            .key
+            .seal(relative.as_bytes(), plaintext, &mut random())
+            .context(format_args!("cannot seal {}", path.display()))?;
+        write_private(&path, &sealed)
+    }
+
+    /// Reads a sealed file; `None` where there is none.
+    pub(crate) fn read_sealed(
+        &self,
+        relative: &str,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        let path = self.dir.join(relative);
+        let sealed = match fs::read(&path) {
+            Ok(sealed) => sealed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(Failure::failed(format_args!(
+                    "cannot read {}: {error}",
+                    path.display()
+                )));
+            }
+        };
+        let plaintext = self.key.open(relative.as_bytes(), &sealed).map_err(|_| {
+            Failure::failed(format_args!(
+                "{} is damaged or belongs to another profile; it is left untouched",
+                path.display()
+            ))
+            .help("restore it from a backup")
+        })?;
+        Ok(Some(plaintext))
+    }
+}
+
+/// The default place of a profile: the user's data folder.
+pub(crate) fn default_dir() -> Result<PathBuf, Failure> {
+    use etcetera::BaseStrategy;
+    let base = etcetera::choose_base_strategy().context("cannot find the user's data folder")?;
+    Ok(base.data_dir().join("junto").join("default"))
+}
+
+fn make_private_dir(dir: &Path) -> Result<(), Failure> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir).map_err(|error| {
+        Failure::failed(format_args!(
+            "cannot make the folder {}: {error}",
+            dir.display()
+        ))
+        .help("name another one with `--profile DIR`")
+    })
+}
+
+fn lock(path: &Path) -> Result<File, Failure> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .context(format_args!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::Error(error)) => Err(Failure::failed(format_args!(
+            "cannot lock {}: {error}",
+            path.display()
+        ))),
+        Err(fs::TryLockError::WouldBlock) => Err(Failure::new(
+            Exit::Refused,
+            format_args!("another process uses this profile ({})", path.display()),
+        )
+        .help("wait until it ends, or use another profile with `--profile DIR`")),
+    }
+}
+
+fn load_config(path: &Path) -> Result<ProfileConfig, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).map_err(|error| {
+            Failure::usage(format_args!("{}: {error}", path.display()))
+                .help("correct the file and try again")
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_private(path, CONFIG_TEMPLATE.as_bytes())?;
+            toml::from_str(CONFIG_TEMPLATE).context("the built-in profile template")
+        }
+        Err(error) => Err(Failure::failed(format_args!(
+            "cannot read {}: {error}",
+            path.display()
+        ))),
+    }
+}
+
+/// Reads a passphrase file: its first line, without the line end.
+fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = File::open(path).context(format_args!(
+        "cannot open the passphrase file {}",
+        path.display()
+    ))?;
+    file.take(PASSPHRASE_MAX + 1)
+        .read_to_end(&mut bytes)
+        .context(format_args!(
+            "cannot read the passphrase file {}",
+            path.display()
+        ))?;
+    let end = bytes
+        .iter()
+        .position(|&b| b == b'\n' || b == b'\r')
+        .unwrap_or(bytes.len());
+    bytes.truncate(end);
+    if bytes.is_empty() || bytes.len() as u64 > PASSPHRASE_MAX {
+        return Err(Failure::usage(format_args!(
+            "{} must hold a passphrase of 1 to {PASSPHRASE_MAX} bytes",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+fn open_key(dir: &Path, passphrase: Option<&[u8]>) -> Result<StoreKey, Failure> {
+    let (plain, sealed) = (dir.join("key"), dir.join("key.sealed"));
+    match (plain.exists(), sealed.exists(), passphrase) {
+        (false, false, None) => {
+            let bytes = new_key_bytes();
+            write_private(&plain, bytes.as_slice())?;
+            Ok(StoreKey::from_bytes(&bytes))
+        }
+        (false, false, Some(passphrase)) => {
+            let bytes = new_key_bytes();
+            write_private(&sealed, &seal_key(&bytes, passphrase)?)?;
+            Ok(StoreKey::from_bytes(&bytes))
+        }
+        (true, false, None) => read_plain_key(&plain),
+        (false, true, Some(passphrase)) => read_sealed_key(&sealed, passphrase),
+        (false, true, None) => Err(Failure::new(
+            Exit::Refused,
+            "this profile is protected by a passphrase",
+        )
+        .help("give it with `--passphrase-file FILE`, or set JUNTO_PASSPHRASE_FILE")),
+        (true, false, Some(_)) => Err(Failure::usage(
+            "this profile has no passphrase, but one was given",
+        )
+        .help("leave `--passphrase-file` out, or use another profile")),
+        (true, true, _) => Err(Failure::failed(format_args!(
+            "both {} and {} exist; nothing was changed",
+            plain.display(),
+            sealed.display()
+        ))
+        .help("remove the one that does not belong there")),
+    }
+}
+
+fn new_key_bytes() -> Zeroizing<[u8; 32]> {
+    use rand_core::Rng;
+    let mut bytes = Zeroizing::new([0; 32]);
+    random().fill_bytes(bytes.as_mut());
+    bytes
+}
+
+fn read_plain_key(path: &Path) -> Result<StoreKey, Failure> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(path)
+            .context(format_args!("cannot read {}", path.display()))?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            return Err(Failure::refused(format_args!(
+                "other users can read the key file {}",
+                path.display()
+            ))
+            .help(format_args!("run `chmod 600 {}`", path.display())));
+        }
+    }
+    let bytes =
+        Zeroizing::new(fs::read(path).context(format_args!("cannot read {}", path.display()))?);
+    let key: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| damaged_key(path))?;
+    Ok(StoreKey::from_bytes(key))
+}
+
+fn damaged_key(path: &Path) -> Failure {
+    Failure::failed(format_args!(
+        "the key file {} is damaged; nothing was changed",
+        path.display()
+    ))
+    .help("restore it from a backup: without it the profile's databases cannot be read")
+}
+
+fn passphrase_key(passphrase: &[u8], salt: &[u8]) -> Result<StoreKey, Failure> {
+    let (memory_kib, passes, lanes) = ARGON2;
+    let params =
+        argon2::Params::new(memory_kib, passes, lanes, Some(32)).context("Argon2 parameters")?;
+    let mut key = Zeroizing::new([0; 32]);
+    Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
+        .hash_password_into(passphrase, salt, key.as_mut())
+        .context("cannot derive a key from the passphrase")?;
+    Ok(StoreKey::from_bytes(&key))
+}
+
+fn seal_key(key: &[u8; 32], passphrase: &[u8]) -> Result<Vec<u8>, Failure> {
+    use rand_core::Rng;
+    let mut salt = [0; SALT_BYTES];
+    random().fill_bytes(&mut salt);
+    let mut out = salt.to_vec();
+    let sealed = passphrase_key(passphrase, &salt)?
+        .seal(SEALED_KEY_LABEL, key, &mut random())
+        .context("cannot seal the profile's key")?;
+    out.extend_from_slice(&sealed);
+    Ok(out)
+}
+
+fn read_sealed_key(path: &Path, passphrase: &[u8]) -> Result<StoreKey, Failure> {
+    let bytes = fs::read(path).context(format_args!("cannot read {}", path.display()))?;
+    let (salt, sealed) = bytes
+        .split_at_checked(SALT_BYTES)
+        .ok_or_else(|| damaged_key(path))?;
+    let key = passphrase_key(passphrase, salt)?
+        .open(SEALED_KEY_LABEL, sealed)
+        .map_err(|_| Failure::refused("wrong passphrase for this profile"))?;
+    let key: &[u8; 32] = key.as_slice().try_into().map_err(|_| damaged_key(path))?;
+    Ok(StoreKey::from_bytes(key))
+}
+
+/// Writes a file that only its owner can read: to a temporary name, synced, then renamed over.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let temporary = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let write = || -> std::io::Result<()> {
+        let mut file = options.open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        if let Some(parent) = path.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().context(format_args!("cannot write {}", path.display()))
+}

@@ -1,0 +1,427 @@
+//! `junto session`: form and inspect sessions.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use junto_session::{
+    DisplayName, Forming, Params, PartyCount, Persona, Policy, Session, SessionError, SessionLink,
+    Stage, Summary,
+};
+use serde_json::{Value, json};
+
+use crate::args::{Global, SessionCommand};
+use crate::failure::{Exit, Failure};
+use crate::input;
+use crate::open::{Junto, session_failure};
+use crate::output::{Output, qr_code};
+use crate::profile;
+
+/// Longest link read from standard input, in bytes.
+const LINK_MAX: usize = 8 * 1024;
+
+/// Runs one of the commands.
+pub(crate) async fn run(
+    command: SessionCommand,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    match command {
+        SessionCommand::New {
+            parties,
+            relay,
+            name,
+            nickname,
+            policy,
+            wait,
+        } => {
+            let parties = PartyCount::new(usize::from(parties))
+                .map_err(|error| Failure::usage(format_args!("--parties: {error}")))?;
+            let junto = Junto::open(global).await?;
+            let policy = to_policy(policy.unwrap_or(junto.profile.config.policy));
+            let relay = relay
+                .or_else(|| junto.profile.config.relays.first().cloned())
+                .ok_or_else(no_relay)
+                .and_then(check_relay)?;
+            let params = Params {
+                name,
+                parties,
+                policy,
+            };
+            new(&junto, params, &nickname, relay, wait.patience(), output).await
+        }
+        SessionCommand::Join {
+            link,
+            relay,
+            nickname,
+            wait,
+        } => {
+            let link = read_link(&link)?;
+            let junto = Junto::open(global).await?;
+            let relay = match relay.or_else(|| junto.profile.config.relays.first().cloned()) {
+                Some(relay) => check_relay(relay)?,
+                None => String::new(),
+            };
+            join(&junto, link, &nickname, relay, wait.patience(), output).await
+        }
+        SessionCommand::Wait { session, wait } => {
+            let junto = Junto::open(global).await?;
+            let forming = junto
+                .sessions
+                .resume(&session)
+                .await
+                .map_err(session_failure)?;
+            wait_formed(&junto, forming, wait.patience(), output).await
+        }
+        SessionCommand::List => list(&Junto::open(global).await?, output).await,
+        SessionCommand::Show { session } => {
+            let junto = Junto::open(global).await?;
+            let summary = junto
+                .sessions
+                .find(&session)
+                .await
+                .map_err(session_failure)?;
+            output.result(&describe(&summary), || describe_text(&summary))
+        }
+        SessionCommand::Verify { session, code } => {
+            verify(&Junto::open(global).await?, &session, &code, output).await
+        }
+        SessionCommand::Close { session } => {
+            let junto = Junto::open(global).await?;
+            junto
+                .sessions
+                .close(&session)
+                .await
+                .map_err(session_failure)?;
+            junto.settle().await?;
+            output.result(&json!({ "closed": session }), || {
+                format!("Session {session} is closed.")
+            })
+        }
+    }
+}
+
+fn no_relay() -> Failure {
+    Failure::usage("no relay to receive on").help(
+        "name one with `--relay smp://FINGERPRINT@host`, or list it in the profile's profile.toml; \
+         to run your own: `junto relay init --dir my-relay --host HOST`, then `junto relay start --dir my-relay`",
+    )
+}
+
+/// The relay's address, if it is one.
+fn check_relay(text: String) -> Result<String, Failure> {
+    match text.parse::<junto_smp::address::ServerAddress>() {
+        Ok(_) => Ok(text),
+        Err(error) => Err(
+            Failure::usage(format_args!("`{text}` is no relay address: {error}"))
+                .help("it looks like smp://FINGERPRINT@host[:port]; `junto relay init` prints it"),
+        ),
+    }
+}
+
+fn read_link(argument: &str) -> Result<SessionLink, Failure> {
+    let read = if argument == "-" {
+        let bytes = input::read_stdin()?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Failure::usage("the link on standard input is not text"))?;
+        text.trim().to_owned()
+    } else {
+        argument.trim().to_owned()
+    };
+    if read.len() > LINK_MAX {
+        return Err(Failure::usage("that is too long for a session link"));
+    }
+    read.parse().map_err(|error| {
+        Failure::usage(format_args!("that is no session link: {error}"))
+            .help("it begins with `junto:`; copy all of it, in quotes, or pass it through `junto session join -`")
+    })
+}
+
+fn to_policy(policy: profile::Policy) -> Policy {
+    match policy {
+        profile::Policy::Anonymous => Policy::Anonymous,
+        profile::Policy::Tofu => Policy::Tofu,
+        profile::Policy::Pinned => Policy::Pinned,
+    }
+}
+
+async fn persona(
+    junto: &Junto,
+    policy: Policy,
+    nickname: &str,
+    relay: String,
+) -> Result<Persona, Failure> {
+    let display_name = DisplayName::new(nickname)
+        .map_err(|error| Failure::usage(format_args!("--as: {error}")))?;
+    let profile = match policy {
+        Policy::Anonymous => None,
+        Policy::Tofu | Policy::Pinned => Some(Arc::new(junto.identity()?)),
+    };
+    for (position, pinned) in junto.profile.config.pinned.iter().enumerate() {
+        let key = pinned_key(pinned)?;
+        junto
+            .sessions
+            .trust(&format!("pinned {}", position + 1), key)
+            .await
+            .map_err(session_failure)?;
+    }
+    Ok(Persona {
+        display_name,
+        profile,
+        relay,
+    })
+}
+
+fn pinned_key(text: &str) -> Result<junto_crypto::ed25519::VerifyingKey, Failure> {
+    let wrong = || {
+        Failure::usage(format_args!(
+            "profile.toml: `{text}` in `pinned` is not a profile key (64 hexadecimal digits)"
+        ))
+    };
+    let bytes: [u8; 32] = hex::decode(text)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(wrong)?;
+    junto_crypto::ed25519::VerifyingKey::from_bytes(&bytes).map_err(|_| wrong())
+}
+
+async fn new(
+    junto: &Junto,
+    params: Params,
+    nickname: &str,
+    relay: String,
+    patience: Duration,
+    output: Output,
+) -> Result<(), Failure> {
+    let taken = junto.sessions.list().await.map_err(session_failure)?;
+    if taken.iter().any(|summary| summary.name == params.name) {
+        return Err(Failure::usage(format_args!(
+            "there is a session `{}` in this profile",
+            params.name
+        ))
+        .help("choose another `--name`, or close that one with `junto session close`"));
+    }
+    let persona = persona(junto, params.policy, nickname, relay).await?;
+    let name = params.name.clone();
+    let progress = output.progress("asking the relay for a queue");
+    let (forming, link) = junto
+        .sessions
+        .new_session(params, persona, patience)
+        .await
+        .map_err(session_failure)?;
+    progress.done();
+    let link = link.to_string();
+    output.result(&json!({ "session": name, "link": link }), || link.clone())?;
+    if !output.json && std::io::stderr().is_terminal() {
+        if let Some(code) = qr_code(&link) {
+            output.say(code);
+        }
+        output.say("Give this link to the others. They run: junto session join 'LINK'");
+    }
+    wait_formed(junto, forming, patience, output).await
+}
+
+async fn join(
+    junto: &Junto,
+    link: SessionLink,
+    nickname: &str,
+    relay: String,
+    patience: Duration,
+    output: Output,
+) -> Result<(), Failure> {
+    let persona = persona(junto, link.params().policy, nickname, relay).await?;
+    let forming = junto
+        .sessions
+        .join(link, persona)
+        .await
+        .map_err(session_failure)?;
+    wait_formed(junto, forming, patience, output).await
+}
+
+/// Shows the lobby until all have joined, then the session.
+async fn wait_formed(
+    junto: &Junto,
+    forming: Forming,
+    patience: Duration,
+    output: Output,
+) -> Result<(), Failure> {
+    let summary = forming.summary().await.map_err(session_failure)?;
+    let progress = output.progress(lobby(&summary));
+    let session = {
+        let formed = forming.formed(patience);
+        tokio::pin!(formed);
+        let mut before = summary;
+        loop {
+            tokio::select! {
+                result = &mut formed => break result,
+                changed = forming.changed(&before) => {
+                    before = changed.map_err(session_failure)?;
+                    progress.step(lobby(&before));
+                }
+            }
+        }
+    };
+    progress.done();
+    let session: Session = session.map_err(|error| explain(junto, error))?;
+    junto.settle().await?;
+    let summary = junto
+        .sessions
+        .find(&session.id().to_string())
+        .await
+        .map_err(session_failure)?;
+    output.result(&describe(&summary), || {
+        format!(
+            "{}\n\nCompare the safety code with the others, by voice or in person; then\n  junto session verify {} --code '…'",
+            describe_text(&summary),
+            summary.name
+        )
+    })
+}
+
+fn explain(junto: &Junto, error: SessionError) -> Failure {
+    let incomplete = matches!(error, SessionError::Incomplete { .. });
+    let mut failure = session_failure(error);
+    if let Some(trouble) = junto.sessions.carrier_trouble().filter(|_| incomplete) {
+        failure.message = format!("{}; last trouble: {trouble}", failure.message);
+    }
+    failure
+}
+
+fn lobby(summary: &Summary) -> String {
+    let (connected, parties) = (summary.connected, summary.parties);
+    match summary.stage {
+        Stage::Preparing => "asking the relay for a queue".to_owned(),
+        Stage::Meeting => format!("waiting for parties: {connected} of {parties} are here"),
+        Stage::Binding => format!(
+            "all {parties} are known; connecting each two of them: {connected} of {parties}"
+        ),
+        Stage::Formed => "formed".to_owned(),
+        Stage::Failed => "failed".to_owned(),
+        Stage::Closing => "closing".to_owned(),
+    }
+}
+
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Preparing | Stage::Meeting => "waiting",
+        Stage::Binding => "connecting",
+        Stage::Formed => "formed",
+        Stage::Failed => "failed",
+        Stage::Closing => "closing",
+    }
+}
+
+fn describe(summary: &Summary) -> Value {
+    let parties: Vec<Value> = summary
+        .roster
+        .iter()
+        .flat_map(|roster| roster.iter())
+        .map(|(index, entry)| {
+            json!({
+                "index": index.as_usize(),
+                "name": entry.name.as_str(),
+                "key": hex::encode(entry.key.as_bytes()),
+                "profile_key": entry.profile.as_ref().map(|profile| hex::encode(profile.key.as_bytes())),
+            })
+        })
+        .collect();
+    json!({
+        "session": summary.name,
+        "id": summary.id.map(|id| id.to_string()),
+        "state": stage_name(summary.stage),
+        "parties": summary.parties,
+        "connected": summary.connected,
+        "me": summary.me.map(|me| me.as_usize()),
+        "safety_code": summary.safety_code.map(|code| code.to_string()),
+        "verified": summary.verified,
+        "policy": format!("{:?}", summary.policy).to_lowercase(),
+        "link": summary.link.as_ref().map(ToString::to_string),
+        "roster": parties,
+    })
+}
+
+fn describe_text(summary: &Summary) -> String {
+    let mut lines = vec![
+        format!("session      {}", summary.name),
+        format!(
+            "state        {}, {} of {} parties",
+            stage_name(summary.stage),
+            summary.connected,
+            summary.parties
+        ),
+    ];
+    if let Some(id) = summary.id {
+        lines.push(format!("id           {id}"));
+    }
+    for (index, entry) in summary.roster.iter().flat_map(|roster| roster.iter()) {
+        let own = if summary.me == Some(index) {
+            "  (you)"
+        } else {
+            ""
+        };
+        let name = entry.name.as_str();
+        lines.push(format!(
+            "party {index:<6} {}  {name}{own}",
+            hex::encode(&entry.key.as_bytes()[..8])
+        ));
+    }
+    if let Some(code) = summary.safety_code {
+        let state = if summary.verified {
+            "verified"
+        } else {
+            "not verified"
+        };
+        lines.push(format!("safety code  {code}  ({state})"));
+    }
+    if let Some(link) = &summary.link {
+        lines.push(format!("link         {link}"));
+    }
+    lines.join("\n")
+}
+
+async fn list(junto: &Junto, output: Output) -> Result<(), Failure> {
+    let mut summaries = junto.sessions.list().await.map_err(session_failure)?;
+    summaries.sort_by(|a, b| a.name.cmp(&b.name));
+    let sessions: Vec<Value> = summaries.iter().map(describe).collect();
+    output.result(&json!({ "sessions": sessions }), || {
+        if summaries.is_empty() {
+            return "No sessions yet. `junto session new --parties N` opens one.".to_owned();
+        }
+        let line = |summary: &Summary| {
+            format!(
+                "{:<20} {:<10} {} of {} parties",
+                summary.name,
+                stage_name(summary.stage),
+                summary.connected,
+                summary.parties
+            )
+        };
+        summaries.iter().map(line).collect::<Vec<_>>().join("\n")
+    })
+}
+
+async fn verify(junto: &Junto, name: &str, code: &str, output: Output) -> Result<(), Failure> {
+    let summary = junto.sessions.find(name).await.map_err(session_failure)?;
+    let own = summary.safety_code.ok_or_else(|| {
+        Failure::failed("the session has not formed yet")
+            .help("`junto session wait NAME` goes on waiting")
+    })?;
+    let digits = |text: &str| {
+        text.chars()
+            .filter(char::is_ascii_digit)
+            .collect::<String>()
+    };
+    if digits(code) != digits(&own.to_string()) {
+        return Err(Failure::new(Exit::Refused, "the code is NOT the one of this session: somebody may sit in between")
+            .help("read it again; if it stays different, close the session and use nothing that it gave you"));
+    }
+    junto
+        .sessions
+        .verify(name, true)
+        .await
+        .map_err(session_failure)?;
+    let verified = json!({ "session": summary.name, "verified": true });
+    output.result(&verified, || {
+        "Verified: nobody sits between you and the others.".to_owned()
+    })
+}

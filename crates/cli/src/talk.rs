@@ -1,0 +1,172 @@
+//! `junto send`, `recv` and `chat`: plain messages over a session.
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use junto_session::{Channel, ChannelMessage, PartyIndex, Session};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::args::{Chat, Global, Recv, Send};
+use crate::failure::{Context, Exit, Failure};
+use crate::input;
+use crate::open::{Junto, session_failure};
+use crate::output::Output;
+
+/// The channel that all three commands share.
+const CHANNEL: &str = "junto talk";
+
+/// Longest line of a chat, in bytes.
+const LINE_MAX: usize = 64 * 1024;
+
+pub(crate) async fn send(arguments: Send, global: &Global, output: Output) -> Result<(), Failure> {
+    let message = match arguments.message {
+        Some(text) => text.into_bytes(),
+        None => input::read_stdin()?,
+    };
+    let junto = Junto::open(global).await?;
+    let session = junto
+        .session(&arguments.session, arguments.wait.patience())
+        .await?;
+    let channel = session.channel(CHANNEL).await.map_err(session_failure)?;
+    let to = receivers(&session, arguments.to)?;
+    for party in &to {
+        channel
+            .send(*party, message.clone())
+            .await
+            .map_err(session_failure)?;
+    }
+    junto.settle().await?;
+    let to: Vec<usize> = to.iter().map(|party| party.as_usize()).collect();
+    let report = json!({ "session": session.name(), "to": to, "bytes": message.len() });
+    output.result(&report, || {
+        format!("Sent {} bytes to {} parties.", message.len(), to.len())
+    })
+}
+
+fn receivers(session: &Session, to: Option<u16>) -> Result<Vec<PartyIndex>, Failure> {
+    let others = session.everybody().without(session.me());
+    match to {
+        None => Ok(others.iter().collect()),
+        Some(number) => PartyIndex::new(usize::from(number))
+            .filter(|party| others.contains(*party))
+            .map(|party| vec![party])
+            .ok_or_else(|| {
+                Failure::usage(format_args!(
+                    "there is no other party {number} in session {}",
+                    session.name()
+                ))
+                .help("`junto session show` lists the parties")
+            }),
+    }
+}
+
+pub(crate) async fn recv(arguments: Recv, global: &Global, output: Output) -> Result<(), Failure> {
+    let junto = Junto::open(global).await?;
+    let end = Instant::now() + arguments.wait.patience();
+    let session = junto
+        .session(&arguments.session, arguments.wait.patience())
+        .await?;
+    let channel = session.channel(CHANNEL).await.map_err(session_failure)?;
+    for received in 0..arguments.count {
+        let left = end.saturating_duration_since(Instant::now());
+        let message = match tokio::time::timeout(left, channel.next()).await {
+            Ok(message) => message.map_err(session_failure)?,
+            Err(_) => {
+                let count = arguments.count;
+                return Err(Failure::new(
+                    Exit::Unreachable,
+                    format_args!("{received} of {count} messages came in time"),
+                ));
+            }
+        };
+        show(&message, output)?;
+        // Shown first: a crash in between shows it twice rather than never.
+        channel
+            .done(message.receipt)
+            .await
+            .map_err(session_failure)?;
+    }
+    junto.settle().await
+}
+
+fn show(message: &ChannelMessage, output: Output) -> Result<(), Failure> {
+    let from = message.from.as_usize();
+    let text = std::str::from_utf8(&message.payload).ok();
+    let report = json!({ "from": from, "text": text, "hex": hex::encode(&message.payload) });
+    output.result(&report, || match text {
+        Some(text) => format!("{from}: {}", printable(text)),
+        None => format!(
+            "{from}: {} bytes: {}",
+            message.payload.len(),
+            hex::encode(&message.payload)
+        ),
+    })
+}
+
+/// What a peer sent is shown without what would steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+pub(crate) async fn chat(arguments: Chat, global: &Global, output: Output) -> Result<(), Failure> {
+    let junto = Junto::open(global).await?;
+    let session = junto
+        .session(&arguments.session, std::time::Duration::from_secs(60))
+        .await?;
+    let channel = session.channel(CHANNEL).await.map_err(session_failure)?;
+    let to = receivers(&session, None)?;
+    if std::io::stdin().is_terminal() {
+        output.say(format_args!(
+            "You are party {}. Lines go to all others; end with Ctrl-D.",
+            session.me()
+        ));
+    }
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    loop {
+        tokio::select! {
+            message = channel.next() => {
+                let message = message.map_err(session_failure)?;
+                show(&message, output)?;
+                channel.done(message.receipt).await.map_err(session_failure)?;
+            }
+            line = lines.next_line() => {
+                let Some(line) = line.context("cannot read standard input")? else { break };
+                say(&channel, &to, line).await?;
+            }
+        }
+    }
+    junto.settle().await
+}
+
+async fn say(channel: &Channel, to: &[PartyIndex], line: String) -> Result<(), Failure> {
+    if line.len() > LINE_MAX {
+        return Err(Failure::usage("a line of a chat is at most 64 KiB long")
+            .help("use `junto send` for more"));
+    }
+    for party in to {
+        channel
+            .send(*party, line.clone())
+            .await
+            .map_err(session_failure)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc\r"), "a\u{fffd}[2Jb\nc\u{fffd}");
+    }
+}
