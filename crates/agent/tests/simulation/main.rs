@@ -1,9 +1,21 @@
 //! Two agents and relays in memory, with a seed that decides what happens when and what fails.
 
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test"
+)]
+
 mod relay;
 mod world;
 
-use world::{Faults, Pair};
+use junto_agent::proto::{CallError, Command, ConnectionFault, Integrity, Reply};
+use junto_agent::store::Store;
+use world::{Faults, Pair, World, relay_address, tag};
 
 fn seeds() -> std::ops::Range<u64> {
     let count = std::env::var("JUNTO_SEEDS")
@@ -68,4 +80,294 @@ fn nothing_is_lost_twice_or_out_of_order_when_processes_crash() {
 fn full_queues_keep_the_order() {
     run(false, Faults::NONE, 3);
     run(false, Faults::ALL, 3);
+}
+
+fn connected(seed: u64) -> Pair {
+    let mut pair = Pair::new(seed, false, 128);
+    pair.run(Faults::NONE, 200, 3);
+    pair.check();
+    pair
+}
+
+fn last_verdicts(pair: &Pair, node: usize) -> Vec<Integrity> {
+    let received = &pair.world.nodes[node].app.received;
+    received
+        .values()
+        .flatten()
+        .skip(3)
+        .map(|(_, integrity, _)| *integrity)
+        .collect()
+}
+
+/// Sends from node 0 up to the relay, no further; then the relay does something.
+fn send_and_meddle(pair: &mut Pair, count: u64, meddle: impl FnOnce(&mut World)) {
+    pair.world.cut_all(1);
+    let connection = pair.connection(0).unwrap();
+    for number in 0..count {
+        let body = number.to_be_bytes().to_vec();
+        pair.world.call(0, Command::Send { connection, body });
+    }
+    pair.world.settle_only(0);
+    meddle(&mut pair.world);
+    pair.world.settle();
+}
+
+#[test]
+fn a_message_that_the_relay_drops_is_named_by_the_next_one() {
+    let mut pair = connected(1);
+    send_and_meddle(&mut pair, 1, |world| {
+        assert!(world.relays.iter_mut().any(|r| r.1.drop_last()))
+    });
+    assert_eq!(last_verdicts(&pair, 1), []);
+    send_and_meddle(&mut pair, 2, |_| {});
+    let Integrity::Skipped { from, to } = last_verdicts(&pair, 1)[0] else {
+        panic!()
+    };
+    assert_eq!(from, to);
+    assert_eq!(last_verdicts(&pair, 1)[1..], [Integrity::Ok]);
+}
+
+#[test]
+fn a_message_that_the_relay_repeats_comes_once() {
+    let mut pair = connected(2);
+    send_and_meddle(&mut pair, 4, |world| {
+        for (_, relay) in &mut world.relays {
+            relay.duplicate_all(&mut world.rng);
+        }
+    });
+    assert_eq!(last_verdicts(&pair, 1), [Integrity::Ok; 4]);
+    assert_eq!(pair.world.nodes[1].app.unreadable, 0);
+}
+
+#[test]
+fn a_message_that_the_relay_alters_is_not_taken() {
+    // The first two bytes are a version, which nothing protects and nothing rests on.
+    for at in [2, 3, 26, 30, 100, 15_000] {
+        let mut pair = connected(3);
+        send_and_meddle(&mut pair, 1, |world| {
+            world
+                .relays
+                .iter_mut()
+                .for_each(|(_, relay)| relay.tamper_all(at));
+        });
+        assert_eq!(last_verdicts(&pair, 1), [], "byte {at}");
+        // The one after it says what is missing.
+        send_and_meddle(&mut pair, 1, |_| {});
+        assert!(
+            matches!(last_verdicts(&pair, 1)[..], [Integrity::Skipped { .. }]),
+            "byte {at}"
+        );
+    }
+}
+
+#[test]
+fn a_peer_that_went_back_to_an_old_database_is_noticed() {
+    let mut pair = connected(4);
+    let backup = pair.world.nodes[0].store.clone();
+    send_and_meddle(&mut pair, 3, |_| {});
+    assert_eq!(last_verdicts(&pair, 1), [Integrity::Ok; 3]);
+    pair.world.nodes[0].store = backup;
+    pair.world.crash(0);
+    send_and_meddle(&mut pair, 1, |_| {});
+    assert_eq!(
+        pair.world.nodes[1].app.unreadable, 1,
+        "its keys were used before"
+    );
+    assert_eq!(last_verdicts(&pair, 1).len(), 3);
+}
+
+#[test]
+fn our_own_old_database_shows_in_what_the_peer_sends() {
+    let mut pair = connected(5);
+    let backup = pair.world.nodes[1].store.clone();
+    send_and_meddle(&mut pair, 3, |_| {});
+    pair.world.nodes[1].store = backup;
+    pair.world.nodes[1].app.received.clear();
+    pair.world.crash(1);
+    // What it had received before the backup was acknowledged and does not come again.
+    pair.world.nodes[1].app.expect_from(4);
+    send_and_meddle(&mut pair, 1, |_| {});
+    let received = pair.world.nodes[1].app.received.values().flatten();
+    let verdicts: Vec<_> = received.map(|(_, integrity, _)| *integrity).collect();
+    assert!(
+        matches!(verdicts[..], [Integrity::Skipped { .. }]),
+        "{verdicts:?}"
+    );
+}
+
+#[test]
+fn receipts_arrive_for_what_the_application_has() {
+    let pair = connected(6);
+    for node in 0..2 {
+        let delivered: usize = pair.world.nodes[node]
+            .app
+            .delivered
+            .values()
+            .map(Vec::len)
+            .sum();
+        assert_eq!(delivered, 3);
+    }
+}
+
+#[test]
+fn a_link_can_be_used_once() {
+    let mut world = World::new(7, 3, 1, 128);
+    let relay = relay_address(0);
+    let command = Command::CreateInvitation {
+        tag: tag("a"),
+        relay: relay.clone(),
+        info: vec![],
+    };
+    let call = world.call(0, command);
+    world.settle();
+    let Some(Ok(Reply::Invitation(_, link))) = world.nodes[0].answers.remove(&call) else {
+        panic!()
+    };
+    for node in [1, 2] {
+        let (link, relay) = ((*link).clone().into(), relay.clone());
+        world.call(
+            node,
+            Command::Join {
+                tag: tag("b"),
+                link,
+                relay,
+                info: vec![],
+            },
+        );
+        world.settle();
+    }
+    assert_eq!(world.nodes[1].app.connected.len(), 1);
+    let failed: Vec<_> = world.nodes[2].app.failed.values().collect();
+    assert_eq!(failed, [&ConnectionFault::LinkUsed]);
+    // It says so after a restart as well, until the connection is deleted.
+    world.nodes[2].app.failed.clear();
+    world.crash(2);
+    world.settle();
+    let connection = *world.nodes[2].app.failed.keys().next().unwrap();
+    world.call(2, Command::Delete { connection });
+    world.settle();
+    world.nodes[2].app.failed.clear();
+    world.crash(2);
+    world.settle();
+    assert!(world.nodes[2].app.failed.is_empty());
+}
+
+#[test]
+fn deleting_leaves_nothing_behind() {
+    let mut pair = connected(8);
+    let queues = |world: &World| {
+        world
+            .relays
+            .iter()
+            .map(|(_, relay)| relay.queue_count())
+            .sum()
+    };
+    let before: usize = queues(&pair.world);
+    for node in 0..2 {
+        let connection = pair.connection(node).unwrap();
+        pair.world.call(node, Command::Delete { connection });
+        pair.world.settle();
+        assert_eq!(pair.world.nodes[node].store.load().unwrap().len(), 0);
+    }
+    let after: usize = queues(&pair.world);
+    assert_eq!(before - after, 2);
+}
+
+#[test]
+fn a_sender_finds_out_that_the_peer_is_gone() {
+    let mut pair = connected(9);
+    let connection = pair.connection(1).unwrap();
+    pair.world.call(1, Command::Delete { connection });
+    pair.world.settle();
+    send_and_meddle(&mut pair, 1, |_| {});
+    let failed: Vec<_> = pair.world.nodes[0].app.failed.values().collect();
+    assert_eq!(failed, [&ConnectionFault::PeerGone]);
+    let connection = pair.connection(0).unwrap();
+    let call = pair.world.call(
+        0,
+        Command::Send {
+            connection,
+            body: vec![1],
+        },
+    );
+    pair.world.settle();
+    let answer = pair.world.nodes[0].answers.remove(&call);
+    assert_eq!(
+        answer,
+        Some(Err(CallError::Connection(ConnectionFault::PeerGone)))
+    );
+}
+
+#[test]
+fn an_address_serves_many_and_closes() {
+    let mut world = World::new(10, 4, 2, 128);
+    let relay = relay_address(0);
+    let call = world.call(
+        0,
+        Command::CreateAddress {
+            tag: tag("door"),
+            relay: relay.clone(),
+        },
+    );
+    world.settle();
+    let Some(Ok(Reply::Address(link))) = world.nodes[0].answers.remove(&call) else {
+        panic!()
+    };
+    for node in 1..4 {
+        let (link, relay) = (link.clone().into(), relay_address(1));
+        let info = vec![node as u8];
+        world.call(
+            node,
+            Command::Join {
+                tag: tag("knock"),
+                link,
+                relay,
+                info,
+            },
+        );
+    }
+    world.settle();
+    let requests: Vec<_> = world.nodes[0].app.requests.clone().into_iter().collect();
+    assert_eq!(requests.len(), 3);
+    for (request, info) in requests {
+        let relay = relay.clone();
+        match info[..] {
+            [3] => world.call(0, Command::Reject { request }),
+            _ => world.call(
+                0,
+                Command::Accept {
+                    request,
+                    relay,
+                    info: vec![9],
+                },
+            ),
+        };
+    }
+    world.settle();
+    let connected = |node: usize, world: &World| world.nodes[node].app.connected.len();
+    assert_eq!(
+        [0, 1, 2, 3].map(|node| connected(node, &world)),
+        [2, 1, 1, 0]
+    );
+    world.call(0, Command::CloseAddress { tag: tag("door") });
+    world.settle();
+    let (link, relay) = (link.into(), relay_address(1));
+    world.call(
+        3,
+        Command::Join {
+            tag: tag("late"),
+            link,
+            relay,
+            info: vec![],
+        },
+    );
+    world.settle();
+    assert!(
+        world.nodes[3]
+            .app
+            .failed
+            .values()
+            .all(|fault| *fault == ConnectionFault::PeerGone)
+    );
+    assert_eq!(world.nodes[3].app.failed.len(), 1);
 }

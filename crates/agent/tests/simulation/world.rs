@@ -54,6 +54,8 @@ pub struct App {
     pub failed: BTreeMap<ConnectionId, ConnectionFault>,
     pub unreadable: usize,
     pub unacknowledged: Vec<(ConnectionId, MessageId)>,
+    /// The number of the first message to expect, if not 1.
+    first: Option<u64>,
 }
 
 pub struct Node {
@@ -178,6 +180,26 @@ impl World {
             }
         }
         panic!("the world does not come to rest");
+    }
+
+    /// Everything that node can do without the others hearing of it.
+    pub fn settle_only(&mut self, index: usize) {
+        self.dial(index);
+        loop {
+            self.step(index, Faults::NONE);
+            let worked = self.relay_works(index);
+            if !self.node_hears(index) && !worked {
+                return;
+            }
+        }
+    }
+
+    /// All connections of a node die.
+    pub fn cut_all(&mut self, index: usize) {
+        let ids: Vec<_> = self.nodes[index].wires.keys().copied().collect();
+        for id in ids {
+            self.cut_one(index, id);
+        }
     }
 
     /// The node stores and releases what it has done.
@@ -322,6 +344,11 @@ impl World {
             return;
         }
         let id = ids[self.rng.next_u32() as usize % ids.len()];
+        self.cut_one(index, id);
+    }
+
+    fn cut_one(&mut self, index: usize, id: RelayId) {
+        let node = &mut self.nodes[index];
         let wire = node.wires.get_mut(&id).unwrap();
         if let Some(link) = wire.link.take() {
             wire.to_relay.clear();
@@ -388,6 +415,11 @@ impl World {
 }
 
 impl App {
+    /// For an application that was restored as well.
+    pub fn expect_from(&mut self, first: u64) {
+        self.first = Some(first);
+    }
+
     /// Takes an event as an application should that keeps what it has got: by (connection, id).
     fn take(&mut self, event: Event) {
         match event {
@@ -417,9 +449,10 @@ impl App {
                 integrity,
                 body,
             } => {
+                let first = self.first.unwrap_or(1);
                 let received = self.received.entry(connection).or_default();
                 self.unacknowledged.push((connection, id));
-                let next = received.last().map_or(1, |(last, ..)| last + 1);
+                let next = received.last().map_or(first, |(last, ..)| last + 1);
                 if id.number() < next {
                     let (_, _, known) = &received[id.number() as usize - 1];
                     assert_eq!(*known, body, "a redelivered message changed");

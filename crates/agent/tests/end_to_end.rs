@@ -1,0 +1,344 @@
+//! Agents with their databases, over real TLS, with a real relay on loopback.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
+
+use core::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use junto_agent::store::StoreError;
+use junto_agent::{
+    Agent, AgentConfig, AgentError, ConnectionId, Event, Events, Integrity, Link, MAX_BODY,
+    MessageId, Misuse, Reconnect, Tag,
+};
+use junto_crypto::aead::StoreKey;
+use junto_relay::{Relay, RelayConfig, RunningRelay, Storage};
+use junto_smp::address::ServerAddress;
+use junto_tls::{OfflineIdentity, ServerIdentity};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rustls::pki_types::UnixTime;
+use tempfile::TempDir;
+
+/// Far more than anything here takes; only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Site {
+    folder: TempDir,
+    relay: Option<RunningRelay>,
+    address: ServerAddress,
+}
+
+/// The same for every start of a folder's relay.
+fn identity(folder: &Path) -> ServerIdentity {
+    let saved = folder.join("identity");
+    let mut rng = ChaCha20Rng::from_seed([1; 32]);
+    let now = UnixTime::now();
+    if !saved.exists() {
+        std::fs::create_dir(&saved).unwrap();
+        let authority = OfflineIdentity::generate(&mut rng, now).unwrap();
+        authority.create(&saved).unwrap();
+        let issued = authority.issue("127.0.0.1", &mut rng, now).unwrap();
+        issued.create(&saved).unwrap();
+    }
+    ServerIdentity::load(&saved, now).unwrap()
+}
+
+impl Site {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let relay = start(folder.path(), bind).await;
+        let address = relay.address();
+        Self {
+            folder,
+            relay: Some(relay),
+            address,
+        }
+    }
+
+    fn config(&self, name: &str) -> AgentConfig {
+        let path = self.folder.path().join(format!("{name}.db"));
+        let mut config = AgentConfig::new(path, StoreKey::from_bytes(&[7; 32]));
+        let (first, longest) = (Duration::from_millis(20), Duration::from_millis(200));
+        config.reconnect = Reconnect { first, longest };
+        config
+    }
+
+    async fn open(&self, name: &str) -> Party {
+        let (agent, events) = Agent::open(self.config(name)).await.unwrap();
+        Party { agent, events }
+    }
+
+    async fn stop_relay(&mut self) {
+        self.relay.take().unwrap().shutdown().await.unwrap();
+    }
+
+    async fn start_relay(&mut self) {
+        let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, self.address.port()));
+        self.relay = Some(start(self.folder.path(), bind).await);
+    }
+}
+
+async fn start(folder: &Path, bind: SocketAddr) -> RunningRelay {
+    let mut config = RelayConfig::in_memory("127.0.0.1", bind).unwrap();
+    config.storage = Storage::Journal {
+        dir: folder.join("journal"),
+        sync: false,
+    };
+    Relay::start(config, identity(folder)).await.unwrap()
+}
+
+struct Party {
+    agent: Agent,
+    events: Events,
+}
+
+impl Party {
+    /// The next event that is not about relays or receipts.
+    async fn next(&mut self) -> Event {
+        loop {
+            let event = tokio::time::timeout(PATIENCE, self.events.next()).await;
+            match event
+                .expect("nothing happens")
+                .expect("the agent has ended")
+            {
+                Event::RelayUp { .. } | Event::RelayDown { .. } | Event::Delivered { .. } => {}
+                event => return event,
+            }
+        }
+    }
+
+    async fn connected(&mut self) -> (ConnectionId, Vec<u8>, [u8; 32]) {
+        match self.next().await {
+            Event::Connected {
+                connection,
+                info,
+                binding,
+                ..
+            } => (connection, info, binding),
+            event => panic!("{event:?}"),
+        }
+    }
+
+    async fn message(&mut self) -> (ConnectionId, MessageId, Vec<u8>) {
+        match self.next().await {
+            Event::Message {
+                connection,
+                id,
+                integrity,
+                body,
+            } => {
+                assert_eq!(integrity, Integrity::Ok);
+                (connection, id, body)
+            }
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+fn tag(name: &str) -> Tag {
+    Tag::named(&[name.as_bytes()])
+}
+
+async fn pair(site: &Site) -> ((Party, ConnectionId), (Party, ConnectionId)) {
+    let (mut alice, mut bob) = (site.open("alice").await, site.open("bob").await);
+    let made = alice
+        .agent
+        .create_invitation(tag("bob"), &site.address, b"I am Alice")
+        .await;
+    let (known, link) = made.unwrap();
+    let link: Link = link.to_string().parse().unwrap();
+    let joined = bob
+        .agent
+        .join(tag("alice"), &link, &site.address, b"I am Bob")
+        .await
+        .unwrap();
+    let (at_bob, info, binding) = bob.connected().await;
+    assert_eq!((at_bob, &info[..]), (joined, &b"I am Alice"[..]));
+    let (at_alice, info, same) = alice.connected().await;
+    assert_eq!((at_alice, &info[..]), (known, &b"I am Bob"[..]));
+    assert_eq!(binding, same);
+    ((alice, at_alice), (bob, at_bob))
+}
+
+#[tokio::test]
+async fn two_agents_connect_by_link_and_talk() {
+    let site = Site::new().await;
+    let ((mut alice, to_bob), (mut bob, to_alice)) = pair(&site).await;
+    for round in 0..3_u8 {
+        let long = vec![round; MAX_BODY];
+        alice.agent.send(to_bob, &long).await.unwrap();
+        let (_, id, body) = bob.message().await;
+        assert_eq!(body, long);
+        bob.agent.ack(to_alice, id).await.unwrap();
+        bob.agent.send(to_alice, &[round]).await.unwrap();
+        let (_, id, body) = alice.message().await;
+        assert_eq!(body, [round]);
+        alice.agent.ack(to_bob, id).await.unwrap();
+    }
+    let too_long = alice.agent.send(to_bob, &vec![0; MAX_BODY + 1]).await;
+    assert!(matches!(
+        too_long,
+        Err(AgentError::Misuse(Misuse::BodyTooLong))
+    ));
+}
+
+#[tokio::test]
+async fn many_messages_keep_their_order_and_receipts_come() {
+    let site = Site::new().await;
+    let ((alice, to_bob), (mut bob, to_alice)) = pair(&site).await;
+    let count = 300_u32;
+    let agent = alice.agent.clone();
+    let sending = tokio::spawn(async move {
+        for number in 0..count {
+            agent.send(to_bob, &number.to_be_bytes()).await.unwrap();
+        }
+    });
+    for number in 0..count {
+        let (_, id, body) = bob.message().await;
+        assert_eq!(body, number.to_be_bytes());
+        bob.agent.ack(to_alice, id).await.unwrap();
+    }
+    sending.await.unwrap();
+    let mut alice = alice;
+    let mut delivered = 0;
+    while delivered < count {
+        let event = tokio::time::timeout(PATIENCE, alice.events.next())
+            .await
+            .unwrap();
+        if let Some(Event::Delivered { .. }) = event {
+            delivered += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_takes_requests() {
+    let site = Site::new().await;
+    let (mut alice, mut bob) = (site.open("alice").await, site.open("bob").await);
+    let link = alice
+        .agent
+        .create_address(tag("door"), &site.address)
+        .await
+        .unwrap();
+    let again = alice
+        .agent
+        .create_address(tag("door"), &site.address)
+        .await
+        .unwrap();
+    assert_eq!(link, again);
+    bob.agent
+        .join(tag("a"), &link.into(), &site.address, b"knock")
+        .await
+        .unwrap();
+    let Event::Request {
+        id,
+        tag: door,
+        info,
+    } = alice.next().await
+    else {
+        panic!()
+    };
+    assert_eq!((door, &info[..]), (tag("door"), &b"knock"[..]));
+    let accepted = alice
+        .agent
+        .accept(id, &site.address, b"come in")
+        .await
+        .unwrap();
+    assert_eq!(
+        alice
+            .agent
+            .accept(id, &site.address, b"come in")
+            .await
+            .unwrap(),
+        accepted
+    );
+    let (connection, info, _) = alice.connected().await;
+    assert_eq!((connection, &info[..]), (accepted, &b"knock"[..]));
+    let (_, info, _) = bob.connected().await;
+    assert_eq!(&info[..], b"come in");
+}
+
+#[tokio::test]
+async fn a_restarted_relay_and_a_restarted_agent_lose_nothing() {
+    let mut site = Site::new().await;
+    let ((alice, to_bob), (bob, to_alice)) = pair(&site).await;
+    site.stop_relay().await;
+    for number in 0..20_u8 {
+        alice.agent.send(to_bob, &[number]).await.unwrap();
+    }
+    bob.agent.close().await;
+    site.start_relay().await;
+    let mut bob = site.open("bob").await;
+    let (connection, ..) = bob.connected().await;
+    assert_eq!(connection, to_alice);
+    let mut unacknowledged = Vec::new();
+    for number in 0..20_u8 {
+        let (_, id, body) = bob.message().await;
+        assert_eq!(body, [number]);
+        unacknowledged.push(id);
+    }
+    for id in unacknowledged.drain(..10) {
+        bob.agent.ack(to_alice, id).await.unwrap();
+    }
+    bob.agent.close().await;
+    let mut bob = site.open("bob").await;
+    bob.connected().await;
+    for (number, known) in (10..20_u8).zip(unacknowledged) {
+        let (_, id, body) = bob.message().await;
+        assert_eq!((id, &body[..]), (known, &[number][..]));
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_on_a_profile_is_refused() {
+    let site = Site::new().await;
+    let first = site.open("alice").await;
+    let second = Agent::open(site.config("alice")).await;
+    assert!(matches!(second, Err(AgentError::Store(StoreError::Busy))));
+    first.agent.close().await;
+    site.open("alice").await;
+}
+
+#[tokio::test]
+async fn without_a_relay_calls_wait_and_then_succeed() {
+    let mut site = Site::new().await;
+    site.stop_relay().await;
+    let alice = site.open("alice").await;
+    let (agent, address) = (alice.agent.clone(), site.address.clone());
+    let waiting = tokio::spawn(async move {
+        agent
+            .create_invitation(tag("later"), &address, b"")
+            .await
+            .unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    site.start_relay().await;
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn closed_agents_say_so() {
+    let site = Site::new().await;
+    let mut alice = site.open("alice").await;
+    let agent = alice.agent.clone();
+    alice.agent.close().await;
+    let call = agent.delete(ConnectionId::new([1; 16])).await;
+    assert!(matches!(call, Err(AgentError::Closed)));
+    while let Some(event) = alice.events.next().await {
+        assert!(matches!(
+            event,
+            Event::RelayUp { .. } | Event::RelayDown { .. }
+        ));
+    }
+}
