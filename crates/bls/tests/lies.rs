@@ -774,6 +774,72 @@ fn a_forger_cannot_sign_for_its_victim() {
 }
 
 #[test]
+fn a_second_deal_does_not_convict_those_who_confirmed_the_first() {
+    // The liar signs two deals, shows party 0 the first, and presents party 0's confirmation with
+    // the second, from which another key follows.
+    let scene = Scene::keygen();
+    let (mut confirm, mut deals) = (Vec::new(), vec![Vec::new(); 4]);
+    scene.run(|letter| {
+        if letter.is(CONFIRM, 0) {
+            confirm = letter.wire.clone();
+        }
+        if letter.round == DEAL {
+            deals[usize::from(letter.sender)] = letter.wire.clone();
+        }
+    });
+    deals[usize::from(LIAR)] = scene.alternative(DEAL, 0);
+    let case = |deals: &[Vec<u8>]| {
+        let mut case = [vec![4], field([CONFIRM, 0, 0xff], &confirm)].concat();
+        case.push(deals.len() as u8);
+        for (dealer, deal) in (0..).zip(deals) {
+            case.extend(field([DEAL, dealer, 0xff], deal));
+        }
+        case
+    };
+    worthless(&scene.setup, case(&deals));
+    // Nor with fewer deals than it acknowledges.
+    worthless(&scene.setup, case(&deals[..1]));
+    worthless(&scene.setup, case(&[]));
+}
+
+#[test]
+fn equivocation_takes_two_genuine_seals() {
+    let scene = Scene::keygen();
+    let (deal, _) = wires(&scene, 0, 2);
+    let (payload, signature) = deal.split_at(deal.len() - 64);
+    let genuine = [&sha256_of(&[payload])[..], signature].concat();
+    let low = [[0; 32].as_slice(), signature].concat();
+    let high = [[0xff; 32].as_slice(), signature].concat();
+    for (first, second) in [(&low, &genuine), (&genuine, &high), (&low, &high)] {
+        worthless(
+            &scene.setup,
+            [&[3, DEAL, 0, 0xff][..], first, second].concat(),
+        );
+    }
+}
+
+#[test]
+fn complaints_carry_one_kind_of_evidence() {
+    // Genuine evidence of another kind, even against oneself, is no complaint: nothing nests.
+    let scene = Scene::keygen();
+    let other = scene.convicts(Fault::Malformed, |letter| {
+        if letter.is(CONFIRM, LIAR) {
+            letter.sign(vec![9]);
+        }
+    });
+    let evidence = scene.convicts(Fault::FalseComplaint, |letter| {
+        if letter.is(CONFIRM, LIAR) {
+            letter.sign([&[2][..], other.as_bytes()].concat());
+        }
+    });
+    scene.convicts(Fault::FalseComplaint, |letter| {
+        if letter.is(CONFIRM, LIAR) {
+            letter.sign([&[2][..], evidence.as_bytes()].concat());
+        }
+    });
+}
+
+#[test]
 fn damaged_evidence_never_accuses_anybody_else() {
     let scene = Scene::keygen();
     let evidence = scene.convicts(Fault::ShareMismatch, |letter| {

@@ -102,6 +102,35 @@ fn points_outside_the_group_and_infinity() {
     }
 }
 
+#[test]
+fn a_right_part_with_a_stray_component_is_a_wrong_part() {
+    use blst::{MultiPoint, blst_p2_affine, min_pk, min_sig};
+    // r times a stray point lies wholly outside G2; a pairing may not see it.
+    let mut order =
+        hex::decode("73eda753299d7d483339d80809a1d80553bda402fffe5bfeffffffff00000001").unwrap();
+    order.reverse();
+    let stray = min_sig::PublicKey::from(blst_p2_affine::from(
+        min_pk::Signature::from_bytes(&off_subgroup()).unwrap(),
+    ));
+    let mut sum = [stray].as_slice().mult(&order, 255);
+    let shares = keygen(&Cast::new(5), 3);
+    let mut given = parts(&shares, b"m");
+    let right = min_pk::Signature::from_bytes(&given[&holder(2)].to_bytes()).unwrap();
+    sum.add_public_key(
+        &min_sig::PublicKey::from(blst_p2_affine::from(right)),
+        false,
+    )
+    .unwrap();
+    let wrong = min_pk::Signature::from(blst_p2_affine::from(sum.to_public_key())).compress();
+    assert_ne!(wrong, right.compress());
+    given.insert(holder(2), PartialSignature::from_bytes(&wrong).unwrap());
+    let key = shares[&party(0)].public();
+    let combined = combine(key, b"m", &given).unwrap();
+    assert_eq!(combined.culprits, [holder(2)]);
+    assert!(!given[&holder(2)].verify(key, holder(2), b"m"));
+    assert!(given[&holder(3)].verify(key, holder(3), b"m"));
+}
+
 /// A point of E2 outside G2: the first small x that lies on the curve.
 fn off_subgroup() -> [u8; 96] {
     (1u8..)
