@@ -119,6 +119,16 @@ pub struct Peer {
     asked: u64,
     answers: VecDeque<(u64, Result<Said, ReplyFault>)>,
     events: VecDeque<Heard>,
+    blocks: Blocks,
+}
+
+/// Blocks of a connection, hellos not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// To the relay.
+    pub sent: u64,
+    /// From the relay.
+    pub received: u64,
 }
 
 impl Peer {
@@ -178,6 +188,7 @@ impl Peer {
             asked: 0,
             answers: VecDeque::new(),
             events: VecDeque::new(),
+            blocks: Blocks::default(),
         })
     }
 
@@ -227,8 +238,15 @@ impl Peer {
         if let Some(block) = self.client.seal(&mut self.outgoing) {
             self.stream.write_all(block).await?;
             self.stream.flush().await?;
+            self.blocks.sent += 1;
         }
         Ok(())
+    }
+
+    /// Blocks so far.
+    #[must_use]
+    pub fn blocks(&self) -> Blocks {
+        self.blocks
     }
 
     /// Receives one block.
@@ -237,6 +255,7 @@ impl Peer {
     /// [`PeerError`].
     pub async fn receive(&mut self) -> Result<(), PeerError> {
         self.stream.read_exact(&mut *self.incoming).await?;
+        self.blocks.received += 1;
         for incoming in self.client.receive(&mut self.incoming)? {
             match incoming {
                 Incoming::Reply { ticket, result } => {
