@@ -37,3 +37,6 @@ pub use proto::{
     step::LocalId,
 };
 pub use shell::{Channel, Execution, Forming, Session, Sessions};
+
+#[cfg(test)]
+mod world;

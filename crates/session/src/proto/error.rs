@@ -139,11 +139,13 @@ impl SessionError {
 }
 
 impl Blame {
-    /// The parties it names.
+    /// The parties it names. An accusation without proof names accuser and accused: one of them is
+    /// at fault, and nobody else can tell which.
     #[must_use]
     pub fn parties(&self) -> Members {
         match (&self.fault, self.culprit) {
             (Fault::Silent { all, .. }, _) => *all,
+            (Fault::GaveUp(reason), Culprit::Party(party)) => reason.accused().with(party),
             (_, Culprit::Party(party)) => Members::NONE.with(party),
             (_, Culprit::Host) => Members::NONE,
         }

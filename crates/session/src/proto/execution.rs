@@ -431,6 +431,7 @@ impl Execution {
             | Record::Bind(_)
             | Record::Failed(_)
             | Record::Closed
+            | Record::Unformed(_)
             | Record::Channel { .. } => Err(Blame::party(from, Fault::OutOfPlace("record"))),
         }
     }
@@ -495,7 +496,9 @@ impl Execution {
             };
         }
         self.note_unread(header.from, Kind::P2p, header.round, payload.len());
-        self.ready.push_back((header.from, Kind::P2p, header.round));
+        if header.round != Round::CONFIRM {
+            self.ready.push_back((header.from, Kind::P2p, header.round));
+        }
         self.p2p.insert(place, payload);
         Ok(())
     }

@@ -433,7 +433,11 @@ impl Machine {
                 self.receive_introduction(slot, &introduction, work)
             }
             Record::Bind(bind) => self.receive_bind(slot, &bind, work),
-            Record::Failed(reason) => self.receive_failed(reason, work),
+            Record::Failed(reason) => self.receive_failed(slot, reason, work),
+            Record::Unformed(reason) if matches!(self.phase, Phase::Meeting | Phase::Binding) => {
+                self.receive_failed(slot, reason, work)
+            }
+            Record::Unformed(_) => Ok(()),
             Record::Closed => Err(Fault::Left),
             Record::P2p { .. }
             | Record::Broadcast { .. }
@@ -727,16 +731,31 @@ impl Machine {
         }
     }
 
-    fn receive_failed(&mut self, reason: Reason, work: &mut Work<'_>) -> Result<(), Fault> {
+    fn receive_failed(
+        &mut self,
+        slot: PeerSlot,
+        reason: Reason,
+        work: &mut Work<'_>,
+    ) -> Result<(), Fault> {
         if matches!(self.phase, Phase::Failed(_) | Phase::Closing) {
             return Ok(());
         }
-        let Reason::Proven(evidence) = reason else {
-            return Err(Fault::GaveUp(Box::new(reason)));
-        };
         let formation = self.link.formation();
-        match evidence.convict(&self.court(&formation)) {
-            Some(culprit) if self.phase != Phase::Formed => {
+        let convicted = match &reason {
+            Reason::Proven(evidence) => match evidence.convict(&self.court(&formation)) {
+                Some(culprit) => Some((culprit, evidence.clone())),
+                None => return Err(Fault::FalseAccusation),
+            },
+            Reason::GaveUp { .. } | Reason::Silent { .. } | Reason::Observed { .. } => None,
+        };
+        if self.phase == Phase::Formed {
+            // Our part is done, and subsets without that party can go on; but who still forms would
+            // wait in vain.
+            self.pass_on_failure(slot, &reason, work);
+            return Err(Fault::GaveUp(Box::new(reason)));
+        }
+        match convicted {
+            Some((culprit, evidence)) => {
                 let blame = Blame {
                     culprit,
                     fault: Fault::Proven(evidence),
@@ -744,8 +763,23 @@ impl Machine {
                 self.fail(Failure::Blamed(blame), work);
                 Ok(())
             }
-            Some(_) => Err(Fault::GaveUp(Box::new(Reason::Proven(evidence)))),
-            None => Err(Fault::FalseAccusation),
+            None => Err(Fault::GaveUp(Box::new(reason))),
+        }
+    }
+
+    fn pass_on_failure(&mut self, from: PeerSlot, reason: &Reason, work: &mut Work<'_>) {
+        let reason = match (reason, self.party_of(from)) {
+            (Reason::Proven(_), _) | (_, None) => reason.clone(),
+            (_, Some(accused)) => Reason::Observed { accused },
+        };
+        let others: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(slot, peer)| **slot != from && peer.broken.is_none())
+            .map(|(&slot, _)| slot)
+            .collect();
+        for slot in others {
+            self.push(slot, &Record::Unformed(reason.clone()), work.step);
         }
     }
 

@@ -334,9 +334,12 @@ impl Machine {
                 message,
             });
         }
-        if peer.broken.is_some() {
+        if peer.broken.is_some() && !self.still_listens() {
             return;
         }
+        let Some(peer) = self.peers.get_mut(&slot) else {
+            return;
+        };
         let arrived = Bundle::decode(body)
             .map_err(Fault::from)
             .and_then(|bundle| peer.pipe.receive(&formation, bundle, &mut work.step.delta));
@@ -357,11 +360,8 @@ impl Machine {
         replay: bool,
         work: &mut Work<'_>,
     ) {
-        if self
-            .peers
-            .get(&slot)
-            .is_none_or(|peer| peer.broken.is_some())
-        {
+        let broken = |peer: &Peer| peer.broken.is_some() && !self.still_listens();
+        if self.peers.get(&slot).is_none_or(broken) {
             self.drop_rows(slot, &arrived, &mut work.step.delta);
             return;
         }
@@ -378,7 +378,8 @@ impl Machine {
             | Record::Introduction(_)
             | Record::Bind(_)
             | Record::Failed(_)
-            | Record::Closed => {
+            | Record::Closed
+            | Record::Unformed(_) => {
                 self.drop_rows(slot, &arrived, &mut work.step.delta);
                 if let Err(fault) = self.formation_record(slot, record, work) {
                     self.fault(slot, fault, work);
@@ -397,6 +398,12 @@ impl Machine {
                 self.payload_record(slot, record, arrived, replay, work);
             }
         }
+    }
+
+    /// After a failed formation pairs still connect, so that everybody learns why: even a lying
+    /// host's introductions are of use for that.
+    fn still_listens(&self) -> bool {
+        matches!(self.phase, Phase::Failed(_))
     }
 
     fn check_header(&self, slot: PeerSlot, from: PartyIndex, to: PartyIndex) -> Result<(), Fault> {

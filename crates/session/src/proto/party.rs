@@ -152,6 +152,12 @@ impl Members {
         (self.0 & ((1 << party.0) - 1)).count_ones() as usize
     }
 
+    /// The member of that rank.
+    #[must_use]
+    pub fn nth(self, rank: usize) -> Option<PartyIndex> {
+        self.iter().nth(rank)
+    }
+
     /// In ascending order.
     pub fn iter(self) -> impl Iterator<Item = PartyIndex> + Clone {
         (0..64u8)

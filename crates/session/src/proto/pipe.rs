@@ -49,7 +49,6 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    #[cfg(test)]
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = header(&self.formation, self.answer, self.gap, self.ack, self.first);
         for (more, segment) in &self.segments {

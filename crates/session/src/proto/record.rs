@@ -174,6 +174,8 @@ pub(crate) enum Record {
     Failed(Reason),
     /// The sender closed the session.
     Closed,
+    /// Formation failed for another party, though not for the sender: who still forms can stop.
+    Unformed(Reason),
     P2p {
         header: Header,
         payload: Bytes,
@@ -234,6 +236,9 @@ impl Record {
             }
             Self::Closed => {
                 bytes.put_u8(5);
+            }
+            Self::Unformed(reason) => {
+                bytes.put_u8(6).put(&reason.encode());
             }
             Self::P2p { header, payload } => {
                 bytes.reserve(39 + payload.len());
@@ -298,6 +303,7 @@ impl Record {
             })),
             4 => Self::Failed(Reason::decode(reader.rest())?),
             5 => Self::Closed,
+            6 => Self::Unformed(Reason::decode(reader.rest())?),
             16 => Self::P2p {
                 header: read_header(&mut reader)?,
                 payload: payload(&mut reader, bytes)?,
@@ -377,7 +383,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_is_canonical(kind in prop_oneof![1u8..=5, 16u8..=20], rest in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn decoding_is_canonical(kind in prop_oneof![1u8..=6, 16u8..=20], rest in proptest::collection::vec(any::<u8>(), 0..400)) {
             let mut bytes = vec![kind];
             bytes.extend(rest);
             let bytes = Bytes::from(bytes);

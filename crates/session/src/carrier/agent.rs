@@ -1,0 +1,274 @@
+//! The default carrier: SMP queues, through `junto-agent`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesOrdered},
+};
+use junto_agent::{self as agent, Agent, AgentError};
+
+use super::{
+    Carriage, Carrier, CarrierError, ConnectionId, Event, Events, MessageId, RequestId, Tag,
+};
+
+/// An opened agent as a carrier. The `relay` of each call is a server address (`smp://…`).
+///
+/// Sessions acknowledge by themselves, so the agent's receipts may be switched off
+/// (`AgentConfig::receipts`).
+#[must_use]
+pub fn carriage(agent: Agent, events: agent::Events) -> Carriage {
+    Carriage {
+        carrier: Arc::new(AgentCarrier { agent }),
+        events: translate(events),
+    }
+}
+
+struct AgentCarrier {
+    agent: Agent,
+}
+
+fn translate(events: agent::Events) -> Events {
+    stream::unfold(events, |mut events| async move {
+        loop {
+            let event = events.next().await?;
+            if let Some(event) = translate_one(event) {
+                return Some((event, events));
+            }
+        }
+    })
+    .boxed()
+}
+
+fn translate_one(event: agent::Event) -> Option<Event> {
+    Some(match event {
+        agent::Event::Request { id, tag, info } => Event::Request {
+            id: RequestId(widen(id.as_bytes())),
+            tag: Tag(*tag.as_bytes()),
+            info,
+        },
+        agent::Event::Connected {
+            connection,
+            tag,
+            info,
+            binding,
+        } => Event::Connected {
+            connection: ConnectionId(widen(connection.as_bytes())),
+            tag: Tag(*tag.as_bytes()),
+            info,
+            binding,
+        },
+        // What the hash chain says need not be looked at: the session counts by itself, and makes
+        // up for what is missing.
+        agent::Event::Message {
+            connection,
+            id,
+            body,
+            ..
+        } => Event::Message {
+            connection: ConnectionId(widen(connection.as_bytes())),
+            id: MessageId(id.number()),
+            body: Bytes::from(body),
+        },
+        agent::Event::Failed {
+            connection,
+            tag,
+            error,
+        } => Event::Failed {
+            connection: Some(ConnectionId(widen(connection.as_bytes()))),
+            tag: Tag(*tag.as_bytes()),
+            reason: error.to_string(),
+        },
+        agent::Event::RelayDown { relay } => Event::Relay {
+            relay: relay.to_string(),
+            reachable: false,
+        },
+        agent::Event::RelayUp { relay } => Event::Relay {
+            relay: relay.to_string(),
+            reachable: true,
+        },
+        agent::Event::Delivered { .. } | agent::Event::Unreadable { .. } => return None,
+    })
+}
+
+/// The agent's identifiers have 16 bytes; ours leave room for other carriers.
+fn widen(id: &[u8; 16]) -> [u8; 32] {
+    let mut wide = [0; 32];
+    wide[..16].copy_from_slice(id);
+    wide
+}
+
+fn narrow(id: &[u8; 32]) -> [u8; 16] {
+    let mut narrow = [0; 16];
+    narrow.copy_from_slice(&id[..16]);
+    narrow
+}
+
+fn connection(id: ConnectionId) -> agent::ConnectionId {
+    agent::ConnectionId::new(narrow(&id.0))
+}
+
+fn failed(error: AgentError) -> CarrierError {
+    // The agent waits for relays by itself. What it reports is final, except a full or missing
+    // disk, and a relay that may change its mind.
+    let may_retry = match &error {
+        AgentError::Store(_) | AgentError::Relay { .. } => true,
+        AgentError::Misuse(_)
+        | AgentError::Link(_)
+        | AgentError::Connection(_)
+        | AgentError::Closed
+        | AgentError::Defect(_) => false,
+    };
+    CarrierError {
+        may_retry,
+        source: Box::new(error),
+    }
+}
+
+fn invalid(what: &'static str) -> CarrierError {
+    CarrierError {
+        may_retry: false,
+        source: what.into(),
+    }
+}
+
+fn server(relay: &str) -> Result<junto_smp::address::ServerAddress, CarrierError> {
+    relay
+        .parse()
+        .map_err(|_| invalid("not the address of a relay (smp://…)"))
+}
+
+impl Carrier for AgentCarrier {
+    fn body_bytes(&self) -> usize {
+        agent::MAX_BODY
+    }
+
+    fn create_address<'a>(
+        &'a self,
+        tag: Tag,
+        relay: &'a str,
+    ) -> BoxFuture<'a, Result<String, CarrierError>> {
+        async move {
+            let relay = server(relay)?;
+            let link = self
+                .agent
+                .create_address(agent::Tag::new(tag.0), &relay)
+                .await;
+            link.map(|link| link.to_string()).map_err(failed)
+        }
+        .boxed()
+    }
+
+    fn close_address(&self, tag: Tag) -> BoxFuture<'_, Result<(), CarrierError>> {
+        async move {
+            self.agent
+                .close_address(agent::Tag::new(tag.0))
+                .await
+                .map_err(failed)
+        }
+        .boxed()
+    }
+
+    fn create_invitation<'a>(
+        &'a self,
+        tag: Tag,
+        relay: &'a str,
+    ) -> BoxFuture<'a, Result<(ConnectionId, String), CarrierError>> {
+        async move {
+            let relay = server(relay)?;
+            let (id, link) = self
+                .agent
+                .create_invitation(agent::Tag::new(tag.0), &relay, &[])
+                .await
+                .map_err(failed)?;
+            Ok((ConnectionId(widen(id.as_bytes())), link.to_string()))
+        }
+        .boxed()
+    }
+
+    fn join<'a>(
+        &'a self,
+        tag: Tag,
+        link: &'a str,
+        relay: &'a str,
+        info: &'a [u8],
+    ) -> BoxFuture<'a, Result<ConnectionId, CarrierError>> {
+        async move {
+            let relay = server(relay)?;
+            let link: agent::Link = link.parse().map_err(|_| invalid("not a connection link"))?;
+            let id = self
+                .agent
+                .join(agent::Tag::new(tag.0), &link, &relay, info)
+                .await
+                .map_err(failed)?;
+            Ok(ConnectionId(widen(id.as_bytes())))
+        }
+        .boxed()
+    }
+
+    fn accept<'a>(
+        &'a self,
+        request: RequestId,
+        relay: &'a str,
+        info: &'a [u8],
+    ) -> BoxFuture<'a, Result<ConnectionId, CarrierError>> {
+        async move {
+            let relay = server(relay)?;
+            let request = agent::RequestId::new(narrow(&request.0));
+            let id = self.agent.accept(request, &relay, info).await;
+            id.map(|id| ConnectionId(widen(id.as_bytes())))
+                .map_err(failed)
+        }
+        .boxed()
+    }
+
+    fn reject(&self, request: RequestId) -> BoxFuture<'_, Result<(), CarrierError>> {
+        async move {
+            self.agent
+                .reject(agent::RequestId::new(narrow(&request.0)))
+                .await
+                .map_err(failed)
+        }
+        .boxed()
+    }
+
+    fn send(
+        &self,
+        id: ConnectionId,
+        bodies: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<(), CarrierError>> {
+        async move {
+            // All at once, so that the agent stores them in one commit; in order, as the first poll
+            // of each goes in order and the agent's queue is fair.
+            let sends: FuturesOrdered<_> = bodies
+                .iter()
+                .map(|body| self.agent.send(connection(id), body))
+                .collect();
+            sends
+                .try_for_each(|_| async { Ok(()) })
+                .await
+                .map_err(failed)
+        }
+        .boxed()
+    }
+
+    fn ack(&self, id: ConnectionId, message: MessageId) -> BoxFuture<'_, Result<(), CarrierError>> {
+        async move {
+            self.agent
+                .ack(connection(id), agent::MessageId::new(message.0))
+                .await
+                .map_err(failed)
+        }
+        .boxed()
+    }
+
+    fn settle(&self) -> BoxFuture<'_, Result<(), CarrierError>> {
+        async move { self.agent.settle().await.map_err(failed) }.boxed()
+    }
+
+    fn delete(&self, id: ConnectionId) -> BoxFuture<'_, Result<(), CarrierError>> {
+        async move { self.agent.delete(connection(id)).await.map_err(failed) }.boxed()
+    }
+}
