@@ -9,6 +9,7 @@
 //! The rest is the shell around them: one thread that owns core and store, and a task for each
 //! relay connection.
 
+pub mod bench;
 pub mod client;
 mod error;
 pub mod proto;
