@@ -152,7 +152,7 @@ pub(crate) enum SessionCommand {
         #[arg(long)]
         policy: Option<Policy>,
         #[command(flatten)]
-        wait: Wait,
+        wait: Patience,
     },
     /// Join a session by its link
     Join {
@@ -165,14 +165,14 @@ pub(crate) enum SessionCommand {
         #[arg(long = "as", value_name = "NAME", default_value = "")]
         nickname: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: Patience,
     },
     /// Go on waiting for a session that has not formed yet
     Wait {
         /// Name of the session
         session: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: Patience,
     },
     /// List the sessions of the profile
     List,
@@ -197,13 +197,13 @@ pub(crate) enum SessionCommand {
 }
 
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Wait {
+pub(crate) struct Patience {
     /// Seconds to wait for the other parties before naming who is missing
     #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub(crate) timeout: u64,
 }
 
-impl Wait {
+impl Patience {
     pub(crate) fn patience(self) -> std::time::Duration {
         std::time::Duration::from_secs(self.timeout)
     }
@@ -223,7 +223,7 @@ pub(crate) enum BlsCommand {
         #[arg(long, default_value = "key")]
         name: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: Patience,
     },
     /// Sign together: at least T of the parties run this with the same message
     Sign {
@@ -234,7 +234,7 @@ pub(crate) enum BlsCommand {
         #[arg(long, value_name = "FILE")]
         message_file: PathBuf,
         #[command(flatten)]
-        wait: Wait,
+        wait: Patience,
     },
     /// Check a signature; needs no profile
     Verify {
@@ -254,7 +254,7 @@ pub(crate) enum BlsCommand {
         #[arg(long)]
         key: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: Patience,
     },
     /// Hand the key to the parties of another session, with a new threshold, under the same public key
     ///
@@ -270,7 +270,7 @@ pub(crate) enum BlsCommand {
         #[arg(long)]
         threshold: u16,
         #[command(flatten)]
-        wait: Wait,
+        wait: Patience,
     },
     /// List the keys of the profile
     List,
@@ -292,7 +292,7 @@ pub(crate) struct Send {
     /// The message [default: all of stdin]
     pub(crate) message: Option<String>,
     #[command(flatten)]
-    pub(crate) wait: Wait,
+    pub(crate) wait: Patience,
 }
 
 #[derive(Args, Debug)]
@@ -304,7 +304,7 @@ pub(crate) struct Recv {
     #[arg(long, default_value_t = 1)]
     pub(crate) count: u64,
     #[command(flatten)]
-    pub(crate) wait: Wait,
+    pub(crate) wait: Patience,
 }
 
 #[derive(Args, Debug)]

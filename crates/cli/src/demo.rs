@@ -260,6 +260,13 @@ impl Stage {
         )
     }
 
+    /// Where a process writes what it has to say: read it with `--keep`.
+    fn log(&self, name: &str) -> Result<Stdio, Failure> {
+        let path = self.dir.join(format!("{}.log", name.replace(' ', "-")));
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        Ok(file.context(format_args!("cannot write {}", path.display()))?.into())
+    }
+
     fn spawn(&self, name: &str, arguments: &[&str], profile: &Path) -> Result<Actor, Failure> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut child = Command::new(program)
@@ -270,7 +277,7 @@ impl Stage {
             .env_remove("JUNTO_PASSPHRASE_FILE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(self.log(name)?)
             .kill_on_drop(true)
             .spawn()
             .context(format_args!("cannot start {name}"))?;

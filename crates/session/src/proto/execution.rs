@@ -430,6 +430,7 @@ impl Execution {
             | Record::Introduction(_)
             | Record::Bind(_)
             | Record::Failed(_)
+            | Record::Ready
             | Record::Closed
             | Record::Unformed(_)
             | Record::Channel { .. } => Err(Blame::party(from, Fault::OutOfPlace("record"))),

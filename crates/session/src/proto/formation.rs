@@ -433,6 +433,7 @@ impl Machine {
                 self.receive_introduction(slot, &introduction, work)
             }
             Record::Bind(bind) => self.receive_bind(slot, &bind, work),
+            Record::Ready => self.receive_ready(slot, work),
             Record::Failed(reason) => self.receive_failed(slot, reason, work),
             Record::Unformed(reason) if matches!(self.phase, Phase::Meeting | Phase::Binding) => {
                 self.receive_failed(slot, reason, work)
@@ -690,19 +691,43 @@ impl Machine {
         if committed != Some(statement::commitment(&formation, &peer.key, &bind.reveal)) {
             return Err(Fault::BadReveal);
         }
+        let was_bound = self.is_bound();
         if let Some(peer) = self.peers.get_mut(&slot) {
             peer.bound = Some((bind.roster, bind.reveal));
         }
         self.store_peer(slot, &mut work.step.delta);
-        self.form_when_bound(work);
+        if !was_bound && self.is_bound() {
+            let slots: Vec<PeerSlot> = self.peers.keys().copied().collect();
+            for slot in slots {
+                self.push(slot, &Record::Ready, work.step);
+            }
+        }
+        self.form_when_ready(work);
         Ok(())
     }
 
-    fn form_when_bound(&mut self, work: &mut Work<'_>) {
-        let bound = self.phase == Phase::Binding
-            && self.peers.len() + 1 == self.link.params.parties.as_usize()
-            && self.peers.values().all(|peer| peer.bound.is_some());
-        if !bound {
+    /// The peer is bound with everybody, so nobody needs the host for an introduction to it.
+    fn receive_ready(&mut self, slot: PeerSlot, work: &mut Work<'_>) -> Result<(), Fault> {
+        match self.peers.get_mut(&slot) {
+            Some(peer) if peer.bound.is_some() => peer.ready = true,
+            _ => return Err(Fault::OutOfPlace("readiness")),
+        }
+        self.store_peer(slot, &mut work.step.delta);
+        self.form_when_ready(work);
+        Ok(())
+    }
+
+    /// Whether we are bound with everybody.
+    fn is_bound(&self) -> bool {
+        self.peers.len() + 1 == self.link.params.parties.as_usize()
+            && self.peers.values().all(|peer| peer.bound.is_some())
+    }
+
+    fn form_when_ready(&mut self, work: &mut Work<'_>) {
+        let ready = self.phase == Phase::Binding
+            && self.is_bound()
+            && self.peers.values().all(|peer| peer.ready);
+        if !ready {
             return;
         }
         self.phase = Phase::Formed;

@@ -3,7 +3,7 @@
 //! | phase | left by | to |
 //! |---|---|---|
 //! | `Meeting` | roster offered (host: all joiners connected) | `Binding` |
-//! | `Binding` | every other party bound | `Formed` |
+//! | `Binding` | every other party bound, and each says that it is bound with all | `Formed` |
 //! | `Meeting`, `Binding` | a fault, a refusal | `Failed` |
 //! | any | `close` | `Closing`, then gone |
 
@@ -82,6 +82,8 @@ pub(crate) struct Peer {
     pub(crate) binding: Option<[u8; 32]>,
     /// Its signature over the roster, and its share of the safety code.
     pub(crate) bound: Option<(Signature, [u8; 32])>,
+    /// Whether it said that it is bound with everybody.
+    pub(crate) ready: bool,
     pub(crate) broken: Option<Fault>,
     pub(crate) pipe: Pipe,
 }
@@ -377,6 +379,7 @@ impl Machine {
             Record::Offer(_)
             | Record::Introduction(_)
             | Record::Bind(_)
+            | Record::Ready
             | Record::Failed(_)
             | Record::Closed
             | Record::Unformed(_) => {
@@ -714,6 +717,7 @@ impl Machine {
             connection: None,
             binding: None,
             bound: None,
+            ready: false,
             broken: None,
             pipe: Pipe::new(self.local, slot, self.body_bytes),
         }
@@ -739,6 +743,7 @@ impl Machine {
         if let Some((signature, reveal)) = &peer.bound {
             bytes.put(signature.as_bytes()).put(reveal);
         }
+        bytes.put_flag(peer.ready);
         bytes.put_flag(peer.broken.is_some());
         if let Some(fault) = &peer.broken {
             Blame {
@@ -770,6 +775,7 @@ impl Machine {
         } else {
             None
         };
+        let ready = reader.flag()?;
         let broken = if reader.flag()? {
             Some(Blame::read(&mut reader)?.fault)
         } else {
@@ -784,6 +790,7 @@ impl Machine {
             connection,
             binding,
             bound,
+            ready,
             broken,
             ..self.new_peer(slot, key)
         };

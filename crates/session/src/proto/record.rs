@@ -170,6 +170,8 @@ pub(crate) enum Record {
     Offer(Offer),
     Introduction(Box<Introduction>),
     Bind(Box<Bind>),
+    /// The sender is bound with every other party.
+    Ready,
     /// Formation failed.
     Failed(Reason),
     /// The sender closed the session.
@@ -233,6 +235,9 @@ impl Record {
             }
             Self::Failed(reason) => {
                 bytes.put_u8(4).put(&reason.encode());
+            }
+            Self::Ready => {
+                bytes.put_u8(7);
             }
             Self::Closed => {
                 bytes.put_u8(5);
@@ -304,6 +309,7 @@ impl Record {
             4 => Self::Failed(Reason::decode(reader.rest())?),
             5 => Self::Closed,
             6 => Self::Unformed(Reason::decode(reader.rest())?),
+            7 => Self::Ready,
             16 => Self::P2p {
                 header: read_header(&mut reader)?,
                 payload: payload(&mut reader, bytes)?,
