@@ -11,10 +11,12 @@
 //! | [`carrier`] | what carries messages, as a trait; one in memory |
 //! | [`store`] | SQLite, sealed |
 //! | [`adapters`] | protocols of other ecosystems |
+//! | [`bench`] | figures, with a floor in the same run |
 //!
 //! The format is in `docs/spec/session.md`.
 
 pub mod adapters;
+pub mod bench;
 pub mod carrier;
 pub mod proto;
 mod shell;

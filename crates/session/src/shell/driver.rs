@@ -9,7 +9,10 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use junto_crypto::aead::StoreKey;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -26,6 +29,11 @@ use crate::{
 const COMMANDS_MAX: usize = 256;
 /// Inputs taken into one commit: amortises the sync to disk, bounds the delay of the first.
 const BATCH_MAX: usize = 512;
+/// How long a commit may wait for what the application does with what it was just told, so that
+/// both go into one: a hop costs one sync to disk instead of two. Nothing that is to leave waits.
+const REACTION_LONGEST: Duration = Duration::from_millis(2);
+/// Acknowledgements that may wait meanwhile: keeps a stream of messages flowing.
+const REACTION_ACKS_MAX: usize = 32;
 /// First and longest pause before a carrier call is repeated.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
@@ -159,6 +167,8 @@ struct Driver {
     under_way: watch::Sender<usize>,
     waiting: Vec<Attempt>,
     answers: Vec<Box<dyn FnOnce() + Send>>,
+    /// Whether an application was told something since the last commit.
+    told: bool,
 }
 
 /// Opens the store, loads the core and starts the task on a thread of its own: commits block.
@@ -185,6 +195,7 @@ pub(crate) fn start(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Han
         under_way: count,
         waiting: Vec::new(),
         answers: Vec::new(),
+        told: false,
     };
     let runtime = tokio::runtime::Handle::current();
     std::thread::Builder::new()
@@ -207,26 +218,63 @@ fn generator() -> Result<ChaCha20Rng, SessionError> {
 
 impl Driver {
     async fn run(mut self, mut step: Step) {
+        let mut reaction_until = None;
         loop {
             self.attempt(&mut step);
+            if self.may_wait(&step) {
+                let until =
+                    *reaction_until.get_or_insert_with(|| Instant::now() + REACTION_LONGEST);
+                let input = self.input(&mut step);
+                if let Ok(more) = tokio::time::timeout_at(until, input).await {
+                    if !more {
+                        // Nobody is left to react; what is here is stored below.
+                        self.told = false;
+                    }
+                    self.drain(&mut step);
+                    continue;
+                }
+            }
+            reaction_until = None;
+            self.told = false;
             if let Err(error) = self.commit(core::mem::take(&mut step)) {
                 tracing::error!(%error, "session store failed; the session task ends");
                 Troubles::set(&self.troubles.fatal, error.to_string());
                 return;
             }
-            tokio::select! {
-                biased;
-                Some(report) = self.operations.next(), if !self.operations.is_empty() => {
-                    self.report(report, &mut step);
-                }
-                command = self.commands.recv() => match command {
-                    Some(command) => self.waiting.push(command),
-                    None => return self.wind_up().await,
-                },
-                Some(event) = self.events.next() => self.event(event, &mut step),
+            if !self.input(&mut step).await {
+                return self.wind_up().await;
             }
             self.drain(&mut step);
         }
+    }
+
+    /// Whether a commit may wait for an application that was just told something.
+    fn may_wait(&self, step: &Step) -> bool {
+        let acks_only = step
+            .effects
+            .iter()
+            .all(|effect| matches!(effect, Effect::Ack { .. }));
+        self.told
+            && self.answers.is_empty()
+            && !step.is_empty()
+            && acks_only
+            && step.effects.len() <= REACTION_ACKS_MAX
+    }
+
+    /// Takes one input; false if nobody can call any more. Safe to cancel.
+    async fn input(&mut self, step: &mut Step) -> bool {
+        tokio::select! {
+            biased;
+            Some(report) = self.operations.next(), if !self.operations.is_empty() => {
+                self.report(report, step);
+            }
+            command = self.commands.recv() => match command {
+                Some(command) => self.waiting.push(command),
+                None => return false,
+            },
+            Some(event) = self.events.next() => self.event(event, step),
+        }
+        true
     }
 
     /// Takes whatever else is there already into the same commit.
@@ -255,6 +303,7 @@ impl Driver {
                     Progress::Later => self.waiting.push(attempt),
                     Progress::Done(answer) => {
                         any = true;
+                        self.told |= answer.is_none();
                         self.answers.extend(answer);
                     }
                 }
