@@ -16,7 +16,7 @@ mod peer;
 mod process;
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -107,6 +107,8 @@ pub struct BenchReport {
     pub ping_us: Quantiles,
     /// NEW.
     pub creation: CreationReport,
+    /// Opening connections: TCP, TLS with post-quantum key exchange, hello, one PING.
+    pub connecting: CreationReport,
     /// Memory of the relay's process.
     pub memory: MemoryReport,
 }
@@ -158,15 +160,26 @@ impl Quantiles {
     }
 }
 
-/// Cost of new queues.
+/// Cost of making something.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct CreationReport {
-    /// Queues made.
+    /// How many were made.
     pub count: u64,
     /// Per second of time, clients on the same machine included.
     pub per_second: f64,
     /// Per second of the relay's CPU time.
     pub per_cpu_second: f64,
+}
+
+impl CreationReport {
+    fn of(count: usize, time: Duration, cpu: Duration) -> Self {
+        let number = count as f64;
+        Self {
+            count: count as u64,
+            per_second: number / time.as_secs_f64(),
+            per_cpu_second: number / cpu.as_secs_f64(),
+        }
+    }
 }
 
 /// Resident memory.
@@ -190,6 +203,7 @@ pub async fn run(options: BenchOptions) -> Result<BenchReport, BenchError> {
     let latency_us = load::latency(&relay.address, options.latency_samples).await?;
     let ping_us = load::ping(&relay.address, options.latency_samples).await?;
     drop(relay);
+    let (memory, connecting) = memory(&options).await?;
     Ok(BenchReport {
         threads: options.threads,
         journal: options.journal,
@@ -197,7 +211,8 @@ pub async fn run(options: BenchOptions) -> Result<BenchReport, BenchError> {
         latency_us: Quantiles::of(latency_us),
         ping_us: Quantiles::of(ping_us),
         creation: creation(&options).await?,
-        memory: memory(&options).await?,
+        connecting,
+        memory,
     })
 }
 
@@ -239,21 +254,18 @@ async fn creation(options: &BenchOptions) -> Result<CreationReport, BenchError> 
     let before = relay.cpu()?;
     let time = load::create(&relay.address, options.pairs, options.queues).await?;
     let cpu = relay.cpu()?.saturating_sub(before);
-    let count = options.queues as f64;
-    Ok(CreationReport {
-        count: options.queues as u64,
-        per_second: count / time.as_secs_f64(),
-        per_cpu_second: count / cpu.as_secs_f64(),
-    })
+    Ok(CreationReport::of(options.queues, time, cpu))
 }
 
-async fn memory(options: &BenchOptions) -> Result<MemoryReport, BenchError> {
+async fn memory(options: &BenchOptions) -> Result<(MemoryReport, CreationReport), BenchError> {
     let relay = Process::start(Kind::Relay, options).await?;
-    let start = relay.resident_bytes()?;
+    let start_bytes = relay.resident_bytes()?;
     // What the first ones need once does not count for the others.
     let first = load::idle(&relay.address, options.idle_connections / 10 + 1).await?;
     let before = relay.resident_bytes()?;
+    let (cpu, start) = (relay.cpu()?, Instant::now());
     let idle = load::idle(&relay.address, options.idle_connections).await?;
+    let (time, cpu) = (start.elapsed(), relay.cpu()?.saturating_sub(cpu));
     let with_idle = relay.resident_bytes()?;
     drop((first, idle));
     let relay = Process::start(Kind::Relay, options).await?;
@@ -264,9 +276,11 @@ async fn memory(options: &BenchOptions) -> Result<MemoryReport, BenchError> {
     let per = |after: u64, before: u64, count: usize| {
         after.saturating_sub(before) as f64 / count.max(1) as f64
     };
-    Ok(MemoryReport {
-        start_bytes: start,
+    let memory = MemoryReport {
+        start_bytes,
         idle_connection_bytes: per(with_idle, before, options.idle_connections),
         empty_queue_bytes: per(with_queues, before_queues, options.queues),
-    })
+    };
+    let connecting = CreationReport::of(options.idle_connections, time, cpu);
+    Ok((memory, connecting))
 }

@@ -222,3 +222,110 @@ impl Rest<'_> {
         Some((parts, messages))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::generator;
+    use junto_smp::key::AuthSecret;
+    use proptest::prelude::*;
+
+    fn queue(mode: Option<QueueMode>, suspended: bool, secured: bool) -> Queue {
+        let mut rng = generator().unwrap();
+        Queue::restore(QueueParts {
+            recipient: RecipientId::random(&mut rng),
+            sender: SenderId::random(&mut rng),
+            mode,
+            recipient_key: AuthSecret::generate(&mut rng).public_key(),
+            sender_key: secured.then(|| AuthSecret::generate(&mut rng).public_key()),
+            delivery_key: DeliveryKey::from_bytes(&[9; 32]),
+            suspended,
+        })
+    }
+
+    /// All records of `bytes`, written again.
+    fn again(bytes: &[u8], memory: &Arc<Memory>) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut start = 0;
+        let mut whole: Option<Queue> = None;
+        while let Some(body) = first(&bytes[start..]) {
+            match decode(&bytes[start..][body.clone()], memory).unwrap() {
+                Record::Queue(parts, _) => whole = Some(Queue::restore(*parts)),
+                Record::Message(_, message) => whole.as_mut().unwrap().restore_message(message),
+                _ => panic!("only queues here"),
+            }
+            start += body.end;
+        }
+        assert_eq!(start, bytes.len());
+        append_queue(&mut out, &whole.unwrap());
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn queues_come_back_as_they_were(
+            mode in prop::sample::select(vec![
+                None, Some(QueueMode::Messaging), Some(QueueMode::Contact),
+            ]),
+            suspended: bool,
+            secured: bool,
+            bodies in prop::collection::vec(prop::option::of(
+                prop::collection::vec(any::<u8>(), 0..200)), 0..5),
+        ) {
+            let memory = Memory::new(usize::MAX);
+            let mut queue = queue(mode, suspended, secured);
+            for (n, body) in (0..).zip(bodies) {
+                queue.restore_message(Message {
+                    id: MessageId([n; ID_BYTES]),
+                    time: Timestamp(u64::from(n) << 33),
+                    content: match body {
+                        Some(body) => Content::Body {
+                            flags: MessageFlags { notify: n % 2 == 0 },
+                            body: memory.store(&body),
+                        },
+                        None => Content::QuotaReached,
+                    },
+                });
+            }
+            let mut bytes = Vec::new();
+            append_queue(&mut bytes, &queue);
+            prop_assert_eq!(again(&bytes, &memory), bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let memory = Memory::new(usize::MAX);
+            let _ = first(&bytes);
+            let _ = decode(&bytes, &memory);
+        }
+
+        #[test]
+        fn one_wrong_bit_is_noticed(position in 0_usize..1_000_000) {
+            let mut bytes = Vec::new();
+            append_queue(&mut bytes, &queue(None, true, true));
+            let position = position % (bytes.len() * 8);
+            bytes[position / 8] ^= 1 << (position % 8);
+            prop_assert!(first(&bytes).is_none());
+        }
+    }
+
+    #[test]
+    fn the_largest_message_is_a_record() {
+        let memory = Memory::new(usize::MAX);
+        let mut queue = queue(None, false, false);
+        let id = MessageId([1; ID_BYTES]);
+        let body = memory.store(&[5; BODY_BYTES_MAX]);
+        let content = Content::Body {
+            flags: MessageFlags::default(),
+            body,
+        };
+        queue.restore_message(Message {
+            id,
+            time: Timestamp(1),
+            content,
+        });
+        let mut bytes = Vec::new();
+        append_change(&mut bytes, &queue, Change::Stored(id));
+        assert_eq!(first(&bytes), Some(HEAD_BYTES..HEAD_BYTES + BODY_MAX));
+    }
+}
