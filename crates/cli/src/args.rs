@@ -318,15 +318,24 @@ pub(crate) struct Chat {
 pub(crate) enum BenchCommand {
     /// The relay's message path, against the same blocks through the same TLS and cryptography
     Relay {
-        /// Messages to carry
-        #[arg(long, default_value_t = 20_000)]
-        messages: u32,
+        /// Messages in each of three rounds
+        #[arg(long, default_value_t = 10_000)]
+        messages: u64,
+        /// Threads of the relay
+        #[arg(long, default_value_t = 1, value_parser = threads)]
+        threads: usize,
+        /// With a journal: `true` waits for the disk, `false` for the system only [default: in memory]
+        #[arg(long, value_name = "SYNC")]
+        journal: Option<bool>,
     },
     /// A session's send and receive, against the same bytes over plain TCP and over TLS
     Session {
         /// Small messages to send
-        #[arg(long, default_value_t = 2_000)]
+        #[arg(long, default_value_t = 20_000)]
         messages: u32,
+        /// Over the carrier in memory instead of queues: what the session itself costs
+        #[arg(long)]
+        memory: bool,
     },
     /// Key generation and signing, against bare `blst` calls
     Bls {
@@ -334,6 +343,13 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 20)]
         rounds: u32,
     },
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=256) => Ok(number),
+        _ => Err("1 to 256".to_owned()),
+    }
 }
 
 #[cfg(test)]

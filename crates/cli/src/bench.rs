@@ -1,13 +1,39 @@
 //! `junto bench`: figures beside a floor measured in the same run.
+//!
+//! Machines are shared and noisy: the ratio to the floor means more than the figure.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use junto_agent::{Agent, AgentConfig};
+use junto_crypto::aead::StoreKey;
+use junto_relay::{Relay, RelayConfig, RunningRelay};
+use junto_session::bench::{Figures, Options, Seat, loopback, stream_figures};
+use junto_session::carrier::memory::Hub;
+use junto_session::carrier::{self, Carriage};
+use junto_tls::{ClientTls, ServerIdentity, ServerTls, handshake};
+use rustls::pki_types::UnixTime;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::args::BenchCommand;
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
 use crate::output::Output;
+use crate::random;
+
+/// Bytes that TLS may hold for a slow reader in the floor.
+const TLS_BUFFER_BYTES: usize = 256 * 1024;
 
 pub(crate) async fn run(command: BenchCommand, output: Output) -> Result<(), Failure> {
     match command {
         BenchCommand::Bls { rounds } => bls(rounds, output),
-        BenchCommand::Relay { .. } | BenchCommand::Session { .. } => Err(Failure::failed("x")),
+        BenchCommand::Relay {
+            messages,
+            threads,
+            journal,
+        } => relay(messages, threads, journal, output).await,
+        BenchCommand::Session { messages, memory } => session(messages, memory, output).await,
     }
 }
 
@@ -21,16 +47,214 @@ fn bls(rounds: u32, output: Output) -> Result<(), Failure> {
     progress.done();
     output.result(&report, || {
         let mut lines = vec![format!(
-            "{:<14} {:>7} {:>12} {:>12} {:>6}  floor",
+            "{:<24} {:>9} {:>12} {:>12} {:>6}  floor",
             "operation", "t of n", "µs", "floor µs", "ratio"
         )];
         lines.extend(report.figures.iter().map(|f| {
             let shape = format!("{} of {}", f.required, f.holders);
             format!(
-                "{:<14} {:>7} {:>12.0} {:>12.0} {:>6.2}  {}",
-                f.operation, shape, f.microseconds, f.floor_microseconds, f.ratio, f.floor
+                "{:<24} {shape:>9} {:>12.0} {:>12.0} {:>6.2}  {}",
+                f.operation, f.microseconds, f.floor_microseconds, f.ratio, f.floor
             )
         }));
         lines.join("\n")
     })
+}
+
+async fn relay(
+    messages: u64,
+    threads: usize,
+    journal: Option<bool>,
+    output: Output,
+) -> Result<(), Failure> {
+    let progress =
+        output.progress("measuring the relay against its floor, each in a process of its own");
+    let options = junto_relay::bench::BenchOptions {
+        messages,
+        threads,
+        journal,
+        ..Default::default()
+    };
+    let report = junto_relay::bench::run(options)
+        .await
+        .map_err(Failure::failed)?;
+    progress.done();
+    output.result(&report, || {
+        let (m, l, c, r) = (&report.message, &report.latency_us, &report.creation, &report.memory);
+        [
+            "one message of 16 KiB: SEND, MSG, ACK".to_owned(),
+            format!("  relay CPU           {:>10.1} µs   floor {:.1} µs (same blocks, TLS, cryptography)", m.cpu_us, m.floor_cpu_us),
+            format!("  floor over relay    {:>10.0} %", m.floor_ratio * 100.0),
+            format!("  messages            {:>10.0} /CPU-second, {:.0} /s with the clients on this machine", m.per_cpu_second, m.per_second),
+            format!("  latency             {:>10.0} µs p50, {:.0} µs p99 (a PING: {:.0}, {:.0})", l.p50, l.p99, report.ping_us.p50, report.ping_us.p99),
+            format!("queue creation        {:>10.0} /CPU-second, {:.0} /s", c.per_cpu_second, c.per_second),
+            format!("idle connection       {:>10.1} KiB", r.idle_connection_bytes / 1024.0),
+            format!("empty queue           {:>10.0} bytes", r.empty_queue_bytes),
+            format!("relay at start        {:>10.1} MiB", r.start_bytes as f64 / 1048576.0),
+        ]
+        .join("\n")
+    })
+}
+
+async fn session(messages: u32, memory: bool, output: Output) -> Result<(), Failure> {
+    let options = Options {
+        small_messages: messages,
+        ..Options::default()
+    };
+    let dir = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let progress = output.progress("measuring a session of two parties");
+    let (carrier, report) = if memory {
+        let hub = Hub::new();
+        let seats = [
+            seat_in_memory(&hub, &dir, "a")?,
+            seat_in_memory(&hub, &dir, "b")?,
+        ];
+        ("memory", measure(seats, options).await?)
+    } else {
+        let relay = embedded_relay().await?;
+        let address = relay.address().to_string();
+        let seats = [
+            seat_over_queues(&address, &dir, "a").await?,
+            seat_over_queues(&address, &dir, "b").await?,
+        ];
+        ("queues", measure(seats, options).await?)
+    };
+    progress.step("measuring TLS on loopback");
+    let tls = tls_figures(options).await?;
+    progress.done();
+    let value = json!({
+        "carrier": carrier,
+        "forming_ms": report.forming.as_secs_f64() * 1e3,
+        "session": to_json(&report.session),
+        "tcp": to_json(&report.tcp),
+        "tls": to_json(&tls),
+        "hop_over_tls": ratio(report.session.hop_p50, tls.hop_p50),
+        "bulk_over_tls": report.session.bulk_bytes_per_second / tls.bulk_bytes_per_second,
+    });
+    output.result(&value, || {
+        let line = |name: &str, f: &Figures| {
+            format!(
+                "{name:<18} {:>9.0} {:>9.0} {:>14.0} {:>11.1}",
+                micros(f.hop_p50),
+                micros(f.hop_p99),
+                f.small_per_second,
+                f.bulk_bytes_per_second / 1e6
+            )
+        };
+        [
+            format!(
+                "{:<18} {:>9} {:>9} {:>14} {:>11}",
+                "", "hop µs", "p99 µs", "40 B msgs/s", "bulk MB/s"
+            ),
+            line(&format!("session, {carrier}"), &report.session),
+            line("TLS on loopback", &tls),
+            line("TCP on loopback", &report.tcp),
+            format!("formed in {:.0} ms", report.forming.as_secs_f64() * 1e3),
+        ]
+        .join("\n")
+    })
+}
+
+async fn measure(
+    [a, b]: [OwnedSeat; 2],
+    options: Options,
+) -> Result<junto_session::bench::Report, Failure> {
+    let seat = |own: OwnedSeat| (own.carriage, own.relay, own.dir);
+    let ((near, near_relay, near_dir), (far, far_relay, far_dir)) = (seat(a), seat(b));
+    let near = Seat {
+        carriage: near,
+        relay: near_relay,
+        dir: &near_dir,
+    };
+    let far = Seat {
+        carriage: far,
+        relay: far_relay,
+        dir: &far_dir,
+    };
+    junto_session::bench::run(near, far, options)
+        .await
+        .map_err(Failure::failed)
+}
+
+/// A party of the measured session.
+struct OwnedSeat {
+    carriage: Carriage,
+    relay: String,
+    dir: PathBuf,
+}
+
+fn folder(dir: &TempDir, name: &str) -> Result<PathBuf, Failure> {
+    let path = dir.path().join(name);
+    std::fs::create_dir(&path).context("cannot make a temporary folder")?;
+    Ok(path)
+}
+
+fn seat_in_memory(hub: &Hub, dir: &TempDir, name: &str) -> Result<OwnedSeat, Failure> {
+    Ok(OwnedSeat {
+        carriage: hub.open(name),
+        relay: String::new(),
+        dir: folder(dir, name)?,
+    })
+}
+
+async fn seat_over_queues(relay: &str, dir: &TempDir, name: &str) -> Result<OwnedSeat, Failure> {
+    let dir = folder(dir, name)?;
+    let key = StoreKey::generate(&mut random());
+    let (agent, events) = Agent::open(AgentConfig::new(dir.join("agent.db"), key))
+        .await
+        .context("cannot open an agent")?;
+    Ok(OwnedSeat {
+        carriage: carrier::agent::carriage(agent, events),
+        relay: relay.to_owned(),
+        dir,
+    })
+}
+
+/// A relay in memory, in this process.
+async fn embedded_relay() -> Result<RunningRelay, Failure> {
+    let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let config = RelayConfig::in_memory("127.0.0.1", bind).context("cannot configure a relay")?;
+    Relay::start(config, identity()?)
+        .await
+        .context("cannot start a relay")
+}
+
+fn identity() -> Result<ServerIdentity, Failure> {
+    ServerIdentity::ephemeral("127.0.0.1", &mut random(), UnixTime::now())
+        .context("cannot make an identity")
+}
+
+/// The floor over TLS: the relay's own TLS configuration, on loopback.
+async fn tls_figures(options: Options) -> Result<Figures, Failure> {
+    let identity = identity()?;
+    let server = ServerTls::new(&identity).context("TLS")?;
+    let client = ClientTls::new().context("TLS")?;
+    let (near, far) = loopback().await.context("cannot connect on loopback")?;
+    let (connected, accepted) = tokio::join!(
+        handshake::connect(&client, *identity.fingerprint(), near),
+        handshake::accept(&server, far, TLS_BUFFER_BYTES)
+    );
+    let (near, far) = (
+        connected.context("TLS")?.stream,
+        accepted.context("TLS")?.stream,
+    );
+    stream_figures(near, far, options)
+        .await
+        .context("TLS on loopback")
+}
+
+fn to_json(figures: &Figures) -> Value {
+    json!({
+        "hop_us": { "p50": micros(figures.hop_p50), "p99": micros(figures.hop_p99) },
+        "small_per_second": figures.small_per_second,
+        "bulk_mb_per_second": figures.bulk_bytes_per_second / 1e6,
+    })
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn ratio(time: Duration, floor: Duration) -> f64 {
+    time.as_secs_f64() / floor.as_secs_f64()
 }

@@ -263,8 +263,13 @@ impl Stage {
     /// Where a process writes what it has to say: read it with `--keep`.
     fn log(&self, name: &str) -> Result<Stdio, Failure> {
         let path = self.dir.join(format!("{}.log", name.replace(' ', "-")));
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-        Ok(file.context(format_args!("cannot write {}", path.display()))?.into())
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path);
+        Ok(file
+            .context(format_args!("cannot write {}", path.display()))?
+            .into())
     }
 
     fn spawn(&self, name: &str, arguments: &[&str], profile: &Path) -> Result<Actor, Failure> {

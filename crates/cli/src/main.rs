@@ -28,6 +28,8 @@ fn random() -> impl rand_core::CryptoRng {
 }
 
 fn main() -> ExitCode {
+    // `junto bench relay` starts this program again as the server that it measures.
+    junto_relay::bench::child();
     let cli = Cli::parse();
     let output = Output {
         json: cli.global.json,

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use junto_crypto::aead::StoreKey;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
@@ -91,9 +91,9 @@ pub async fn run(a: Seat<'_>, b: Seat<'_>, options: Options) -> Result<Report, S
     let (a, b) = form(a, b, options.patience).await?;
     let forming = begun.elapsed();
     let session = session_figures(&a, &b, options).await?;
-    let tcp = tcp_figures(options)
-        .await
-        .map_err(|error| LocalError::Carrier(Box::new(error)))?;
+    let failed = |error: io::Error| LocalError::Carrier(Box::new(error));
+    let (near, far) = loopback().await.map_err(failed)?;
+    let tcp = stream_figures(near, far, options).await.map_err(failed)?;
     Ok(Report {
         forming,
         session,
@@ -231,19 +231,36 @@ async fn stream(
     Ok(begun.elapsed())
 }
 
-async fn tcp_figures(options: Options) -> io::Result<Figures> {
+/// Two ends of a TCP connection over loopback, without delay.
+///
+/// # Errors
+/// If the system gives none.
+pub async fn loopback() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let (a, b) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let (mut a, mut b) = (a?, b?.0);
+    let (a, b) = (a?, b?.0);
     a.set_nodelay(true)?;
     b.set_nodelay(true)?;
+    Ok((a, b))
+}
+
+/// A floor: the same bytes between the two ends of a connection.
+///
+/// # Errors
+/// If the connection breaks.
+pub async fn stream_figures<S, T>(mut a: S, mut b: T, options: Options) -> io::Result<Figures>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     let mut hops = Vec::with_capacity(options.round_trips as usize);
     let ping = async {
         let mut buffer = vec![7; options.small_bytes];
         for _ in 0..options.round_trips {
             let begun = Instant::now();
             a.write_all(&buffer).await?;
+            a.flush().await?;
             a.read_exact(&mut buffer).await?;
             hops.push(begun.elapsed() / 2);
         }
@@ -254,21 +271,22 @@ async fn tcp_figures(options: Options) -> io::Result<Figures> {
         for _ in 0..options.round_trips {
             b.read_exact(&mut buffer).await?;
             b.write_all(&buffer).await?;
+            b.flush().await?;
         }
         Ok::<_, io::Error>(())
     };
     let (pinged, ponged) = tokio::join!(ping, pong);
     pinged?;
     ponged?;
-    let small = tcp_stream(&mut a, &mut b, options.small_messages, options.small_bytes).await?;
-    let bulk = tcp_stream(&mut a, &mut b, options.large_messages, options.large_bytes).await?;
+    let small = write_through(&mut a, &mut b, options.small_messages, options.small_bytes).await?;
+    let bulk = write_through(&mut a, &mut b, options.large_messages, options.large_bytes).await?;
     Ok(figures(&mut hops, small, bulk, options))
 }
 
 /// One write a message, as programs do.
-async fn tcp_stream(
-    a: &mut TcpStream,
-    b: &mut TcpStream,
+async fn write_through(
+    a: &mut (impl AsyncWrite + Unpin),
+    b: &mut (impl AsyncRead + Unpin),
     messages: u32,
     bytes: usize,
 ) -> io::Result<Duration> {
@@ -278,7 +296,7 @@ async fn tcp_stream(
         for _ in 0..messages {
             a.write_all(&buffer).await?;
         }
-        Ok::<_, io::Error>(())
+        a.flush().await
     };
     let receive = async {
         let mut buffer = vec![0; bytes];
