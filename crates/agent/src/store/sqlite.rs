@@ -36,6 +36,9 @@ impl SqliteStore {
     pub fn open(path: &Path, key: StoreKey) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         let exists = path.metadata().is_ok_and(|file| file.len() > 0);
+        if !exists {
+            private_file(path)?;
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let flags = if exists {
             flags
@@ -312,14 +315,22 @@ fn sealing_context(key: &RowKey) -> Vec<u8> {
 fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = OsString::from(path.as_os_str());
     name.push(".lock");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    let file = options.open(PathBuf::from(name))?;
+    let file = private_file(&PathBuf::from(name))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Busy),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
+}
+
+/// Opens a file, or makes one that other users cannot read. SQLite gives the files beside it the same
+/// rights.
+fn private_file(path: &Path) -> Result<File, StoreError> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    Ok(options.open(path)?)
 }
 
 /// The format of an existing file, which must be one of ours and whole.
