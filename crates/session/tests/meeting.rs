@@ -251,3 +251,20 @@ async fn sessions_resume_after_reopening() {
     assert_eq!(mine.len(), 3);
     assert!(theirs.iter().all(|all| *all == mine));
 }
+
+#[tokio::test]
+async fn messages_have_a_limit() {
+    let table = Table::of(2, &Hub::new()).await;
+    let run = table.sessions[0].execution("limit").await.unwrap();
+    let to = table.sessions[1].me();
+    let longest = 16 * 1024 * 1024;
+    let error = run.send(0, to, vec![0; longest + 1]).await.unwrap_err();
+    assert!(matches!(
+        error,
+        junto_session::SessionError::Misuse(junto_session::Misuse::TooLong)
+    ));
+    run.send(0, to, vec![5; longest]).await.unwrap();
+    let other = table.sessions[1].execution("limit").await.unwrap();
+    let got = other.gather(0, Kind::P2p, PATIENCE).await.unwrap();
+    assert_eq!(got[&table.sessions[0].me()].len(), longest);
+}

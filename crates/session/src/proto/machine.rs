@@ -336,7 +336,8 @@ impl Machine {
                 message,
             });
         }
-        if peer.broken.is_some() && !self.still_listens() {
+        let deaf = self.phase == Phase::Closing || (peer.broken.is_some() && !self.still_listens());
+        if deaf {
             return;
         }
         let Some(peer) = self.peers.get_mut(&slot) else {
@@ -393,6 +394,11 @@ impl Machine {
             | Record::Echo { header, .. }
             | Record::Abort { header, .. }
             | Record::Channel { header, .. } => {
+                if !matches!(self.phase, Phase::Binding | Phase::Formed) {
+                    // Nobody will ask for it.
+                    self.drop_rows(slot, &arrived, &mut work.step.delta);
+                    return;
+                }
                 if let Err(fault) = self.check_header(slot, header.from, header.to) {
                     self.drop_rows(slot, &arrived, &mut work.step.delta);
                     self.fault(slot, fault, work);

@@ -1,0 +1,165 @@
+//! Profile keys: remembered, pinned, changed, missing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
+
+mod table;
+
+use std::sync::Arc;
+
+use junto_crypto::ed25519::SigningKey;
+use junto_session::{
+    DisplayName, Fault, IdentityFault, Misuse, Params, PartyCount, Persona, Policy, Session,
+    SessionError, Sessions, carrier::memory::Hub,
+};
+use table::{PATIENCE, open};
+
+struct Person {
+    name: &'static str,
+    key: u8,
+    sessions: Sessions,
+    _dir: tempfile::TempDir,
+}
+
+impl Person {
+    fn new(hub: &Hub, name: &'static str, key: u8) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Two people may use one name; their mailboxes differ.
+        let sessions = open(dir.path(), hub, &format!("{name} {key}"));
+        Self {
+            name,
+            key,
+            sessions,
+            _dir: dir,
+        }
+    }
+
+    fn profile(&self) -> Arc<SigningKey> {
+        Arc::new(SigningKey::from_seed(&[self.key; 32]))
+    }
+
+    fn persona(&self) -> Persona {
+        Persona {
+            display_name: DisplayName::new(self.name).unwrap(),
+            profile: Some(self.profile()),
+            relay: String::new(),
+        }
+    }
+}
+
+async fn meet(a: &Person, b: &Person, policy: Policy) -> [Result<Session, SessionError>; 2] {
+    let params = Params {
+        name: "meeting".to_owned(),
+        parties: PartyCount::new(2).unwrap(),
+        policy,
+    };
+    let (hosting, link) = a
+        .sessions
+        .new_session(params, a.persona(), PATIENCE)
+        .await
+        .unwrap();
+    let joining = b.sessions.join(link, b.persona()).await.unwrap();
+    let (x, y) = tokio::join!(hosting.formed(PATIENCE), joining.formed(PATIENCE));
+    let _ = a.sessions.close("meeting").await;
+    let _ = b.sessions.close("meeting").await;
+    [x, y]
+}
+
+fn identity_fault(result: &Result<Session, SessionError>) -> Option<&IdentityFault> {
+    match result {
+        Err(SessionError::Peer(blame)) => match &blame.fault {
+            Fault::Identity(fault) => Some(fault),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn tofu_remembers_and_stops_on_change() {
+    let hub = Hub::new();
+    let (ada, bob) = (Person::new(&hub, "Ada", 1), Person::new(&hub, "Bob", 2));
+    for _ in 0..2 {
+        for result in meet(&ada, &bob, Policy::Tofu).await {
+            result.unwrap();
+        }
+    }
+    let known = ada.sessions.known_keys().await.unwrap();
+    assert_eq!(known.key("Bob"), Some(&bob.profile().verifying_key()));
+    let impostor = Person::new(&hub, "Bob", 3);
+    let [at_ada, at_impostor] = meet(&ada, &impostor, Policy::Tofu).await;
+    assert!(
+        matches!(identity_fault(&at_ada), Some(IdentityFault::KeyChanged { name, .. }) if name == "Bob"),
+        "{at_ada:?}"
+    );
+    at_impostor.unwrap_err();
+    // The user may decide that Bob has a new profile.
+    let new = impostor.profile().verifying_key();
+    ada.sessions.trust("Bob", new).await.unwrap();
+    for result in meet(&ada, &impostor, Policy::Tofu).await {
+        result.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn pinned_admits_the_listed_only() {
+    let hub = Hub::new();
+    let (ada, bob) = (Person::new(&hub, "Ada", 1), Person::new(&hub, "Bob", 2));
+    let key = ada.profile().verifying_key();
+    bob.sessions.trust("whatever", key).await.unwrap();
+    let [at_ada, at_bob] = meet(&ada, &bob, Policy::Pinned).await;
+    assert!(matches!(
+        identity_fault(&at_ada),
+        Some(IdentityFault::NotPinned { .. })
+    ));
+    at_bob.unwrap_err();
+    let key = bob.profile().verifying_key();
+    ada.sessions.trust("Bob", key).await.unwrap();
+    for result in meet(&ada, &bob, Policy::Pinned).await {
+        result.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn one_profile_cannot_sit_twice() {
+    let hub = Hub::new();
+    let (ada, twin) = (Person::new(&hub, "Ada", 1), Person::new(&hub, "Eve", 1));
+    for result in meet(&ada, &twin, Policy::Tofu).await {
+        result.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_persona_must_fit_the_policy() {
+    let hub = Hub::new();
+    let ada = Person::new(&hub, "Ada", 1);
+    let params = |policy| Params {
+        name: "meeting".to_owned(),
+        parties: PartyCount::new(2).unwrap(),
+        policy,
+    };
+    for (policy, persona) in [
+        (Policy::Anonymous, ada.persona()),
+        (Policy::Pinned, Persona::default()),
+        (
+            Policy::Tofu,
+            Persona {
+                display_name: DisplayName::default(),
+                ..ada.persona()
+            },
+        ),
+    ] {
+        let made = ada
+            .sessions
+            .new_session(params(policy), persona, PATIENCE)
+            .await;
+        assert!(matches!(
+            made.err(),
+            Some(SessionError::Misuse(Misuse::Policy))
+        ));
+    }
+}
