@@ -1,0 +1,481 @@
+//! Parties that send each other messages through their agents: the agent layer under test.
+//!
+//! Each party's application follows the contract of `junto-agent`: it repeats calls with the same
+//! tag after a crash, records each message once by its id, and acknowledges after that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use junto_agent::proto::{
+    CallError, Command, ConnectionId, Event, Link, MAX_BODY, MessageId, Reply, RequestId, Tag,
+    Ticket,
+};
+
+use crate::{
+    agents::{Agents, Report},
+    dice::{Dice, Seed},
+    faults::Faults,
+    invariants::{
+        both_ends_agree, delivered_means_received, in_order, integrity_is_ok, no_connection_fails,
+        nobody_hangs, nothing_invented, nothing_lost, nothing_twice,
+    },
+    mutation::Mutation,
+    stream::Stream,
+    timeline::Timeline,
+    trace::Trace,
+    verdict::{Run, Violation},
+};
+
+/// When the faults stop.
+const FAULTS_MS: u64 = 3_000;
+/// How long to go on after everything has arrived: what is repeated late is repeated too.
+const AFTERMATH_MS: u64 = 4_000;
+
+type Checked = Result<(), Violation>;
+
+enum Happening {
+    /// A party's application does something of its own.
+    Tick(usize),
+    Acknowledge(usize, u64, ConnectionId, MessageId),
+}
+
+/// What a call was for.
+enum Call {
+    /// A link for these peers.
+    Offer(Vec<usize>),
+    Connect,
+    Send(usize, u64),
+    Other,
+}
+
+/// What an application keeps in its own store.
+#[derive(Default)]
+struct Notebook {
+    connections: BTreeMap<ConnectionId, Contact>,
+    peers: BTreeMap<usize, ConnectionId>,
+}
+
+struct Contact {
+    peer: usize,
+    binding: [u8; 32],
+    /// The last message recorded.
+    last: Option<MessageId>,
+}
+
+/// What an application forgets when it dies.
+#[derive(Default)]
+struct Memory {
+    run: u64,
+    up: bool,
+    calls: BTreeMap<Ticket, Call>,
+    /// Peers whose connection is being made.
+    asked: BTreeSet<usize>,
+    /// Numbers of messages by their ids, for receipts.
+    ids: BTreeMap<(usize, MessageId), u64>,
+}
+
+/// The world of one run.
+struct World {
+    agents: Agents,
+    timeline: Timeline<Happening>,
+    dice: Dice,
+    parties: usize,
+    /// Each party's relay.
+    homes: Vec<usize>,
+    /// Whether a party gives one address to all instead of a link to each.
+    public: Vec<bool>,
+    quota: u64,
+    notebooks: Vec<Notebook>,
+    memories: Vec<Memory>,
+    streams: BTreeMap<(usize, usize), Stream>,
+    /// Links that travelled out of band, by who made them for whom.
+    links: BTreeMap<(usize, usize), Link>,
+    tickets: u64,
+    mutation: Mutation,
+}
+
+/// Runs one seed; `keep` keeps the lines of the trace.
+#[must_use]
+pub fn run(seed: Seed, keep: bool, mutation: Mutation) -> Run {
+    let faults = Faults::draw(&mut seed.dice("faults"));
+    run_with(seed, keep, mutation, faults)
+}
+
+/// Runs one seed under given faults.
+#[must_use]
+pub fn run_with(seed: Seed, keep: bool, mutation: Mutation, faults: Faults) -> Run {
+    let mut dice = seed.dice("messengers");
+    let parties = if dice.chance(750) { 2 } else { 3 };
+    let relays = if dice.chance(500) { 1 } else { 2 };
+    let mut world = World {
+        agents: Agents::new(seed, (parties, relays), faults, mutation, Trace::new(keep)),
+        timeline: Timeline::new(seed.dice("messengers' ties")),
+        parties,
+        homes: (0..parties).map(|_| dice.index(relays)).collect(),
+        public: (0..parties).map(|_| dice.chance(400)).collect(),
+        quota: dice.between(1, 10),
+        notebooks: (0..parties).map(|_| Notebook::default()).collect(),
+        memories: (0..parties).map(|_| Memory::default()).collect(),
+        streams: pairs(parties)
+            .map(|(a, b)| ((a, b), Stream::new(a, b)))
+            .collect(),
+        links: BTreeMap::new(),
+        tickets: 0,
+        mutation,
+        dice,
+    };
+    for party in 0..parties {
+        world.timeline.after(0, Happening::Tick(party));
+    }
+    let result = world.play();
+    Run {
+        tally: world.agents.tally.clone(),
+        digest: world.agents.trace.digest(),
+        lines: world.agents.trace.lines().map(str::to_owned).collect(),
+        result,
+    }
+}
+
+fn pairs(parties: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..parties).flat_map(move |a| (0..parties).filter(move |b| a != *b).map(move |b| (a, b)))
+}
+
+impl World {
+    fn play(&mut self) -> Checked {
+        self.until(|_, now_ms| now_ms >= FAULTS_MS)?;
+        self.agents.faults = Faults::NONE;
+        self.until(|world, _| world.is_done())?;
+        // Everybody restarts once more: what comes again now must be known.
+        for party in 0..self.parties {
+            self.agents.crash(party);
+        }
+        let end = self.now_ms() + AFTERMATH_MS;
+        self.until(|_, now_ms| now_ms >= end)?;
+        self.streams.values().try_for_each(nothing_lost::check)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.agents.now_ms().max(self.timeline.now_ms())
+    }
+
+    fn is_done(&self) -> bool {
+        self.streams
+            .values()
+            .all(|stream| stream.issued == self.quota && stream.is_complete())
+    }
+
+    fn until(&mut self, done: impl Fn(&Self, u64) -> bool) -> Checked {
+        while !done(self, self.now_ms()) {
+            let healed_for = self.now_ms().saturating_sub(FAULTS_MS);
+            nobody_hangs::check(healed_for, || {
+                let streams: Vec<_> = self.streams.values().map(ToString::to_string).collect();
+                streams.join("; ")
+            })?;
+            let (theirs, ours) = (self.agents.next_ms(), self.timeline.next_ms());
+            if ours.is_none() || theirs.is_some_and(|theirs| Some(theirs) <= ours) {
+                self.agents.run_one();
+            } else if let Some(happening) = self.timeline.take_next() {
+                self.agents.wait_until(self.timeline.now_ms());
+                self.happen(happening);
+            }
+            self.timeline.wait_until(self.agents.now_ms());
+            self.listen()?;
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Tick(party) => {
+                let next = self.dice.between(5, 120);
+                self.timeline.after(next, Happening::Tick(party));
+                if self.memories[party].up {
+                    self.tick(party);
+                }
+            }
+            Happening::Acknowledge(party, run, connection, message) => {
+                if self.memories[party].run == run {
+                    let command = Command::Acknowledge {
+                        connection,
+                        message,
+                    };
+                    self.call(party, Call::Other, command);
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, party: usize, call: Call, command: Command) {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.memories[party].calls.insert(ticket, call);
+        self.agents.command(party, ticket, command);
+    }
+
+    fn tick(&mut self, party: usize) {
+        let peers: Vec<_> = (0..self.parties).filter(|peer| *peer != party).collect();
+        for peer in &peers {
+            if !self.notebooks[party].peers.contains_key(peer)
+                && self.memories[party].asked.insert(*peer)
+            {
+                self.connect(party, *peer);
+            }
+        }
+        let peer = peers[self.dice.index(peers.len())];
+        let Some(connection) = self.notebooks[party].peers.get(&peer).copied() else {
+            return;
+        };
+        let bursts = if self.dice.chance(200) { 4 } else { 1 };
+        for _ in 0..bursts {
+            self.send(party, peer, connection);
+        }
+    }
+
+    fn send(&mut self, party: usize, peer: usize, connection: ConnectionId) {
+        let quota = self.quota;
+        let len = match self.dice.below(10) {
+            0 => MAX_BODY,
+            1 => 0,
+            _ => 100,
+        };
+        let Some(stream) = self.streams.get_mut(&(party, peer)) else {
+            return;
+        };
+        if stream.issued >= quota || !self.memories[party].up {
+            return;
+        }
+        let number = stream.issued;
+        stream.issued += 1;
+        let body = stream.body(number, len);
+        self.call(
+            party,
+            Call::Send(peer, number),
+            Command::Send { connection, body },
+        );
+    }
+
+    /// The lower number invites, the higher one joins.
+    fn connect(&mut self, party: usize, peer: usize) {
+        let relay = self.agents.relay_address(self.homes[party]);
+        let info = vec![party as u8; 1 + self.dice.index(60)];
+        if party > peer {
+            match self.links.get(&(peer, party)) {
+                Some(link) => {
+                    let (tag, link) = (Tag::named(&[b"join", &[peer as u8]]), link.clone());
+                    let command = Command::Join {
+                        tag,
+                        link,
+                        relay,
+                        info,
+                    };
+                    self.call(party, Call::Connect, command);
+                }
+                // Not heard of it yet.
+                None => {
+                    self.memories[party].asked.remove(&peer);
+                }
+            }
+        } else if self.public[party] {
+            let tag = Tag::named(&[b"address"]);
+            let peers = (party + 1..self.parties).collect();
+            self.call(
+                party,
+                Call::Offer(peers),
+                Command::CreateAddress { tag, relay },
+            );
+        } else {
+            let tag = Tag::named(&[b"invite", &[peer as u8]]);
+            let command = Command::CreateInvitation { tag, relay, info };
+            self.call(party, Call::Offer(vec![peer]), command);
+        }
+    }
+
+    fn listen(&mut self) -> Checked {
+        loop {
+            let mut reports = self.agents.take_reports();
+            if reports.is_empty() {
+                return Ok(());
+            }
+            while let Some((party, report)) = reports.pop_front() {
+                // A process that is about to die may not get as far as hearing this.
+                let dies = reports
+                    .iter()
+                    .any(|(other, later)| *other == party && matches!(later, Report::Crashed));
+                if dies && !matches!(report, Report::Crashed) && self.dice.chance(500) {
+                    continue;
+                }
+                self.hear(party, report)?;
+            }
+        }
+    }
+
+    fn hear(&mut self, party: usize, report: Report) -> Checked {
+        let memory = &mut self.memories[party];
+        match report {
+            Report::Started => memory.up = true,
+            Report::Crashed => {
+                let run = memory.run + 1;
+                *memory = Memory {
+                    run,
+                    ..Memory::default()
+                };
+            }
+            Report::Answer(ticket, answer) => {
+                if let Some(call) = memory.calls.remove(&ticket) {
+                    return self.answered(party, call, answer);
+                }
+            }
+            Report::Event(event) => return self.event(party, event),
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, party: usize, call: Call, answer: Result<Reply, CallError>) -> Checked {
+        match (call, answer) {
+            (Call::Send(peer, number), Ok(Reply::Message(id))) => {
+                self.memories[party].ids.insert((peer, id), number);
+                if let Some(stream) = self.streams.get_mut(&(party, peer)) {
+                    stream.confirmed.insert(number);
+                }
+            }
+            (Call::Offer(peers), Ok(Reply::Address(link))) => {
+                self.publish(party, &peers, Link::Contact(link))?;
+            }
+            (Call::Offer(peers), Ok(Reply::Invitation(_, link))) => {
+                self.publish(party, &peers, Link::Invitation(link))?;
+            }
+            (Call::Connect | Call::Other, Ok(_)) => {}
+            (_, Ok(reply)) => return no_connection_fails::check(party, reply),
+            (_, Err(error)) => return no_connection_fails::check(party, error),
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, party: usize, peers: &[usize], link: Link) -> Checked {
+        for peer in peers {
+            if let Some(before) = self.links.insert((party, *peer), link.clone()) {
+                both_ends_agree::check("link under one tag", &before, &link)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, party: usize, event: Event) -> Checked {
+        match event {
+            Event::Request { id, info, .. } => self.request(party, id, &info),
+            Event::Connected {
+                connection,
+                info,
+                binding,
+                ..
+            } => self.connected(party, connection, &info, binding),
+            Event::Message {
+                connection,
+                id,
+                integrity,
+                body,
+            } => {
+                let Some(contact) = self.notebooks[party].connections.get(&connection) else {
+                    let text = format!("message before its connection: {connection:?}");
+                    return Err(Violation::new("in_order", text));
+                };
+                let peer = contact.peer;
+                if let Some(stream) = self.streams.get(&(peer, party)) {
+                    integrity_is_ok::check(stream, integrity)?;
+                }
+                self.message(party, peer, connection, id, &body)
+            }
+            Event::Delivered { connection, id } => {
+                let Some(contact) = self.notebooks[party].connections.get(&connection) else {
+                    return Ok(());
+                };
+                self.agents.tally.count("receipts");
+                let number = self.memories[party].ids.get(&(contact.peer, id));
+                match (number, self.streams.get(&(party, contact.peer))) {
+                    (Some(number), Some(stream)) => {
+                        delivered_means_received::check(stream, *number)
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Event::RelayDown { .. } | Event::RelayUp { .. } => Ok(()),
+            other @ (Event::Failed { .. } | Event::Unreadable { .. }) => {
+                no_connection_fails::check(party, other)
+            }
+        }
+    }
+
+    fn request(&mut self, party: usize, request: RequestId, info: &[u8]) -> Checked {
+        let relay = self.agents.relay_address(self.homes[party]);
+        let answer = vec![party as u8; info.len()];
+        let command = Command::Accept {
+            request,
+            relay,
+            info: answer,
+        };
+        self.call(party, Call::Other, command);
+        Ok(())
+    }
+
+    fn connected(
+        &mut self,
+        party: usize,
+        connection: ConnectionId,
+        info: &[u8],
+        binding: [u8; 32],
+    ) -> Checked {
+        let Some(peer) = info.first().map(|peer| usize::from(*peer)) else {
+            let text = format!("party {party}: a peer without a word about itself");
+            return Err(Violation::new("both_ends_agree", text));
+        };
+        let notebook = &mut self.notebooks[party];
+        let contact = Contact {
+            peer,
+            binding,
+            last: None,
+        };
+        let known = notebook.connections.entry(connection).or_insert(contact);
+        both_ends_agree::check("peer of one connection", &known.peer, &peer)?;
+        both_ends_agree::check("binding of one connection", &known.binding, &binding)?;
+        let first = *notebook.peers.entry(peer).or_insert(connection);
+        both_ends_agree::check("connection with one peer", &first, &connection)?;
+        let theirs = self.notebooks[peer]
+            .peers
+            .get(&party)
+            .and_then(|id| self.notebooks[peer].connections.get(id));
+        match theirs {
+            Some(theirs) => both_ends_agree::check("binding", &binding, &theirs.binding),
+            None => Ok(()),
+        }
+    }
+
+    fn message(
+        &mut self,
+        party: usize,
+        peer: usize,
+        connection: ConnectionId,
+        id: MessageId,
+        body: &[u8],
+    ) -> Checked {
+        let forgetful = self.mutation == Mutation::NoDedup;
+        let contact = self.notebooks[party].connections.get_mut(&connection);
+        let stream = self.streams.get_mut(&(peer, party));
+        if let (Some(contact), Some(stream)) = (contact, stream) {
+            let number = nothing_invented::check(stream, body)?;
+            // The store of the application holds message and id in one transaction.
+            if contact.last.is_none_or(|last| id > last) || forgetful {
+                nothing_twice::check(stream, number)?;
+                in_order::check(stream, number)?;
+                contact.last = Some(id);
+                stream.received.push(number);
+                self.agents.tally.count("messages");
+            } else {
+                self.agents.tally.count("repetitions recognised");
+            }
+        }
+        let delay = self.dice.below(80);
+        let run = self.memories[party].run;
+        self.timeline
+            .after(delay, Happening::Acknowledge(party, run, connection, id));
+        Ok(())
+    }
+}
