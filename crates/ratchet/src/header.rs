@@ -59,7 +59,7 @@ impl Header {
         })
     }
 
-    fn encode(&self, version: Version) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn encode(&self, version: Version) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(HEADER_PQ_BYTES));
         out.extend_from_slice(&self.max_version.to_be_bytes());
         write_x448(&self.key, &mut out);

@@ -24,6 +24,8 @@
 mod agreement;
 mod chain;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod params;
 mod ratchet;
