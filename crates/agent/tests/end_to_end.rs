@@ -10,8 +10,11 @@
 use core::time::Duration;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use junto_agent::store::StoreError;
+use junto_agent::proto::{Committed, Delta, Row, RowKey};
+use junto_agent::store::{MemoryStore, Store, StoreError};
 use junto_agent::{
     Agent, AgentConfig, AgentError, ConnectionId, Event, Events, Integrity, Link, MAX_BODY,
     MessageId, Misuse, Reconnect, Tag,
@@ -340,5 +343,72 @@ async fn closed_agents_say_so() {
             event,
             Event::RelayUp { .. } | Event::RelayDown { .. }
         ));
+    }
+}
+
+/// A store that can be made to refuse.
+struct Moody {
+    inner: MemoryStore,
+    refuses: Arc<AtomicBool>,
+}
+
+impl Store for Moody {
+    fn load(&mut self) -> Result<Vec<(RowKey, Row)>, StoreError> {
+        self.inner.load()
+    }
+
+    fn commit(&mut self, delta: &Delta) -> Result<Committed, StoreError> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(StoreError::Full);
+        }
+        self.inner.commit(delta)
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_calls_and_loses_nothing() {
+    let site = Site::new().await;
+    let refuses = Arc::new(AtomicBool::new(false));
+    let moody = Moody {
+        inner: MemoryStore::default(),
+        refuses: Arc::clone(&refuses),
+    };
+    let reconnect = site.config("x").reconnect;
+    let (agent, events) = Agent::open_with(Box::new(moody), true, reconnect)
+        .await
+        .unwrap();
+    let mut alice = Party { agent, events };
+    let mut bob = site.open("bob").await;
+    let made = alice
+        .agent
+        .create_invitation(tag("bob"), &site.address, b"")
+        .await;
+    let link = made.unwrap().1.into();
+    let to_alice = bob
+        .agent
+        .join(tag("alice"), &link, &site.address, b"")
+        .await
+        .unwrap();
+    bob.connected().await;
+    let (to_bob, ..) = alice.connected().await;
+    alice.agent.send(to_bob, b"before").await.unwrap();
+    refuses.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let refused = alice.agent.send(to_bob, b"refused").await;
+        assert!(matches!(refused, Err(AgentError::Store(StoreError::Full))));
+    }
+    bob.agent.send(to_alice, b"meanwhile").await.unwrap();
+    refuses.store(false, Ordering::SeqCst);
+    // The agent comes back by itself; calls are refused until then.
+    while alice.agent.send(to_bob, b"after").await.is_err() {}
+    for expected in [&b"before"[..], b"after"] {
+        assert_eq!(bob.message().await.2, expected);
+    }
+    loop {
+        match alice.next().await {
+            Event::Message { body, .. } => break assert_eq!(body, b"meanwhile"),
+            Event::Connected { .. } => {}
+            event => panic!("{event:?}"),
+        }
     }
 }

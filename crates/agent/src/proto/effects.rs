@@ -66,6 +66,8 @@ enum LinkState {
 struct RelayState {
     address: ServerAddress,
     link: LinkState,
+    /// Whether the shell keeps a connection to it.
+    dialled: bool,
 }
 
 /// See the module.
@@ -99,18 +101,38 @@ impl Effects {
             self.relays.push(RelayState {
                 address: address.clone(),
                 link: LinkState::Unknown,
+                dialled: false,
             });
             self.relays.len() - 1
         });
         // A profile with 2³² relays does not fit into memory.
         let relay = RelayId(index as u32);
-        if known.is_none() {
+        let state = &mut self.relays[index];
+        if !state.dialled {
+            state.dialled = true;
             self.outputs.push(Output::Dial {
                 relay,
                 address: address.clone(),
             });
         }
         relay
+    }
+
+    /// Relays that the shell keeps a connection to.
+    pub(super) fn dialled(&self) -> impl Iterator<Item = RelayId> {
+        let numbered = self.relays.iter().enumerate();
+        let dialled = numbered.filter(|(_, state)| state.dialled);
+        dialled.map(|(index, _)| RelayId(index as u32))
+    }
+
+    /// Nothing needs this relay any more.
+    pub(super) fn hang_up(&mut self, relay: RelayId) {
+        self.pending.retain(|_, pending| pending.relay != relay);
+        if let Some(state) = self.relays.get_mut(relay.0 as usize) {
+            state.dialled = false;
+            state.link = LinkState::Unknown;
+            self.outputs.push(Output::Hang { relay });
+        }
     }
 
     pub(super) fn relay_address(&self, relay: RelayId) -> Option<&ServerAddress> {
@@ -121,7 +143,8 @@ impl Effects {
 
     /// Whether no command waits for an answer, and every relay is there to take more.
     pub(super) fn is_settled(&self) -> bool {
-        let all_up = self.relays.iter().all(|state| state.link == LinkState::Up);
+        let mut needed = self.relays.iter().filter(|state| state.dialled);
+        let all_up = needed.all(|state| state.link == LinkState::Up);
         self.pending.is_empty() && all_up
     }
 

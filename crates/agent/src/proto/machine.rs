@@ -5,7 +5,7 @@
 //! that is dropped at any point and restored from the store goes on where the last step that was
 //! stored left it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use junto_crypto::CryptoRng;
 use junto_ratchet::{SkippedId, SkippedKey};
@@ -425,8 +425,7 @@ impl Machine {
             self.effects.answer(ticket, Err(Misuse::TagTaken.into()));
         }
         if address.receive.created.is_none() {
-            self.addresses.remove(&tag);
-            self.effects.delta.delete(RowKey::Address(tag));
+            self.remove_address(tag);
         } else {
             self.effects.changed(Owner::Address(tag));
         }
@@ -467,6 +466,40 @@ impl Machine {
         }
         self.unroute(&connection.receive);
         self.effects.delta.delete(RowKey::Connection(id));
+        self.hang_up_unused();
+    }
+
+    fn remove_address(&mut self, tag: Tag) {
+        if let Some(address) = self.addresses.remove(&tag) {
+            self.unroute(&address.receive);
+        }
+        self.effects.delta.delete(RowKey::Address(tag));
+        self.hang_up_unused();
+    }
+
+    /// Ends connections to relays that no queue needs.
+    fn hang_up_unused(&mut self) {
+        let receiving = self
+            .connections
+            .values()
+            .map(|connection| connection.receive.relay);
+        let sending = self
+            .connections
+            .values()
+            .filter_map(|connection| connection.send.as_ref());
+        let addresses = self.addresses.values().map(|address| address.receive.relay);
+        let used: BTreeSet<RelayId> = receiving
+            .chain(sending.map(|send| send.relay))
+            .chain(addresses)
+            .collect();
+        let unused: Vec<_> = self
+            .effects
+            .dialled()
+            .filter(|id| !used.contains(id))
+            .collect();
+        for relay in unused {
+            self.effects.hang_up(relay);
+        }
     }
 
     fn unroute(&mut self, queue: &ReceiveQueue) {
@@ -554,17 +587,16 @@ impl Machine {
                         self.routes.insert(route, Owner::Address(tag));
                     }
                 } else {
-                    self.addresses.remove(&tag);
-                    self.effects.delta.delete(RowKey::Address(tag));
+                    self.remove_address(tag);
                 }
+            }
+            Purpose::Subscribe if answer == Answer::Refused(Refusal::Auth) => {
+                self.renew_address(tag)
             }
             Purpose::Subscribe => subscribed(&mut address.receive, &answer, &mut self.effects),
             Purpose::Delete => match answer {
                 Answer::Done | Answer::Refused(Refusal::Auth) => {
-                    if let Some(address) = self.addresses.remove(&tag) {
-                        self.unroute(&address.receive);
-                    }
-                    self.effects.delta.delete(RowKey::Address(tag));
+                    self.remove_address(tag);
                 }
                 Answer::Refused(_) | Answer::Created { .. } => {
                     retry(&address.receive, &mut self.effects)
@@ -670,9 +702,20 @@ impl Machine {
                 }
             }
             RelayNotice::Ended { .. } => address.receive.subscription = Subscription::Taken,
-            // The link is dead; the application finds out when it asks for the link to be made.
-            RelayNotice::Deleted { .. } => address.receive.subscription = Subscription::Taken,
+            RelayNotice::Deleted { .. } => self.renew_address(tag),
         }
+    }
+
+    /// The relay no longer has the queue of an address. Its link is dead; a new queue is made, and the
+    /// application gets the new link when it asks for the address again.
+    fn renew_address(&mut self, tag: Tag) {
+        let Some(mut address) = self.addresses.remove(&tag) else {
+            return;
+        };
+        self.unroute(&address.receive);
+        address.receive.forget_created();
+        self.addresses.insert(tag, address);
+        self.effects.changed(Owner::Address(tag));
     }
 
     fn add_request(&mut self, id: RequestId, request: Request) {

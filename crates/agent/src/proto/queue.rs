@@ -110,6 +110,13 @@ impl ReceiveQueue {
         Some(())
     }
 
+    /// The relay has lost the queue; another is to be made.
+    pub(super) fn forget_created(&mut self) {
+        self.created = None;
+        self.subscription = Subscription::Idle;
+        self.held = None;
+    }
+
     /// Where senders reach the queue, once made.
     pub(super) fn address(&self) -> Option<QueueAddress> {
         self.created.as_ref().map(|created| QueueAddress {

@@ -7,13 +7,14 @@ use junto_crypto::aead::StoreKey;
 use junto_smp::address::ServerAddress;
 use tokio::sync::{mpsc, oneshot};
 
-use super::engine::{Engine, Input};
+use super::engine::{Engine, EngineOptions, Input};
 use crate::client::ClientOptions;
 use crate::error::AgentError;
 use crate::proto::{
     Command, ConnectionId, ContactLink, Event, InvitationLink, Link, MessageId, Reply, RequestId,
     Tag,
 };
+use crate::store::{SqliteStore, Store, StoreError};
 
 /// How to open an agent.
 pub struct AgentConfig {
@@ -92,7 +93,35 @@ impl Agent {
     /// # Errors
     /// [`AgentError::Store`] if the store cannot be opened.
     pub async fn open(config: AgentConfig) -> Result<(Self, Events), AgentError> {
-        let (inputs, events) = Engine::start(config).await?;
+        let options = EngineOptions {
+            receipts: config.receipts,
+            client: config.client,
+            reconnect: config.reconnect,
+        };
+        let store = move || -> Result<Box<dyn Store>, StoreError> {
+            Ok(Box::new(SqliteStore::open(&config.path, config.key)?))
+        };
+        let (inputs, events) = Engine::start(options, store).await?;
+        Ok((Self { inputs }, Events { events }))
+    }
+
+    /// As [`Agent::open`], with a store of the caller's: for tests, and for agents that need not
+    /// outlive their process.
+    ///
+    /// # Errors
+    /// [`AgentError::Store`] if the store cannot be read.
+    pub async fn open_with(
+        store: Box<dyn Store>,
+        receipts: bool,
+        reconnect: Reconnect,
+    ) -> Result<(Self, Events), AgentError> {
+        let client = ClientOptions::default();
+        let options = EngineOptions {
+            receipts,
+            client,
+            reconnect,
+        };
+        let (inputs, events) = Engine::start(options, move || Ok(store)).await?;
         Ok((Self { inputs }, Events { events }))
     }
 

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant as Clock;
 use tracing::{error, warn};
 
-use super::agent::{AgentConfig, Call};
+use super::agent::Call;
 use super::relay::{Commands, RelayTask};
 use super::timer;
 use crate::error::{AgentError, RelayFault};
@@ -22,7 +22,7 @@ use crate::proto::{
     Answer, CallError, Event, Instant, Machine, MachineConfig, Output, RelayId, RelayNotice, Reply,
     Ticket, Token,
 };
-use crate::store::{SqliteStore, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Inputs that may wait: enough for a full block of small messages from several relays while a
 /// transaction is written. Beyond that, calls wait and relays are not read.
@@ -89,6 +89,13 @@ pub(super) struct Engine {
     lazy_since: Option<Clock>,
 }
 
+/// What an application may choose, besides the store.
+pub(super) struct EngineOptions {
+    pub(super) receipts: bool,
+    pub(super) client: crate::client::ClientOptions,
+    pub(super) reconnect: super::agent::Reconnect,
+}
+
 struct EngineConfig {
     machine: MachineConfig,
     tls: Arc<ClientTls>,
@@ -117,7 +124,8 @@ fn random() -> Result<ChaCha20Rng, AgentError> {
 impl Engine {
     /// Opens the store and starts the thread.
     pub(super) async fn start(
-        config: AgentConfig,
+        options: EngineOptions,
+        open_store: impl FnOnce() -> Result<Box<dyn Store>, StoreError> + Send + 'static,
     ) -> Result<(mpsc::Sender<Input>, mpsc::UnboundedReceiver<Event>), AgentError> {
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         // Not bounded by itself: stored events are bounded for each connection, the others follow
@@ -128,7 +136,11 @@ impl Engine {
         let weak = sender.downgrade();
         let (wake_at, wakes) = watch::channel(None);
         runtime.spawn(timer::run(wakes, weak.clone()));
-        let run = move || match Self::open(config, (inputs, weak), events, runtime, wake_at) {
+        let open = move || {
+            let store = open_store()?;
+            Self::open(options, store, (inputs, weak), events, runtime, wake_at)
+        };
+        let run = move || match open() {
             Ok(engine) => {
                 if ready.send(Ok(())).is_ok() {
                     engine.run();
@@ -149,27 +161,27 @@ impl Engine {
     }
 
     fn open(
-        config: AgentConfig,
+        options: EngineOptions,
+        mut store: Box<dyn Store>,
         (inputs, sender): (mpsc::Receiver<Input>, mpsc::WeakSender<Input>),
         events: mpsc::UnboundedSender<Event>,
         runtime: Handle,
         wake_at: watch::Sender<Option<Clock>>,
     ) -> Result<Self, AgentError> {
-        let mut store = SqliteStore::open(&config.path, config.key)?;
         let tls = ClientTls::new().map_err(|_| AgentError::Defect("TLS cannot be set up"))?;
         let config = EngineConfig {
             machine: MachineConfig {
-                receipts: config.receipts,
+                receipts: options.receipts,
             },
             tls: Arc::new(tls),
-            client: config.client,
-            reconnect: config.reconnect,
+            client: options.client,
+            reconnect: options.reconnect,
         };
-        let machine = restore(config.machine, &mut store)?;
+        let machine = restore(config.machine, store.as_mut())?;
         Ok(Self {
             config,
             machine,
-            store: Box::new(store),
+            store,
             rng: random()?,
             inputs,
             sender,

@@ -266,6 +266,10 @@ fn deleting_leaves_nothing_behind() {
         pair.world.call(node, Command::Delete { connection });
         pair.world.settle();
         assert_eq!(pair.world.nodes[node].store.load().unwrap().len(), 0);
+        assert!(
+            pair.world.nodes[node].wires.is_empty(),
+            "relays that nothing needs"
+        );
     }
     let after: usize = queues(&pair.world);
     assert_eq!(before - after, 2);
@@ -368,4 +372,39 @@ fn an_address_serves_many_and_closes() {
             .all(|fault| *fault == ConnectionFault::PeerGone)
     );
     assert_eq!(world.nodes[3].app.failed.len(), 1);
+}
+
+#[test]
+fn an_address_that_its_relay_has_lost_gets_a_new_queue() {
+    let mut world = World::new(12, 2, 1, 128);
+    let command = || Command::CreateAddress {
+        tag: tag("door"),
+        relay: relay_address(0),
+    };
+    let link_of = |world: &mut World| {
+        let call = world.call(0, command());
+        world.settle();
+        match world.nodes[0].answers.remove(&call) {
+            Some(Ok(Reply::Address(link))) => link,
+            answer => panic!("{answer:?}"),
+        }
+    };
+    let first = link_of(&mut world);
+    world.relays[0].1.forget_everything();
+    world.cut_all(0);
+    world.settle();
+    let second = link_of(&mut world);
+    assert_ne!(first, second);
+    let (link, relay) = (second.into(), relay_address(0));
+    world.call(
+        1,
+        Command::Join {
+            tag: tag("knock"),
+            link,
+            relay,
+            info: vec![],
+        },
+    );
+    world.settle();
+    assert_eq!(world.nodes[0].app.requests.len(), 1);
 }

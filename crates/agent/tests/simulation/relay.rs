@@ -62,6 +62,12 @@ impl Relay {
         }
     }
 
+    /// A restart of a relay that keeps nothing.
+    pub fn forget_everything(&mut self) {
+        self.queues.clear();
+        self.names.clear();
+    }
+
     pub fn queue_count(&self) -> usize {
         self.queues.len()
     }

@@ -229,11 +229,11 @@ impl World {
     }
 
     fn release(&mut self, index: usize, output: Output) {
-        let relays = &self.relays;
         let node = &mut self.nodes[index];
         match output {
             Output::Dial { relay, address } => {
-                let at = relays
+                let at = self
+                    .relays
                     .iter()
                     .position(|(known, _)| *known == address)
                     .unwrap();
@@ -246,7 +246,12 @@ impl World {
                 };
                 node.wires.insert(relay, wire);
             }
-            Output::Hang { .. } => {}
+            Output::Hang { relay } => {
+                let wire = node.wires.remove(&relay).unwrap();
+                if let Some(link) = wire.link {
+                    self.relays[wire.relay].1.disconnected(link);
+                }
+            }
             Output::Command {
                 relay,
                 token,
