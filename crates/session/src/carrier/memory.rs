@@ -5,7 +5,7 @@
 //! restart of its owner: everything unsettled comes again.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -82,6 +82,7 @@ struct State {
     ends: BTreeMap<ConnectionId, End>,
     requests: BTreeMap<RequestId, Request>,
     counter: u64,
+    absent: BTreeSet<Owner>,
 }
 
 /// The network in memory.
@@ -135,6 +136,14 @@ impl Hub {
                 owner,
             }),
             events: events(receiver),
+        }
+    }
+
+    /// From now on `name` connects with nobody, as if it had vanished while connecting.
+    pub fn absent(&self, name: &str) {
+        let mut state = self.state();
+        if let Some(&owner) = state.names.get(name) {
+            state.absent.insert(owner);
         }
     }
 
@@ -386,8 +395,12 @@ impl MemoryCarrier {
         };
         end.info = info.to_vec();
         let connection = end.other;
+        let owner = end.owner;
         if let Some(asked) = state.requests.get_mut(&request) {
             asked.accepted = Some(connection);
+        }
+        if state.absent.contains(&owner) {
+            return Ok(connection);
         }
         state.connect(joiner);
         state.connect(connection);

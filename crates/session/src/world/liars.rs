@@ -799,3 +799,35 @@ fn exchange_keys_of_small_order_are_refused() {
             .is_err()
     );
 }
+
+#[test]
+fn a_joiner_that_never_comes_gives_its_place_to_one_who_does() {
+    let mut world = World::new(3, 9);
+    world.invite_some(1);
+    // Somebody asks to join and is never seen again.
+    let link = world.summary(0).link.unwrap();
+    let ghost = world.hub.open("ghost");
+    let formation = link.formation();
+    let keys = SessionKeys::generate(&mut ChaCha20Rng::from_seed([77; 32]));
+    let entry = keys.entry(&formation, DisplayName::default(), None);
+    let signature = keys
+        .signing
+        .sign(&statement::hello(&formation, &entry.encode()));
+    world.hub.absent("ghost");
+    ghost
+        .carrier
+        .join(
+            Tag([8; 32]),
+            link.contact(),
+            "",
+            &Hello { entry, signature }.encode(),
+        )
+        .now_or_never()
+        .unwrap()
+        .unwrap();
+    world.turn(0);
+    assert_eq!(world.summary(0).stage, crate::Stage::Meeting);
+    world.join_rest(2);
+    world.run();
+    world.assert_all_succeeded("without the ghost");
+}

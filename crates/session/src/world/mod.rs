@@ -65,6 +65,7 @@ struct World {
     rounds: u32,
     /// Parties whose applications do nothing.
     idle: Vec<usize>,
+    link: Option<crate::SessionLink>,
 }
 
 impl World {
@@ -101,11 +102,17 @@ impl World {
             steps: 0,
             rounds: 2,
             idle: Vec::new(),
+            link: None,
         }
     }
 
     /// Makes the session and lets all join, without running anything yet but the link.
     fn invite(&mut self) {
+        self.invite_some(self.parties.len() - 1);
+    }
+
+    /// Makes the session and lets the first so many join.
+    fn invite_some(&mut self, joiners: usize) {
         let params = Params {
             name: "world".to_owned(),
             parties: PartyCount::new(self.parties.len()).unwrap(),
@@ -118,24 +125,35 @@ impl World {
             .unwrap();
         host.local = Some(local);
         self.settle(0, step);
-        let link = self.summary(0).link;
         // A host that died while making the link comes back with it.
-        let link = match link {
-            Some(link) => link,
-            None => {
-                self.turn(0);
-                self.summary(0).link.unwrap()
-            }
-        };
-        for index in 1..self.parties.len() {
-            let party = &mut self.parties[index];
-            let (local, step) = party
-                .node
-                .join(link.clone(), &persona("joiner"), &mut party.rng)
-                .unwrap();
-            party.local = Some(local);
-            self.settle(index, step);
+        if self.summary(0).link.is_none() {
+            self.turn(0);
         }
+        for index in 1..=joiners {
+            self.join(index);
+        }
+    }
+
+    fn join_rest(&mut self, from: usize) {
+        for index in from..self.parties.len() {
+            self.join(index);
+        }
+    }
+
+    fn join(&mut self, index: usize) {
+        let link = self.link.get_or_insert_with(|| {
+            let host = &self.parties[0];
+            let summary = host.node.summary(&host.local.unwrap()).unwrap();
+            summary.link.unwrap()
+        });
+        let link = link.clone();
+        let party = &mut self.parties[index];
+        let (local, step) = party
+            .node
+            .join(link, &persona("joiner"), &mut party.rng)
+            .unwrap();
+        party.local = Some(local);
+        self.settle(index, step);
     }
 
     fn summary(&self, index: usize) -> crate::Summary {
