@@ -2,7 +2,7 @@
 //! and relay would have.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::LazyLock,
 };
 
@@ -164,6 +164,8 @@ struct World {
     now: u64,
     count: u8,
     rng: ChaCha20Rng,
+    /// Kinds of events that came, which tells whether seeds reach what they are for.
+    seen: BTreeSet<&'static str>,
 }
 
 impl World {
@@ -180,6 +182,7 @@ impl World {
             now: 1,
             count: 0,
             rng: seeds::rng(12),
+            seen: BTreeSet::new(),
         }
     }
 
@@ -229,15 +232,31 @@ impl World {
             Output::Command {
                 token, operation, ..
             } => self.pending.push_back((token, operation)),
-            Output::Event(Event::Request { id, .. }) => self.requests.push(id),
-            Output::Event(Event::Message { connection, id, .. }) => {
-                self.messages.push((connection, id));
-            }
+            Output::Event(event) => self.hear(event),
             Output::Answer {
                 answer: Ok(reply), ..
             } => self.replies.push(reply),
-            Output::Hang { .. } | Output::Event(_) | Output::Answer { .. } => {}
+            Output::Hang { .. } | Output::Answer { .. } => {}
         }
+    }
+
+    fn hear(&mut self, event: Event) {
+        self.seen.insert(match event {
+            Event::Request { id, .. } => {
+                self.requests.push(id);
+                "request"
+            }
+            Event::Message { connection, id, .. } => {
+                self.messages.push((connection, id));
+                "message"
+            }
+            Event::Connected { .. } => "connected",
+            Event::Delivered { .. } => "delivered",
+            Event::Unreadable { .. } => "unreadable",
+            Event::Failed { .. } => "failed",
+            Event::RelayDown { .. } => "relay down",
+            Event::RelayUp { .. } => "relay up",
+        });
     }
 
     fn notice(&mut self, notice: RelayNotice) {
@@ -317,6 +336,10 @@ fn put(envelope: &Envelope<'_>) -> Vec<u8> {
 
 /// Each step: one byte of what happens, and usually a piece.
 pub(crate) fn machine(bytes: &[u8]) {
+    play(bytes);
+}
+
+fn play(bytes: &[u8]) -> World {
     let setup = &*SETUP;
     let mut world = World::new(
         restore(&setup.rows),
@@ -386,6 +409,7 @@ pub(crate) fn machine(bytes: &[u8]) {
         }
     }
     world.crash();
+    world
 }
 
 fn answer(world: &mut World, input: &mut Input<'_>) {
@@ -562,4 +586,20 @@ pub(crate) fn deliverable() -> Vec<Vec<u8>> {
         (7, &[0]),
     ]));
     seeds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_reach_every_event_of_a_conversation() {
+        let mut seen = BTreeSet::new();
+        for seed in deliverable() {
+            seen.extend(play(&seed).seen);
+        }
+        for kind in ["request", "connected", "message", "failed"] {
+            assert!(seen.contains(kind), "{kind} is not in {seen:?}");
+        }
+    }
 }
