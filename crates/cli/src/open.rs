@@ -7,7 +7,7 @@ use junto_agent::{Agent, AgentConfig, AgentError};
 use junto_crypto::aead::StoreKey;
 use junto_crypto::ed25519::SigningKey;
 use junto_crypto::kdf::hkdf_sha256;
-use junto_session::{LocalError, Misuse, Session, SessionError, Sessions};
+use junto_session::{Blame, Fault, LocalError, Misuse, Session, SessionError, Sessions};
 
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
@@ -16,6 +16,10 @@ use crate::random;
 
 /// How long a process that is done waits for the relays to take what it said.
 const SETTLE: Duration = Duration::from_secs(20);
+/// The same where nobody waits for it: acknowledgements, and why a command failed.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long the sessions may take to put away what they were doing.
+const END: Duration = Duration::from_secs(5);
 
 /// A profile in use.
 pub(crate) struct Junto {
@@ -24,8 +28,24 @@ pub(crate) struct Junto {
 }
 
 impl Junto {
-    /// Opens the profile that the command line names.
-    pub(crate) async fn open(global: &Global) -> Result<Self, Failure> {
+    /// Runs a command on the profile that the command line names.
+    pub(crate) async fn with(
+        global: &Global,
+        command: impl AsyncFnOnce(&Junto) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let junto = Junto::open(global).await?;
+        let result = command(&junto).await;
+        if result.is_err() {
+            // The others wait for us: tell them rather than let them run into their deadlines.
+            junto.part().await;
+        }
+        let Junto { profile, sessions } = junto;
+        let _ = tokio::time::timeout(END, sessions.end()).await;
+        drop(profile);
+        result
+    }
+
+    async fn open(global: &Global) -> Result<Self, Failure> {
         let dir = match &global.profile {
             Some(dir) => dir.clone(),
             None => profile::default_dir()?,
@@ -60,6 +80,12 @@ impl Junto {
             "not everything could be handed to the relays yet",
         )
         .help("it is stored and goes out with the next command on this profile"))
+    }
+
+    /// As [`Junto::settle`], where it is no failure if a relay is out of reach: whatever stays
+    /// behind goes out with the next command on this profile.
+    pub(crate) async fn part(&self) {
+        let _ = self.sessions.settle(LAST_WORDS).await;
     }
 
     /// The profile's long-term key; made on first use.
@@ -116,6 +142,11 @@ pub(crate) fn session_failure(error: SessionError) -> Failure {
         SessionError::Misuse(Misuse::NotFormed) => Failure::failed(message)
             .help("`junto session wait NAME` goes on waiting for the other parties"),
         SessionError::Misuse(_) => Failure::usage(message),
+        SessionError::Peer(Blame {
+            fault: Fault::Identity(_),
+            ..
+        }) => Failure::refused(message)
+            .help("ask that party, by voice or in person, what became of its profile; without a good answer, do not go on"),
         SessionError::Peer(_) if silence => Failure::new(Exit::Unreachable, message),
         SessionError::Peer(_) => Failure::new(Exit::Misbehaved, message),
         SessionError::Refused(_) => Failure::refused(message),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use junto_session::{
-    DisplayName, Forming, Params, PartyCount, Persona, Policy, Session, SessionError, SessionLink,
+    Culprit, DisplayName, Fault, Forming, Params, PartyCount, Persona, Policy, Session, SessionError, SessionLink,
     Stage, Summary,
 };
 use serde_json::{Value, json};
@@ -37,18 +37,20 @@ pub(crate) async fn run(
         } => {
             let parties = PartyCount::new(usize::from(parties))
                 .map_err(|error| Failure::usage(format_args!("--parties: {error}")))?;
-            let junto = Junto::open(global).await?;
-            let policy = to_policy(policy.unwrap_or(junto.profile.config.policy));
-            let relay = relay
-                .or_else(|| junto.profile.config.relays.first().cloned())
-                .ok_or_else(no_relay)
-                .and_then(check_relay)?;
-            let params = Params {
-                name,
-                parties,
-                policy,
-            };
-            new(&junto, params, &nickname, relay, wait.patience(), output).await
+            Junto::with(global, async |junto| {
+                let policy = to_policy(policy.unwrap_or(junto.profile.config.policy));
+                let relay = relay
+                    .or_else(|| junto.profile.config.relays.first().cloned())
+                    .ok_or_else(no_relay)
+                    .and_then(check_relay)?;
+                let params = Params {
+                    name,
+                    parties,
+                    policy,
+                };
+                new(junto, params, &nickname, relay, wait.patience(), output).await
+            })
+            .await
         }
         SessionCommand::Join {
             link,
@@ -57,48 +59,61 @@ pub(crate) async fn run(
             wait,
         } => {
             let link = read_link(&link)?;
-            let junto = Junto::open(global).await?;
-            let relay = match relay.or_else(|| junto.profile.config.relays.first().cloned()) {
-                Some(relay) => check_relay(relay)?,
-                None => String::new(),
-            };
-            join(&junto, link, &nickname, relay, wait.patience(), output).await
+            Junto::with(global, async |junto| {
+                let relay = match relay.or_else(|| junto.profile.config.relays.first().cloned()) {
+                    Some(relay) => check_relay(relay)?,
+                    None => String::new(),
+                };
+                join(junto, link, &nickname, relay, wait.patience(), output).await
+            })
+            .await
         }
         SessionCommand::Wait { session, wait } => {
-            let junto = Junto::open(global).await?;
-            let forming = junto
-                .sessions
-                .resume(&session)
-                .await
-                .map_err(session_failure)?;
-            wait_formed(&junto, forming, wait.patience(), output).await
+            Junto::with(global, async |junto| {
+                let forming = junto
+                    .sessions
+                    .resume(&session)
+                    .await
+                    .map_err(session_failure)?;
+                wait_formed(junto, forming, wait.patience(), output).await
+            })
+            .await
         }
-        SessionCommand::List => list(&Junto::open(global).await?, output).await,
+        SessionCommand::List => Junto::with(global, async |junto| list(junto, output).await).await,
         SessionCommand::Show { session } => {
-            let junto = Junto::open(global).await?;
-            let summary = junto
-                .sessions
-                .find(&session)
-                .await
-                .map_err(session_failure)?;
-            output.result(&describe(&summary), || describe_text(&summary))
+            Junto::with(global, async |junto| show(junto, &session, output).await).await
         }
         SessionCommand::Verify { session, code } => {
-            verify(&Junto::open(global).await?, &session, &code, output).await
+            Junto::with(global, async |junto| {
+                verify(junto, &session, &code, output).await
+            })
+            .await
         }
         SessionCommand::Close { session } => {
-            let junto = Junto::open(global).await?;
-            junto
-                .sessions
-                .close(&session)
-                .await
-                .map_err(session_failure)?;
-            junto.settle().await?;
-            output.result(&json!({ "closed": session }), || {
-                format!("Session {session} is closed.")
-            })
+            Junto::with(global, async |junto| close(junto, &session, output).await).await
         }
     }
+}
+
+async fn show(junto: &Junto, session: &str, output: Output) -> Result<(), Failure> {
+    let summary = junto
+        .sessions
+        .find(session)
+        .await
+        .map_err(session_failure)?;
+    output.result(&describe(&summary), || describe_text(&summary))
+}
+
+async fn close(junto: &Junto, session: &str, output: Output) -> Result<(), Failure> {
+    junto
+        .sessions
+        .close(session)
+        .await
+        .map_err(session_failure)?;
+    junto.settle().await?;
+    output.result(&json!({ "closed": session }), || {
+        format!("Session {session} is closed.")
+    })
 }
 
 fn no_relay() -> Failure {
@@ -199,7 +214,7 @@ async fn new(
             "there is a session `{}` in this profile",
             params.name
         ))
-        .help("choose another `--name`, or close that one with `junto session close`"));
+        .help("choose another `--name`, go on with that one by `junto session wait`, or close it by `junto session close`"));
     }
     let persona = persona(junto, params.policy, nickname, relay).await?;
     let name = params.name.clone();
@@ -229,12 +244,18 @@ async fn join(
     patience: Duration,
     output: Output,
 ) -> Result<(), Failure> {
-    let persona = persona(junto, link.params().policy, nickname, relay).await?;
-    let forming = junto
-        .sessions
-        .join(link, persona)
-        .await
-        .map_err(session_failure)?;
+    let formation = link.formation();
+    let known = junto.sessions.list().await.map_err(session_failure)?;
+    let forming = if let Some(joined) = known.iter().find(|s| s.formation == formation) {
+        // The same command again, after a crash say: one party takes one place.
+        let local = joined.local.to_string();
+        let forming = junto.sessions.resume(&local).await;
+        forming.map_err(session_failure)?
+    } else {
+        let persona = persona(junto, link.params().policy, nickname, relay).await?;
+        let forming = junto.sessions.join(link, persona).await;
+        forming.map_err(session_failure)?
+    };
     wait_formed(junto, forming, patience, output).await
 }
 
@@ -247,6 +268,7 @@ async fn wait_formed(
 ) -> Result<(), Failure> {
     let summary = forming.summary().await.map_err(session_failure)?;
     let progress = output.progress(lobby(&summary));
+    let mut met_nobody = summary.connected < 2;
     let session = {
         let formed = forming.formed(patience);
         tokio::pin!(formed);
@@ -256,13 +278,14 @@ async fn wait_formed(
                 result = &mut formed => break result,
                 changed = forming.changed(&before) => {
                     before = changed.map_err(session_failure)?;
+                    met_nobody &= before.connected < 2;
                     progress.step(lobby(&before));
                 }
             }
         }
     };
     progress.done();
-    let session: Session = session.map_err(|error| explain(junto, error))?;
+    let session: Session = session.map_err(|error| explain(junto, met_nobody, error))?;
     junto.settle().await?;
     let summary = junto
         .sessions
@@ -278,7 +301,15 @@ async fn wait_formed(
     })
 }
 
-fn explain(junto: &Junto, error: SessionError) -> Failure {
+/// Says more about why a session did not form. `met_nobody`: no other party ever answered.
+fn explain(junto: &Junto, met_nobody: bool, error: SessionError) -> Failure {
+    if let SessionError::Peer(blame) = &error
+        && (blame.culprit, &blame.fault) == (Culprit::Host, &Fault::Unreachable)
+        && met_nobody
+    {
+        return Failure::refused("the link leads nowhere any more: its session is complete or closed")
+            .help("ask the host for a new session");
+    }
     let incomplete = matches!(error, SessionError::Incomplete { .. });
     let mut failure = session_failure(error);
     if let Some(trouble) = junto.sessions.carrier_trouble().filter(|_| incomplete) {

@@ -20,11 +20,22 @@ const CHANNEL: &str = "junto talk";
 const LINE_MAX: usize = 64 * 1024;
 
 pub(crate) async fn send(arguments: Send, global: &Global, output: Output) -> Result<(), Failure> {
-    let message = match arguments.message {
-        Some(text) => text.into_bytes(),
+    let message = match &arguments.message {
+        Some(text) => text.clone().into_bytes(),
         None => input::read_stdin()?,
     };
-    let junto = Junto::open(global).await?;
+    Junto::with(global, async |junto| {
+        send_with(junto, &arguments, message, output).await
+    })
+    .await
+}
+
+async fn send_with(
+    junto: &Junto,
+    arguments: &Send,
+    message: Vec<u8>,
+    output: Output,
+) -> Result<(), Failure> {
     let session = junto
         .session(&arguments.session, arguments.wait.patience())
         .await?;
@@ -62,7 +73,13 @@ fn receivers(session: &Session, to: Option<u16>) -> Result<Vec<PartyIndex>, Fail
 }
 
 pub(crate) async fn recv(arguments: Recv, global: &Global, output: Output) -> Result<(), Failure> {
-    let junto = Junto::open(global).await?;
+    Junto::with(global, async |junto| {
+        recv_with(junto, &arguments, output).await
+    })
+    .await
+}
+
+async fn recv_with(junto: &Junto, arguments: &Recv, output: Output) -> Result<(), Failure> {
     let end = Instant::now() + arguments.wait.patience();
     let session = junto
         .session(&arguments.session, arguments.wait.patience())
@@ -87,7 +104,9 @@ pub(crate) async fn recv(arguments: Recv, global: &Global, output: Output) -> Re
             .await
             .map_err(session_failure)?;
     }
-    junto.settle().await
+    // Only acknowledgements are left.
+    junto.part().await;
+    Ok(())
 }
 
 fn show(message: &ChannelMessage, output: Output) -> Result<(), Failure> {
@@ -118,7 +137,13 @@ fn printable(text: &str) -> String {
 }
 
 pub(crate) async fn chat(arguments: Chat, global: &Global, output: Output) -> Result<(), Failure> {
-    let junto = Junto::open(global).await?;
+    Junto::with(global, async |junto| {
+        chat_with(junto, &arguments, output).await
+    })
+    .await
+}
+
+async fn chat_with(junto: &Junto, arguments: &Chat, output: Output) -> Result<(), Failure> {
     let session = junto
         .session(&arguments.session, std::time::Duration::from_secs(60))
         .await?;

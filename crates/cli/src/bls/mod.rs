@@ -30,11 +30,16 @@ pub(crate) async fn run(
             name,
             wait,
         } => {
-            let junto = Junto::open(global).await?;
-            run::keygen(&junto, &session, &name, threshold, wait.patience(), output).await
+            Junto::with(global, async |junto| {
+                run::keygen(junto, &session, &name, threshold, wait.patience(), output).await
+            })
+            .await
         }
         BlsCommand::Refresh { key, wait } => {
-            run::refresh(&Junto::open(global).await?, &key, wait.patience(), output).await
+            Junto::with(global, async |junto| {
+                run::refresh(junto, &key, wait.patience(), output).await
+            })
+            .await
         }
         BlsCommand::Reshare {
             key,
@@ -42,15 +47,10 @@ pub(crate) async fn run(
             threshold,
             wait,
         } => {
-            let junto = Junto::open(global).await?;
-            run::reshare(
-                &junto,
-                &key,
-                session.as_deref(),
-                threshold,
-                wait.patience(),
-                output,
-            )
+            let session = session.as_deref();
+            Junto::with(global, async |junto| {
+                run::reshare(junto, &key, session, threshold, wait.patience(), output).await
+            })
             .await
         }
         BlsCommand::Sign {
@@ -59,13 +59,9 @@ pub(crate) async fn run(
             wait,
         } => {
             let message = crate::input::read_message(&message_file)?;
-            sign::run(
-                &Junto::open(global).await?,
-                &key,
-                &message,
-                wait.patience(),
-                output,
-            )
+            Junto::with(global, async |junto| {
+                sign::run(junto, &key, &message, wait.patience(), output).await
+            })
             .await
         }
         BlsCommand::Verify {
@@ -73,7 +69,7 @@ pub(crate) async fn run(
             signature,
             message_file,
         } => verify::run(&public_key, &signature, &message_file, output),
-        BlsCommand::List => list(&Junto::open(global).await?, output),
+        BlsCommand::List => Junto::with(global, async |junto| list(junto, output)).await,
         BlsCommand::Judge { file } => judge::run(&file, output),
     }
 }

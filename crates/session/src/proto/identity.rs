@@ -87,11 +87,11 @@ impl KnownKeys {
     }
 }
 
-/// Why a roster does not satisfy the policy.
+/// Why a roster does not satisfy the policy. Its text goes on after the name of the party.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityFault {
     /// The name is remembered with another key: somebody poses as it, or it lost its profile.
-    #[error("party {party} calls itself `{name}`, but `{name}` had another key before")]
+    #[error("calls itself `{name}`, but `{name}` had another key before")]
     KeyChanged {
         /// Which party.
         party: PartyIndex,
@@ -99,13 +99,13 @@ pub enum IdentityFault {
         name: String,
     },
     /// The key is not on the list.
-    #[error("party {party} has a key that is not pinned")]
+    #[error("has a key that is not pinned")]
     NotPinned {
         /// Which party.
         party: PartyIndex,
     },
     /// Two parties share a profile key.
-    #[error("party {party} uses another party's profile key")]
+    #[error("uses another party's profile key")]
     Repeated {
         /// The second of them.
         party: PartyIndex,

@@ -22,7 +22,7 @@ use super::{
     link::{Params, SessionLink},
     machine::{Failure, Machine, Phase, Role, Work},
     party::{DisplayName, Members, PartyIndex},
-    roster::{Roster, SessionId, SessionKeys},
+    roster::{FormationId, Roster, SessionId, SessionKeys},
     safety_code::SafetyCode,
     statement::{InstanceId, Round},
     step::{Delta, Effect, Key, LocalId, Outcome, PeerSlot, Rows, Step},
@@ -64,6 +64,8 @@ pub struct Summary {
     pub local: LocalId,
     /// The host's name for it.
     pub name: String,
+    /// What its link names: tells whether a link was joined before.
+    pub formation: FormationId,
     /// Which side we were on.
     pub role: Role,
     /// Where it stands.
@@ -928,6 +930,7 @@ fn summary(machine: &Machine) -> Summary {
     Summary {
         local: machine.local,
         name: machine.link.params.name.clone(),
+        formation: machine.link.formation(),
         role: machine.role,
         stage,
         parties: machine.link.params.parties.as_usize(),

@@ -135,6 +135,17 @@ impl Handle {
         settled.map_err(|error| LocalError::Carrier(Box::new(error)).into())
     }
 
+    /// Gives the task up, and returns when it has ended.
+    pub(crate) async fn end(self) {
+        let Handle {
+            commands,
+            mut under_way,
+            ..
+        } = self;
+        drop(commands);
+        while under_way.changed().await.is_ok() {}
+    }
+
     fn stopped(&self) -> SessionError {
         match Troubles::read(&self.troubles.fatal) {
             Some(text) => LocalError::Store(text.into()).into(),

@@ -182,6 +182,12 @@ impl Sessions {
         }
     }
 
+    /// Gives the sessions up, and returns when the task behind them has ended: before a process
+    /// takes its runtime down. All other handles must be dropped already, or this waits for them.
+    pub async fn end(self) {
+        self.handle.end().await;
+    }
+
     /// The profile keys met or listed so far.
     ///
     /// # Errors

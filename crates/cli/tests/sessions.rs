@@ -1,0 +1,256 @@
+//! Sessions of real processes: forming, safety code, names, policies, closing.
+
+mod stage;
+use std::collections::BTreeSet;
+
+use stage::{Process, Stage, agreed, wait_all};
+
+#[test]
+fn all_parties_see_the_same_session() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let formed = stage.session(&address, 3);
+    let first = &formed[0];
+    assert_eq!(first["state"], "formed");
+    assert_eq!(first["connected"], 3);
+    for other in &formed {
+        for field in ["session", "id", "safety_code", "roster", "parties", "policy"] {
+            assert_eq!(other[field], first[field], "{field}");
+        }
+    }
+    let places: BTreeSet<u64> = formed.iter().map(|p| p["me"].as_u64().unwrap()).collect();
+    assert_eq!(places, BTreeSet::from([0, 1, 2]));
+    assert_eq!(first["roster"].as_array().unwrap().len(), 3);
+    assert_eq!(first["verified"], false);
+
+    // Each profile remembers it.
+    for profile in ["p1", "p2", "p3"] {
+        let shown = stage.run(profile, &["session", "show", "s"]);
+        assert_eq!(shown.text("safety_code"), first["safety_code"]);
+        let listed = stage.run(profile, &["session", "list"]);
+        let sessions = listed.ok()["sessions"].as_array().unwrap();
+        assert_eq!(sessions.len(), 1);
+        assert_eq!(sessions[0]["id"], first["id"]);
+    }
+    // An identifier serves as well as the name.
+    let id = first["id"].as_str().unwrap();
+    stage.run("p2", &["session", "show", &id[..8]]).ok();
+    stage.run("p2", &["session", "show", "other"]).failed(2);
+}
+
+#[test]
+fn the_safety_code_is_compared_and_remembered() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let formed = stage.session(&address, 2);
+    let code = formed[0]["safety_code"].as_str().unwrap();
+
+    let wrong: String = code
+        .chars()
+        .map(|c| if c == '1' { '2' } else if c.is_ascii_digit() { '1' } else { c })
+        .collect();
+    for not_it in [wrong.as_str(), "", &code[..code.len() - 1]] {
+        let refused = stage.run("p2", &["session", "verify", "s", "--code", not_it]);
+        assert!(refused.failed(5)["message"].as_str().unwrap().contains("NOT"));
+    }
+    assert_eq!(stage.run("p2", &["session", "show", "s"]).ok()["verified"], false);
+
+    // As a person types it: without spaces.
+    let typed: String = code.chars().filter(char::is_ascii_digit).collect();
+    stage.run("p2", &["session", "verify", "s", "--code", &typed]).ok();
+    assert_eq!(stage.run("p2", &["session", "show", "s"]).ok()["verified"], true);
+    assert_eq!(stage.run("p1", &["session", "show", "s"]).ok()["verified"], false);
+}
+
+#[test]
+fn who_comes_too_late_is_told_so() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let (host, link) = stage.host(&address, 3);
+    let [second, third] =
+        ["p2", "p3"].map(|party| stage.start(party, &["session", "join", &link]));
+    agreed(&wait_all(vec![host, second, third]), "safety_code");
+    let late = stage.run("p4", &["session", "join", &link, "--timeout", "30"]);
+    late.failed(5);
+    // The session is none the worse for it.
+    stage.run("p1", &["send", "--session", "s", "still here"]).ok();
+    assert_eq!(stage.run("p3", &["recv", "--session", "s"]).text("text"), "still here");
+}
+
+#[test]
+fn one_too_many_at_the_same_time_is_told_so() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let (host, link) = stage.host(&address, 3);
+    let joiners = ["p2", "p3", "p4", "p5"]
+        .map(|party| stage.start(party, &["session", "join", &link, "--timeout", "60"]));
+    let joined = wait_all(Vec::from(joiners));
+    host.wait().ok();
+    let (formed, refused): (Vec<_>, Vec<_>) = joined.iter().partition(|p| p.code == Some(0));
+    assert_eq!((formed.len(), refused.len()), (2, 2), "{joined:#?}");
+    for ended in refused {
+        ended.failed(5);
+    }
+}
+
+#[test]
+fn a_closed_session_is_gone_for_all() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 3);
+    stage.run("p1", &["session", "close", "s"]).ok();
+    let listed = stage.run("p1", &["session", "list"]);
+    assert_eq!(listed.ok()["sessions"].as_array().unwrap().len(), 0);
+    stage.run("p1", &["session", "show", "s"]).failed(2);
+    // The others learn it when they wait for something, and nobody hangs.
+    let left = stage.run(
+        "p2",
+        &["bls", "keygen", "--session", "s", "--threshold", "2", "--timeout", "30"],
+    );
+    left.failed(3);
+    // The name is free again.
+    let (host, link) = stage.host(&address, 2);
+    let joiner = stage.start("p4", &["session", "join", &link]);
+    agreed(&wait_all(vec![host, joiner]), "safety_code");
+}
+
+#[test]
+fn a_name_is_taken_once() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    let again = stage.run(
+        "p1",
+        &["session", "new", "--name", "s", "--parties", "2", "--relay", &address],
+    );
+    assert!(again.failed(2)["message"].as_str().unwrap().contains("`s`"));
+}
+
+#[test]
+fn the_link_may_come_through_stdin() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let (host, link) = stage.host(&address, 2);
+    let joined = stage.run_with_input("p2", &["session", "join", "-"], format!("{link}\n").as_bytes());
+    agreed(&[host.wait(), joined], "safety_code");
+}
+
+#[test]
+fn a_link_is_joined_once_per_profile() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let (host, link) = stage.host(&address, 2);
+    stage.run("p2", &["session", "join", &link]).ok();
+    host.wait().ok();
+    // The same command again goes on with the same session instead of asking for another place.
+    let again = stage.run("p2", &["session", "join", &link, "--timeout", "30"]);
+    again.ok();
+    let listed = stage.run("p2", &["session", "list"]);
+    assert_eq!(listed.ok()["sessions"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn who_gives_up_waiting_can_go_on() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let mut host = stage.start(
+        "p1",
+        &["session", "new", "--name", "s", "--parties", "2", "--relay", &address, "--timeout", "2"],
+    );
+    let link = host.link();
+    let gave_up = host.wait();
+    let error = gave_up.failed(3);
+    assert!(error["help"].as_str().unwrap().contains("session wait"));
+    assert_eq!(stage.run("p1", &["session", "show", "s"]).text("link"), link);
+    let joiner = stage.start("p2", &["session", "join", &link]);
+    let host = stage.start("p1", &["session", "wait", "s"]);
+    agreed(&wait_all(vec![host, joiner]), "safety_code");
+    // A formed one is there at once.
+    stage.run("p1", &["session", "wait", "s"]).ok();
+}
+
+#[test]
+fn each_party_receives_on_a_relay_of_its_choice() {
+    let stage = Stage::new();
+    let (first, address) = stage.relay();
+    let (_second, other) = stage.relay_in("second");
+    let (host, link) = stage.host(&address, 2);
+    let joiner = stage.start("p2", &["session", "join", &link, "--relay", &other]);
+    agreed(&wait_all(vec![host, joiner]), "safety_code");
+    stage.run("p1", &["send", "--session", "s", "over the second relay"]).ok();
+    // What p2 receives comes over its own relay alone.
+    first.kill();
+    let received = stage.run("p2", &["recv", "--session", "s", "--timeout", "60"]);
+    assert_eq!(received.text("text"), "over the second relay");
+}
+
+#[test]
+fn a_relay_in_the_profile_serves_without_a_flag() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.run("p1", &["session", "list"]).ok();
+    std::fs::write(
+        stage.path("p1").join("profile.toml"),
+        format!("relays = [\"{address}\"]\n"),
+    )
+    .unwrap();
+    let mut host = stage.start("p1", &["session", "new", "--name", "s", "--parties", "2"]);
+    let link = host.link();
+    let joiner = stage.start("p2", &["session", "join", &link]);
+    agreed(&wait_all(vec![host, joiner]), "safety_code");
+}
+
+/// Forms a session of two with that policy; `host` is p1, who calls itself Ada.
+fn pair(stage: &Stage, relay: &str, policy: &str, joiner: &str, name: &str) -> [stage::Ended; 2] {
+    let mut host = stage.start(
+        "p1",
+        &[
+            "session", "new", "--name", name, "--parties", "2", "--relay", relay, "--policy", policy,
+            "--as", "Ada", "--timeout", "60",
+        ],
+    );
+    let link = host.link();
+    let join = ["session", "join", &link, "--as", "Bob", "--timeout", "60"];
+    let joiner = stage.start(joiner, &join);
+    let [host, joiner] = [host, joiner].map(Process::wait);
+    [host, joiner]
+}
+
+#[test]
+fn a_key_that_changed_is_refused_loudly() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let first = pair(&stage, &address, "tofu", "bob", "first");
+    agreed(&first, "safety_code");
+    assert!(first[0].ok()["roster"][0]["profile_key"].is_string());
+    // The same profile is welcome again.
+    agreed(&pair(&stage, &address, "tofu", "bob", "second"), "safety_code");
+    // Another one under his name is not.
+    let [host, _] = pair(&stage, &address, "tofu", "mallory", "third");
+    let error = host.failed(5);
+    assert!(error["message"].as_str().unwrap().contains("`Bob` had another key"), "{error}");
+    assert!(error["party"].is_string(), "{error}");
+    // Without the policy nothing links one session to another.
+    let anonymous = pair(&stage, &address, "anonymous", "mallory", "fourth");
+    assert!(anonymous[0].ok()["roster"][0]["profile_key"].is_null());
+}
+
+#[test]
+fn only_pinned_keys_are_let_in() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let met = pair(&stage, &address, "tofu", "bob", "met");
+    let roster = met[0].ok()["roster"].as_array().unwrap().clone();
+    let key_of = |name: &str| {
+        let entry = roster.iter().find(|entry| entry["name"] == name).unwrap();
+        entry["profile_key"].as_str().unwrap().to_owned()
+    };
+    for (profile, pinned) in [("p1", key_of("Bob")), ("bob", key_of("Ada")), ("eve", key_of("Ada"))] {
+        stage.run(profile, &["session", "list"]).ok();
+        let config = format!("pinned = [\"{pinned}\"]\n");
+        std::fs::write(stage.path(profile).join("profile.toml"), config).unwrap();
+    }
+    agreed(&pair(&stage, &address, "pinned", "bob", "friends"), "safety_code");
+    let [host, _] = pair(&stage, &address, "pinned", "eve", "strangers");
+    assert!(host.failed(5)["message"].as_str().unwrap().contains("not pinned"));
+}
