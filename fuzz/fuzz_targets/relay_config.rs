@@ -1,3 +1,4 @@
+//! libFuzzer on the target `relay_config`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| junto_fuzz::target("relay_config")(bytes));

@@ -1,3 +1,4 @@
+//! libFuzzer on the target `smp_client_hello`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| junto_fuzz::target("smp_client_hello")(bytes));
