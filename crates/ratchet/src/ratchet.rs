@@ -12,7 +12,7 @@ use crate::{
     chain::{ChainKey, HeaderKey, MessageKey, RootKey},
     header::{Envelope, Header, write_sized},
     skipped::{Gap, Skipped},
-    step::{NextKem, OwnKem, StepInput},
+    step::{NextKem, OwnKem, Pace, StepInput},
 };
 
 /// Bytes of the associated data: two raw X448 keys.
@@ -57,8 +57,8 @@ pub struct Ratchet {
     /// Counts receiving chains; names the keys of late messages.
     pub(crate) epoch: u32,
     pub(crate) kem: Option<OwnKem>,
-    /// Whether our user wants key encapsulation.
-    pub(crate) pq: bool,
+    /// When our user wants key encapsulation.
+    pub(crate) pace: Pace,
     /// Whether headers are large; never false again, so that the size tells nothing new.
     pub(crate) large_header: bool,
     pub(crate) pq_sending: bool,
@@ -152,7 +152,11 @@ impl Ratchet {
             previous: 0,
             epoch: 0,
             kem,
-            pq: options.pq,
+            pace: if options.pq {
+                Pace::Always
+            } else {
+                Pace::Never
+            },
             large_header: options.pq && version >= Version::V3,
             pq_sending: false,
             pq_receiving: false,
@@ -170,7 +174,7 @@ impl Ratchet {
     /// Whether our messages have the large header, so that bodies must be padded to less.
     #[must_use]
     pub fn has_large_header(&self) -> bool {
-        self.version >= Version::V3 && (self.large_header || self.pq)
+        self.version >= Version::V3 && (self.large_header || self.pace != Pace::Never)
     }
 
     /// Bytes that a message is longer than its padded body.
@@ -205,16 +209,32 @@ impl Ratchet {
     /// protects recorded traffic against a quantum computer. Only healing after a theft of keys is
     /// classical then; turning it on for two round trips now and then heals against both.
     pub fn set_pq(&mut self, pq: bool) {
-        self.pq = pq;
+        self.pace = if pq { Pace::Always } else { Pace::Never };
         if !pq {
             self.spare = None;
+        }
+    }
+
+    /// Encapsulates sparingly from now on: once for each [`Ratchet::heal`], and in answer to the
+    /// peer's proposals. Headers keep their large size, so that nobody sees when.
+    pub fn set_pq_sparing(&mut self) {
+        self.pace = Pace::Sparing { due: false };
+    }
+
+    /// Proposes a fresh encapsulation with the next step. When the peer has answered, both attackers
+    /// of today and of tomorrow who stole keys before are shut out again. Nothing happens unless
+    /// [`Ratchet::set_pq_sparing`] was called.
+    pub fn heal(&mut self) {
+        if let Pace::Sparing { due } = &mut self.pace {
+            *due = true;
         }
     }
 
     /// Makes the next step's encapsulation key now, which takes some milliseconds that the answer to
     /// the next message would wait for otherwise. Optional; changes nothing that is stored.
     pub fn prepare(&mut self, rng: &mut impl CryptoRng) {
-        if self.pq && self.version >= Version::V3 && self.spare.is_none() {
+        let wanted = matches!(self.pace, Pace::Always | Pace::Sparing { due: true });
+        if wanted && self.version >= Version::V3 && self.spare.is_none() {
             self.spare = Some(kem::SecretKey::generate(rng));
         }
     }
@@ -379,7 +399,7 @@ impl Ratchet {
             own: &self.own,
             kem: self.kem.as_ref(),
             version,
-            pq: self.pq,
+            pace: self.pace,
             spare: self.spare.as_ref(),
         };
         let step = input.step(header, rng)?;
@@ -417,6 +437,9 @@ impl Ratchet {
             NextKem::Replace(kem) => {
                 self.kem = Some(*kem);
                 self.spare = None;
+                if let Pace::Sparing { due } = &mut self.pace {
+                    *due = false;
+                }
             }
         }
         Ok(Decrypted { plaintext, delta })

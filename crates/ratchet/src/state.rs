@@ -1,7 +1,7 @@
 //! The stored form of a ratchet, without the keys of late messages.
 //!
 //! ```text
-//! 1 · version(2) · max version(2) · flags(1) · AD(112) · own secret(56) · own public(56)
+//! 1 · version(2) · max version(2) · flags(1) · pace(1) · AD(112) · own secret(56) · own public(56)
 //!   · root(32) · next header send(32) · next header receive(32) · previous(4) · epoch(4)
 //!   · [sending: chain(32) header(32) count(4)] · [receiving: the same]
 //!   · [KEM: secret key(1763) · [accepted: ciphertext(1039) secret(32)]]
@@ -15,7 +15,7 @@ use crate::{
     chain::{ChainKey, HeaderKey, RootKey},
     ratchet::{Chain, OwnKey},
     skipped::Skipped,
-    step::OwnKem,
+    step::{OwnKem, Pace},
     wire::Reader,
 };
 
@@ -28,12 +28,12 @@ const STATE_PQ_BYTES: usize = 3_584;
 
 const SENDING: u8 = 1;
 const RECEIVING: u8 = 1 << 1;
-const PQ: u8 = 1 << 2;
-const LARGE_HEADER: u8 = 1 << 3;
-const PQ_SENDING: u8 = 1 << 4;
-const PQ_RECEIVING: u8 = 1 << 5;
-const KEM: u8 = 1 << 6;
-const KEM_ACCEPTED: u8 = 1 << 7;
+const LARGE_HEADER: u8 = 1 << 2;
+const PQ_SENDING: u8 = 1 << 3;
+const PQ_RECEIVING: u8 = 1 << 4;
+const KEM: u8 = 1 << 5;
+const KEM_ACCEPTED: u8 = 1 << 6;
+const FLAGS: u8 = (1 << 7) - 1;
 
 impl Ratchet {
     /// The bytes to seal and store after every change: about 500, with key encapsulation 3,300.
@@ -50,6 +50,7 @@ impl Ratchet {
         out.extend_from_slice(&self.version.number().to_be_bytes());
         out.extend_from_slice(&self.max_version.number().to_be_bytes());
         out.push(self.flags());
+        out.push(self.pace.code());
         out.extend_from_slice(&self.ad);
         out.extend_from_slice(self.own.secret.as_bytes());
         out.extend_from_slice(self.own.public.as_bytes());
@@ -92,7 +93,6 @@ impl Ratchet {
         [
             (self.sending.is_some(), SENDING),
             (self.receiving.is_some(), RECEIVING),
-            (self.pq, PQ),
             (self.large_header, LARGE_HEADER),
             (self.pq_sending, PQ_SENDING),
             (self.pq_receiving, PQ_RECEIVING),
@@ -112,7 +112,11 @@ impl Ratchet {
         let version = Version::from_number(reader.u16()?)?;
         let max_version = Version::from_number(reader.u16()?)?;
         let flags = reader.u8()?;
+        if flags & !FLAGS != 0 {
+            return Err(RatchetError::BadState);
+        }
         let has = |flag: u8| flags & flag != 0;
+        let pace = Pace::from_code(reader.u8()?).ok_or(RatchetError::BadState)?;
         let ratchet = Self {
             version,
             max_version,
@@ -129,7 +133,7 @@ impl Ratchet {
             sending: read_chain(has(SENDING), &mut reader)?,
             receiving: read_chain(has(RECEIVING), &mut reader)?,
             kem: read_kem(has(KEM), has(KEM_ACCEPTED), &mut reader)?,
-            pq: has(PQ),
+            pace,
             large_header: has(LARGE_HEADER),
             pq_sending: has(PQ_SENDING),
             pq_receiving: has(PQ_RECEIVING),

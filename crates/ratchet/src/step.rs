@@ -59,6 +59,39 @@ impl OwnKem {
     }
 }
 
+/// When steps carry a key encapsulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Never,
+    Always,
+    /// In answer to a proposal, and once when it is due.
+    Sparing {
+        due: bool,
+    },
+}
+
+impl Pace {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Never => 0,
+            Self::Always => 1,
+            Self::Sparing { due: false } => 2,
+            Self::Sparing { due: true } => 3,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        [
+            Self::Never,
+            Self::Always,
+            Self::Sparing { due: false },
+            Self::Sparing { due: true },
+        ]
+        .into_iter()
+        .find(|pace| pace.code() == code)
+    }
+}
+
 /// What becomes of our side of the key encapsulation.
 pub(crate) enum NextKem {
     /// None from now on.
@@ -89,8 +122,8 @@ pub(crate) struct StepInput<'a> {
     pub(crate) kem: Option<&'a OwnKem>,
     /// The version after the peer's header was taken into account.
     pub(crate) version: Version,
-    /// Whether our user wants key encapsulation.
-    pub(crate) pq: bool,
+    /// When our user wants key encapsulation.
+    pub(crate) pace: Pace,
     /// A key made ahead of time.
     pub(crate) spare: Option<&'a kem::SecretKey>,
 }
@@ -138,15 +171,19 @@ impl StepInput<'_> {
     }
 
     fn next_kem(&self, header: &Header, rng: &mut impl CryptoRng) -> Result<NextKem, RatchetError> {
-        if !self.pq || self.version < Version::V3 {
+        if self.version < Version::V3 {
             return Ok(NextKem::Drop);
         }
-        let peer = match &header.kem {
-            Some(KemParams::Proposed(key) | KemParams::Accepted(_, key)) => Some(key),
-            None => None,
+        let peer = match (&header.kem, self.pace) {
+            (_, Pace::Never)
+            | (Some(KemParams::Accepted(..)) | None, Pace::Sparing { due: false }) => {
+                return Ok(NextKem::Drop);
+            }
+            (Some(KemParams::Proposed(key) | KemParams::Accepted(_, key)), _) => Some(key),
+            (None, _) => None,
         };
         let unanswered = self.kem.is_some_and(|kem| kem.accepted.is_none());
-        if peer.is_none() && unanswered {
+        if peer.is_none() && unanswered && self.pace == Pace::Always {
             return Ok(NextKem::Keep);
         }
         let key = match self.spare {

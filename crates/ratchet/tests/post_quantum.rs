@@ -3,7 +3,7 @@
 
 mod pair;
 
-use junto_ratchet::{Options, Version, VersionRange};
+use junto_ratchet::{Options, Ratchet, Version, VersionRange};
 use pair::{PADDED, Pair, classical, hybrid};
 
 /// What each side says of its protection: (sending, receiving).
@@ -196,4 +196,58 @@ fn the_state_survives_storage_at_every_point_of_the_negotiation() {
         }
     }
     assert_eq!(protection(&pair), [(false, false); 2]);
+}
+
+#[test]
+fn sparing_heals_once_when_asked_and_shows_nothing() {
+    let mut pair = Pair::new(hybrid(), hybrid(), 11);
+    pair.maker.ratchet.set_pq_sparing();
+    pair.joiner.ratchet.set_pq_sparing();
+    rounds(&mut pair, 4);
+    assert_eq!(
+        protection(&pair),
+        [(false, false); 2],
+        "no steps with it until asked"
+    );
+    let size = pair.joiner.ratchet.encrypt(b"x", PADDED).unwrap().len();
+    pair.maker.ratchet.heal();
+    let mut healed = [0, 0];
+    for _ in 0..6 {
+        rounds(&mut pair, 1);
+        for (count, (sending, receiving)) in healed.iter_mut().zip(protection(&pair)) {
+            *count += usize::from(sending || receiving);
+        }
+    }
+    assert_eq!(healed, [1, 1], "one fresh encapsulation, seen by both");
+    assert_eq!(protection(&pair), [(false, false); 2], "and then no more");
+    let now = pair.joiner.ratchet.encrypt(b"x", PADDED).unwrap().len();
+    assert_eq!(now, size, "the size of messages does not tell");
+}
+
+#[test]
+fn sparing_answers_a_peer_that_always_proposes() {
+    let mut pair = Pair::new(hybrid(), hybrid(), 12);
+    pair.maker.ratchet.set_pq_sparing();
+    let mut protected = 0;
+    for _ in 0..8 {
+        rounds(&mut pair, 1);
+        protected += usize::from(
+            protection(&pair)
+                .iter()
+                .any(|(sending, receiving)| *sending || *receiving),
+        );
+    }
+    assert!(protected >= 2, "{protected}");
+}
+
+#[test]
+fn a_heal_that_is_due_survives_storage() {
+    let mut pair = Pair::new(hybrid(), hybrid(), 13);
+    pair.maker.ratchet.set_pq_sparing();
+    pair.joiner.ratchet.set_pq_sparing();
+    rounds(&mut pair, 2);
+    pair.maker.ratchet.heal();
+    let stored = pair.maker.ratchet.encode();
+    let again = Ratchet::decode(&stored, []).unwrap();
+    assert_eq!(again.encode().as_slice(), stored.as_slice());
 }
