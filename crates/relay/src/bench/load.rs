@@ -366,10 +366,11 @@ async fn floor_part(
     let [high, low] = sends.to_be_bytes();
     first[..3].copy_from_slice(&[part.byte(), high, low]);
     writer.write_all(&*first).await?;
-    // As many blocks ahead as the real clients have; what comes back is counted only.
+    // As many blocks ahead as the real clients have, and as the floor needs before it owes a block.
+    let batched = 1_000 / usize::from(sends.max(1)) + 1;
     let ahead = Arc::new(Semaphore::new(match part {
-        Part::Sender => usize::try_from(PIPELINE).unwrap_or(1),
-        Part::Recipient => 1,
+        Part::Sender => batched + usize::try_from(PIPELINE).unwrap_or(1),
+        Part::Recipient => batched,
     }));
     let freed = Arc::clone(&ahead);
     let total = count * u64::from(sends) / 1_000;
