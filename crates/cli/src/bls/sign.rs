@@ -1,12 +1,13 @@
 //! `junto bls sign`: one message from each signer, and whoever has T parts has the signature.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use junto_bls::{Abort, Participant, PartyIndex, Setup, SignError, Signature};
 use junto_crypto::hash::sha256;
-use junto_session::{Misuse, Mode, Purpose, SessionError};
+use junto_session::{Execution, Members, Misuse, Mode, Purpose, Session, SessionError};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::judge;
 use super::key_file::KeyFile;
@@ -47,7 +48,7 @@ async fn sign(
     let session = junto.session(&file.session, patience).await?;
     let key = file.share.public().clone();
     let required = key.threshold().required();
-    // Everybody who signs this message with this key in this epoch meets in the same execution.
+    // Everybody who signs this message with this key in this epoch means the same.
     let label = format!(
         "bls sign {} {}",
         hex::encode(&key.digest()[..16]),
@@ -56,62 +57,59 @@ async fn sign(
     let occasion = OwnedOccasion::new(&session, &label);
     let setup = Setup::sign(&occasion.borrow(), key, file.holders.clone(), message)
         .map_err(setup_failure)?;
-    let purpose = Purpose {
-        label,
-        members: members(&file.holders),
-        mode: Mode::Messages,
-    };
-    let execution = match session.execution_as(purpose).await {
-        Ok(execution) => execution,
-        Err(SessionError::Misuse(Misuse::Finished)) => {
-            return Err(Failure::failed(
-                "this message was signed before, but its signature is no longer in the profile",
-            ));
-        }
-        Err(error) => return Err(session_failure(error)),
+    let me = session.me();
+    let others = members(&file.holders).without(me);
+    let (executions, out) = meet(&session, &label, others, output).await?;
+    let able = executions.len() + 1;
+    let (Some((_, first)), true) = (executions.first(), able >= usize::from(required)) else {
+        return Err(out.unwrap_or_else(|| Failure::failed("too few parties to sign")));
     };
 
     let signer = session.signing_key().await.map_err(session_failure)?;
-    let me = PartyIndex::new(session.me().as_usize().try_into().unwrap_or(u8::MAX))
-        .ok_or_else(|| Failure::failed("a party beyond the limit"))?;
+    let own = party(me)?;
     let participant =
-        Participant::new(&setup, me, &signer, execution.seed()).map_err(Failure::failed)?;
+        Participant::new(&setup, own, &signer, first.seed()).map_err(Failure::failed)?;
     let (round, part) = participant
         .sign(Some(&file.share))
         .map_err(Failure::failed)?;
     let part = part.ok_or_else(|| Failure::failed("this party has no part in the signature"))?;
-    for to in execution.others().iter() {
-        execution
-            .send(0, to, part.clone())
-            .await
-            .map_err(session_failure)?;
+    let mut parts = JoinSet::new();
+    for (other, execution) in executions {
+        let part = part.clone();
+        parts.spawn(async move {
+            match execution.send(0, other, part).await {
+                Ok(()) => (other, execution.next(patience).await),
+                Err(error) => (other, Err(error)),
+            }
+        });
     }
 
     let progress = output.progress(format!("signing: 1 of {required} parts"));
-    let end = Instant::now() + patience;
     let mut inbox = BTreeMap::new();
+    let mut lost = 0;
     let signature = loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let incoming = match execution.next(left).await {
-            Ok(incoming) => incoming,
-            Err(SessionError::Incomplete { .. }) => {
+        let (from, incoming) = match parts.join_next().await {
+            Some(Ok((from, Ok(incoming)))) => (from, incoming),
+            Some(Ok((_, Err(SessionError::Incomplete { .. })))) | None => {
                 return Err(Failure::new(
                     Exit::Unreachable,
                     format_args!("only {} of {required} parties signed this message in time", inbox.len() + 1),
                 )
                 .help("the part of this party is on its way: run the command again when the others have signed"));
             }
-            Err(error) => return Err(session_failure(error)),
+            // One party that breaks off has no veto as long as enough others sign.
+            Some(Ok((_, Err(error @ SessionError::Peer(_))))) => {
+                lost += 1;
+                if able - lost < usize::from(required) {
+                    return Err(session_failure(error));
+                }
+                output.say(format_args!("going on without a party: {error}"));
+                continue;
+            }
+            Some(Ok((_, Err(error)))) => return Err(session_failure(error)),
+            Some(Err(error)) => return Err(Failure::failed(error)),
         };
-        let Some(from) = u8::try_from(incoming.sender.as_usize())
-            .ok()
-            .and_then(PartyIndex::new)
-        else {
-            continue;
-        };
-        inbox
-            .entry(from)
-            .or_insert_with(|| incoming.payload.to_vec());
+        inbox.insert(party(from)?, incoming.payload.to_vec());
         match round.receive(&inbox) {
             Ok(outcome) => {
                 if !outcome.blames.is_empty() {
@@ -128,8 +126,7 @@ async fn sign(
             }
             Err(SignError::TooFew { valid, blames, .. }) => {
                 progress.step(format!("signing: {valid} of {required} parts"));
-                let able = file.holders.len() - blames.len();
-                if able < usize::from(required) {
+                if able - lost - blames.len() < usize::from(required) {
                     let abort = Abort {
                         blames,
                         disputes: Vec::new(),
@@ -142,9 +139,70 @@ async fn sign(
     };
     progress.done();
     keep(junto, name, message, &signature)?;
-    execution.finish().await.map_err(session_failure)?;
+    parts.shutdown().await;
+    leave(&session, &label, others).await?;
     junto.settle().await?;
     Ok(signature)
+}
+
+/// Opens the executions in which this party exchanges its part with each other holder. Pairs, because
+/// whoever takes part in an execution can end it: one of all holders would give each of them a veto
+/// over the signature, and any T parties are to suffice. Also gives why the last one that is out is out.
+async fn meet(
+    session: &Session,
+    label: &str,
+    others: Members,
+    output: Output,
+) -> Result<(Vec<(junto_session::PartyIndex, Execution)>, Option<Failure>), Failure> {
+    let mut executions = Vec::new();
+    let mut out = None;
+    for other in others.iter() {
+        match session.execution_as(between(label, session.me(), other)).await {
+            Ok(execution) => executions.push((other, execution)),
+            Err(SessionError::Misuse(Misuse::Finished)) => {
+                return Err(Failure::failed(
+                    "this message was signed before, but its signature is no longer in the profile",
+                ));
+            }
+            Err(error @ SessionError::Peer(_)) => {
+                output.say(format_args!("going on without {other}: {error}"));
+                out = Some(session_failure(error));
+            }
+            Err(error) => return Err(session_failure(error)),
+        }
+    }
+    Ok((executions, out))
+}
+
+/// Ends what [`meet`] opened, once the signature is stored.
+async fn leave(session: &Session, label: &str, others: Members) -> Result<(), Failure> {
+    for other in others.iter() {
+        let finished = match session.execution_as(between(label, session.me(), other)).await {
+            Ok(execution) => execution.finish().await.map(drop),
+            Err(error) => Err(error),
+        };
+        match finished {
+            // Some pairs end before, one way or the other.
+            Ok(()) | Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => {}
+            Err(error) => return Err(session_failure(error)),
+        }
+    }
+    Ok(())
+}
+
+fn between(label: &str, one: junto_session::PartyIndex, other: junto_session::PartyIndex) -> Purpose {
+    Purpose {
+        label: format!("{label} {}-{}", one.min(other), one.max(other)),
+        members: Members::NONE.with(one).with(other),
+        mode: Mode::Messages,
+    }
+}
+
+fn party(party: junto_session::PartyIndex) -> Result<PartyIndex, Failure> {
+    u8::try_from(party.as_usize())
+        .ok()
+        .and_then(PartyIndex::new)
+        .ok_or_else(|| Failure::failed("a party beyond the limit"))
 }
 
 fn signature_file(name: &str, message: &[u8]) -> String {
