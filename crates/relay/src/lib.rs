@@ -13,7 +13,7 @@
 //! | [`relay`](Relay) | the listener, limits on connections, start and shutdown |
 //! | `connection` | one task per connection, from handshake to goodbye |
 //! | [`store`] | all queues: in memory, with a journal for restarts |
-//! | [`bench`] | what a message costs, against the floor |
+//! | [`mod@bench`] | what a message costs, against the floor |
 //!
 //! # Rules
 //! * Nothing leaves the relay before what it rests on is durable (if there is a journal).

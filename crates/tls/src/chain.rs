@@ -26,6 +26,9 @@ pub const CHAIN_MAX: usize = 4;
 /// Most bytes of one certificate that we look at. Genuine ones have 400 to 700.
 pub const CERTIFICATE_BYTES_MAX: usize = 8 * 1024;
 
+/// DER tag of a certificate.
+const SEQUENCE_TAG: u8 = 0x30;
+
 /// Why a server's chain is refused. All are the server's (or an attacker's) fault, except
 /// [`ChainError::WrongIdentity`], which may also mean an outdated address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -200,7 +203,8 @@ fn check(leaf: &[u8], identity: &[u8], now: UnixTime) -> Result<PeerKey, ChainEr
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, ChainError> {
-    if der.len() > CERTIFICATE_BYTES_MAX {
+    // The parser does not look at the outermost tag, the one byte that nothing else covers.
+    if der.len() > CERTIFICATE_BYTES_MAX || der.first() != Some(&SEQUENCE_TAG) {
         return Err(ChainError::Encoding);
     }
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| ChainError::Encoding)?;
@@ -265,4 +269,88 @@ fn check_signature(leaf: &X509Certificate<'_>, key: &PeerKey) -> Result<(), Chai
         return Err(ChainError::Unsigned);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ServerIdentity;
+    use core::time::Duration;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    fn at(seconds: u64) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+    }
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn chain() -> Vec<CertificateDer<'static>> {
+        let mut rng = ChaCha20Rng::seed_from_u64(5);
+        let identity = ServerIdentity::ephemeral("host", &mut rng, at(NOW)).unwrap();
+        identity.chain().to_vec()
+    }
+
+    #[test]
+    fn no_changed_byte_passes_for_the_same_server() {
+        let chain = chain();
+        let pin = Fingerprint::of(&chain[1]);
+        assert!(
+            PeerChain::verify(&chain, at(NOW))
+                .unwrap()
+                .expect(&pin)
+                .is_ok()
+        );
+        for certificate in 0..2 {
+            for position in 0..chain[certificate].len() {
+                for bit in [1, 0x80] {
+                    let mut changed = chain.clone();
+                    let mut der = changed[certificate].to_vec();
+                    der[position] ^= bit;
+                    changed[certificate] = der.into();
+                    let verified = PeerChain::verify(&changed, at(NOW));
+                    let accepted = verified.and_then(|chain| chain.expect(&pin));
+                    assert!(
+                        accepted.is_err(),
+                        "certificate {certificate}, byte {position}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cut_and_lengthened_certificates_are_malformed() {
+        let chain = chain();
+        let leaf = chain[0].to_vec();
+        let longer = [leaf.as_slice(), &[0]].concat();
+        for bad in (0..leaf.len())
+            .map(|cut| leaf[..cut].to_vec())
+            .chain([longer])
+        {
+            let changed = [bad.into(), chain[1].clone()];
+            let error = PeerChain::verify(&changed, at(NOW)).unwrap_err();
+            assert_eq!(error, ChainError::Encoding);
+        }
+        let huge = [
+            vec![0x30; CERTIFICATE_BYTES_MAX + 1].into(),
+            chain[1].clone(),
+        ];
+        assert_eq!(
+            PeerChain::verify(&huge, at(NOW)).unwrap_err(),
+            ChainError::Encoding
+        );
+    }
+
+    #[test]
+    fn certificates_have_a_beginning_and_in_effect_no_end() {
+        const DAY: u64 = 86_400;
+        let chain = chain();
+        let verdict = |now| PeerChain::verify(&chain, at(now)).map(drop);
+        assert_eq!(verdict(NOW - 2 * DAY), Err(ChainError::Time));
+        assert_eq!(verdict(NOW - DAY + 1), Ok(()));
+        assert_eq!(verdict(NOW + 999_990 * DAY), Ok(()));
+        assert_eq!(verdict(NOW + 1_000_001 * DAY), Err(ChainError::Time));
+        assert_eq!(verdict(u64::MAX), Err(ChainError::Time));
+    }
 }

@@ -51,7 +51,6 @@
 
 use core::cell::RefCell;
 use core::fmt;
-use std::sync::LazyLock;
 
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256;
 use rustls::crypto::hmac::Tag;
@@ -263,32 +262,27 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// The provider's own suite, which ours copies.
-fn original() -> &'static Tls13CipherSuite {
-    match TLS13_CHACHA20_POLY1305_SHA256 {
-        SupportedCipherSuite::Tls13(suite) => suite,
-        #[allow(unreachable_patterns)]
-        _ => unreachable!("its name says TLS 1.3"),
-    }
-}
+/// The provider's own suite, which ours copies. Found out while compiling.
+static ORIGINAL: &Tls13CipherSuite = match &TLS13_CHACHA20_POLY1305_SHA256 {
+    SupportedCipherSuite::Tls13(suite) => suite,
+    #[allow(unreachable_patterns, clippy::panic)] // Compiling would fail.
+    _ => panic!("its name says TLS 1.3"),
+};
 
 fn hash() -> &'static dyn Hkdf {
-    original().hkdf_provider
+    ORIGINAL.hkdf_provider
 }
 
-static SUITE: LazyLock<Tls13CipherSuite> = LazyLock::new(|| {
-    let original = original();
-    Tls13CipherSuite {
-        common: CipherSuiteCommon {
-            suite: original.common.suite,
-            hash_provider: original.common.hash_provider,
-            confidentiality_limit: original.common.confidentiality_limit,
-        },
-        hkdf_provider: &Watching,
-        aead_alg: original.aead_alg,
-        quic: None,
-    }
-});
+static SUITE: Tls13CipherSuite = Tls13CipherSuite {
+    common: CipherSuiteCommon {
+        suite: ORIGINAL.common.suite,
+        hash_provider: ORIGINAL.common.hash_provider,
+        confidentiality_limit: ORIGINAL.common.confidentiality_limit,
+    },
+    hkdf_provider: &Watching,
+    aead_alg: ORIGINAL.aead_alg,
+    quic: None,
+};
 
 /// `TLS_CHACHA20_POLY1305_SHA256` whose Finished messages can be watched.
 pub(crate) fn suite() -> SupportedCipherSuite {
