@@ -1,9 +1,136 @@
-//! `cargo bench -p junto-agent`: the figures of `junto_agent::bench`.
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench")]
+//! `cargo bench -p junto-agent`: the figures of `junto_agent::bench`, and messages by turns through
+//! a relay on loopback.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a bench"
+)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use junto_agent::bench::BenchOptions;
+use junto_agent::{Agent, AgentConfig, ConnectionId, Event, Events, PostQuantum, Tag};
+use junto_crypto::aead::StoreKey;
+use junto_relay::{Relay, RelayConfig};
+use junto_tls::ServerIdentity;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rustls::pki_types::UnixTime;
+
+struct Party {
+    agent: Agent,
+    events: Events,
+}
+
+async fn open(path: &Path, post_quantum: PostQuantum) -> Party {
+    let mut config = AgentConfig::new(path, StoreKey::from_bytes(&[5; 32]));
+    config.receipts = false;
+    config.post_quantum = post_quantum;
+    let (agent, events) = Agent::open(config).await.unwrap();
+    Party { agent, events }
+}
+
+impl Party {
+    async fn connected(&mut self) -> ConnectionId {
+        loop {
+            if let Event::Connected { connection, .. } = self.events.next().await.unwrap() {
+                return connection;
+            }
+        }
+    }
+
+    async fn take(&mut self) {
+        loop {
+            if let Event::Message { connection, id, .. } = self.events.next().await.unwrap() {
+                return self.agent.ack(connection, id).await.unwrap();
+            }
+        }
+    }
+}
+
+async fn by_turns(folder: &Path, turns: usize, post_quantum: PostQuantum) {
+    println!("{post_quantum:?}:");
+    let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut rng = ChaCha20Rng::from_seed([1; 32]);
+    let identity = ServerIdentity::ephemeral("127.0.0.1", &mut rng, UnixTime::now()).unwrap();
+    let config = RelayConfig::in_memory("127.0.0.1", bind).unwrap();
+    let relay = Relay::start(config, identity).await.unwrap();
+    let (mut alice, mut bob) = (
+        open(&folder.join("alice.db"), post_quantum).await,
+        open(&folder.join("bob.db"), post_quantum).await,
+    );
+    let start = Instant::now();
+    let made = alice
+        .agent
+        .create_invitation(Tag::new([1; 32]), &relay.address(), b"")
+        .await;
+    let link = made.unwrap().1.into();
+    bob.agent
+        .join(Tag::new([2; 32]), &link, &relay.address(), b"")
+        .await
+        .unwrap();
+    let (to_bob, to_alice) = (alice.connected().await, bob.connected().await);
+    println!("connected in {:?}", start.elapsed());
+    let mut times = Vec::new();
+    for _ in 0..turns {
+        let start = Instant::now();
+        alice.agent.send(to_bob, &[1; 100]).await.unwrap();
+        bob.take().await;
+        times.push(start.elapsed());
+        let start = Instant::now();
+        bob.agent.send(to_alice, &[2; 100]).await.unwrap();
+        alice.take().await;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    let at = |share: usize| times[times.len() * share / 100];
+    println!(
+        "a hop by turns: median {:?}, p90 {:?}, p99 {:?}",
+        at(50),
+        at(90),
+        at(99)
+    );
+    let count = 2_000;
+    let start = Instant::now();
+    let agent = alice.agent.clone();
+    let sending = tokio::spawn(async move {
+        for _ in 0..count / 20 {
+            let body = [3; 100];
+            let mut batch = Vec::new();
+            for _ in 0..20 {
+                let agent = agent.clone();
+                batch.push(tokio::spawn(async move {
+                    agent.send(to_bob, &body).await.unwrap()
+                }));
+            }
+            for sent in batch {
+                sent.await.unwrap();
+            }
+        }
+    });
+    for _ in 0..count {
+        bob.take().await;
+    }
+    sending.await.unwrap();
+    let time: Duration = start.elapsed();
+    println!(
+        "one way, 20 calls at a time: {:.0}/s",
+        f64::from(count) / time.as_secs_f64()
+    );
+}
 
 fn main() {
     let folder = tempfile::tempdir_in(".").unwrap();
-    let report =
-        junto_agent::bench::run(junto_agent::bench::BenchOptions::default(), folder.path());
+    let other = tempfile::tempdir_in(".").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(by_turns(folder.path(), 100, PostQuantum::EachStep));
+    runtime.block_on(by_turns(other.path(), 100, PostQuantum::Sparing));
+    let report = junto_agent::bench::run(BenchOptions::default(), folder.path());
     println!("{:#?}", report.unwrap());
 }

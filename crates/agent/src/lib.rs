@@ -19,6 +19,6 @@ pub mod store;
 pub use error::{AgentError, RelayFault};
 pub use proto::{
     ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Link, LinkError,
-    MAX_BODY, MAX_INFO, MessageId, Misuse, RequestId, Tag,
+    MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RequestId, Tag,
 };
 pub use shell::{Agent, AgentConfig, Events, Reconnect};

@@ -85,7 +85,11 @@ fn run_and_kill(folder: &Path, from: u64, count: u64, moment: Duration) -> Vec<u
     let mut child = start_child(folder, from);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut confirmed = Vec::new();
-    let number = |line: &str| line.split("sent ").nth(1).map(|text| text.parse::<u64>().unwrap());
+    let number = |line: &str| {
+        line.split("sent ")
+            .nth(1)
+            .map(|text| text.parse::<u64>().unwrap())
+    };
     while confirmed.len() < count as usize {
         let line = lines.next().expect("the child has ended").unwrap();
         confirmed.extend(number(&line));

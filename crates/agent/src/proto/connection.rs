@@ -8,9 +8,10 @@ use junto_ratchet::{MakerKeys, Params, Ratchet, SkippedDelta, SkippedId, Skipped
 
 use super::chain::{MessageHash, ReceiveChain, SendChain};
 use super::command::Ticket;
-use super::effects::{Effects, Owner};
+use super::effects::{Effects, HEAL_INTERVAL, Owner};
 use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, MessageId, Tag};
+use super::instant::Instant;
 use super::link::InvitationLink;
 use super::queue::{ReceiveQueue, SendQueue};
 use super::step::{Row, RowKey};
@@ -129,6 +130,8 @@ pub(super) struct Connection {
     pub(super) awaiting: BTreeMap<u64, MessageHash>,
     /// Whether the timer for overtaken messages runs.
     pub(super) gap_timed: bool,
+    /// When to mix in a fresh post-quantum secret.
+    pub(super) heal_at: Instant,
     /// Whether the timer for receipts runs.
     pub(super) receipts_timed: bool,
 }
@@ -172,6 +175,7 @@ impl Connection {
             awaiting: BTreeMap::new(),
             was_full: false,
             gap_timed: false,
+            heal_at: Instant::default(),
             receipts_timed: false,
         }
     }
@@ -345,6 +349,21 @@ impl Connection {
 
     fn late_key(&self, id: SkippedId) -> RowKey {
         RowKey::LateKey(self.id, id.epoch, id.number)
+    }
+
+    /// Has the ratchet mix in a fresh post-quantum secret now and then. Nothing happens if it does in
+    /// every step.
+    pub(super) fn heal_if_due(&mut self, effects: &mut Effects) {
+        if effects.now < self.heal_at {
+            return;
+        }
+        // The first time after a start counts from there.
+        let first = self.heal_at == Instant::default();
+        self.heal_at = effects.now.after(HEAL_INTERVAL);
+        if let (Keys::Agreed(ratchet), false) = (&mut self.keys, first) {
+            ratchet.heal();
+            effects.unprepared(self.id);
+        }
     }
 
     /// Makes keys for the next step of the ratchet ahead of time.

@@ -42,6 +42,21 @@ pub(super) struct Pending {
     pub(super) purpose: Purpose,
 }
 
+/// How often connections mix in a secret that a quantum computer cannot find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PostQuantum {
+    /// In the key agreement, on which all later keys rest, and again every [`HEAL_INTERVAL`] of a
+    /// connection's use. Recorded traffic stays safe from a quantum computer; whoever stole keys is
+    /// shut out after the interval. A step of the ratchet costs half a millisecond.
+    #[default]
+    Sparing,
+    /// In every step of the ratchet, at some 10 ms of work for each side.
+    EachStep,
+}
+
+/// How long a connection is used before it mixes in another secret.
+pub const HEAL_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
 /// Why the core wants to be woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
@@ -74,6 +89,7 @@ struct RelayState {
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) now: Instant,
+    pub(super) post_quantum: PostQuantum,
     pub(super) delta: Delta,
     outputs: Vec<Output>,
     /// Outputs that wait for no commit.

@@ -11,7 +11,7 @@
 //! that nobody uses.
 
 use junto_crypto::{CryptoRng, Zeroizing, x25519};
-use junto_ratchet::{MakerKeys, Options, Params, VersionRange as RatchetVersions};
+use junto_ratchet::{MakerKeys, Options, Params, Ratchet, VersionRange as RatchetVersions};
 use junto_smp::command::QueueMode;
 use junto_smp::id::{RecipientId, SenderId};
 
@@ -19,7 +19,7 @@ use super::address::QueueInfo;
 use super::chain::ReceiveChain;
 use super::command::{CallError, Misuse, Reply};
 use super::connection::{Address, Connection, Keys, Role, Stage, link_row};
-use super::effects::{Effects, Timer};
+use super::effects::{Effects, PostQuantum, Timer};
 use super::envelope::Envelope;
 use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, Tag};
@@ -103,8 +103,9 @@ impl Connection {
     ) -> Result<Self, LinkError> {
         let (address, offer) = link.negotiated()?;
         let send = SendQueue::new(address.clone(), effects, rng).ok_or(Malformed::Key)?;
-        let (ratchet, ours) =
+        let (mut ratchet, ours) =
             junto_ratchet::join(offer, Options::default(), rng).map_err(|_| Malformed::Key)?;
+        set_pace(&mut ratchet, effects.post_quantum);
         let keys = Keys::Agreed(Box::new(ratchet));
         let mut connection = Self::new(
             (id, tag),
@@ -299,6 +300,7 @@ impl Connection {
         };
         let agreed = secrets.accept(&offer, Options::default());
         let mut ratchet = agreed.map_err(|_| Unusable::Ignored)?;
+        set_pace(&mut ratchet, effects.post_quantum);
         let opened = ratchet
             .decrypt(ratcheted, rng)
             .map_err(|_| Unusable::Ignored)?;
@@ -413,6 +415,14 @@ impl Connection {
         for ticket in self.callers.drain(..).chain(waiting) {
             effects.answer(ticket, Err(error.clone()));
         }
+    }
+}
+
+/// Tells a fresh ratchet how often to encapsulate.
+fn set_pace(ratchet: &mut Ratchet, post_quantum: PostQuantum) {
+    match post_quantum {
+        PostQuantum::EachStep => {}
+        PostQuantum::Sparing => ratchet.set_pq_sparing(),
     }
 }
 

@@ -15,7 +15,7 @@ use junto_smp::id::RecipientId;
 
 use super::command::{CallError, Command, Misuse, Reply, Ticket};
 use super::connection::{Address, Connection, InboxRow, Request, Role, Stage};
-use super::effects::{Effects, Owner, Purpose, Timer};
+use super::effects::{Effects, Owner, PostQuantum, Purpose, Timer};
 use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::instant::Instant;
@@ -81,6 +81,11 @@ impl Machine {
             machine.restore_row(key, &row, &mut late)?;
         }
         Ok(machine)
+    }
+
+    /// Chooses for the connections made from now on.
+    pub fn set_post_quantum(&mut self, post_quantum: PostQuantum) {
+        self.effects.post_quantum = post_quantum;
     }
 
     /// Restores one row; keys of overtaken messages wait in `late` for their connection.

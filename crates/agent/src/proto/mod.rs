@@ -34,7 +34,7 @@ mod wire;
 pub use address::{QueueAddress, QueueInfo, QueueMode, QueueUri, SenderId};
 pub use chain::{Integrity, MessageHash, ReceiveChain, SendChain};
 pub use command::{CallError, Command, Misuse, Reply, Ticket};
-pub use effects::Timer;
+pub use effects::{HEAL_INTERVAL, PostQuantum, Timer};
 pub use envelope::Envelope;
 pub use event::{ConnectionFault, Event};
 pub use id::{ConnectionId, MessageId, RequestId, Tag};

@@ -176,6 +176,7 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Result<MessageId, CallError> {
+        self.heal_if_due(effects);
         let (Keys::Agreed(ratchet), Some(send)) = (&mut self.keys, &self.send) else {
             return Err(Misuse::NotConnected.into());
         };

@@ -11,8 +11,8 @@ use super::engine::{Engine, EngineOptions, Input};
 use crate::client::ClientOptions;
 use crate::error::AgentError;
 use crate::proto::{
-    Command, ConnectionId, ContactLink, Event, InvitationLink, Link, MessageId, Reply, RequestId,
-    Tag,
+    Command, ConnectionId, ContactLink, Event, InvitationLink, Link, MessageId, PostQuantum, Reply,
+    RequestId, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -25,6 +25,8 @@ pub struct AgentConfig {
     /// Whether acknowledging a message tells its sender ([`Event::Delivered`] there). On by default;
     /// receipts are gathered and cost one message for up to 255.
     pub receipts: bool,
+    /// How often connections made from now on mix in a post-quantum secret.
+    pub post_quantum: PostQuantum,
     /// How long relays may take.
     pub client: ClientOptions,
     /// How the agent comes back to a relay that is out of reach.
@@ -59,6 +61,7 @@ impl AgentConfig {
             path: path.into(),
             key,
             receipts: true,
+            post_quantum: PostQuantum::default(),
             client: ClientOptions::default(),
             reconnect: Reconnect::default(),
         }
@@ -95,6 +98,7 @@ impl Agent {
     pub async fn open(config: AgentConfig) -> Result<(Self, Events), AgentError> {
         let options = EngineOptions {
             receipts: config.receipts,
+            post_quantum: config.post_quantum,
             client: config.client,
             reconnect: config.reconnect,
         };
@@ -118,6 +122,7 @@ impl Agent {
         let client = ClientOptions::default();
         let options = EngineOptions {
             receipts,
+            post_quantum: PostQuantum::default(),
             client,
             reconnect,
         };

@@ -19,8 +19,8 @@ use super::relay::{Commands, RelayTask};
 use super::timer;
 use crate::error::{AgentError, RelayFault};
 use crate::proto::{
-    Answer, CallError, Event, Instant, Machine, MachineConfig, Output, RelayId, RelayNotice, Reply,
-    Ticket, Token,
+    Answer, CallError, Event, Instant, Machine, MachineConfig, Output, PostQuantum, RelayId,
+    RelayNotice, Reply, Ticket, Token,
 };
 use crate::store::{Store, StoreError};
 
@@ -92,12 +92,14 @@ pub(super) struct Engine {
 /// What an application may choose, besides the store.
 pub(super) struct EngineOptions {
     pub(super) receipts: bool,
+    pub(super) post_quantum: PostQuantum,
     pub(super) client: crate::client::ClientOptions,
     pub(super) reconnect: super::agent::Reconnect,
 }
 
 struct EngineConfig {
     machine: MachineConfig,
+    post_quantum: PostQuantum,
     tls: Arc<ClientTls>,
     client: crate::client::ClientOptions,
     reconnect: super::agent::Reconnect,
@@ -173,11 +175,12 @@ impl Engine {
             machine: MachineConfig {
                 receipts: options.receipts,
             },
+            post_quantum: options.post_quantum,
             tls: Arc::new(tls),
             client: options.client,
             reconnect: options.reconnect,
         };
-        let machine = restore(config.machine, store.as_mut())?;
+        let machine = restore(&config, store.as_mut())?;
         Ok(Self {
             config,
             machine,
@@ -442,7 +445,7 @@ impl Engine {
                 let _ = reply.send(Err(AgentError::Store(fault.same_kind())));
             }
             self.refuse_calls(&fault);
-            match restore(self.config.machine, self.store.as_mut()) {
+            match restore(&self.config, self.store.as_mut()) {
                 Ok(machine) => {
                     self.machine = machine;
                     return;
@@ -487,11 +490,13 @@ impl Engine {
     }
 }
 
-fn restore(config: MachineConfig, store: &mut dyn Store) -> Result<Machine, AgentError> {
-    Machine::restore(config, store.load()?).map_err(|fault| {
+fn restore(config: &EngineConfig, store: &mut dyn Store) -> Result<Machine, AgentError> {
+    let mut machine = Machine::restore(config.machine, store.load()?).map_err(|fault| {
         error!(%fault, "the store cannot be read");
-        StoreError::Damaged(fault.table).into()
-    })
+        StoreError::Damaged(fault.table)
+    })?;
+    machine.set_post_quantum(config.post_quantum);
+    Ok(machine)
 }
 
 impl From<CallError> for AgentError {
