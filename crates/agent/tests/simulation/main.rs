@@ -13,7 +13,7 @@
 mod relay;
 mod world;
 
-use junto_agent::proto::{CallError, Command, ConnectionFault, Integrity, Reply};
+use junto_agent::proto::{CallError, Command, ConnectionFault, HEAL_INTERVAL, Integrity, Reply};
 use junto_agent::store::Store;
 use world::{Faults, Pair, World, relay_address, tag};
 
@@ -407,4 +407,31 @@ fn an_address_that_its_relay_has_lost_gets_a_new_queue() {
     );
     world.settle();
     assert_eq!(world.nodes[0].app.requests.len(), 1);
+}
+
+#[test]
+fn secrets_are_renewed_without_anybody_noticing() {
+    for seed in [1, 4] {
+        let mut pair = connected(seed);
+        for round in 0..6 {
+            pair.world.wait(HEAL_INTERVAL);
+            for (sender, receiver) in [(0, 1), (1, 0)] {
+                let connection = pair.connection(sender).unwrap();
+                pair.world.call(
+                    sender,
+                    Command::Send {
+                        connection,
+                        body: vec![round],
+                    },
+                );
+                pair.world.settle();
+                let received = &pair.world.nodes[receiver].app.received;
+                let last = received.values().flatten().next_back().unwrap();
+                assert_eq!((last.1, &last.2[..]), (Integrity::Ok, &[round][..]));
+            }
+            if round == 3 {
+                pair.world.crash(1);
+            }
+        }
+    }
 }

@@ -2,11 +2,12 @@
 //! by a seed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use junto_agent::proto::{
     CallError, Command, ConnectionFault, ConnectionId, Event, Instant, Integrity,
-    Link as AgentLink, Machine, MachineConfig, MessageId, Operation, Output, RelayId, Reply,
-    RequestId, Tag, Ticket, Token,
+    Link as AgentLink, Machine, MachineConfig, MessageId, Operation, Output, PostQuantum, RelayId,
+    Reply, RequestId, Tag, Ticket, Token,
 };
 use junto_agent::store::{MemoryStore, Store};
 use junto_smp::address::ServerAddress;
@@ -70,6 +71,7 @@ pub struct World {
     pub relays: Vec<(ServerAddress, Relay)>,
     pub nodes: Vec<Node>,
     pub receipts: bool,
+    post_quantum: PostQuantum,
     /// Milliseconds, the same for all.
     clock: u64,
     last_link: u64,
@@ -83,16 +85,23 @@ pub fn relay_address(index: usize) -> ServerAddress {
         .unwrap()
 }
 
-fn machine(store: &mut MemoryStore, receipts: bool) -> Machine {
-    Machine::restore(MachineConfig { receipts }, store.load().unwrap()).unwrap()
+fn machine(store: &mut MemoryStore, receipts: bool, post_quantum: PostQuantum) -> Machine {
+    let rows = store.load().unwrap();
+    let mut machine = Machine::restore(MachineConfig { receipts }, rows).unwrap();
+    machine.set_post_quantum(post_quantum);
+    machine
 }
 
 impl World {
     pub fn new(seed: u64, nodes: usize, relays: usize, quota: usize) -> Self {
+        let post_quantum = match seed % 4 {
+            0 => PostQuantum::EachStep,
+            _ => PostQuantum::Sparing,
+        };
         let nodes = (0..nodes).map(|_| {
             let mut store = MemoryStore::default();
             Node {
-                machine: machine(&mut store, true),
+                machine: machine(&mut store, true, post_quantum),
                 store,
                 wires: BTreeMap::new(),
                 app: App::default(),
@@ -107,6 +116,7 @@ impl World {
                 .collect(),
             nodes: nodes.collect(),
             receipts: true,
+            post_quantum,
             clock: 0,
             last_link: 0,
             last_ticket: 0,
@@ -370,7 +380,7 @@ impl World {
 
     /// The process dies and starts again from its store.
     pub fn crash(&mut self, index: usize) {
-        let receipts = self.receipts;
+        let (receipts, post_quantum) = (self.receipts, self.post_quantum);
         let node = &mut self.nodes[index];
         for wire in node.wires.values() {
             if let Some(link) = wire.link {
@@ -380,12 +390,18 @@ impl World {
         node.wires.clear();
         node.app.unacknowledged.clear();
         node.crashes += 1;
-        node.machine = machine(&mut node.store, receipts);
+        node.machine = machine(&mut node.store, receipts, post_quantum);
     }
 
     /// A moment passes.
     fn time_passes(&mut self) {
         self.clock += 50 + self.rng.next_u32() as u64 % 500;
+        self.wake();
+    }
+
+    /// Much time passes.
+    pub fn wait(&mut self, duration: Duration) {
+        self.clock += duration.as_millis() as u64;
         self.wake();
     }
 
