@@ -15,7 +15,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
-use x509_parser::x509::{AlgorithmIdentifier, X509Version};
+use x509_parser::x509::X509Version;
 
 use crate::Fingerprint;
 
@@ -256,16 +256,22 @@ fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), ChainError> {
 }
 
 fn check_signature(leaf: &X509Certificate<'_>, key: &PeerKey) -> Result<(), ChainError> {
-    // RFC 8410 §3: the parameters must be absent. Both places must say the same (RFC 5280 §4.1.1.2).
-    let is_of_key = |algorithm: &AlgorithmIdentifier<'_>| {
-        algorithm.algorithm.as_bytes() == key.oid() && algorithm.parameters.is_none()
-    };
-    if !is_of_key(&leaf.signature_algorithm) || !is_of_key(&leaf.tbs_certificate.signature) {
+    // RFC 8410 §3: the parameters must be absent.
+    let algorithm = &leaf.tbs_certificate.signature;
+    if algorithm.algorithm.as_bytes() != key.oid() || algorithm.parameters.is_some() {
         return Err(ChainError::Algorithm);
     }
-    if leaf.signature_value.unused_bits != 0
-        || !key.verifies(leaf.tbs_certificate.as_ref(), &leaf.signature_value.data)
-    {
+    // What follows the signed part is not signed itself, so it is compared whole with the one way
+    // to write it: the same algorithm again (RFC 5280 §4.1.1.2), and the signature.
+    let signed = leaf.tbs_certificate.as_ref();
+    let signature: &[u8] = &leaf.signature_value.data;
+    let bits = u8::try_from(signature.len() + 1).map_err(|_| ChainError::Encoding)?;
+    let tail = [&[0x30, 5, 6, 3], key.oid(), &[3, bits, 0], signature].concat();
+    let before = leaf.as_raw().strip_suffix(tail.as_slice());
+    if !before.is_some_and(|before| before.ends_with(signed)) {
+        return Err(ChainError::Encoding);
+    }
+    if !key.verifies(signed, signature) {
         return Err(ChainError::Unsigned);
     }
     Ok(())
