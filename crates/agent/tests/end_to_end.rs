@@ -412,3 +412,40 @@ async fn a_full_disk_refuses_calls_and_loses_nothing() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_killed_again_and_again_loses_nothing() {
+    let mut site = Site::new().await;
+    let ((mut alice, to_bob), (mut bob, to_alice)) = pair(&site).await;
+    let count = 120_u8;
+    let talk = |agent: Agent, connection: ConnectionId| async move {
+        for number in 0..count {
+            agent.send(connection, &[number]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let sending = [
+        tokio::spawn(talk(alice.agent.clone(), to_bob)),
+        tokio::spawn(talk(bob.agent.clone(), to_alice)),
+    ];
+    let hearing = tokio::spawn(async move {
+        for number in 0..count {
+            for party in [&mut alice, &mut bob] {
+                let (connection, id, body) = party.message().await;
+                assert_eq!(body, [number]);
+                party.agent.ack(connection, id).await.unwrap();
+            }
+        }
+    });
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(70)).await;
+        // Dropped, not shut down: connections break wherever they are.
+        drop(site.relay.take());
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        site.start_relay().await;
+    }
+    for task in sending {
+        task.await.unwrap();
+    }
+    hearing.await.unwrap();
+}

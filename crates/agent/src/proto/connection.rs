@@ -579,3 +579,113 @@ impl Request {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use junto_crypto::CryptoRng;
+    use junto_smp::command::QueueMode;
+    use proptest::prelude::*;
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+    use crate::proto::chain::Integrity;
+    use crate::proto::{ContactLink, QueueAddress};
+
+    const RELAY: &str = "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=@relay.example:5223";
+
+    fn queue(effects: &mut Effects, rng: &mut impl CryptoRng) -> ReceiveQueue {
+        let mut queue =
+            ReceiveQueue::new(RELAY.parse().unwrap(), QueueMode::Messaging, effects, rng);
+        let key = junto_crypto::x25519::SecretKey::generate(rng).public_key();
+        let recipient = junto_smp::id::RecipientId::random(rng);
+        let sender = junto_smp::id::SenderId::random(rng);
+        queue.set_created(recipient, sender, key).unwrap();
+        queue
+    }
+
+    /// A maker, a requester and a joiner.
+    fn samples() -> Vec<Connection> {
+        let rng = &mut ChaCha20Rng::from_seed([3; 32]);
+        let effects = &mut Effects::default();
+        let (id, tag) = (ConnectionId::new([1; 16]), Tag::new([2; 32]));
+        let maker = Connection::invite(id, tag, vec![1; 9], queue(effects, rng), rng);
+        let Keys::Offered(keys) = &maker.keys else {
+            panic!()
+        };
+        let offer = keys.offer(junto_ratchet::VersionRange::OURS);
+        let address = maker.receive.address().unwrap();
+        let link = InvitationLink::new(address.clone(), offer);
+        let receive = queue(effects, rng);
+        let mut joiner = Connection::join(id, tag, &link, vec![], receive, (effects, rng)).unwrap();
+        joiner.remember([5; 16]);
+        joiner.receipts.push(DueReceipt {
+            id: 7,
+            hash: [8; 32],
+        });
+        let mode = Some(QueueMode::Contact);
+        let contact = ContactLink::new(QueueAddress { mode, ..address });
+        let receive = queue(effects, rng);
+        let requester =
+            Connection::request(id, tag, &contact, vec![2], receive, (effects, rng)).unwrap();
+        vec![maker, joiner, requester]
+    }
+
+    fn restored(row: &[u8]) -> Result<Connection, Malformed> {
+        Connection::from_row(
+            ConnectionId::new([1; 16]),
+            row,
+            Vec::new(),
+            &mut Effects::default(),
+        )
+    }
+
+    #[test]
+    fn rows_return() {
+        for connection in samples() {
+            let row = connection.to_row().unwrap();
+            assert_eq!(*restored(&row).unwrap().to_row().unwrap(), *row);
+            for len in 0..row.len() {
+                assert!(restored(&row[..len]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn inbox_rows_return() {
+        let all = [
+            Integrity::Ok,
+            Integrity::Skipped { from: 3, to: 9 },
+            Integrity::BadId { id: 2 },
+            Integrity::Duplicate,
+            Integrity::BadHash,
+        ];
+        for integrity in all {
+            let receipt = DueReceipt {
+                id: 4,
+                hash: [6; 32],
+            };
+            let row = InboxRow {
+                receipt,
+                integrity,
+                body: b"body".to_vec(),
+            }
+            .to_row();
+            let back = InboxRow::from_row(&row).unwrap();
+            assert_eq!((back.integrity, &back.body[..]), (integrity, &b"body"[..]));
+            assert_eq!(*back.to_row(), *row);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn a_damaged_row_never_panics(which in 0..3_usize, at in any::<prop::sample::Index>(), byte: u8) {
+            let mut row = samples().swap_remove(which).to_row().unwrap().to_vec();
+            let at = at.index(row.len());
+            row[at] = byte;
+            let _ = restored(&row);
+        }
+    }
+}

@@ -136,7 +136,7 @@ impl Connection {
                 self.queue_made((recipient_id, sender_id, relay_key), effects, rng);
                 true
             }
-            Answer::Refused(Refusal::Auth) => {
+            Answer::Refused(Refusal::Auth | Refusal::Quota) => {
                 let relay = effects.relay_address(self.receive.relay).cloned();
                 if self.callers.is_empty() {
                     self.fail(ConnectionFault::QueueRefused, effects);
@@ -453,7 +453,7 @@ impl Address {
                 }
                 made
             }
-            Answer::Refused(Refusal::Auth) => {
+            Answer::Refused(Refusal::Auth | Refusal::Quota) => {
                 let relay = effects.relay_address(self.receive.relay).cloned();
                 for ticket in self.callers.drain(..) {
                     let error = match &relay {

@@ -8,6 +8,7 @@
 //! each carry the hash of the one before.
 
 mod address;
+mod calls;
 mod chain;
 mod command;
 mod connection;
@@ -26,6 +27,7 @@ mod query;
 mod queue;
 mod receiving;
 mod relay;
+mod relays;
 mod sending;
 mod step;
 mod version;

@@ -57,15 +57,24 @@ pub(super) struct ReceiveQueue {
     pub(super) held: Option<QueueMessageId>,
 }
 
-fn signing_key(bytes: &[u8; 32]) -> Auth {
-    Arc::new(AuthSecret::Ed25519(ed25519::SigningKey::from_seed(bytes)))
+fn read_auth(reader: &mut Reader<'_>) -> Result<Auth, Malformed> {
+    Ok(Arc::new(match reader.u8()? {
+        b'E' => AuthSecret::Ed25519(ed25519::SigningKey::from_seed(&reader.array()?)),
+        b'X' => AuthSecret::X25519(x25519::SecretKey::from_bytes(&reader.array()?)),
+        _ => return Err(Malformed::Tag),
+    }))
 }
 
 fn put_auth(out: &mut Vec<u8>, auth: &AuthSecret) {
     match auth {
-        AuthSecret::Ed25519(key) => out.extend_from_slice(key.seed()),
-        // We make none of this kind.
-        AuthSecret::X25519(key) => out.extend_from_slice(key.as_bytes()),
+        AuthSecret::Ed25519(key) => {
+            out.push(b'E');
+            out.extend_from_slice(key.seed());
+        }
+        AuthSecret::X25519(key) => {
+            out.push(b'X');
+            out.extend_from_slice(key.as_bytes());
+        }
     }
 }
 
@@ -236,7 +245,7 @@ impl ReceiveQueue {
             relay: effects.relay(&address),
             address,
             mode,
-            auth: signing_key(&reader.array()?),
+            auth: read_auth(reader)?,
             delivery_secret: x25519::SecretKey::from_bytes(&reader.array()?),
             layer_secret: x25519::SecretKey::from_bytes(&reader.array()?),
             created: None,
@@ -390,7 +399,7 @@ impl SendQueue {
             b'C' => Some(QueueMode::Contact),
             _ => return Err(Malformed::Tag),
         };
-        let auth = signing_key(&reader.array()?);
+        let auth = read_auth(reader)?;
         let layer_secret = x25519::SecretKey::from_bytes(&reader.array()?);
         let secured = match reader.u8()? {
             b'T' => true,

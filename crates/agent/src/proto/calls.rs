@@ -1,0 +1,339 @@
+//! What the application asks of the machine.
+
+use std::collections::BTreeSet;
+
+use junto_crypto::CryptoRng;
+use junto_smp::address::ServerAddress;
+use junto_smp::command::QueueMode;
+
+use super::command::{CallError, Command, Misuse, Reply, Ticket};
+use super::connection::{Address, Connection, Role, Stage};
+use super::effects::Owner;
+use super::id::{ConnectionId, MessageId, RequestId, Tag};
+use super::instant::Instant;
+use super::link::Link;
+use super::machine::{Machine, REQUESTS_MAX};
+use super::message::{MAX_BODY, MAX_INFO};
+use super::queue::{ReceiveQueue, Subscription};
+use super::relay::RelayId;
+use super::step::RowKey;
+
+impl Machine {
+    /// Handles a call.
+    pub fn handle_command(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        command: Command,
+        rng: &mut impl CryptoRng,
+    ) {
+        self.effects.now = now;
+        let answer = match command {
+            Command::CreateAddress { tag, relay } => self.create_address(ticket, tag, relay, rng),
+            Command::CreateInvitation { tag, relay, info } => {
+                self.create_invitation(ticket, tag, relay, info, rng)
+            }
+            Command::Join {
+                tag,
+                link,
+                relay,
+                info,
+            } => self
+                .join(tag, &link, relay, info, rng)
+                .map(|id| Some(Reply::Connection(id))),
+            Command::Accept {
+                request,
+                relay,
+                info,
+            } => self
+                .accept(request, relay, info, rng)
+                .map(|id| Some(Reply::Connection(id))),
+            Command::Reject { request } => {
+                self.forget_request(request);
+                Ok(Some(Reply::Done))
+            }
+            Command::Send { connection, body } => self.send(ticket, connection, body, rng),
+            Command::Acknowledge {
+                connection,
+                message,
+            } => {
+                let answer = self.acknowledge(connection, message);
+                self.effects.answer_promptly(ticket, answer);
+                Ok(None)
+            }
+            Command::Delete { connection } => {
+                self.delete(connection);
+                Ok(Some(Reply::Done))
+            }
+            Command::CloseAddress { tag } => {
+                self.close_address(tag);
+                Ok(Some(Reply::Done))
+            }
+        };
+        match answer {
+            Ok(Some(reply)) => self.effects.answer(ticket, Ok(reply)),
+            Ok(None) => {}
+            Err(error) => self.effects.answer(ticket, Err(error)),
+        }
+    }
+
+    fn create_address(
+        &mut self,
+        ticket: Ticket,
+        tag: Tag,
+        relay: ServerAddress,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Reply>, CallError> {
+        let effects = &mut self.effects;
+        let address = self.addresses.entry(tag).or_insert_with(|| {
+            let receive = ReceiveQueue::new(relay, QueueMode::Contact, effects, rng);
+            effects.changed(Owner::Address(tag));
+            Address::new(tag, receive)
+        });
+        if address.closing {
+            return Err(Misuse::TagTaken.into());
+        }
+        match address.link() {
+            Some(link) => Ok(Some(Reply::Address(link))),
+            None => {
+                address.callers.push(ticket);
+                Ok(None)
+            }
+        }
+    }
+
+    fn create_invitation(
+        &mut self,
+        ticket: Ticket,
+        tag: Tag,
+        relay: ServerAddress,
+        info: Vec<u8>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Reply>, CallError> {
+        check_info(&info)?;
+        if let Some(connection) = self.connection_of(tag) {
+            if connection.role != Role::Maker {
+                return Err(Misuse::TagTaken.into());
+            }
+            if let Stage::Failed(fault) = connection.stage {
+                return Err(fault.into());
+            }
+            let Some(link) = connection.link.clone() else {
+                connection.callers.push(ticket);
+                return Ok(None);
+            };
+            return Ok(Some(Reply::Invitation(connection.id, link)));
+        }
+        let id = self.fresh_id(rng);
+        let receive = ReceiveQueue::new(relay, QueueMode::Messaging, &mut self.effects, rng);
+        let mut connection = Connection::invite(id, tag, info, receive, rng);
+        connection.callers.push(ticket);
+        self.add(connection);
+        Ok(None)
+    }
+
+    fn join(
+        &mut self,
+        tag: Tag,
+        link: &Link,
+        relay: ServerAddress,
+        info: Vec<u8>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<ConnectionId, CallError> {
+        check_info(&info)?;
+        if let Some(connection) = self.connection_of(tag) {
+            return match connection.role {
+                Role::Joiner | Role::Requester => Ok(connection.id),
+                Role::Maker => Err(Misuse::TagTaken.into()),
+            };
+        }
+        let id = self.fresh_id(rng);
+        let effects = &mut self.effects;
+        // Before anything is made: a link that we cannot use.
+        match link {
+            Link::Invitation(link) => link.negotiated().map(|_| ())?,
+            Link::Contact(link) => link.negotiated().map(|_| ())?,
+        }
+        let receive = ReceiveQueue::new(relay, QueueMode::Messaging, effects, rng);
+        let connection = match link {
+            Link::Invitation(link) => {
+                Connection::join(id, tag, link, info, receive, (effects, rng))
+            }
+            Link::Contact(link) => {
+                Connection::request(id, tag, link, info, receive, (effects, rng))
+            }
+        }?;
+        self.add(connection);
+        Ok(id)
+    }
+
+    fn accept(
+        &mut self,
+        request: RequestId,
+        relay: ServerAddress,
+        info: Vec<u8>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<ConnectionId, CallError> {
+        let tag = Tag::of_request(request);
+        if let Some(connection) = self.connection_of(tag) {
+            return Ok(connection.id);
+        }
+        let link = self
+            .requests
+            .get(&request)
+            .ok_or(Misuse::NoRequest)?
+            .link
+            .clone();
+        let id = self.join(tag, &Link::Invitation(link), relay, info, rng)?;
+        self.forget_request(request);
+        Ok(id)
+    }
+
+    fn forget_request(&mut self, id: RequestId) {
+        let was_full = self.requests.len() >= REQUESTS_MAX;
+        let Some(request) = self.requests.remove(&id) else {
+            return;
+        };
+        self.effects.delta.delete(RowKey::Request(id));
+        if was_full {
+            // Subscribing again brings the request that was left with the relay.
+            if let Some(address) = self.addresses.get_mut(&request.address) {
+                if address.receive.subscription == Subscription::Live {
+                    address.receive.subscription = Subscription::Idle;
+                }
+                self.effects.ready(Owner::Address(request.address));
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        ticket: Ticket,
+        id: ConnectionId,
+        body: Vec<u8>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Reply>, CallError> {
+        if body.len() > MAX_BODY {
+            return Err(Misuse::BodyTooLong.into());
+        }
+        let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
+        connection.send_message(ticket, body, &mut self.effects, rng);
+        Ok(None)
+    }
+
+    fn acknowledge(&mut self, id: ConnectionId, message: MessageId) -> Result<Reply, CallError> {
+        let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
+        connection.acknowledged(message, self.config.receipts, &mut self.effects);
+        Ok(Reply::Done)
+    }
+
+    fn delete(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        self.tags.remove(&connection.tag);
+        if connection.stage != Stage::Deleting && connection.delete(&mut self.effects) {
+            self.remove_connection(id);
+        }
+    }
+
+    fn close_address(&mut self, tag: Tag) {
+        let Some(address) = self.addresses.get_mut(&tag) else {
+            return;
+        };
+        address.closing = true;
+        for ticket in address.callers.drain(..) {
+            self.effects.answer(ticket, Err(Misuse::TagTaken.into()));
+        }
+        if address.receive.created.is_none() {
+            self.remove_address(tag);
+        } else {
+            self.effects.changed(Owner::Address(tag));
+        }
+        let pending = self
+            .requests
+            .iter()
+            .filter(|(_, request)| request.address == tag);
+        let pending: Vec<_> = pending.map(|(id, _)| *id).collect();
+        for id in pending {
+            self.requests.remove(&id);
+            self.effects.delta.delete(RowKey::Request(id));
+        }
+    }
+
+    fn connection_of(&mut self, tag: Tag) -> Option<&mut Connection> {
+        let id = self.tags.get(&tag)?;
+        self.connections.get_mut(id)
+    }
+
+    fn fresh_id(&self, rng: &mut impl CryptoRng) -> ConnectionId {
+        let mut bytes = [0; 16];
+        rng.fill_bytes(&mut bytes);
+        ConnectionId::new(bytes)
+    }
+
+    fn add(&mut self, connection: Connection) {
+        connection.changed(&mut self.effects);
+        self.tags.insert(connection.tag, connection.id);
+        self.connections.insert(connection.id, connection);
+    }
+
+    pub(super) fn remove_connection(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(&id) else {
+            return;
+        };
+        if self.tags.get(&connection.tag) == Some(&id) {
+            self.tags.remove(&connection.tag);
+        }
+        self.unroute(&connection.receive);
+        self.effects.delta.delete(RowKey::Connection(id));
+        self.hang_up_unused();
+    }
+
+    pub(super) fn remove_address(&mut self, tag: Tag) {
+        if let Some(address) = self.addresses.remove(&tag) {
+            self.unroute(&address.receive);
+        }
+        self.effects.delta.delete(RowKey::Address(tag));
+        self.hang_up_unused();
+    }
+
+    /// Ends connections to relays that no queue needs.
+    pub(super) fn hang_up_unused(&mut self) {
+        let receiving = self
+            .connections
+            .values()
+            .map(|connection| connection.receive.relay);
+        let sending = self
+            .connections
+            .values()
+            .filter_map(|connection| connection.send.as_ref());
+        let addresses = self.addresses.values().map(|address| address.receive.relay);
+        let used: BTreeSet<RelayId> = receiving
+            .chain(sending.map(|send| send.relay))
+            .chain(addresses)
+            .collect();
+        let unused: Vec<_> = self
+            .effects
+            .dialled()
+            .filter(|id| !used.contains(id))
+            .collect();
+        for relay in unused {
+            self.effects.hang_up(relay);
+        }
+    }
+
+    pub(super) fn unroute(&mut self, queue: &ReceiveQueue) {
+        if let Some(created) = &queue.created {
+            self.routes.remove(&(queue.relay, created.recipient_id));
+        }
+    }
+}
+
+fn check_info(info: &[u8]) -> Result<(), CallError> {
+    if info.len() > MAX_INFO {
+        Err(Misuse::InfoTooLong.into())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! What relays tell the machine: connections that come and go, answers, messages.
+
+use junto_crypto::CryptoRng;
+
+use super::connection::Request;
+use super::effects::{Effects, Owner, Purpose, Timer};
+use super::event::{ConnectionFault, Event};
+use super::id::{ConnectionId, RequestId, Tag};
+use super::instant::Instant;
+use super::machine::{Machine, REQUESTS_MAX};
+use super::queue::{ReceiveQueue, Subscription};
+use super::relay::{Answer, Refusal, RelayId, RelayNotice, Token};
+use super::step::RowKey;
+
+impl Machine {
+    /// A connection to a relay is up. Whatever was in flight on the one before is issued again.
+    pub fn handle_relay_up(&mut self, now: Instant, relay: RelayId) {
+        self.effects.now = now;
+        self.void(relay);
+        self.effects.relay_up(relay);
+        self.ready_all(relay);
+    }
+
+    /// The connection to a relay is down, or could not be made.
+    pub fn handle_relay_down(&mut self, now: Instant, relay: RelayId) {
+        self.effects.now = now;
+        self.void(relay);
+        self.effects.relay_down(relay);
+    }
+
+    /// Forgets what is in flight to a relay.
+    fn void(&mut self, relay: RelayId) {
+        for address in self.addresses.values_mut() {
+            if address.receive.relay == relay {
+                address.receive.disconnected();
+            }
+        }
+        for connection in self.connections.values_mut() {
+            if connection.receive.relay == relay {
+                connection.receive.disconnected();
+            }
+            if let Some(send) = connection.send.as_mut().filter(|send| send.relay == relay) {
+                send.disconnected();
+            }
+        }
+    }
+
+    pub(super) fn ready_all(&mut self, relay: RelayId) {
+        for (tag, address) in &self.addresses {
+            if address.receive.relay == relay {
+                self.effects.ready(Owner::Address(*tag));
+            }
+        }
+        for (id, connection) in &self.connections {
+            let sends = connection
+                .send
+                .as_ref()
+                .is_some_and(|send| send.relay == relay);
+            if connection.receive.relay == relay || sends {
+                self.effects.ready(Owner::Connection(*id));
+            }
+        }
+    }
+
+    /// A relay answered a command.
+    pub fn handle_answer(
+        &mut self,
+        now: Instant,
+        token: Token,
+        answer: Answer,
+        rng: &mut impl CryptoRng,
+    ) {
+        self.effects.now = now;
+        let Some(pending) = self.effects.answered(token) else {
+            return;
+        };
+        match pending.owner {
+            Owner::Address(tag) => self.address_answered(tag, pending.purpose, answer),
+            Owner::Connection(id) => self.connection_answered(id, pending.purpose, answer, rng),
+        }
+    }
+
+    fn address_answered(&mut self, tag: Tag, purpose: Purpose, answer: Answer) {
+        let Some(address) = self.addresses.get_mut(&tag) else {
+            return;
+        };
+        match purpose {
+            Purpose::Create => {
+                if address.created(answer, &mut self.effects) {
+                    if let Some(created) = &address.receive.created {
+                        let route = (address.receive.relay, created.recipient_id);
+                        self.routes.insert(route, Owner::Address(tag));
+                    }
+                } else {
+                    self.remove_address(tag);
+                }
+            }
+            Purpose::Subscribe if answer == Answer::Refused(Refusal::Auth) => {
+                self.renew_address(tag)
+            }
+            Purpose::Subscribe => subscribed(&mut address.receive, &answer, &mut self.effects),
+            Purpose::Delete => match answer {
+                Answer::Done | Answer::Refused(Refusal::Auth) => {
+                    self.remove_address(tag);
+                }
+                Answer::Refused(_) | Answer::Created { .. } => {
+                    retry(&address.receive, &mut self.effects)
+                }
+            },
+            Purpose::Secure | Purpose::Send(_) | Purpose::Acknowledge => {}
+        }
+    }
+
+    fn connection_answered(
+        &mut self,
+        id: ConnectionId,
+        purpose: Purpose,
+        answer: Answer,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let effects = &mut self.effects;
+        match purpose {
+            Purpose::Create => {
+                if connection.created(answer, effects, rng) {
+                    if let Some(created) = &connection.receive.created {
+                        let route = (connection.receive.relay, created.recipient_id);
+                        self.routes.insert(route, Owner::Connection(id));
+                    }
+                } else {
+                    self.remove_connection(id);
+                }
+            }
+            Purpose::Subscribe => {
+                if answer == Answer::Refused(Refusal::Auth) {
+                    connection.fail(ConnectionFault::QueueGone, effects);
+                } else {
+                    subscribed(&mut connection.receive, &answer, effects);
+                }
+            }
+            Purpose::Secure => connection.secured(&answer, effects),
+            Purpose::Send(number) => connection.sent(number, &answer, effects, rng),
+            Purpose::Acknowledge => {}
+            Purpose::Delete => match answer {
+                Answer::Done | Answer::Refused(Refusal::Auth) => self.remove_connection(id),
+                Answer::Refused(_) | Answer::Created { .. } => retry(&connection.receive, effects),
+            },
+        }
+    }
+
+    /// A relay sent something by itself.
+    pub fn handle_notice(
+        &mut self,
+        now: Instant,
+        relay: RelayId,
+        notice: RelayNotice,
+        rng: &mut impl CryptoRng,
+    ) {
+        self.effects.now = now;
+        let queue = match &notice {
+            RelayNotice::Message { queue, .. }
+            | RelayNotice::Ended { queue }
+            | RelayNotice::Deleted { queue } => *queue,
+        };
+        match self.routes.get(&(relay, queue)) {
+            Some(Owner::Address(tag)) => {
+                let tag = *tag;
+                self.address_noticed(tag, notice);
+            }
+            Some(Owner::Connection(id)) => {
+                let Some(connection) = self.connections.get_mut(id) else {
+                    return;
+                };
+                let effects = &mut self.effects;
+                match notice {
+                    RelayNotice::Message {
+                        message, sealed, ..
+                    } => {
+                        connection.deliver(message, &sealed, effects, rng);
+                    }
+                    RelayNotice::Ended { .. } => {
+                        connection.receive.subscription = Subscription::Taken
+                    }
+                    RelayNotice::Deleted { .. } => {
+                        connection.fail(ConnectionFault::QueueGone, effects)
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn address_noticed(&mut self, tag: Tag, notice: RelayNotice) {
+        let is_full = self.requests.len() >= REQUESTS_MAX;
+        let Some(address) = self.addresses.get_mut(&tag) else {
+            return;
+        };
+        match notice {
+            RelayNotice::Message { .. } if is_full => {}
+            RelayNotice::Message {
+                message, sealed, ..
+            } => {
+                if let Some((id, request)) = address.deliver(message, &sealed, &mut self.effects) {
+                    self.add_request(id, request);
+                }
+            }
+            RelayNotice::Ended { .. } => address.receive.subscription = Subscription::Taken,
+            RelayNotice::Deleted { .. } => self.renew_address(tag),
+        }
+    }
+
+    /// The relay no longer has the queue of an address. Its link is dead; a new queue is made, and the
+    /// application gets the new link when it asks for the address again.
+    fn renew_address(&mut self, tag: Tag) {
+        let Some(mut address) = self.addresses.remove(&tag) else {
+            return;
+        };
+        self.unroute(&address.receive);
+        address.receive.forget_created();
+        self.addresses.insert(tag, address);
+        self.effects.changed(Owner::Address(tag));
+    }
+
+    fn add_request(&mut self, id: RequestId, request: Request) {
+        if self.requests.contains_key(&id) || self.tags.contains_key(&Tag::of_request(id)) {
+            return;
+        }
+        let Ok(row) = request.to_row() else { return };
+        self.effects.delta.put(RowKey::Request(id), row);
+        let (tag, info) = (request.address, request.info.clone());
+        self.effects.event(Event::Request { id, tag, info });
+        self.requests.insert(id, request);
+    }
+}
+
+fn subscribed(queue: &mut ReceiveQueue, answer: &Answer, effects: &mut Effects) {
+    match answer {
+        Answer::Done => queue.subscription = Subscription::Live,
+        Answer::Refused(_) | Answer::Created { .. } => retry(queue, effects),
+    }
+}
+
+fn retry(queue: &ReceiveQueue, effects: &mut Effects) {
+    effects.wake_after(super::effects::RETRY_DELAY, Timer::Retry(queue.relay));
+}
+
+/// A refused command left its queue `InFlight`, so that it is not repeated at once.
+pub(super) fn retry_refused(queue: &mut ReceiveQueue, relay: RelayId) {
+    if queue.relay == relay && queue.subscription == Subscription::InFlight {
+        queue.subscription = Subscription::Idle;
+    }
+}
