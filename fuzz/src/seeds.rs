@@ -1,5 +1,5 @@
-//! Valid inputs made by our own encoders, from which a search starts. `cargo run -p junto-fuzz --bin
-//! seeds` writes them into the corpus.
+//! Valid inputs made by our own encoders, from which a search starts. `cargo run -p junto-fuzz
+//! --example seeds` writes them into the corpus.
 
 use junto_agent::proto::{AgentMessage, Body, Envelope, Link, QueueMode, Receipt, RowKey};
 use junto_bls::{Setup, partial_sign};
