@@ -32,12 +32,13 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    pub(crate) fn len(&self) -> usize {
-        self.queues.len()
-    }
-
-    pub(crate) fn contains(&self, channel: &InstanceId) -> bool {
-        self.queues.contains_key(channel)
+    /// Channels in which messages of `party` wait, not counting `channel` itself.
+    pub(crate) fn begun_besides(&self, channel: &InstanceId, party: PartyIndex) -> usize {
+        let begun = |queue: &VecDeque<ChannelMessage>| queue.iter().any(|m| m.from == party);
+        if self.queues.get(channel).is_some_and(begun) {
+            return 0; // it takes no more than it has
+        }
+        self.queues.values().filter(|queue| begun(queue)).count()
     }
 
     pub(crate) fn push(&mut self, channel: InstanceId, message: ChannelMessage) {
@@ -48,7 +49,11 @@ impl Channels {
     }
 
     pub(crate) fn next(&mut self, channel: &InstanceId) -> Option<ChannelMessage> {
-        let message = self.queues.get_mut(channel)?.pop_front()?;
+        let queue = self.queues.get_mut(channel)?;
+        let message = queue.pop_front()?;
+        if queue.is_empty() {
+            self.queues.remove(channel);
+        }
         if let Some(unread) = self.unread.get_mut(&message.from) {
             unread.bytes -= message.payload.len();
             unread.messages -= 1;

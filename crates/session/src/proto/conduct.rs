@@ -140,19 +140,27 @@ impl Machine {
         let Some(mut execution) = self.executions.remove(&header.instance) else {
             return;
         };
-        execution.rows.push((slot, arrived.first, arrived.last));
-        let outcome = if execution.purpose.members.contains(header.from) {
-            execution.receive(
-                header.from,
-                record,
-                &self.court(&formation),
-                &self.keys.signing,
-                replay,
-            )
+        if !execution.purpose.members.contains(header.from) {
+            // The members are part of the instance's hash, so an outsider cannot mean it. It must not
+            // end what it has no part in.
+            self.executions.insert(header.instance, execution);
+            self.drop_rows(slot, arrived, &mut work.step.delta);
+            self.fault(slot, Fault::OutOfPlace("message"), work);
+            return;
+        }
+        let known = execution.knows(&record);
+        let outcome = execution.receive(
+            header.from,
+            record,
+            &self.court(&formation),
+            &self.keys.signing,
+            replay,
+        );
+        if known && outcome.is_ok() {
+            self.drop_rows(slot, arrived, &mut work.step.delta);
         } else {
-            // The members are part of the instance's hash, so an outsider cannot mean it.
-            Err(Blame::party(header.from, Fault::OutOfPlace("message")))
-        };
+            execution.rows.push((slot, arrived.first, arrived.last));
+        }
         self.executions.insert(header.instance, execution);
         match outcome {
             Ok(said) => {
@@ -174,24 +182,44 @@ impl Machine {
         arrived: Arrived,
         work: &mut Work<'_>,
     ) {
-        let begun = self
-            .unopened
-            .values()
-            .filter(|messages| messages.iter().any(|(_, from, _)| *from == header.from))
-            .count();
-        let known = self
-            .unopened
-            .get(&header.instance)
-            .is_some_and(|messages| messages.iter().any(|(_, from, _)| *from == header.from));
-        if begun >= UNOPENED_MAX && !known {
-            self.drop_rows(slot, &arrived, &mut work.step.delta);
-            self.fault(slot, Fault::Flooding, work);
-            return;
+        let from_sender = |messages: &Vec<(PeerSlot, PartyIndex, Arrived)>| {
+            let first = messages.iter().find(|(_, from, _)| *from == header.from);
+            first.map(|(_, _, arrived)| arrived.first)
+        };
+        let known = self.unopened.get(&header.instance).and_then(from_sender);
+        if known.is_none() {
+            let begun: Vec<_> = self
+                .unopened
+                .iter()
+                .filter_map(|(id, messages)| Some((from_sender(messages)?, *id)))
+                .collect();
+            // Who takes part in more than we do breaks no rule: a holder of a key need not sign
+            // everything. Only what it said first is forgotten.
+            if begun.len() >= UNOPENED_MAX
+                && let Some((_, oldest)) = begun.into_iter().min()
+            {
+                self.forget_unopened(&oldest, header.from, work);
+            }
         }
         self.unopened
             .entry(header.instance)
             .or_default()
             .push((slot, header.from, arrived));
+    }
+
+    fn forget_unopened(&mut self, id: &InstanceId, sender: PartyIndex, work: &mut Work<'_>) {
+        let Some(messages) = self.unopened.remove(id) else {
+            return;
+        };
+        let (gone, kept): (Vec<_>, Vec<_>) = messages
+            .into_iter()
+            .partition(|(_, from, _)| *from == sender);
+        for (slot, _, arrived) in gone {
+            self.drop_rows(slot, &arrived, &mut work.step.delta);
+        }
+        if !kept.is_empty() {
+            self.unopened.insert(*id, kept);
+        }
     }
 
     fn put_out(&mut self, instance: &InstanceId, said: Said, work: &mut Work<'_>) {
@@ -500,8 +528,7 @@ impl Machine {
     ) {
         let fault = if header.round != Round(0) {
             Some(Fault::Malformed("channel message"))
-        } else if !self.channels.contains(&header.instance)
-            && self.channels.len() >= EXECUTIONS_OPEN_MAX
+        } else if self.channels.begun_besides(&header.instance, header.from) >= EXECUTIONS_OPEN_MAX
         {
             Some(Fault::Flooding)
         } else {

@@ -153,9 +153,10 @@ pub(crate) struct Execution {
     p2p: BTreeMap<(Round, PartyIndex), Bytes>,
     broadcasts: BTreeMap<Round, BTreeMap<PartyIndex, Broadcast>>,
     sent: BTreeMap<(Round, u8), PayloadHash>,
-    /// Highest round gathered, and highest round spoken in.
+    /// Highest round gathered, highest round spoken in, and highest round asked for.
     gathered: u32,
     spoken: u32,
+    asked: Option<u32>,
     ready: VecDeque<(PartyIndex, Kind, Round)>,
     /// Messages nobody asked for yet, with their bytes; and their sums by sender.
     unread: BTreeMap<(PartyIndex, Kind, Round), usize>,
@@ -195,6 +196,7 @@ impl Execution {
             sent: BTreeMap::new(),
             gathered: 0,
             spoken: 0,
+            asked: None,
             ready: VecDeque::new(),
             unread: BTreeMap::new(),
             unread_sums: BTreeMap::new(),
@@ -434,6 +436,34 @@ impl Execution {
             | Record::Closed
             | Record::Unformed(_)
             | Record::Channel { .. } => Err(Blame::party(from, Fault::OutOfPlace("record"))),
+        }
+    }
+
+    /// Whether a message says again what its sender has said before, so that nothing of it needs
+    /// to be kept: repetition must not fill anybody's disk.
+    pub(crate) fn knows(&self, record: &Record) -> bool {
+        match record {
+            Record::P2p { header, .. } => self.p2p.contains_key(&(header.round, header.from)),
+            Record::Broadcast { header, .. } => self.has_value(header.round, header.from),
+            Record::Echo {
+                header, entries, ..
+            } => {
+                let round = self.broadcasts.get(&header.round);
+                entries.iter().all(|entry| {
+                    round
+                        .and_then(|round| round.get(&entry.sender))
+                        .is_some_and(|broadcast| broadcast.claims.contains_key(&header.from))
+                })
+            }
+            Record::Offer(_)
+            | Record::Introduction(_)
+            | Record::Bind(_)
+            | Record::Failed(_)
+            | Record::Ready
+            | Record::Closed
+            | Record::Unformed(_)
+            | Record::Abort { .. }
+            | Record::Channel { .. } => false,
         }
     }
 
@@ -732,8 +762,9 @@ impl Execution {
                 },
                 None => Blame::party(header.from, Fault::FalseAccusation),
             },
-            // Nobody is named on hearsay; but whom we have not heard either, we may name.
-            Reason::Silent { round, accused } => {
+            // Nobody is named on hearsay; but whom we have not heard either, we may name: in a round
+            // that we wait for ourselves. In one that nobody has come to yet all are silent.
+            Reason::Silent { round, accused } if self.waits_for(round) => {
                 let silent_here: Members = accused
                     .iter()
                     .filter(|&party| self.others().contains(party) && !self.spoke(round, party))
@@ -752,10 +783,14 @@ impl Execution {
                     ),
                 }
             }
-            reason @ (Reason::GaveUp { .. } | Reason::Observed { .. }) => {
+            reason @ (Reason::GaveUp { .. } | Reason::Silent { .. } | Reason::Observed { .. }) => {
                 Blame::party(header.from, Fault::GaveUp(Box::new(reason)))
             }
         }
+    }
+
+    fn waits_for(&self, round: Round) -> bool {
+        self.asked.is_some_and(|asked| round.0 <= asked)
     }
 
     fn spoke(&self, round: Round, party: PartyIndex) -> bool {
@@ -776,6 +811,7 @@ impl Execution {
         kind: Kind,
         from: Members,
     ) -> Option<BTreeMap<PartyIndex, Bytes>> {
+        self.asked = self.asked.max(Some(round.0));
         if !self.missing(round, kind, from).is_empty() {
             return None;
         }

@@ -57,8 +57,10 @@ pub const INBOX_MESSAGES: usize = 65_536;
 /// Rounds that a party may be ahead of us in one execution. In a round-synchronous protocol it is
 /// at most one ahead; protocols with streaming parts need some more.
 pub const ROUNDS_AHEAD: u32 = 64;
-/// Executions and channels that one peer may have begun before we open them.
-pub const UNOPENED_MAX: usize = 64;
+/// Executions that one peer may have begun and we have not opened; what it said in the oldest one is
+/// forgotten beyond that. Parties that sign with a threshold key use one each time, and holders who
+/// were not needed never open it.
+pub const UNOPENED_MAX: usize = 1024;
 /// Executions open at once in a session.
 pub const EXECUTIONS_OPEN_MAX: usize = 1024;
 /// Refusals the host still explains to late joiners; after that it stays silent.

@@ -781,11 +781,19 @@ fn an_outsider_of_an_execution_is_seen() {
     said.unwrap();
     world.settle(outsider, step);
     world.run();
+    // What it has no part in goes on without it; with it there is nothing any more.
     let local = world.parties[target].local.unwrap();
     let party = &mut world.parties[target];
-    let error = party.node.seed(&local, &id).err().unwrap();
+    assert!(party.node.seed(&local, &id).is_ok());
+    let purpose = Purpose {
+        label: "of three, later".to_owned(),
+        members: [0, 1, 2].into_iter().filter_map(PartyIndex::new).collect(),
+        mode: crate::Mode::Rounds,
+    };
+    let (opened, _) = party.node.open_execution(&local, purpose, &mut party.rng);
+    let opened = opened.and_then(|id| party.node.seed(&local, &id));
     assert_eq!(
-        error.blamed().iter().collect::<Vec<_>>(),
+        opened.err().unwrap().blamed().iter().collect::<Vec<_>>(),
         [PartyIndex::new(2).unwrap()]
     );
 }

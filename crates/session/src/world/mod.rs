@@ -3,6 +3,7 @@
 
 mod crashes;
 mod liars;
+mod nuisances;
 
 use std::collections::BTreeMap;
 
