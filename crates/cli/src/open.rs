@@ -15,7 +15,7 @@ use crate::profile::{self, Profile};
 use crate::random;
 
 /// How long a process that is done waits for the relays to take what it said.
-const SETTLE: Duration = Duration::from_secs(20);
+pub(crate) const SETTLE: Duration = Duration::from_secs(20);
 /// The same where nobody waits for it: acknowledgements, and why a command failed.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How long the sessions may take to put away what they were doing.
@@ -66,10 +66,10 @@ impl Junto {
     }
 
     /// Waits until relays have taken everything that was said, so that the process may end.
-    pub(crate) async fn settle(&self) -> Result<(), Failure> {
+    pub(crate) async fn settle(&self, patience: Duration) -> Result<(), Failure> {
         if self
             .sessions
-            .settle(SETTLE)
+            .settle(patience)
             .await
             .map_err(session_failure)?
         {

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use junto_session::{
-    Culprit, DisplayName, Fault, Forming, Params, PartyCount, Persona, Policy, Session, SessionError, SessionLink,
-    Stage, Summary,
+    Culprit, DisplayName, Fault, Forming, Params, PartyCount, Persona, Policy, Session,
+    SessionError, SessionLink, Stage, Summary,
 };
 use serde_json::{Value, json};
 
 use crate::args::{Global, SessionCommand};
 use crate::failure::{Exit, Failure};
 use crate::input;
-use crate::open::{Junto, session_failure};
+use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::{Output, qr_code};
 use crate::profile;
 
@@ -110,7 +110,7 @@ async fn close(junto: &Junto, session: &str, output: Output) -> Result<(), Failu
         .close(session)
         .await
         .map_err(session_failure)?;
-    junto.settle().await?;
+    junto.settle(SETTLE).await?;
     output.result(&json!({ "closed": session }), || {
         format!("Session {session} is closed.")
     })
@@ -286,7 +286,7 @@ async fn wait_formed(
     };
     progress.done();
     let session: Session = session.map_err(|error| explain(junto, met_nobody, error))?;
-    junto.settle().await?;
+    junto.settle(SETTLE).await?;
     let summary = junto
         .sessions
         .find(&session.id().to_string())
@@ -307,8 +307,10 @@ fn explain(junto: &Junto, met_nobody: bool, error: SessionError) -> Failure {
         && (blame.culprit, &blame.fault) == (Culprit::Host, &Fault::Unreachable)
         && met_nobody
     {
-        return Failure::refused("the link leads nowhere any more: its session is complete or closed")
-            .help("ask the host for a new session");
+        return Failure::refused(
+            "the link leads nowhere any more: its session is complete or closed",
+        )
+        .help("ask the host for a new session");
     }
     let incomplete = matches!(error, SessionError::Incomplete { .. });
     let mut failure = session_failure(error);

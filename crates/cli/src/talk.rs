@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use crate::args::{Chat, Global, Recv, Send};
 use crate::failure::{Context, Exit, Failure};
 use crate::input;
-use crate::open::{Junto, session_failure};
+use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::Output;
 
 /// The channel that all three commands share.
@@ -47,7 +47,8 @@ async fn send_with(
             .await
             .map_err(session_failure)?;
     }
-    junto.settle().await?;
+    // More than the window takes the receiver's answers to leave, so this is the user's patience.
+    junto.settle(arguments.wait.patience()).await?;
     let to: Vec<usize> = to.iter().map(|party| party.as_usize()).collect();
     let report = json!({ "session": session.name(), "to": to, "bytes": message.len() });
     output.result(&report, || {
@@ -169,7 +170,7 @@ async fn chat_with(junto: &Junto, arguments: &Chat, output: Output) -> Result<()
             }
         }
     }
-    junto.settle().await
+    junto.settle(SETTLE).await
 }
 
 async fn say(channel: &Channel, to: &[PartyIndex], line: String) -> Result<(), Failure> {

@@ -25,6 +25,8 @@ pub(crate) struct KeyFile {
     pub(crate) holders: BTreeMap<PartyIndex, ShareIndex>,
     /// Number of the run in the session that made this epoch: the next one gets the next number.
     pub(crate) run: u32,
+    /// Label of that run's execution.
+    pub(crate) label: String,
 }
 
 /// The same, as it is written.
@@ -35,6 +37,7 @@ struct Stored {
     session: String,
     holders: BTreeMap<u8, u8>,
     run: u32,
+    label: String,
     share: Zeroizing<String>,
     certificate: String,
 }
@@ -81,6 +84,7 @@ impl KeyFile {
             session: stored.session.clone(),
             holders: holders.collect::<Option<_>>()?,
             run: stored.run,
+            label: stored.label.clone(),
         })
     }
 
@@ -95,6 +99,7 @@ impl KeyFile {
                 .map(|(party, holder)| (party.value(), holder.value()))
                 .collect(),
             run: self.run,
+            label: self.label.clone(),
             share: Zeroizing::new(hex::encode(self.share.encode().as_slice())),
             certificate: hex::encode(self.certificate.encode()),
         };

@@ -9,12 +9,12 @@ use junto_bls::{
     Setup, SetupError, ShareIndex,
 };
 use junto_crypto::ed25519::VerifyingKey;
-use junto_session::{Execution, Kind, Members, Session, SessionError};
+use junto_session::{Execution, Kind, Members, Misuse, Session, SessionError};
 
 use super::key_file::{self, KeyFile};
 use super::{describe, describe_text, judge};
 use crate::failure::{Exit, Failure};
-use crate::open::{Junto, session_failure};
+use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::{Output, Progress};
 
 /// Rounds of the execution. In the first, used by refresh and reshare alone, parties say what they hold.
@@ -36,7 +36,16 @@ pub(crate) async fn keygen(
 ) -> Result<(), Failure> {
     key_file::path(name)?;
     let session = junto.session(session, patience).await?;
+    let threshold = small(threshold)?;
+    let purpose = format!("bls keygen {name}");
     if let Some(key) = KeyFile::find(&junto.profile, name)? {
+        let made_by_this = key.session == session.id().to_string()
+            && key.share.public().threshold().required() == threshold
+            && key.label.starts_with(&format!("{purpose} #"));
+        if made_by_this {
+            conclude(junto, &session, name, &key, output).await?;
+            return Ok(());
+        }
         return Err(Failure::usage(format_args!(
             "there is a key `{name}` in this profile, of session {}",
             key.session
@@ -44,9 +53,9 @@ pub(crate) async fn keygen(
         .help("choose another name with `--name`, the same for all parties"));
     }
     let progress = output.progress("making a key: waiting for the other parties");
-    let run = Run::open(&session, &format!("bls keygen {name}"), 0, patience, output).await?;
+    let run = Run::open(&session, &purpose, 0, patience, output).await?;
     let occasion = run.occasion(&session);
-    let setup = Setup::keygen(&occasion.borrow(), small(threshold)?).map_err(setup_failure)?;
+    let setup = Setup::keygen(&occasion.borrow(), threshold).map_err(setup_failure)?;
     let made = run.rounds(junto, &session, &setup, None, &progress).await?;
     progress.done();
     run.keep(junto, &session, name, &setup, made, output).await
@@ -60,6 +69,9 @@ pub(crate) async fn refresh(
 ) -> Result<(), Failure> {
     let old = KeyFile::load(&junto.profile, name)?;
     let session = junto.session(&old.session, patience).await?;
+    if interrupted(&session, &old).await? {
+        return conclude(junto, &session, name, &old, output).await;
+    }
     let progress = output.progress("refreshing: waiting for the other parties");
     let run = Run::open(
         &session,
@@ -100,10 +112,13 @@ pub(crate) async fn reshare(
         }
     };
     let here = session.id().to_string();
-    let first = old
-        .as_ref()
-        .filter(|old| old.session == here)
-        .map_or(0, |old| old.run + 1);
+    let held_here = old.as_ref().filter(|old| old.session == here);
+    if let Some(old) = held_here
+        && interrupted(&session, old).await?
+    {
+        return conclude(junto, &session, name, old, output).await;
+    }
+    let first = held_here.map_or(0, |old| old.run + 1);
     let progress = output.progress("resharing: waiting for the other parties");
     let run = Run::open(
         &session,
@@ -140,6 +155,38 @@ pub(crate) async fn reshare(
         .await?;
     progress.done();
     run.keep(junto, &session, name, &setup, made, output).await
+}
+
+/// Whether the run that made this key was cut short after the key was stored: then the same command
+/// again means that run, not another one.
+async fn interrupted(session: &Session, key: &KeyFile) -> Result<bool, Failure> {
+    match session.execution(&key.label).await {
+        Ok(_) => Ok(true),
+        Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => Ok(false),
+        Err(error) => Err(session_failure(error)),
+    }
+}
+
+/// The key is stored: reports it, hands out what the others wait for, and only then calls the run
+/// finished, so that whoever is stopped in between can run the same command again.
+async fn conclude(
+    junto: &Junto,
+    session: &Session,
+    name: &str,
+    key: &KeyFile,
+    output: Output,
+) -> Result<(), Failure> {
+    output.result(&describe(name, key), || describe_text(name, key))?;
+    junto.settle(SETTLE).await?;
+    match session.execution(&key.label).await {
+        Ok(execution) => execution
+            .finish()
+            .await
+            .map(|_| ())
+            .map_err(session_failure),
+        Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => Ok(()),
+        Err(error) => Err(session_failure(error)),
+    }
 }
 
 fn party(index: usize) -> Option<PartyIndex> {
@@ -335,7 +382,7 @@ impl Run {
             .broadcast(ROUND_CONFIRM, message)
             .await
             .map_err(session_failure)?;
-        let confirms = self.gather(ROUND_CONFIRM, Kind::Broadcast).await?;
+        let confirms = self.confirmations().await?;
         let certificate = match confirm.receive(&confirms) {
             Ok(certificate) => certificate,
             Err(error) => return Err(self.failed(junto, session, setup, error)),
@@ -350,6 +397,24 @@ impl Run {
         Ok((share, certificate))
     }
 
+    /// Who has all of them has the key. So nobody who has confirmed may abort: the others would
+    /// hold a key, or an epoch of it, that this party has given up.
+    async fn confirmations(&self) -> Result<Inbox, Failure> {
+        let gathered =
+            self.execution
+                .gather_patiently(ROUND_CONFIRM, Kind::Broadcast, self.patience);
+        match gathered.await {
+            Ok(messages) => Ok(inbox(messages)),
+            Err(SessionError::Incomplete { missing, .. }) => Err(Failure::new(
+                Exit::Unreachable,
+                format_args!("party {missing} has not confirmed the key in time"),
+            )
+            .party(missing)
+            .help("nothing is lost: run the same command again, all of you")),
+            Err(error) => Err(session_failure(error)),
+        }
+    }
+
     fn failed(&self, junto: &Junto, session: &Session, setup: &Setup, error: RunError) -> Failure {
         match error {
             RunError::Abort(abort) => judge::record(junto, session, setup, &abort),
@@ -358,7 +423,7 @@ impl Run {
         }
     }
 
-    /// Stores the key, then ends the run, then says so.
+    /// Stores the key; see [`conclude`] for the rest.
     async fn keep(
         self,
         junto: &Junto,
@@ -375,11 +440,10 @@ impl Run {
             session: session.id().to_string(),
             holders: setup.holders(),
             run: self.number,
+            label: self.label.clone(),
         };
         file.store(&junto.profile, name)?;
-        self.execution.finish().await.map_err(session_failure)?;
-        junto.settle().await?;
-        output.result(&describe(name, &file), || describe_text(name, &file))
+        conclude(junto, session, name, &file, output).await
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use junto_bls::{Abort, Participant, PartyIndex, Setup, SignError, Signature};
+use junto_bls::{Abort, Participant, PartyIndex, Setup, SignError, SignRound, Signature};
+use junto_crypto::ed25519::SigningKey;
 use junto_crypto::hash::sha256;
 use junto_session::{Execution, Members, Misuse, Mode, Purpose, Session, SessionError};
 use serde_json::json;
@@ -13,7 +14,7 @@ use super::judge;
 use super::key_file::KeyFile;
 use super::run::{OwnedOccasion, members, setup_failure};
 use crate::failure::{Exit, Failure};
-use crate::open::{Junto, session_failure};
+use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::Output;
 
 pub(crate) async fn run(
@@ -24,8 +25,15 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let file = KeyFile::load(&junto.profile, name)?;
-    let signature = match kept(junto, name, message, &file)? {
-        Some(signature) => signature,
+    let kept = kept(junto, name, message, &file)?;
+    let signature = match &kept {
+        Some(signature) => {
+            // This party has what it asked for. The others, after a reshare say, may need its part.
+            if let Err(failure) = help(junto, &file, message, patience, output).await {
+                tracing::info!(error = failure.message, "cannot help the others to sign");
+            }
+            signature.clone()
+        }
         None => sign(junto, name, message, &file, patience, output).await?,
     };
     let report = json!({
@@ -34,7 +42,67 @@ pub(crate) async fn run(
         "public_key": hex::encode(file.share.public().public_key().to_bytes()),
         "signature": hex::encode(signature.to_bytes()),
     });
-    output.result(&report, || hex::encode(signature.to_bytes()))
+    output.result(&report, || hex::encode(signature.to_bytes()))?;
+    if kept.is_some() {
+        junto.part().await;
+        return Ok(());
+    }
+    junto.settle(SETTLE).await
+}
+
+/// What a message is signed as: everybody who signs it with this key in this epoch means the same.
+fn signing(session: &Session, file: &KeyFile, message: &[u8]) -> Result<(String, Setup), Failure> {
+    let key = file.share.public().clone();
+    let label = format!(
+        "bls sign {} {}",
+        hex::encode(&key.digest()[..16]),
+        hex::encode(sha256(message))
+    );
+    let occasion = OwnedOccasion::new(session, &label);
+    let setup = Setup::sign(&occasion.borrow(), key, file.holders.clone(), message)
+        .map_err(setup_failure)?;
+    Ok((label, setup))
+}
+
+/// Gives this party's part to the others and waits for nobody.
+async fn help(
+    junto: &Junto,
+    file: &KeyFile,
+    message: &[u8],
+    patience: Duration,
+    output: Output,
+) -> Result<(), Failure> {
+    let session = junto.session(&file.session, patience).await?;
+    let (label, setup) = signing(&session, file, message)?;
+    let others = members(&file.holders).without(session.me());
+    let met = meet(&session, &label, others, output).await?;
+    let signer = session.signing_key().await.map_err(session_failure)?;
+    for (other, execution) in met.executions {
+        let (_, part) = own_part(&session, &setup, &signer, &execution, file)?;
+        execution
+            .send(0, other, part)
+            .await
+            .map_err(session_failure)?;
+    }
+    leave(&session, &label, others).await
+}
+
+/// This party's part of the signature.
+fn own_part<'a>(
+    session: &Session,
+    setup: &'a Setup,
+    signer: &'a SigningKey,
+    execution: &Execution,
+    file: &KeyFile,
+) -> Result<(SignRound<'a>, Vec<u8>), Failure> {
+    let me = party(session.me())?;
+    let participant =
+        Participant::new(setup, me, signer, execution.seed()).map_err(Failure::failed)?;
+    let (round, part) = participant
+        .sign(Some(&file.share))
+        .map_err(Failure::failed)?;
+    let part = part.ok_or_else(|| Failure::failed("this party has no part in the signature"))?;
+    Ok((round, part))
 }
 
 async fn sign(
@@ -46,38 +114,32 @@ async fn sign(
     output: Output,
 ) -> Result<Signature, Failure> {
     let session = junto.session(&file.session, patience).await?;
-    let key = file.share.public().clone();
-    let required = key.threshold().required();
-    // Everybody who signs this message with this key in this epoch means the same.
-    let label = format!(
-        "bls sign {} {}",
-        hex::encode(&key.digest()[..16]),
-        hex::encode(sha256(message))
-    );
-    let occasion = OwnedOccasion::new(&session, &label);
-    let setup = Setup::sign(&occasion.borrow(), key, file.holders.clone(), message)
-        .map_err(setup_failure)?;
-    let me = session.me();
-    let others = members(&file.holders).without(me);
-    let (executions, out) = meet(&session, &label, others, output).await?;
+    let required = file.share.public().threshold().required();
+    let (label, setup) = signing(&session, file, message)?;
+    let others = members(&file.holders).without(session.me());
+    let Met {
+        executions,
+        finished,
+        out,
+    } = meet(&session, &label, others, output).await?;
+    if finished {
+        return Err(Failure::failed(
+            "this message was signed before, but its signature is no longer in the profile",
+        ));
+    }
     let able = executions.len() + 1;
     let (Some((_, first)), true) = (executions.first(), able >= usize::from(required)) else {
         return Err(out.unwrap_or_else(|| Failure::failed("too few parties to sign")));
     };
 
     let signer = session.signing_key().await.map_err(session_failure)?;
-    let own = party(me)?;
-    let participant =
-        Participant::new(&setup, own, &signer, first.seed()).map_err(Failure::failed)?;
-    let (round, part) = participant
-        .sign(Some(&file.share))
-        .map_err(Failure::failed)?;
-    let part = part.ok_or_else(|| Failure::failed("this party has no part in the signature"))?;
+    let (round, part) = own_part(&session, &setup, &signer, first, file)?;
     let mut parts = JoinSet::new();
     for (other, execution) in executions {
-        let part = part.clone();
+        // Said to all before anybody is heard: whoever needs this part gets it.
+        let sent = execution.send(0, other, part.clone()).await;
         parts.spawn(async move {
-            match execution.send(0, other, part).await {
+            match sent {
                 Ok(()) => (other, execution.next(patience).await),
                 Err(error) => (other, Err(error)),
             }
@@ -141,43 +203,56 @@ async fn sign(
     keep(junto, name, message, &signature)?;
     parts.shutdown().await;
     leave(&session, &label, others).await?;
-    junto.settle().await?;
     Ok(signature)
 }
 
-/// Opens the executions in which this party exchanges its part with each other holder. Pairs, because
-/// whoever takes part in an execution can end it: one of all holders would give each of them a veto
-/// over the signature, and any T parties are to suffice. Also gives why the last one that is out is out.
+/// The executions in which a party exchanges its part with each other holder.
+struct Met {
+    executions: Vec<(junto_session::PartyIndex, Execution)>,
+    /// Whether some are finished already.
+    finished: bool,
+    /// Why the last one that was aborted was.
+    out: Option<Failure>,
+}
+
+/// Opens an execution with each other holder. Pairs, because whoever takes part in an execution can
+/// end it: one of all holders would give each of them a veto over the signature, and any T parties
+/// are to suffice.
 async fn meet(
     session: &Session,
     label: &str,
     others: Members,
     output: Output,
-) -> Result<(Vec<(junto_session::PartyIndex, Execution)>, Option<Failure>), Failure> {
-    let mut executions = Vec::new();
-    let mut out = None;
+) -> Result<Met, Failure> {
+    let mut met = Met {
+        executions: Vec::new(),
+        finished: false,
+        out: None,
+    };
     for other in others.iter() {
-        match session.execution_as(between(label, session.me(), other)).await {
-            Ok(execution) => executions.push((other, execution)),
-            Err(SessionError::Misuse(Misuse::Finished)) => {
-                return Err(Failure::failed(
-                    "this message was signed before, but its signature is no longer in the profile",
-                ));
-            }
+        match session
+            .execution_as(between(label, session.me(), other))
+            .await
+        {
+            Ok(execution) => met.executions.push((other, execution)),
+            Err(SessionError::Misuse(Misuse::Finished)) => met.finished = true,
             Err(error @ SessionError::Peer(_)) => {
                 output.say(format_args!("going on without {other}: {error}"));
-                out = Some(session_failure(error));
+                met.out = Some(session_failure(error));
             }
             Err(error) => return Err(session_failure(error)),
         }
     }
-    Ok((executions, out))
+    Ok(met)
 }
 
 /// Ends what [`meet`] opened, once the signature is stored.
 async fn leave(session: &Session, label: &str, others: Members) -> Result<(), Failure> {
     for other in others.iter() {
-        let finished = match session.execution_as(between(label, session.me(), other)).await {
+        let finished = match session
+            .execution_as(between(label, session.me(), other))
+            .await
+        {
             Ok(execution) => execution.finish().await.map(drop),
             Err(error) => Err(error),
         };
@@ -190,7 +265,11 @@ async fn leave(session: &Session, label: &str, others: Members) -> Result<(), Fa
     Ok(())
 }
 
-fn between(label: &str, one: junto_session::PartyIndex, other: junto_session::PartyIndex) -> Purpose {
+fn between(
+    label: &str,
+    one: junto_session::PartyIndex,
+    other: junto_session::PartyIndex,
+) -> Purpose {
     Purpose {
         label: format!("{label} {}-{}", one.min(other), one.max(other)),
         members: Members::NONE.with(one).with(other),

@@ -337,6 +337,17 @@ impl Machine {
         }
     }
 
+    /// Who keeps `round` from being complete.
+    pub(crate) fn missing(
+        &mut self,
+        id: &InstanceId,
+        round: Round,
+        kind: Kind,
+        from: Members,
+    ) -> Result<Members, SessionError> {
+        Ok(self.running(id)?.missing(round, kind, from))
+    }
+
     /// The deadline of a round has passed: ends the execution in the name of the silent.
     pub(crate) fn expire(
         &mut self,

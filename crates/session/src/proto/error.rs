@@ -74,10 +74,10 @@ pub enum SessionError {
     /// The host did not admit us.
     #[error("the host refused: {0}")]
     Refused(Refusal),
-    /// Formation is not complete yet; waiting again is allowed.
-    #[error("{have} of {want} parties are connected")]
+    /// Formation, or a round that ends nothing, is not complete yet; waiting again is allowed.
+    #[error("only {have} of {want} parties are there")]
     Incomplete {
-        /// How many are, this one included.
+        /// How many are there, this one included.
         have: usize,
         /// How many there should be.
         want: usize,

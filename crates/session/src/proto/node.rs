@@ -598,6 +598,12 @@ impl Node {
         self.machine(local).map(Machine::is_flushed)
     }
 
+    /// Whether the carrier has everything that was said, in all sessions.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.sessions.values().all(Machine::is_given)
+    }
+
     /// For a caller whose patience ended before the session formed.
     ///
     /// # Errors
@@ -801,6 +807,24 @@ impl Node {
             Ok::<_, SessionError>(())
         });
         step
+    }
+
+    /// Who keeps a round from being complete.
+    ///
+    /// # Errors
+    /// How the execution ended, if it has.
+    pub fn missing(
+        &mut self,
+        local: &LocalId,
+        id: &InstanceId,
+        round: Round,
+        kind: Kind,
+        from: Members,
+    ) -> Result<Members, SessionError> {
+        self.sessions
+            .get_mut(local)
+            .ok_or(SessionError::Misuse(Misuse::NoSuchSession))?
+            .missing(id, round, kind, from)
     }
 
     pub fn expire(

@@ -277,6 +277,11 @@ impl Pipe {
         self.sending
     }
 
+    /// Whether the carrier has everything: nothing waits for room in the window.
+    pub(crate) fn is_given(&self) -> bool {
+        self.give_next == self.send_next && !self.sending
+    }
+
     /// Whether the peer has everything, and was told what we have.
     pub(crate) fn is_flushed(&self) -> bool {
         self.outbox.is_empty()

@@ -124,8 +124,12 @@ impl Handle {
 
     /// Returns when everything said so far has left this machine.
     pub(crate) async fn settle(&self) -> Result<(), SessionError> {
-        // After this call is answered, whatever was said before it is with the carrier's calls.
-        self.call(Answer::Durable, |_, _, _| Some(Ok(()))).await?;
+        // After this call is answered, whatever was said before it is with the carrier's calls. A
+        // message larger than the window takes answers of the peer to get there.
+        self.call(Answer::Durable, |node, _, _| {
+            node.is_given().then_some(Ok(()))
+        })
+        .await?;
         let mut under_way = self.under_way.clone();
         under_way
             .wait_for(|count| *count == 0)

@@ -198,6 +198,37 @@ impl Execution {
         }
     }
 
+    /// As [`Execution::gather`], for a round after which other parties may already have succeeded:
+    /// running out of time ends nothing here, and it may be called again, also after a restart.
+    ///
+    /// # Errors
+    /// [`SessionError::Incomplete`] after `deadline`, else as [`Execution::gather`].
+    pub async fn gather_patiently(
+        &self,
+        round: impl Into<Round>,
+        kind: Kind,
+        deadline: Duration,
+    ) -> Result<BTreeMap<PartyIndex, Bytes>, SessionError> {
+        let round = round.into();
+        // Its own deadline never comes first; what asks the silent meanwhile is the same.
+        let gathered = self.gather(round, kind, deadline.saturating_add(PROBE_AFTER));
+        if let Ok(result) = tokio::time::timeout(deadline, gathered).await {
+            return result;
+        }
+        let (local, id, from) = (self.local, self.id, self.others());
+        let missing = self
+            .handle
+            .call(Answer::AtOnce, move |node, _, _| {
+                Some(node.missing(&local, &id, round, kind, from))
+            })
+            .await?;
+        Err(SessionError::Incomplete {
+            have: self.purpose.members.len() - missing.len(),
+            want: self.purpose.members.len(),
+            missing,
+        })
+    }
+
     /// Waits for the next message of anybody, for protocols that count by themselves
     /// ([`crate::Mode::Messages`]).
     ///
