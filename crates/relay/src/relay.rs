@@ -406,16 +406,17 @@ async fn run(
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
             Some(ended) = connections.join_next() => count_end(&shared, &ended),
-            _ = sweep.tick() => {
-                if sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
-                    let shared = Arc::clone(&shared);
-                    let sweep = move || shared.store.sweep(connection::now(), &shared.queue_limits);
-                    sweeping = Some(tokio::task::spawn_blocking(sweep));
+            _ = sweep.tick() => start_sweep(&shared, &mut sweeping),
+            _ = check.tick() => {
+                if store_failed(&*shared.store) {
+                    break Err(RelayError::StoreFailed);
+                }
+                // Not only at the usual times: one client that sends to itself and acknowledges
+                // writes 16 KiB a message, and must not fill the disk meanwhile.
+                if shared.store.wants_sweep() {
+                    start_sweep(&shared, &mut sweeping);
                 }
             }
-            _ = check.tick() => if store_failed(&*shared.store) {
-                break Err(RelayError::StoreFailed);
-            },
             // Also if nobody can ask any more.
             _ = stop.changed() => break Ok(()),
         }
@@ -437,6 +438,15 @@ async fn run(
         (Ok(()), Ok(Err(_))) => Err(RelayError::StoreFailed),
         (Ok(()), Err(_)) => Err(RelayError::Defect),
         (Err(error), _) => Err(error),
+    }
+}
+
+/// Starts to tidy up, unless that is under way.
+fn start_sweep(shared: &Arc<Shared>, sweeping: &mut Option<JoinHandle<usize>>) {
+    if sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
+        let shared = Arc::clone(shared);
+        let sweep = move || shared.store.sweep(connection::now(), &shared.queue_limits);
+        *sweeping = Some(tokio::task::spawn_blocking(sweep));
     }
 }
 

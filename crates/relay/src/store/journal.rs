@@ -299,6 +299,10 @@ impl Store for JournalStore {
         expired
     }
 
+    fn wants_sweep(&self) -> bool {
+        self.has_grown()
+    }
+
     fn memory(&self) -> &Arc<Memory> {
         self.queues.memory()
     }
@@ -629,6 +633,37 @@ mod tests {
         let store = open(dir.path()).unwrap();
         let after: Vec<_> = (0..2 * THREADS).map(|n| bodies(&store, n)).collect();
         assert_eq!(before, after);
+    }
+
+    #[test]
+    fn a_journal_of_things_past_is_due_for_rewriting() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        let cell = store.create(queue(1)).unwrap();
+        let written = |store: &JournalStore| store.journal.segment_bytes.load(Ordering::Relaxed);
+        // One client that sends to itself and acknowledges.
+        let body = vec![7; 16_000];
+        while written(&store) < REWRITE_BYTES_MIN {
+            assert!(!store.wants_sweep());
+            let mut queue = cell.lock();
+            let mut message = message(&store, 1);
+            message.content = Content::Body {
+                flags: MessageFlags::default(),
+                body: store.memory().store(&body),
+            };
+            let id = message.id;
+            queue.restore_message(message);
+            store.record(&queue, Change::Stored(id));
+            queue.restore_removal(&id);
+            store.record(&queue, Change::Removed(id));
+            drop(queue);
+            store.journal.wait(store.position()).unwrap();
+        }
+        assert!(store.wants_sweep());
+        store.sweep(Timestamp(1), &queue::Limits::default());
+        assert!(!store.wants_sweep());
+        assert!(written(&store) < 1_000);
+        store.close().unwrap();
     }
 
     #[test]

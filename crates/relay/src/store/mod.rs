@@ -123,6 +123,12 @@ pub trait Store: Send + Sync + 'static {
     /// task. Gives the number of dropped messages.
     fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> usize;
 
+    /// Whether a [`Store::sweep`] is due before its time, because the store takes far more room than
+    /// what it holds.
+    fn wants_sweep(&self) -> bool {
+        false
+    }
+
     /// The memory of message bodies.
     fn memory(&self) -> &Arc<Memory>;
 
