@@ -246,7 +246,7 @@ struct Run {
 }
 
 impl Run {
-    /// Opens the first run of that name that was not aborted before.
+    /// Opens the first run of that name that has not ended before.
     async fn open(
         session: &Session,
         purpose: &str,
@@ -270,6 +270,8 @@ impl Run {
                     "run {number} was aborted: {}",
                     SessionError::Peer(blame)
                 )),
+                // It ended without a key: see `spend`.
+                Err(SessionError::Misuse(Misuse::Finished)) => {}
                 Err(error) => return Err(session_failure(error)),
             }
         }
@@ -305,40 +307,22 @@ impl Run {
             .await
             .map_err(session_failure)?;
         let said = self.gather(ROUND_HOLDINGS, Kind::Broadcast).await?;
-        let mut agreed: Option<KeyPublic> = None;
-        let mut holders = BTreeMap::new();
-        for (sender, bytes) in &said {
-            let Some((&index, key)) = bytes.split_first() else {
-                continue;
-            };
-            let lies = |what: &str| {
-                Failure::new(
-                    Exit::Misbehaved,
-                    format_args!("{sender} of session {} {what}", session.name()),
-                )
-                .party(sender.value())
-            };
-            let index =
-                ShareIndex::new(index).ok_or_else(|| lies("announced an impossible share"))?;
-            let key = KeyPublic::decode(key).map_err(|_| lies("announced a malformed key"))?;
-            match &agreed {
-                Some(first) if *first != key => {
-                    return Err(Failure::new(
-                        Exit::Misbehaved,
-                        "the parties hold different keys or epochs of that name",
-                    )
-                    .help("compare `junto bls list` with the others"));
-                }
-                _ => agreed = Some(key),
-            }
-            if holders.values().any(|known| *known == index) {
-                return Err(lies("announced the share of another party"));
-            }
-            holders.insert(*sender, index);
+        let agreed = agree(&said);
+        if agreed.is_err() {
+            self.spend(session).await;
         }
-        let key =
-            agreed.ok_or_else(|| Failure::failed("no party of the session holds that key"))?;
-        Ok((key, holders))
+        agreed
+    }
+
+    /// A run that came to nothing is over for good, so that the next command begins another one instead
+    /// of coming to the same end. It is finished and not aborted: what the others need of this party to
+    /// see the same, with the evidence, is on its way.
+    async fn spend(&self, session: &Session) {
+        if let Ok(execution) = session.execution(&self.label).await
+            && let Err(error) = execution.finish().await
+        {
+            tracing::warn!(%error, "cannot end the run");
+        }
     }
 
     /// Deal, share, confirm.
@@ -364,7 +348,7 @@ impl Run {
         progress.step("dealing shares");
         let (share, messages) = match deal.receive(&deals) {
             Ok(next) => next,
-            Err(error) => return Err(self.failed(junto, session, setup, error)),
+            Err(error) => return Err(self.failed(junto, session, setup, error).await),
         };
         for to in self.execution.others().iter() {
             let Some(message) = party(to.as_usize()).and_then(|to| messages.get(&to)) else {
@@ -385,7 +369,7 @@ impl Run {
         let confirms = self.confirmations().await?;
         let certificate = match confirm.receive(&confirms) {
             Ok(certificate) => certificate,
-            Err(error) => return Err(self.failed(junto, session, setup, error)),
+            Err(error) => return Err(self.failed(junto, session, setup, error).await),
         };
         let pending = confirm
             .into_pending()
@@ -415,12 +399,20 @@ impl Run {
         }
     }
 
-    fn failed(&self, junto: &Junto, session: &Session, setup: &Setup, error: RunError) -> Failure {
-        match error {
+    async fn failed(
+        &self,
+        junto: &Junto,
+        session: &Session,
+        setup: &Setup,
+        error: RunError,
+    ) -> Failure {
+        let failure = match error {
+            RunError::Misuse(misuse) => return Failure::failed(misuse),
             RunError::Abort(abort) => judge::record(junto, session, setup, &abort),
-            RunError::Misuse(misuse) => Failure::failed(misuse),
             RunError::Degenerate => Failure::failed(error).help("run the command again"),
-        }
+        };
+        self.spend(session).await;
+        failure
     }
 
     /// Stores the key; see [`conclude`] for the rest.
@@ -442,9 +434,47 @@ impl Run {
             run: self.number,
             label: self.label.clone(),
         };
+        // Nobody runs the protocol again once the key is there: what was said must not be lost.
+        session.durable().await.map_err(session_failure)?;
         file.store(&junto.profile, name)?;
         conclude(junto, session, name, &file, output).await
     }
+}
+
+/// What the parties say they hold: the key, and who has which share of it.
+fn agree(said: &Inbox) -> Result<(KeyPublic, BTreeMap<PartyIndex, ShareIndex>), Failure> {
+    let mut agreed: Option<KeyPublic> = None;
+    let mut holders: BTreeMap<PartyIndex, ShareIndex> = BTreeMap::new();
+    for (sender, bytes) in said {
+        let Some((&index, key)) = bytes.split_first() else {
+            continue;
+        };
+        let lies = |what: &str| {
+            Failure::new(Exit::Misbehaved, format_args!("{sender} {what}")).party(sender.value())
+        };
+        let index =
+            ShareIndex::new(index).ok_or_else(|| lies("announced an impossible share"))?;
+        let key = KeyPublic::decode(key).map_err(|_| lies("announced a malformed key"))?;
+        if agreed.as_ref().is_some_and(|first| *first != key) {
+            return Err(Failure::new(
+                Exit::Misbehaved,
+                "the parties hold different keys or epochs of that name",
+            )
+            .help("compare `junto bls list` with the others"));
+        }
+        agreed = Some(key);
+        if let Some((other, _)) = holders.iter().find(|(_, known)| **known == index) {
+            // Which of them lies cannot be known from what they say.
+            return Err(Failure::new(
+                Exit::Misbehaved,
+                format_args!("{other} and {sender} announce the same share: one of them lies"),
+            )
+            .party(format_args!("{}, {}", other.value(), sender.value())));
+        }
+        holders.insert(*sender, index);
+    }
+    let key = agreed.ok_or_else(|| Failure::failed("no party of the session holds that key"))?;
+    Ok((key, holders))
 }
 
 /// A round's messages, under the numbers of `junto-bls`.
@@ -461,4 +491,32 @@ pub(crate) fn members(holders: &BTreeMap<PartyIndex, ShareIndex>) -> Members {
         .keys()
         .filter_map(|party| junto_session::PartyIndex::new(usize::from(party.value())))
         .fold(Members::NONE, Members::with)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A key with a threshold of 2 among 3, as a party announces it.
+    fn holding(index: u8) -> Vec<u8> {
+        const GENERATOR: &str = "97f1d3a73197d7942695638c4fa9ac0fc3688c4f9774b905a14e3a3f171bac586c55e83ff97a1aeffb3af00adb22c6bb";
+        let point = hex::decode(GENERATOR).unwrap();
+        let epoch = [0; 8];
+        [&[index, 1], &epoch[..], &[2, 3], &point, &point].concat()
+    }
+
+    fn said(indices: &[(u8, u8)]) -> Inbox {
+        let holding = |(p, index): &(u8, u8)| (PartyIndex::new(*p).unwrap(), holding(*index));
+        indices.iter().map(holding).collect()
+    }
+
+    #[test]
+    fn whoever_announces_the_share_of_another_does_not_get_that_one_blamed() {
+        let (_, holders) = agree(&said(&[(0, 1), (1, 2), (2, 3)])).unwrap();
+        assert_eq!(holders.len(), 3);
+        // The first one lies; the second is the holder.
+        let failure = agree(&said(&[(0, 2), (1, 2), (2, 3)])).unwrap_err();
+        assert_eq!(failure.party.as_deref(), Some("0, 1"));
+    }
 }

@@ -200,6 +200,8 @@ async fn sign(
         }
     };
     progress.done();
+    // Nobody runs the protocol again once the signature is there: what was said must not be lost.
+    session.durable().await.map_err(session_failure)?;
     keep(junto, name, message, &signature)?;
     parts.shutdown().await;
     leave(&session, &label, others).await?;

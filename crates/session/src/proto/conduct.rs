@@ -349,6 +349,17 @@ impl Machine {
     }
 
     /// The deadline of a round has passed: ends the execution in the name of the silent.
+    /// Whether `round` lacks nothing but echoes.
+    pub(crate) fn lacks_echoes_only(
+        &mut self,
+        id: &InstanceId,
+        round: Round,
+        kind: Kind,
+        from: Members,
+    ) -> Result<bool, SessionError> {
+        Ok(self.running(id)?.lacks_echoes_only(round, kind, from))
+    }
+
     pub(crate) fn expire(
         &mut self,
         id: &InstanceId,

@@ -863,6 +863,16 @@ impl Execution {
         unconfirmed
     }
 
+    /// Whether all have spoken in `round` and only echoes are missing: a party may lack the value that
+    /// it ought to echo, and the fault is then with whoever kept it back.
+    pub(crate) fn lacks_echoes_only(&self, round: Round, kind: Kind, from: Members) -> bool {
+        kind == Kind::Broadcast
+            && from
+                .without(self.me)
+                .iter()
+                .all(|party| self.has_value(round, party))
+    }
+
     /// The next message that is complete, in order of completion.
     pub(crate) fn next_message(&mut self) -> Option<Incoming> {
         let (sender, kind, round) = self.ready.pop_front()?;

@@ -533,9 +533,9 @@ impl Machine {
 
     /// Whether the carrier has everything that was said on connections that stand.
     pub(crate) fn is_given(&self) -> bool {
-        self.peers.values().all(|peer| {
-            peer.broken.is_some() || peer.binding.is_none() || peer.pipe.is_given()
-        })
+        self.peers
+            .values()
+            .all(|peer| peer.broken.is_some() || peer.binding.is_none() || peer.pipe.is_given())
     }
 
     pub(crate) fn is_flushed(&self) -> bool {

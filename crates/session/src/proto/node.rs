@@ -827,6 +827,25 @@ impl Node {
             .missing(id, round, kind, from)
     }
 
+    /// Whether a round lacks nothing but echoes: then whoever echoes not may itself be waiting for the
+    /// value, and should be given the time to say so.
+    ///
+    /// # Errors
+    /// How the execution ended, if it has.
+    pub fn lacks_echoes_only(
+        &mut self,
+        local: &LocalId,
+        id: &InstanceId,
+        round: Round,
+        kind: Kind,
+        from: Members,
+    ) -> Result<bool, SessionError> {
+        self.sessions
+            .get_mut(local)
+            .ok_or(SessionError::Misuse(Misuse::NoSuchSession))?
+            .lacks_echoes_only(id, round, kind, from)
+    }
+
     pub fn expire(
         &mut self,
         local: &LocalId,

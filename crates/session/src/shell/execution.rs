@@ -17,6 +17,10 @@ use crate::proto::{
     step::LocalId,
 };
 
+/// Most extra time for echoes alone. A party that lacks a value to echo runs out of time first, and
+/// names who kept it back; without the grace it would be named itself, at the same moment.
+const GRACE_MAX: Duration = Duration::from_secs(10);
+
 /// One run of a protocol among members of a session.
 ///
 /// A protocol that takes its randomness from [`Execution::seed`] and its input from
@@ -173,12 +177,27 @@ impl Execution {
             gathered.transpose()
         });
         tokio::pin!(gathered);
-        let end = Instant::now() + deadline;
+        let mut end = Instant::now() + deadline;
+        let mut grace = Some((deadline / 2).min(GRACE_MAX));
         loop {
             let pause = (Instant::now() + PROBE_AFTER).min(end);
             tokio::select! {
                 result = &mut gathered => return result,
                 () = tokio::time::sleep_until(pause) => {}
+            }
+            if pause == end
+                && let Some(grace) = grace.take()
+            {
+                let echoes_only = self
+                    .handle
+                    .call(Answer::AtOnce, move |node, _, _| {
+                        Some(node.lacks_echoes_only(&local, &id, round, kind, from))
+                    })
+                    .await?;
+                if echoes_only {
+                    end += grace;
+                    continue;
+                }
             }
             let expired = pause == end;
             self.handle

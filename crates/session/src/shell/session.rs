@@ -78,16 +78,30 @@ impl Forming {
                 Err(error) => Some(Err(error)),
             }
         });
-        match tokio::time::timeout(deadline, formed).await {
-            Ok(summary) => Session::new(self.handle.clone(), summary?),
-            Err(_) => {
+        tokio::pin!(formed);
+        let end = tokio::time::Instant::now() + deadline;
+        loop {
+            let pause = (tokio::time::Instant::now() + PROBE_AFTER).min(end);
+            tokio::select! {
+                summary = &mut formed => return Session::new(self.handle.clone(), summary?),
+                () = tokio::time::sleep_until(pause) => {}
+            }
+            if pause < end {
+                // Asks the silent what they have, should the carrier have forgotten something.
+                self.handle
+                    .call(Answer::AtOnce, move |node, rng, step| {
+                        step.absorb(node.probe_all(&local, rng));
+                        Some(Ok(()))
+                    })
+                    .await?;
+            } else {
                 let error = self
                     .handle
                     .call(Answer::AtOnce, move |node, _, _| {
                         Some(Ok(node.incomplete(&local)))
                     })
                     .await?;
-                Err(error)
+                return Err(error);
             }
         }
     }
@@ -260,6 +274,18 @@ impl Session {
             })
             .await?;
         Ok(Channel::new(self.handle.clone(), local, id))
+    }
+
+    /// Returns when everything that this party said so far is durable. A caller that is about to
+    /// store a result, and would not run the protocol again after a crash, waits for this first:
+    /// otherwise its last message may be lost with the crash, and the others wait for it in vain.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the store failed.
+    pub async fn durable(&self) -> Result<(), SessionError> {
+        self.handle
+            .call(Answer::Durable, |_, _, _| Some(Ok(())))
+            .await
     }
 
     /// Waits until all other parties have everything that we said, up to `deadline`: for a process
