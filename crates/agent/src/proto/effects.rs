@@ -94,6 +94,8 @@ pub(super) struct Effects {
     outputs: Vec<Output>,
     /// Outputs that wait for no commit.
     prompt: Vec<Output>,
+    /// An event among the outputs holds back those after it.
+    events_wait: bool,
     /// Owners whose row must be written.
     dirty: BTreeSet<Owner>,
     /// Owners that may have commands to issue.
@@ -225,10 +227,26 @@ impl Effects {
         self.pending.remove(&token)
     }
 
-    /// Tells the application. Events wait for no commit: if the process dies before, they come
-    /// again, with the same identifiers.
+    /// Tells the application. Messages wait for no commit: if the process dies before, they come
+    /// again, with the same numbers. What the application builds calls on does wait, and whatever
+    /// comes after it, so that events keep their order.
     pub(super) fn event(&mut self, event: Event) {
-        self.prompt.push(Output::Event(event));
+        match event {
+            Event::Request { .. } | Event::Connected { .. } | Event::Failed { .. } => {
+                self.events_wait = true;
+            }
+            Event::Message { .. }
+            | Event::Delivered { .. }
+            | Event::Unreadable { .. }
+            | Event::RelayDown { .. }
+            | Event::RelayUp { .. } => {}
+        }
+        let event = Output::Event(event);
+        if self.events_wait {
+            self.outputs.push(event);
+        } else {
+            self.prompt.push(event);
+        }
     }
 
     /// Answers a call whose effect need not be durable.
@@ -269,6 +287,7 @@ impl Effects {
     }
 
     pub(super) fn take_outputs(&mut self) -> Vec<Output> {
+        self.events_wait = false;
         core::mem::take(&mut self.outputs)
     }
 

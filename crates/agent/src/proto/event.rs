@@ -12,8 +12,8 @@ use super::id::{ConnectionId, MessageId, RequestId, Tag};
 /// [`Event::Request`], [`Event::Connected`], [`Event::Message`] and [`Event::Failed`] are stored:
 /// they come again after a restart until they are settled (see each one). The others are passing.
 ///
-/// Events do not wait for the disk. One that came right before the process died may come again, with
-/// the same identifiers; so an application keeps, in one transaction, what an event says and that it
+/// Messages do not wait for the disk. One that came right before the process died may come again, with
+/// the same number; so an application keeps, in one transaction, what an event says and that it
 /// had it.
 pub enum Event {
     /// Somebody asks to connect through a contact address. Comes again after each restart until

@@ -300,8 +300,8 @@ impl Machine {
         }
     }
 
-    /// What may leave before the next step is stored: events, and answers to calls that need not be
-    /// durable. Should the process die before that, the same comes again after the restart. Whoever
+    /// What may leave before the next step is stored: messages for the application, and answers to
+    /// calls that need not be durable. Should the process die before that, the same comes again after the restart. Whoever
     /// does not ask finds them in the step.
     #[must_use]
     pub fn take_prompt(&mut self) -> Vec<Output> {
