@@ -452,8 +452,7 @@ fn agree(said: &Inbox) -> Result<(KeyPublic, BTreeMap<PartyIndex, ShareIndex>), 
         let lies = |what: &str| {
             Failure::new(Exit::Misbehaved, format_args!("{sender} {what}")).party(sender.value())
         };
-        let index =
-            ShareIndex::new(index).ok_or_else(|| lies("announced an impossible share"))?;
+        let index = ShareIndex::new(index).ok_or_else(|| lies("announced an impossible share"))?;
         let key = KeyPublic::decode(key).map_err(|_| lies("announced a malformed key"))?;
         if agreed.as_ref().is_some_and(|first| *first != key) {
             return Err(Failure::new(
