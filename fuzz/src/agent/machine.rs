@@ -8,12 +8,13 @@ use std::{
 
 use bytes::Bytes;
 use junto_agent::proto::{
-    Answer, Command, Committed, ConnectionId, Envelope, Event, Instant, InvitationLink, Link,
-    Machine, MachineConfig, MessageId, Operation, Output, Refusal, RelayId, RelayNotice, Reply,
-    RequestId, Row, RowKey, Tag, Ticket, Token,
+    AgentMessage, Answer, Body, Command, Committed, ConnectionId, Envelope, Event, Instant,
+    InvitationLink, Link, Machine, MachineConfig, MessageId, Operation, Output, Receipt, Refusal,
+    RelayId, RelayNotice, Reply, RequestId, Row, RowKey, SealedBody, Tag, Ticket, Token,
 };
 use junto_crypto::{
     Zeroizing,
+    hash::sha256,
     secretbox::{BoxKey, Nonce},
     x25519,
 };
@@ -158,6 +159,8 @@ struct World {
     queues: Vec<Queue>,
     relay: Option<RelayId>,
     pending: VecDeque<(Token, Operation)>,
+    /// What the machine has put into queues.
+    sent: Vec<Bytes>,
     replies: Vec<Reply>,
     requests: Vec<RequestId>,
     messages: Vec<(ConnectionId, MessageId)>,
@@ -176,6 +179,7 @@ impl World {
             queues,
             relay: None,
             pending: VecDeque::new(),
+            sent: Vec::new(),
             replies: Vec::new(),
             requests: Vec::new(),
             messages: Vec::new(),
@@ -231,7 +235,12 @@ impl World {
             }
             Output::Command {
                 token, operation, ..
-            } => self.pending.push_back((token, operation)),
+            } => {
+                if let Operation::Send { body, .. } = &operation {
+                    self.sent.push(body.clone());
+                }
+                self.pending.push_back((token, operation));
+            }
             Output::Event(event) => self.hear(event),
             Output::Answer {
                 answer: Ok(reply), ..
@@ -328,6 +337,55 @@ impl World {
     }
 }
 
+/// Who follows the invitation.
+struct Peer {
+    ratchet: Ratchet,
+    /// Of the machine's queue messages, once the first has come.
+    layer_key: Option<BoxKey>,
+}
+
+impl Peer {
+    /// Reads what the machine has sent; number and hash of the last message.
+    fn read(&mut self, world: &mut World) -> Option<(u64, [u8; 32])> {
+        let mut last = None;
+        for body in std::mem::take(&mut world.sent) {
+            last = self.open(&body, &mut world.rng).or(last);
+        }
+        last
+    }
+
+    fn open(&mut self, body: &[u8], rng: &mut ChaCha20Rng) -> Option<(u64, [u8; 32])> {
+        let sealed = SealedBody::read(body).expect("it writes what it reads");
+        if let Some(public) = &sealed.sender_key {
+            let shared = sender_secret().diffie_hellman(public).ok()?;
+            self.layer_key = Some(BoxKey::from_shared(&shared));
+        }
+        // It may be for somebody else.
+        let opened = sealed.open(self.layer_key.as_ref()?).ok()?;
+        let (Envelope::Confirmation { ratcheted, .. } | Envelope::Message { ratcheted }) =
+            Envelope::read(opened.envelope()).expect("it writes what it reads")
+        else {
+            return None;
+        };
+        let plain = self.ratchet.decrypt(ratcheted, rng).ok()?.plaintext;
+        match AgentMessage::read(&plain).expect("it writes what it reads") {
+            AgentMessage::Numbered { id, .. } => Some((id, sha256(&plain))),
+            _ => None,
+        }
+    }
+}
+
+fn numbered(id: u64, body: Body<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let message = AgentMessage::Numbered {
+        id,
+        previous_hash: &[],
+        body,
+    };
+    message.put(&mut out).unwrap();
+    out
+}
+
 fn put(envelope: &Envelope<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     envelope.put(&mut out).unwrap();
@@ -346,10 +404,13 @@ fn play(bytes: &[u8]) -> World {
         setup.rows.clone(),
         setup.queues.to_vec(),
     );
-    let mut joiner = Ratchet::decode(&setup.joiner, []).unwrap();
+    let mut peer = Peer {
+        ratchet: Ratchet::decode(&setup.joiner, []).unwrap(),
+        layer_key: None,
+    };
     world.settle();
     let mut input = Input(bytes);
-    for _ in 0..24 {
+    for _ in 0..32 {
         if input.is_empty() {
             break;
         }
@@ -359,7 +420,7 @@ fn play(bytes: &[u8]) -> World {
             0 => world.send(queue, true, input.piece()),
             1 => world.send(queue, false, input.piece()),
             2 | 3 => {
-                let Ok(ratcheted) = joiner.encrypt(input.piece(), 11_106) else {
+                let Ok(ratcheted) = peer.ratchet.encrypt(input.piece(), 11_106) else {
                     continue;
                 };
                 let first = what & 15 == 2;
@@ -401,6 +462,19 @@ fn play(bytes: &[u8]) -> World {
                 world.machine.handle_relay_up(now, relay);
                 world.settle();
             }
+            15 => {
+                // The peer reads what came, and has it.
+                let (info, number) = (input.piece(), input.u8());
+                let Some((id, hash)) = peer.read(&mut world) else {
+                    continue;
+                };
+                let receipts = Body::Receipts(vec![Receipt { id, hash, info }]);
+                let plain = numbered(number.into(), receipts);
+                if let Ok(ratcheted) = peer.ratchet.encrypt(&plain, 11_106) {
+                    let ratcheted = &ratcheted;
+                    world.send(1, false, &put(&Envelope::Message { ratcheted }));
+                }
+            }
             _ => {
                 let command = command(&mut world, &mut input);
                 world.call(command);
@@ -413,10 +487,11 @@ fn play(bytes: &[u8]) -> World {
 }
 
 fn answer(world: &mut World, input: &mut Input<'_>) {
+    let what = input.u8();
     let Some((token, operation)) = world.pending.pop_front() else {
         return;
     };
-    let answer = match (input.u8(), operation) {
+    let answer = match (what, operation) {
         (0..=9, Operation::Create { delivery_key, .. })
         | (20, Operation::Create { delivery_key, .. }) => {
             let number = u8::try_from(world.queues.len()).unwrap().wrapping_add(1);
@@ -478,7 +553,7 @@ fn command(world: &mut World, input: &mut Input<'_>) -> Command {
 
 /// For seeds: the joiner's first message.
 pub(crate) fn seed_of_reply() -> Vec<u8> {
-    use junto_agent::proto::{AgentMessage, QueueAddress, QueueInfo, QueueMode};
+    use junto_agent::proto::{QueueAddress, QueueInfo, QueueMode};
 
     let queue = QueueInfo::new(QueueAddress {
         relay: relay(),
@@ -498,25 +573,11 @@ pub(crate) fn seed_of_reply() -> Vec<u8> {
 /// For seeds: envelopes and plaintexts that the machine acts on.
 pub(crate) fn deliverable() -> Vec<Vec<u8>> {
     use crate::input::piece;
-    use junto_agent::proto::{AgentMessage, Body, Receipt};
-
-    let message = |message: AgentMessage<'_>| {
-        let mut out = Vec::new();
-        message.put(&mut out).unwrap();
-        out
-    };
     let request = put(&Envelope::Invitation {
         link: Box::new(SETUP.invitation.clone()),
         info: b"me",
     });
     let reply = seed_of_reply();
-    let numbered = |id, body| {
-        message(AgentMessage::Numbered {
-            id,
-            previous_hash: &[],
-            body,
-        })
-    };
     let receipt = Receipt {
         id: 1,
         hash: [3; 32],
@@ -551,9 +612,13 @@ pub(crate) fn deliverable() -> Vec<Vec<u8>> {
         (7, vec![20]),
         (7, vec![20]),
         (7, vec![20]),
+        (7, vec![20]),
+        (7, vec![20]),
+        (7, vec![20]),
         (12, vec![2, 0, 1, b'x']),
         (7, vec![20]),
         (3, numbered(2, Body::Message(b"hello"))),
+        (15, vec![0, 0, 3]),
         (12, vec![4, 0]),
         (9, vec![0xff, 0xff]),
         (7, vec![20]),
@@ -598,7 +663,7 @@ mod tests {
         for seed in deliverable() {
             seen.extend(play(&seed).seen);
         }
-        for kind in ["request", "connected", "message", "failed"] {
+        for kind in ["request", "connected", "message", "delivered", "failed"] {
             assert!(seen.contains(kind), "{kind} is not in {seen:?}");
         }
     }

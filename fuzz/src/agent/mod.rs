@@ -3,8 +3,8 @@
 mod machine;
 
 use junto_agent::proto::{
-    AgentMessage, Body, ConnectionId, Envelope, Link, Machine, MachineConfig, Output, QueueUri,
-    RequestId, RowKey, SealedBody, Tag, VersionRange,
+    AgentMessage, Body, Command, ConnectionId, Envelope, Link, Machine, MachineConfig, MessageId,
+    Output, QueueUri, RequestId, RowKey, SealedBody, Tag, Ticket, VersionRange,
 };
 use junto_agent::proto::{Instant, RestoreError, Row};
 use junto_crypto::secretbox::BoxKey;
@@ -104,7 +104,8 @@ fn read_rows(bytes: &[u8]) -> Vec<(RowKey, Row)> {
     rows
 }
 
-/// Rows of a store, in any order: kind, name, number, and a piece.
+/// Rows of a store, in any order: kind, name, number, and a piece. Then everything that an
+/// application may ask is asked.
 pub(crate) fn rows(bytes: &[u8]) {
     let rows = read_rows(bytes);
     let mut stored: std::collections::BTreeMap<RowKey, Row> = rows.iter().cloned().collect();
@@ -115,6 +116,22 @@ pub(crate) fn rows(bytes: &[u8]) {
     };
     let mut rng = seeds::rng(9);
     let now = Instant::from_millis(5);
+    let connections = stored.keys().filter_map(|key| match key {
+        RowKey::Connection(id) => Some(*id),
+        _ => None,
+    });
+    for (connection, number) in connections.collect::<Vec<_>>().into_iter().zip(1..4) {
+        let (message, body) = (MessageId::new(2), b"body".to_vec());
+        for command in [
+            Command::Send { connection, body },
+            Command::Acknowledge {
+                connection,
+                message,
+            },
+        ] {
+            machine.handle_command(now, Ticket(number), command, &mut rng);
+        }
+    }
     // Whatever was stored, it can be taken up, and what that changes can be stored.
     for _ in 0..4 {
         let Some(step) = machine.take_step() else {
@@ -134,4 +151,7 @@ pub(crate) fn rows(bytes: &[u8]) {
         }
         machine.handle_timeout(Instant::from_millis(60_000), &mut rng);
     }
+    let _ = machine.take_step();
+    let again = restore(stored.into_iter().collect());
+    assert!(again.is_ok(), "it does not read what it wrote");
 }
