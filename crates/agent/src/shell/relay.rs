@@ -104,10 +104,10 @@ impl RelayTask {
     }
 
     async fn report_down(&self, error: &ClientError) -> Result<(), Ended> {
-        if error.is_temporary() {
-            debug!(relay = %self.address, %error, "relay is down");
-        } else {
-            warn!(relay = %self.address, %error, "relay cannot be used");
+        debug!(relay = %self.address, %error, "relay is down");
+        if !error.is_temporary() {
+            // Which relay somebody uses is nobody's business; the application is told.
+            warn!(%error, "a relay cannot be used");
         }
         self.tell(RelayInput::Down).await
     }
