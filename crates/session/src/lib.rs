@@ -11,7 +11,7 @@
 //! | [`carrier`] | what carries messages, as a trait; one in memory |
 //! | [`store`] | SQLite, sealed |
 //! | [`adapters`] | protocols of other ecosystems |
-//! | [`bench`] | figures, with a floor in the same run |
+//! | [`mod@bench`] | figures, with a floor in the same run |
 //!
 //! The format is in `docs/spec/session.md`.
 
