@@ -85,6 +85,7 @@ impl Profile {
     /// passphrase is missing or wrong.
     pub(crate) fn open(dir: &Path, passphrase_file: Option<&Path>) -> Result<Self, Failure> {
         make_private_dir(dir)?;
+        refuse_shared_dir(dir)?;
         let lock = lock(&dir.join("lock"))?;
         let config = load_config(&dir.join("profile.toml"))?;
         let passphrase = passphrase_file.map(read_passphrase).transpose()?;
@@ -161,6 +162,27 @@ fn make_private_dir(dir: &Path) -> Result<(), Failure> {
         ))
         .help("name another one with `--profile DIR`")
     })
+}
+
+/// Whoever may write into the folder could put its own key or database there, or a link to a file that
+/// we would overwrite.
+fn refuse_shared_dir(dir: &Path) -> Result<(), Failure> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(dir)
+            .context(format_args!("cannot read {}", dir.display()))?
+            .permissions()
+            .mode();
+        if mode & 0o022 != 0 {
+            return Err(Failure::refused(format_args!(
+                "other users can write into the profile {}",
+                dir.display()
+            ))
+            .help(format_args!("run `chmod 700 {}`", dir.display())));
+        }
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File, Failure> {
@@ -351,4 +373,26 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         Ok(())
     };
     write().context(format_args!("cannot write {}", path.display()))
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_can_write_into_is_no_profile() {
+        let dir = tempfile::tempdir().unwrap();
+        for (mode, refused) in [(0o777, true), (0o1777, true), (0o720, true), (0o755, false)] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let opened = Profile::open(dir.path(), None);
+            assert_eq!(opened.is_err(), refused, "{mode:o}");
+            if let Err(failure) = opened {
+                assert_eq!(failure.exit, Exit::Refused);
+                assert!(!dir.path().join("key").exists());
+            }
+        }
+    }
 }

@@ -124,17 +124,23 @@ fn show(message: &ChannelMessage, output: Output) -> Result<(), Failure> {
     })
 }
 
-/// What a peer sent is shown without what would steer the terminal.
+/// What a peer sent is shown without what would steer the terminal or reorder a line, and with its
+/// further lines set in, so that none of them passes for the message of another party.
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown.push_str("\n    "),
+            '\t' => shown.push(c),
+            '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' => shown.push('\u{fffd}'),
+            c if c.is_control() => shown.push('\u{fffd}'),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 pub(crate) async fn chat(arguments: Chat, global: &Global, output: Output) -> Result<(), Failure> {
@@ -193,6 +199,14 @@ mod tests {
 
     #[test]
     fn a_message_cannot_steer_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\nc\r"), "a\u{fffd}[2Jb\nc\u{fffd}");
+        assert_eq!(printable("a\u{1b}[2Jb\tc\r"), "a\u{fffd}[2Jb\tc\u{fffd}");
+        assert_eq!(printable("a\u{202e}b"), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn a_message_cannot_speak_for_another_party() {
+        let shown = printable("hello\n2: I agree\u{2028}2: so do I");
+        assert!(shown.lines().skip(1).all(|line| line.starts_with(' ')));
+        assert!(!shown.contains('\u{2028}'));
     }
 }
