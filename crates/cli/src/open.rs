@@ -25,6 +25,7 @@ const END: Duration = Duration::from_secs(5);
 pub(crate) struct Junto {
     pub(crate) profile: Profile,
     pub(crate) sessions: Sessions,
+    agent: Agent,
 }
 
 impl Junto {
@@ -39,8 +40,16 @@ impl Junto {
             // The others wait for us: tell them rather than let them run into their deadlines.
             junto.part().await;
         }
-        let Junto { profile, sessions } = junto;
-        let _ = tokio::time::timeout(END, sessions.end()).await;
+        let Junto {
+            profile,
+            sessions,
+            agent,
+        } = junto;
+        let end = async {
+            sessions.end().await;
+            agent.close().await;
+        };
+        let _ = tokio::time::timeout(END, end).await;
         drop(profile);
         result
     }
@@ -53,10 +62,14 @@ impl Junto {
         let profile = Profile::open(&dir, global.passphrase_file.as_deref())?;
         let config = AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
         let (agent, events) = Agent::open(config).await.map_err(agent_failure)?;
-        let carriage = junto_session::carrier::agent::carriage(agent, events);
+        let carriage = junto_session::carrier::agent::carriage(agent.clone(), events);
         let sessions = Sessions::open(profile.dir(), subkey(&profile, "session.db"), carriage)
             .map_err(session_failure)?;
-        Ok(Junto { profile, sessions })
+        Ok(Junto {
+            profile,
+            sessions,
+            agent,
+        })
     }
 
     /// The formed session of that name.
@@ -75,9 +88,13 @@ impl Junto {
         {
             return Ok(());
         }
+        let trouble = self
+            .sessions
+            .carrier_trouble()
+            .map_or_else(String::new, |trouble| format!(": {trouble}"));
         Err(Failure::new(
             Exit::Unreachable,
-            "not everything could be handed to the relays yet",
+            format_args!("not everything could be handed to the relays yet{trouble}"),
         )
         .help("it is stored and goes out with the next command on this profile"))
     }

@@ -14,7 +14,14 @@ fn all_parties_see_the_same_session() {
     assert_eq!(first["state"], "formed");
     assert_eq!(first["connected"], 3);
     for other in &formed {
-        for field in ["session", "id", "safety_code", "roster", "parties", "policy"] {
+        for field in [
+            "session",
+            "id",
+            "safety_code",
+            "roster",
+            "parties",
+            "policy",
+        ] {
             assert_eq!(other[field], first[field], "{field}");
         }
     }
@@ -47,19 +54,43 @@ fn the_safety_code_is_compared_and_remembered() {
 
     let wrong: String = code
         .chars()
-        .map(|c| if c == '1' { '2' } else if c.is_ascii_digit() { '1' } else { c })
+        .map(|c| {
+            if c == '1' {
+                '2'
+            } else if c.is_ascii_digit() {
+                '1'
+            } else {
+                c
+            }
+        })
         .collect();
     for not_it in [wrong.as_str(), "", &code[..code.len() - 1]] {
         let refused = stage.run("p2", &["session", "verify", "s", "--code", not_it]);
-        assert!(refused.failed(5)["message"].as_str().unwrap().contains("NOT"));
+        assert!(
+            refused.failed(5)["message"]
+                .as_str()
+                .unwrap()
+                .contains("NOT")
+        );
     }
-    assert_eq!(stage.run("p2", &["session", "show", "s"]).ok()["verified"], false);
+    assert_eq!(
+        stage.run("p2", &["session", "show", "s"]).ok()["verified"],
+        false
+    );
 
     // As a person types it: without spaces.
     let typed: String = code.chars().filter(char::is_ascii_digit).collect();
-    stage.run("p2", &["session", "verify", "s", "--code", &typed]).ok();
-    assert_eq!(stage.run("p2", &["session", "show", "s"]).ok()["verified"], true);
-    assert_eq!(stage.run("p1", &["session", "show", "s"]).ok()["verified"], false);
+    stage
+        .run("p2", &["session", "verify", "s", "--code", &typed])
+        .ok();
+    assert_eq!(
+        stage.run("p2", &["session", "show", "s"]).ok()["verified"],
+        true
+    );
+    assert_eq!(
+        stage.run("p1", &["session", "show", "s"]).ok()["verified"],
+        false
+    );
 }
 
 #[test]
@@ -67,14 +98,18 @@ fn who_comes_too_late_is_told_so() {
     let stage = Stage::new();
     let (_relay, address) = stage.relay();
     let (host, link) = stage.host(&address, 3);
-    let [second, third] =
-        ["p2", "p3"].map(|party| stage.start(party, &["session", "join", &link]));
+    let [second, third] = ["p2", "p3"].map(|party| stage.start(party, &["session", "join", &link]));
     agreed(&wait_all(vec![host, second, third]), "safety_code");
     let late = stage.run("p4", &["session", "join", &link, "--timeout", "30"]);
     late.failed(5);
     // The session is none the worse for it.
-    stage.run("p1", &["send", "--session", "s", "still here"]).ok();
-    assert_eq!(stage.run("p3", &["recv", "--session", "s"]).text("text"), "still here");
+    stage
+        .run("p1", &["send", "--session", "s", "still here"])
+        .ok();
+    assert_eq!(
+        stage.run("p3", &["recv", "--session", "s"]).text("text"),
+        "still here"
+    );
 }
 
 #[test]
@@ -105,7 +140,16 @@ fn a_closed_session_is_gone_for_all() {
     // The others learn it when they wait for something, and nobody hangs.
     let left = stage.run(
         "p2",
-        &["bls", "keygen", "--session", "s", "--threshold", "2", "--timeout", "30"],
+        &[
+            "bls",
+            "keygen",
+            "--session",
+            "s",
+            "--threshold",
+            "2",
+            "--timeout",
+            "30",
+        ],
     );
     left.failed(3);
     // The name is free again.
@@ -121,7 +165,16 @@ fn a_name_is_taken_once() {
     stage.session(&address, 2);
     let again = stage.run(
         "p1",
-        &["session", "new", "--name", "s", "--parties", "2", "--relay", &address],
+        &[
+            "session",
+            "new",
+            "--name",
+            "s",
+            "--parties",
+            "2",
+            "--relay",
+            &address,
+        ],
     );
     assert!(again.failed(2)["message"].as_str().unwrap().contains("`s`"));
 }
@@ -131,7 +184,11 @@ fn the_link_may_come_through_stdin() {
     let stage = Stage::new();
     let (_relay, address) = stage.relay();
     let (host, link) = stage.host(&address, 2);
-    let joined = stage.run_with_input("p2", &["session", "join", "-"], format!("{link}\n").as_bytes());
+    let joined = stage.run_with_input(
+        "p2",
+        &["session", "join", "-"],
+        format!("{link}\n").as_bytes(),
+    );
     agreed(&[host.wait(), joined], "safety_code");
 }
 
@@ -155,13 +212,27 @@ fn who_gives_up_waiting_can_go_on() {
     let (_relay, address) = stage.relay();
     let mut host = stage.start(
         "p1",
-        &["session", "new", "--name", "s", "--parties", "2", "--relay", &address, "--timeout", "2"],
+        &[
+            "session",
+            "new",
+            "--name",
+            "s",
+            "--parties",
+            "2",
+            "--relay",
+            &address,
+            "--timeout",
+            "2",
+        ],
     );
     let link = host.link();
     let gave_up = host.wait();
     let error = gave_up.failed(3);
     assert!(error["help"].as_str().unwrap().contains("session wait"));
-    assert_eq!(stage.run("p1", &["session", "show", "s"]).text("link"), link);
+    assert_eq!(
+        stage.run("p1", &["session", "show", "s"]).text("link"),
+        link
+    );
     let joiner = stage.start("p2", &["session", "join", &link]);
     let host = stage.start("p1", &["session", "wait", "s"]);
     agreed(&wait_all(vec![host, joiner]), "safety_code");
@@ -177,7 +248,9 @@ fn each_party_receives_on_a_relay_of_its_choice() {
     let (host, link) = stage.host(&address, 2);
     let joiner = stage.start("p2", &["session", "join", &link, "--relay", &other]);
     agreed(&wait_all(vec![host, joiner]), "safety_code");
-    stage.run("p1", &["send", "--session", "s", "over the second relay"]).ok();
+    stage
+        .run("p1", &["send", "--session", "s", "over the second relay"])
+        .ok();
     // What p2 receives comes over its own relay alone.
     first.kill();
     let received = stage.run("p2", &["recv", "--session", "s", "--timeout", "60"]);
@@ -205,8 +278,20 @@ fn pair(stage: &Stage, relay: &str, policy: &str, joiner: &str, name: &str) -> [
     let mut host = stage.start(
         "p1",
         &[
-            "session", "new", "--name", name, "--parties", "2", "--relay", relay, "--policy", policy,
-            "--as", "Ada", "--timeout", "60",
+            "session",
+            "new",
+            "--name",
+            name,
+            "--parties",
+            "2",
+            "--relay",
+            relay,
+            "--policy",
+            policy,
+            "--as",
+            "Ada",
+            "--timeout",
+            "60",
         ],
     );
     let link = host.link();
@@ -224,11 +309,20 @@ fn a_key_that_changed_is_refused_loudly() {
     agreed(&first, "safety_code");
     assert!(first[0].ok()["roster"][0]["profile_key"].is_string());
     // The same profile is welcome again.
-    agreed(&pair(&stage, &address, "tofu", "bob", "second"), "safety_code");
+    agreed(
+        &pair(&stage, &address, "tofu", "bob", "second"),
+        "safety_code",
+    );
     // Another one under his name is not.
     let [host, _] = pair(&stage, &address, "tofu", "mallory", "third");
     let error = host.failed(5);
-    assert!(error["message"].as_str().unwrap().contains("`Bob` had another key"), "{error}");
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("`Bob` had another key"),
+        "{error}"
+    );
     assert!(error["party"].is_string(), "{error}");
     // Without the policy nothing links one session to another.
     let anonymous = pair(&stage, &address, "anonymous", "mallory", "fourth");
@@ -245,12 +339,24 @@ fn only_pinned_keys_are_let_in() {
         let entry = roster.iter().find(|entry| entry["name"] == name).unwrap();
         entry["profile_key"].as_str().unwrap().to_owned()
     };
-    for (profile, pinned) in [("p1", key_of("Bob")), ("bob", key_of("Ada")), ("eve", key_of("Ada"))] {
+    for (profile, pinned) in [
+        ("p1", key_of("Bob")),
+        ("bob", key_of("Ada")),
+        ("eve", key_of("Ada")),
+    ] {
         stage.run(profile, &["session", "list"]).ok();
         let config = format!("pinned = [\"{pinned}\"]\n");
         std::fs::write(stage.path(profile).join("profile.toml"), config).unwrap();
     }
-    agreed(&pair(&stage, &address, "pinned", "bob", "friends"), "safety_code");
+    agreed(
+        &pair(&stage, &address, "pinned", "bob", "friends"),
+        "safety_code",
+    );
     let [host, _] = pair(&stage, &address, "pinned", "eve", "strangers");
-    assert!(host.failed(5)["message"].as_str().unwrap().contains("not pinned"));
+    assert!(
+        host.failed(5)["message"]
+            .as_str()
+            .unwrap()
+            .contains("not pinned")
+    );
 }

@@ -9,7 +9,9 @@ use junto_bls::{
     Setup, SetupError, ShareIndex,
 };
 use junto_crypto::ed25519::VerifyingKey;
-use junto_session::{Execution, Kind, Members, Misuse, Session, SessionError};
+use junto_session::{
+    Blame, Execution, Fault, Kind, Members, Misuse, Reason, Session, SessionError,
+};
 
 use super::key_file::{self, KeyFile};
 use super::{describe, describe_text, judge};
@@ -22,6 +24,9 @@ const ROUND_HOLDINGS: u32 = 0;
 const ROUND_DEAL: u32 = 1;
 const ROUND_SHARE: u32 = 2;
 const ROUND_CONFIRM: u32 = 3;
+
+const LATE: &str =
+    "the others gave up waiting for this party before it came; waiting for them to try again";
 
 /// Runs of one name in one session: each failed one costs a number.
 const RUNS_MAX: u32 = 64;
@@ -53,10 +58,16 @@ pub(crate) async fn keygen(
         .help("choose another name with `--name`, the same for all parties"));
     }
     let progress = output.progress("making a key: waiting for the other parties");
-    let run = Run::open(&session, &purpose, 0, patience, output).await?;
-    let occasion = run.occasion(&session);
-    let setup = Setup::keygen(&occasion.borrow(), threshold).map_err(setup_failure)?;
-    let made = run.rounds(junto, &session, &setup, None, &progress).await?;
+    let (run, setup, made) = loop {
+        let run = Run::open(&session, &purpose, 0, patience, output).await?;
+        let occasion = run.occasion(&session);
+        let setup = Setup::keygen(&occasion.borrow(), threshold).map_err(setup_failure)?;
+        match run.rounds(junto, &session, &setup, None, &progress).await {
+            Ok(made) => break (run, setup, made),
+            Err(Stop::Late) => output.say(LATE),
+            Err(Stop::Failed(failure)) => return Err(failure),
+        }
+    };
     progress.done();
     run.keep(junto, &session, name, &setup, made, output).await
 }
@@ -73,20 +84,15 @@ pub(crate) async fn refresh(
         return conclude(junto, &session, name, &old, output).await;
     }
     let progress = output.progress("refreshing: waiting for the other parties");
-    let run = Run::open(
-        &session,
-        &format!("bls refresh {name}"),
-        old.run + 1,
-        patience,
-        output,
-    )
-    .await?;
-    let (key, holders) = run.holdings(&session, Some(&old)).await?;
-    let occasion = run.occasion(&session);
-    let setup = Setup::refresh(&occasion.borrow(), key, holders).map_err(setup_failure)?;
-    let made = run
-        .rounds(junto, &session, &setup, Some(&old.share), &progress)
-        .await?;
+    let purpose = format!("bls refresh {name}");
+    let (run, setup, made) = loop {
+        let run = Run::open(&session, &purpose, old.run + 1, patience, output).await?;
+        match run.refresh(junto, &session, &old, &progress).await {
+            Ok((setup, made)) => break (run, setup, made),
+            Err(Stop::Late) => output.say(LATE),
+            Err(Stop::Failed(failure)) => return Err(failure),
+        }
+    };
     progress.done();
     run.keep(junto, &session, name, &setup, made, output).await
 }
@@ -120,39 +126,17 @@ pub(crate) async fn reshare(
     }
     let first = held_here.map_or(0, |old| old.run + 1);
     let progress = output.progress("resharing: waiting for the other parties");
-    let run = Run::open(
-        &session,
-        &format!("bls reshare {name}"),
-        first,
-        patience,
-        output,
-    )
-    .await?;
-    let (key, dealers) = run.holdings(&session, old.as_ref()).await?;
-    output.say(format_args!(
-        "public key  {}",
-        hex::encode(key.public_key().to_bytes())
-    ));
-    let occasion = run.occasion(&session);
-    let holders: BTreeSet<PartyIndex> = (0..session.parties().as_usize())
-        .filter_map(party)
-        .collect();
-    // Any t holders suffice; all take the first t, so that all mean the same.
-    let required = usize::from(key.threshold().required());
-    let dealers: BTreeMap<_, _> = dealers.into_iter().take(required).collect();
-    let setup = Setup::reshare(
-        &occasion.borrow(),
-        key,
-        dealers.clone(),
-        holders,
-        small(threshold)?,
-    )
-    .map_err(setup_failure)?;
-    let deals = party(session.me().as_usize()).is_some_and(|me| dealers.contains_key(&me));
-    let share = old.as_ref().map(|old| &old.share).filter(|_| deals);
-    let made = run
-        .rounds(junto, &session, &setup, share, &progress)
-        .await?;
+    let purpose = format!("bls reshare {name}");
+    let threshold = small(threshold)?;
+    let (run, setup, made) = loop {
+        let run = Run::open(&session, &purpose, first, patience, output).await?;
+        let made = run.reshare(junto, &session, old.as_ref(), threshold, &progress);
+        match made.await {
+            Ok((setup, made)) => break (run, setup, made),
+            Err(Stop::Late) => output.say(LATE),
+            Err(Stop::Failed(failure)) => return Err(failure),
+        }
+    };
     progress.done();
     run.keep(junto, &session, name, &setup, made, output).await
 }
@@ -237,6 +221,22 @@ impl OwnedOccasion {
     }
 }
 
+/// Why a run ended without a key.
+enum Stop {
+    /// The others gave up waiting for this party before it came: the next run is the one to meet in.
+    Late,
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failed(failure)
+    }
+}
+
+/// What a run makes.
+type Made = (KeyShare, Certificate);
+
 /// An execution that makes a key.
 struct Run {
     execution: Execution,
@@ -282,13 +282,71 @@ impl Run {
         OwnedOccasion::new(session, &self.label)
     }
 
-    async fn gather(&self, round: u32, kind: Kind) -> Result<Inbox, Failure> {
-        let messages = self
-            .execution
-            .gather(round, kind, self.patience)
-            .await
-            .map_err(session_failure)?;
-        Ok(inbox(messages))
+    /// What an error of the execution means for the run.
+    fn stopped(&self, error: SessionError) -> Stop {
+        if let SessionError::Peer(Blame {
+            fault: Fault::GaveUp(reason),
+            ..
+        }) = &error
+            && let Reason::Silent { accused, .. } = &**reason
+            && accused.contains(self.execution.me())
+        {
+            return Stop::Late;
+        }
+        Stop::Failed(session_failure(error))
+    }
+
+    async fn broadcast(&self, round: u32, message: Vec<u8>) -> Result<(), Stop> {
+        let said = self.execution.broadcast(round, message).await;
+        said.map_err(|error| self.stopped(error))
+    }
+
+    async fn gather(&self, round: u32, kind: Kind) -> Result<Inbox, Stop> {
+        let gathered = self.execution.gather(round, kind, self.patience).await;
+        gathered.map(inbox).map_err(|error| self.stopped(error))
+    }
+
+    async fn refresh(
+        &self,
+        junto: &Junto,
+        session: &Session,
+        old: &KeyFile,
+        progress: &Progress,
+    ) -> Result<(Setup, Made), Stop> {
+        let (key, holders) = self.holdings(session, Some(old)).await?;
+        let occasion = self.occasion(session);
+        let setup = Setup::refresh(&occasion.borrow(), key, holders).map_err(setup_failure)?;
+        let share = Some(&old.share);
+        let made = self.rounds(junto, session, &setup, share, progress).await?;
+        Ok((setup, made))
+    }
+
+    async fn reshare(
+        &self,
+        junto: &Junto,
+        session: &Session,
+        old: Option<&KeyFile>,
+        threshold: u8,
+        progress: &Progress,
+    ) -> Result<(Setup, Made), Stop> {
+        let (key, dealers) = self.holdings(session, old).await?;
+        progress.step(format!(
+            "resharing {}",
+            hex::encode(key.public_key().to_bytes())
+        ));
+        let occasion = self.occasion(session);
+        let holders: BTreeSet<PartyIndex> = (0..session.parties().as_usize())
+            .filter_map(party)
+            .collect();
+        // Any t holders suffice; all take the first t, so that all mean the same.
+        let required = usize::from(key.threshold().required());
+        let dealers: BTreeMap<_, _> = dealers.into_iter().take(required).collect();
+        let deals = party(session.me().as_usize()).is_some_and(|me| dealers.contains_key(&me));
+        let setup = Setup::reshare(&occasion.borrow(), key, dealers, holders, threshold)
+            .map_err(setup_failure)?;
+        let share = old.map(|old| &old.share).filter(|_| deals);
+        let made = self.rounds(junto, session, &setup, share, progress).await?;
+        Ok((setup, made))
     }
 
     /// Everybody says which share of which key it holds; all get the same answer.
@@ -296,22 +354,19 @@ impl Run {
         &self,
         session: &Session,
         old: Option<&KeyFile>,
-    ) -> Result<(KeyPublic, BTreeMap<PartyIndex, ShareIndex>), Failure> {
+    ) -> Result<(KeyPublic, BTreeMap<PartyIndex, ShareIndex>), Stop> {
         let own = old.map_or_else(Vec::new, |old| {
             let mut bytes = vec![old.share.index().value()];
             bytes.extend_from_slice(&old.share.public().encode());
             bytes
         });
-        self.execution
-            .broadcast(ROUND_HOLDINGS, own)
-            .await
-            .map_err(session_failure)?;
+        self.broadcast(ROUND_HOLDINGS, own).await?;
         let said = self.gather(ROUND_HOLDINGS, Kind::Broadcast).await?;
         let agreed = agree(&said);
         if agreed.is_err() {
             self.spend(session).await;
         }
-        agreed
+        agreed.map_err(Stop::from)
     }
 
     /// A run that came to nothing is over for good, so that the next command begins another one instead
@@ -333,43 +388,35 @@ impl Run {
         setup: &Setup,
         old: Option<&KeyShare>,
         progress: &Progress,
-    ) -> Result<(KeyShare, Certificate), Failure> {
+    ) -> Result<Made, Stop> {
         let signer = session.signing_key().await.map_err(session_failure)?;
         let me = party(session.me().as_usize())
             .ok_or_else(|| Failure::failed("a party beyond the limit"))?;
         let participant =
             Participant::new(setup, me, &signer, self.execution.seed()).map_err(Failure::failed)?;
         let (deal, message) = participant.start(old).map_err(Failure::failed)?;
-        self.execution
-            .broadcast(ROUND_DEAL, message)
-            .await
-            .map_err(session_failure)?;
+        self.broadcast(ROUND_DEAL, message).await?;
         let deals = self.gather(ROUND_DEAL, Kind::Broadcast).await?;
         progress.step("dealing shares");
         let (share, messages) = match deal.receive(&deals) {
             Ok(next) => next,
-            Err(error) => return Err(self.failed(junto, session, setup, error).await),
+            Err(error) => return Err(self.failed(junto, session, setup, error).await.into()),
         };
         for to in self.execution.others().iter() {
             let Some(message) = party(to.as_usize()).and_then(|to| messages.get(&to)) else {
                 continue;
             };
-            self.execution
-                .send(ROUND_SHARE, to, message.to_vec())
-                .await
-                .map_err(session_failure)?;
+            let sent = self.execution.send(ROUND_SHARE, to, message.to_vec()).await;
+            sent.map_err(|error| self.stopped(error))?;
         }
         let shares = self.gather(ROUND_SHARE, Kind::P2p).await?;
         progress.step("confirming");
         let (confirm, message) = share.receive(&shares).map_err(Failure::failed)?;
-        self.execution
-            .broadcast(ROUND_CONFIRM, message)
-            .await
-            .map_err(session_failure)?;
+        self.broadcast(ROUND_CONFIRM, message).await?;
         let confirms = self.confirmations().await?;
         let certificate = match confirm.receive(&confirms) {
             Ok(certificate) => certificate,
-            Err(error) => return Err(self.failed(junto, session, setup, error).await),
+            Err(error) => return Err(self.failed(junto, session, setup, error).await.into()),
         };
         let pending = confirm
             .into_pending()
@@ -383,7 +430,7 @@ impl Run {
 
     /// Who has all of them has the key. So nobody who has confirmed may abort: the others would
     /// hold a key, or an epoch of it, that this party has given up.
-    async fn confirmations(&self) -> Result<Inbox, Failure> {
+    async fn confirmations(&self) -> Result<Inbox, Stop> {
         let gathered =
             self.execution
                 .gather_patiently(ROUND_CONFIRM, Kind::Broadcast, self.patience);
@@ -394,8 +441,9 @@ impl Run {
                 format_args!("party {missing} has not confirmed the key in time"),
             )
             .party(missing)
-            .help("nothing is lost: run the same command again, all of you")),
-            Err(error) => Err(session_failure(error)),
+            .help("nothing is lost: run the same command again, all of you")
+            .into()),
+            Err(error) => Err(self.stopped(error)),
         }
     }
 
@@ -422,7 +470,7 @@ impl Run {
         session: &Session,
         name: &str,
         setup: &Setup,
-        made: (KeyShare, Certificate),
+        made: Made,
         output: Output,
     ) -> Result<(), Failure> {
         let (share, certificate) = made;

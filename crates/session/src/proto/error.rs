@@ -2,7 +2,7 @@
 
 use super::{
     evidence::Culprit,
-    fault::{Blame, Fault},
+    fault::{Blame, Fault, Reason},
     party::{Members, PartyIndex},
     record::Refusal,
     statement::Round,
@@ -129,10 +129,11 @@ impl SessionError {
     pub fn is_silence(&self) -> bool {
         match self {
             Self::Incomplete { .. } => true,
-            Self::Peer(blame) => matches!(
-                blame.fault,
-                Fault::Silent { .. } | Fault::Unreachable | Fault::Left
-            ),
+            Self::Peer(blame) => match &blame.fault {
+                Fault::Silent { .. } | Fault::Unreachable | Fault::Left => true,
+                Fault::GaveUp(reason) => matches!(**reason, Reason::Silent { .. }),
+                _ => false,
+            },
             Self::Misuse(_) | Self::Refused(_) | Self::Local(_) | Self::Defect(_) => false,
         }
     }
