@@ -26,7 +26,7 @@ use crate::{
     dice::{Dice, Seed},
     faults::Faults,
     mutation::Mutation,
-    relay::{Line, Relay},
+    relay::{Line, Relay, Sent},
     timeline::Timeline,
     trace::Trace,
     verdict::Tally,
@@ -94,6 +94,7 @@ struct Party {
     disk: BTreeMap<RowKey, Row>,
     process: Option<Process>,
     incarnation: u64,
+    gone: bool,
     rng: ChaCha8Rng,
 }
 
@@ -134,6 +135,7 @@ impl Agents {
                 disk: BTreeMap::new(),
                 process: None,
                 incarnation: 0,
+                gone: false,
                 rng: seed.stream(&format!("agent {party}")),
             })
             .collect();
@@ -274,7 +276,7 @@ impl Agents {
         let receipts = self.receipts;
         let forgetful = self.mutation == Mutation::LoseOutbox;
         let party = &mut self.parties[number];
-        if party.process.is_some() {
+        if party.process.is_some() || party.gone {
             return;
         }
         if forgetful {
@@ -312,11 +314,20 @@ impl Agents {
             .map(|(key, _)| *key)
             .collect();
         for (relay, line) in wires {
+            if self.dice.chance(500) {
+                self.deliver_rest(relay, line);
+            }
             self.cut(relay, line);
         }
         let down = self.dice.below(self.faults.down_ms + 1);
         self.timeline.after(down, Happening::Start(party));
         self.reports.push_back((party, Report::Crashed));
+    }
+
+    /// Kills a party's process for good.
+    pub fn bury(&mut self, party: usize) {
+        self.parties[party].gone = true;
+        self.crash(party);
     }
 
     /// A connection dies. Each end notices in its own time.
@@ -415,12 +426,30 @@ impl Agents {
         if self.dice.chance(self.faults.relay_restart) {
             return self.restart_relay(relay);
         }
+        self.forward(relay, sent);
+    }
+
+    /// Puts what a relay sends onto its wires.
+    fn forward(&mut self, relay: usize, sent: Sent) {
         for (line, block) in sent {
             if let Some(wire) = self.wires.get_mut(&(relay, line)) {
                 wire.down.push_back(block);
                 let delay = self.delay();
                 self.timeline.after(delay, Happening::ToAgent(relay, line));
             }
+        }
+    }
+
+    /// What a process had written before it died arrives all the same.
+    fn deliver_rest(&mut self, relay: usize, line: Line) {
+        let now_ms = self.timeline.now_ms();
+        let rest = self
+            .wires
+            .get_mut(&(relay, line))
+            .map(|wire| core::mem::take(&mut wire.up));
+        for block in rest.into_iter().flatten() {
+            let sent = self.relays[relay].receive(line, block, now_ms);
+            self.forward(relay, sent);
         }
     }
 

@@ -7,6 +7,8 @@
 //! | module | layer under test |
 //! |---|---|
 //! | [`messengers`] | agents over relays that speak the queue protocol: links die, relays restart, processes die at any commit |
+//! | [`sessions`] over [`post`] | sessions over a carrier that is nothing but its contract: formation, protocols, channels, liars, parties that vanish |
+//! | [`sessions`] over [`stack`] | all of it: sessions over agents over relays |
 //!
 //! Half of a run is under faults, the other half without: then everything has to arrive.
 //!
@@ -24,12 +26,17 @@
 
 pub mod agents;
 pub mod campaign;
+pub mod carrier;
 pub mod dice;
 pub mod faults;
 pub mod invariants;
 pub mod messengers;
 pub mod mutation;
+pub mod post;
+pub mod program;
 pub mod relay;
+pub mod sessions;
+pub mod stack;
 pub mod stream;
 pub mod timeline;
 pub mod trace;

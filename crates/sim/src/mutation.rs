@@ -13,10 +13,8 @@ pub enum Mutation {
     LoseOutbox,
     /// The application does not recognise a message that it has already recorded.
     NoDedup,
-    /// The carrier hands over the messages of one connection in any order.
-    Shuffle,
     /// A restarted protocol says something else than before.
     ForgetSeed,
-    /// Nobody compares the broadcasts: a party hears of the equivocation only by itself.
-    NoEcho,
+    /// An application puts its result away before the step is stored that it came out of.
+    ResultBeforeStore,
 }

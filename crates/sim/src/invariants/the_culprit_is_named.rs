@@ -1,0 +1,132 @@
+//! Whoever cheats or never returns is named by everybody else, and nobody else is named.
+
+use std::collections::BTreeSet;
+
+use crate::{program::Verdict, verdict::Violation};
+
+/// What is known of a run's troublemaker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    /// There is none: nobody may be named.
+    Nobody,
+    /// It signed two things: there has to be proof.
+    Liar(usize),
+    /// It also accuses somebody for what it did itself, and falls silent towards some. Who hears that
+    /// before the proof names somebody, but nobody has proof against anybody else.
+    Slanderer(usize),
+    /// It never came back. If it had not begun its last round, nobody can have finished; parties
+    /// that it kept from joining are silent through no fault of theirs.
+    Vanished {
+        /// Who.
+        party: usize,
+        /// Whether it may have said all that it had to say.
+        had_said_all: bool,
+        /// Whether it may have said anything.
+        had_begun: bool,
+        /// Who never got into the session.
+        outside: BTreeSet<usize>,
+        /// Who names it. One that waits for the culprit keeps others waiting, and they cannot tell
+        /// that from silence: it may be named too.
+        kept_waiting: BTreeSet<usize>,
+    },
+}
+
+/// How the run ended for an honest party.
+///
+/// # Errors
+/// The violation.
+pub fn check(party: usize, verdict: &Verdict, culprit: &Culprit) -> Result<(), Violation> {
+    let fits = match (culprit, verdict) {
+        (Culprit::Nobody, verdict) => matches!(verdict, Verdict::Done(_)),
+        (
+            Culprit::Liar(liar),
+            Verdict::Named {
+                parties, proven, ..
+            },
+        ) => *proven && *parties == BTreeSet::from([*liar]),
+        (
+            Culprit::Slanderer(liar),
+            Verdict::Named {
+                parties, proven, ..
+            },
+        ) => !parties.is_empty() && (!proven || *parties == BTreeSet::from([*liar])),
+        (Culprit::Liar(_) | Culprit::Slanderer(_), Verdict::Done(_) | Verdict::Incomplete(_)) => {
+            false
+        }
+        (Culprit::Vanished { had_said_all, .. }, Verdict::Done(_)) => *had_said_all,
+        // Known weakness: whoever lacks the vanished party's broadcast cannot echo it, and at the
+        // same deadline those who have it name him instead.
+        (
+            Culprit::Vanished {
+                had_begun: true, ..
+            },
+            Verdict::Named { parties, .. },
+        ) => !parties.is_empty(),
+        (
+            Culprit::Vanished {
+                party,
+                outside,
+                kept_waiting,
+                ..
+            },
+            Verdict::Named { parties, .. },
+        ) => {
+            let mut suspects: BTreeSet<_> = outside.union(kept_waiting).copied().collect();
+            suspects.insert(*party);
+            !parties.is_empty() && parties.is_subset(&suspects)
+        }
+        // Before there is a roster nobody can be named.
+        (Culprit::Vanished { party, outside, .. }, Verdict::Incomplete(missing)) => {
+            let mut suspects = outside.clone();
+            suspects.insert(*party);
+            missing.is_subset(&suspects)
+        }
+    };
+    if fits {
+        return Ok(());
+    }
+    let text = format!("{culprit:?}, but party {party} says {verdict:?}");
+    Err(Violation::new("the_culprit_is_named", text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(parties: &[usize], proven: bool) -> Verdict {
+        Verdict::Named {
+            parties: parties.iter().copied().collect(),
+            proven,
+            why: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_the_culprit_is_named() {
+        let done = Verdict::Done(Vec::new());
+        assert_eq!(check(0, &done, &Culprit::Nobody), Ok(()));
+        assert!(check(0, &named(&[1], false), &Culprit::Nobody).is_err());
+        assert_eq!(check(0, &named(&[1], true), &Culprit::Liar(1)), Ok(()));
+        assert!(check(0, &named(&[1], false), &Culprit::Liar(1)).is_err());
+        assert!(check(0, &named(&[2], true), &Culprit::Liar(1)).is_err());
+        assert!(check(0, &done, &Culprit::Liar(1)).is_err());
+        assert_eq!(
+            check(0, &named(&[1, 2], false), &Culprit::Slanderer(1)),
+            Ok(())
+        );
+        assert!(check(0, &named(&[1, 2], true), &Culprit::Slanderer(1)).is_err());
+        assert!(check(0, &named(&[2], true), &Culprit::Slanderer(1)).is_err());
+        let vanished = |had_said_all| Culprit::Vanished {
+            party: 1,
+            had_said_all,
+            had_begun: false,
+            outside: BTreeSet::from([3]),
+            kept_waiting: BTreeSet::new(),
+        };
+        assert_eq!(check(0, &done, &vanished(true)), Ok(()));
+        assert!(check(0, &done, &vanished(false)).is_err());
+        assert_eq!(check(0, &named(&[1, 3], false), &vanished(false)), Ok(()));
+        assert!(check(0, &named(&[2], false), &vanished(false)).is_err());
+        assert!(check(0, &named(&[], false), &vanished(false)).is_err());
+    }
+}
