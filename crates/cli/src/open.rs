@@ -61,7 +61,15 @@ impl Junto {
         };
         let profile = Profile::open(&dir, global.passphrase_file.as_deref())?;
         let config = AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
-        let (agent, events) = Agent::open(config).await.map_err(agent_failure)?;
+        let (agent, events) = Agent::open(config).await.map_err(|error| {
+            let mut failure = agent_failure(error);
+            failure.message = format!(
+                "{}: {}",
+                database(&profile, "agent.db").display(),
+                failure.message
+            );
+            failure
+        })?;
         let carriage = junto_session::carrier::agent::carriage(agent.clone(), events);
         let sessions = Sessions::open(profile.dir(), subkey(&profile, "session.db"), carriage)
             .map_err(session_failure)?;

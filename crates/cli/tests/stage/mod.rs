@@ -128,17 +128,14 @@ impl Stage {
 
     /// Starts a process.
     pub(crate) fn start(&self, profile: &str, arguments: &[&str]) -> Process {
-        Process::spawn(
-            self.command(profile, arguments),
-            format!("{profile}: {arguments:?}"),
-        )
+        Process::spawn(self.command(profile, arguments), title(profile, arguments))
     }
 
     /// Starts a process whose standard input stays open until [`Process::end_input`].
     pub(crate) fn start_with_input(&self, profile: &str, arguments: &[&str]) -> Process {
         let mut command = self.command(profile, arguments);
         command.stdin(Stdio::piped());
-        Process::spawn(command, format!("{profile}: {arguments:?}"))
+        Process::spawn(command, title(profile, arguments))
     }
 
     /// Starts a process for which a file ends after so many KiB: the write fails, as on a full disk.
@@ -159,7 +156,7 @@ impl Stage {
             ))
             .arg(env!("CARGO_BIN_EXE_junto"));
         self.dress(&mut command, profile, arguments);
-        Process::spawn(command, format!("{profile}, {kib} KiB: {arguments:?}"))
+        Process::spawn(command, title(profile, arguments))
     }
 
     /// Runs a process to its end.
@@ -421,6 +418,13 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// What a failed test calls a process.
+fn title(profile: &str, arguments: &[&str]) -> String {
+    let short = |argument: &&str| argument.chars().take(60).collect::<String>();
+    let arguments: Vec<String> = arguments.iter().map(short).collect();
+    format!("{profile}: {}", arguments.join(" "))
 }
 
 /// Writes a file below `dir` and gives its path as text.
