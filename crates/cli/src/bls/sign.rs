@@ -32,7 +32,7 @@ pub(crate) async fn run(
             if let Err(failure) = help(junto, &file, message, patience, output).await {
                 tracing::info!(error = failure.message, "cannot help the others to sign");
             }
-            signature.clone()
+            *signature
         }
         None => sign(junto, name, message, &file, patience, output).await?,
     };

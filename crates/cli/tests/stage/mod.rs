@@ -2,7 +2,12 @@
 //!
 //! Nothing here sleeps for luck: a test waits for a line or for an end, and [`DEADLINE`] only turns a hang into a failure.
 #![allow(dead_code)] // each test file uses a part of it
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
