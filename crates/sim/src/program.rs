@@ -21,6 +21,8 @@ use crate::{mutation::Mutation, verdict::Violation};
 /// whoever waits for a party that waits for the culprit hears of it first.
 const PATIENCE_MS: u64 = 60_000;
 const MORE_PATIENCE_MS: u64 = 2_000;
+/// And this much longer if only echoes are missing: those who lack the message itself speak first.
+const GRACE_MS: u64 = 10_000;
 
 /// How a run ended for a party.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,8 +262,16 @@ impl Desk<'_> {
             .since_ms
             .get(&(label.to_owned(), round.0))
             .copied();
-        let patience = PATIENCE_MS + MORE_PATIENCE_MS * u64::from(round.0);
         let others = self.others();
+        let echoes_only = self
+            .node
+            .lacks_echoes_only(&self.local, &id, round, kind, others);
+        let grace = if matches!(echoes_only, Ok(true)) {
+            GRACE_MS
+        } else {
+            0
+        };
+        let patience = PATIENCE_MS + MORE_PATIENCE_MS * u64::from(round.0) + grace;
         if since.is_some_and(|since| self.now_ms > since + patience) {
             let (result, step) = self
                 .node

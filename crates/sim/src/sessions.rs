@@ -912,7 +912,6 @@ impl<C: Carrier> World<C> {
                 the_culprit_is_named::Culprit::Vanished {
                     party,
                     had_said_all,
-                    had_begun: begun > 0,
                     outside,
                     kept_waiting,
                 }

@@ -21,8 +21,6 @@ pub enum Culprit {
         party: usize,
         /// Whether it may have said all that it had to say.
         had_said_all: bool,
-        /// Whether it may have said anything.
-        had_begun: bool,
         /// Who never got into the session.
         outside: BTreeSet<usize>,
         /// Who names it. One that waits for the culprit keeps others waiting, and they cannot tell
@@ -54,14 +52,6 @@ pub fn check(party: usize, verdict: &Verdict, culprit: &Culprit) -> Result<(), V
             false
         }
         (Culprit::Vanished { had_said_all, .. }, Verdict::Done(_)) => *had_said_all,
-        // Known weakness: whoever lacks the vanished party's broadcast cannot echo it, and at the
-        // same deadline those who have it name him instead.
-        (
-            Culprit::Vanished {
-                had_begun: true, ..
-            },
-            Verdict::Named { parties, .. },
-        ) => !parties.is_empty(),
         (
             Culprit::Vanished {
                 party,
@@ -119,7 +109,6 @@ mod tests {
         let vanished = |had_said_all| Culprit::Vanished {
             party: 1,
             had_said_all,
-            had_begun: false,
             outside: BTreeSet::from([3]),
             kept_waiting: BTreeSet::new(),
         };
