@@ -393,11 +393,12 @@ fn answers() -> Vec<Vec<u8>> {
         let (mut client, mut outgoing) = waiting(version, &mut relay);
         let mut block = Box::new(*client.seal(&mut outgoing).unwrap());
         relay.block(0, &mut block);
-        let mut out = vec![u8::try_from(number).unwrap()];
+        // Each block by itself: a message fills one.
         for block in relay.take_sent(0) {
+            let mut out = vec![u8::try_from(number).unwrap()];
             piece(&mut out, &text_of(&block));
+            all.push(out);
         }
-        all.push(out);
     }
     all
 }

@@ -8,9 +8,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 /// Mutations tried for each target; `JUNTO_FUZZ_MUTATIONS` multiplies it.
-const MUTATIONS: usize = 2_000;
+const MUTATIONS: usize = 4_000;
 /// For targets that take milliseconds, the factor is applied to this.
-const MUTATIONS_OF_SLOW: usize = 20;
+const MUTATIONS_OF_SLOW: usize = 40;
 const SLOW: &[&str] = &[
     "agent_machine",
     "bls_certificate",
