@@ -47,13 +47,13 @@ fn bls(rounds: u32, output: Output) -> Result<(), Failure> {
     progress.done();
     output.result(&report, || {
         let mut lines = vec![format!(
-            "{:<24} {:>9} {:>12} {:>12} {:>6}  floor",
+            "{:<31} {:>9} {:>12} {:>12} {:>6}  floor",
             "operation", "t of n", "µs", "floor µs", "ratio"
         )];
         lines.extend(report.figures.iter().map(|f| {
             let shape = format!("{} of {}", f.required, f.holders);
             format!(
-                "{:<24} {shape:>9} {:>12.0} {:>12.0} {:>6.2}  {}",
+                "{:<31} {shape:>9} {:>12.0} {:>12.0} {:>6.2}  {}",
                 f.operation, f.microseconds, f.floor_microseconds, f.ratio, f.floor
             )
         }));
