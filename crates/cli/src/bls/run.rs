@@ -21,9 +21,12 @@ use crate::output::{Output, Progress};
 
 /// Rounds of the execution. In the first, used by refresh and reshare alone, parties say what they hold.
 const ROUND_HOLDINGS: u32 = 0;
-const ROUND_DEAL: u32 = 1;
-const ROUND_SHARE: u32 = 2;
-const ROUND_CONFIRM: u32 = 3;
+/// Parties make sure that they mean the same run: without it, whoever was told another threshold
+/// would look like a cheat.
+const ROUND_SETUP: u32 = 1;
+const ROUND_DEAL: u32 = 2;
+const ROUND_SHARE: u32 = 3;
+const ROUND_CONFIRM: u32 = 4;
 
 const LATE: &str =
     "the others gave up waiting for this party before it came; waiting for them to try again";
@@ -380,6 +383,27 @@ impl Run {
         }
     }
 
+    /// Whether all mean the same run: roster, label, key and threshold.
+    async fn agree(&self, session: &Session, setup: &Setup) -> Result<(), Stop> {
+        self.broadcast(ROUND_SETUP, setup.digest().to_vec()).await?;
+        let said = self.gather(ROUND_SETUP, Kind::Broadcast).await?;
+        let differ = said
+            .iter()
+            .filter(|(_, digest)| digest.as_slice() != setup.digest())
+            .map(|(party, _)| party.value().to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        if differ.is_empty() {
+            return Ok(());
+        }
+        self.spend(session).await;
+        let message = format!("party {differ} was told something else about this key");
+        Err(Failure::refused(message)
+            .help("give the same `--threshold` everywhere and run the command again, all of you")
+            .party(differ)
+            .into())
+    }
+
     /// Deal, share, confirm.
     async fn rounds(
         &self,
@@ -395,6 +419,7 @@ impl Run {
         let participant =
             Participant::new(setup, me, &signer, self.execution.seed()).map_err(Failure::failed)?;
         let (deal, message) = participant.start(old).map_err(Failure::failed)?;
+        self.agree(session, setup).await?;
         self.broadcast(ROUND_DEAL, message).await?;
         let deals = self.gather(ROUND_DEAL, Kind::Broadcast).await?;
         progress.step("dealing shares");
