@@ -182,7 +182,7 @@ pub(crate) fn evidence(bytes: &[u8]) {
     assert_eq!(evidence.as_bytes(), case);
     if let Ok((guilty, _)) = evidence.verify(&HONEST.setup) {
         assert!(kind & 1 == 1, "convicted without a signature");
-        assert_ne!(guilty, party(0), "party 0 signed nothing");
+        assert_ne!(guilty, party(0), "party 0 is innocent");
     }
 }
 
@@ -209,7 +209,10 @@ fn sign_case(case: &mut [u8]) {
         if let Some((slot, seals)) = rest.split_first_chunk_mut::<3>() {
             for seal in seals.chunks_exact_mut(96) {
                 let digest: [u8; 32] = seal[..32].try_into().unwrap();
-                seal[32..].copy_from_slice(&sign(*slot, &digest));
+                let signature = sign(*slot, &digest);
+                if signature != [0; 64] {
+                    seal[32..].copy_from_slice(&signature);
+                }
             }
         }
         return;
@@ -315,40 +318,49 @@ pub(crate) fn seeds_of_round() -> Vec<Vec<u8>> {
     ]
 }
 
-/// For seeds: cases of every kind.
+/// For seeds: cases of every kind against party 1, which signs anything, and against party 0, which
+/// said these things and is innocent.
 pub(crate) fn seeds_of_evidence() -> Vec<Vec<u8>> {
-    let message = |round: u8, receiver: u8| {
-        let mut out = vec![round, 1, receiver];
-        let wire = &HONEST.wires[&(round, 1, 0)];
+    let wire = |round: u8, from: u8| &HONEST.wires[&(round, from, u8::from(from == 0))];
+    let message = |round: u8, from: u8| {
+        let receiver = if round == 2 {
+            u8::from(from == 0)
+        } else {
+            0xff
+        };
+        let mut out = vec![round, from, receiver];
+        let wire = wire(round, from);
         out.extend_from_slice(&u32::try_from(wire.len()).unwrap().to_be_bytes());
         out.extend_from_slice(wire);
         out
     };
-    let (deal, share, confirm) = (message(1, 0xff), message(2, 0), message(3, 0xff));
-    let deals: Vec<u8> = (0..PARTIES)
-        .flat_map(|from| {
-            let to = if from == 0 { 1 } else { 0 };
-            let wire = &HONEST.wires[&(1, from, to)];
-            let mut out = vec![1, from, 0xff];
-            out.extend_from_slice(&u32::try_from(wire.len()).unwrap().to_be_bytes());
-            out.extend_from_slice(wire);
-            out
-        })
-        .collect();
-    let seals = [[1_u8; 32].as_slice(), &[0; 64]].concat();
-    vec![
-        [&[1, 1][..], &deal].concat(),
-        [&[1, 1][..], &confirm].concat(),
-        [&[1, 2][..], &deal, &share].concat(),
-        [
-            &[1, 3, 1, 1, 0xff][..],
-            &seals,
-            &[0; 32],
-            &[2; 32],
-            &[0; 64],
-        ]
-        .concat(),
-        [&[1, 4][..], &confirm, &[PARTIES], &deals].concat(),
-        [&[0, 1][..], &deal].concat(),
-    ]
+    let deals: Vec<u8> = (0..PARTIES).flat_map(|from| message(1, from)).collect();
+    let seal = |from: u8| {
+        let (payload, signature) = wire(1, from).split_last_chunk::<64>().unwrap();
+        [&sha256(payload)[..], signature].concat()
+    };
+    let other = [[2; 32].as_slice(), &[0; 64]].concat();
+    let mut all = Vec::new();
+    for accused in [0, 1] {
+        let (deal, share, confirm) = (
+            message(1, accused),
+            message(2, accused),
+            message(3, accused),
+        );
+        all.push([&[1, 1][..], &deal].concat());
+        all.push([&[1, 1][..], &confirm].concat());
+        all.push([&[1, 2][..], &deal, &share].concat());
+        all.push(
+            [
+                &[1, 3, 1, accused, 0xff][..],
+                &seal(accused),
+                &seal(accused),
+            ]
+            .concat(),
+        );
+        all.push([&[1, 3, 1, accused, 0xff][..], &seal(accused), &other].concat());
+        all.push([&[1, 4][..], &confirm, &[PARTIES], &deals].concat());
+    }
+    all.push([&[0, 1][..], &message(1, 1)].concat());
+    all
 }
