@@ -414,19 +414,33 @@ impl Agents {
             return self.cut(relay, line);
         }
         let now_ms = self.timeline.now_ms();
-        let Some(block) = self
+        let garbled = self.dice.chance(self.faults.garble) && self.relays[relay].is_open(line);
+        let Some(mut block) = self
             .wires
             .get_mut(&(relay, line))
             .and_then(|wire| wire.up.pop_front())
         else {
             return;
         };
-        let sent = self.relays[relay].receive(line, block, now_ms);
+        if garbled {
+            self.garble(&mut block);
+        }
+        let Ok(sent) = self.relays[relay].receive(line, block, now_ms) else {
+            assert!(garbled, "a relay cannot open an agent's block");
+            return self.cut(relay, line);
+        };
+        assert!(!garbled, "a relay takes a garbled block");
         // A relay that dies here has stored what it was about to answer.
         if self.dice.chance(self.faults.relay_restart) {
             return self.restart_relay(relay);
         }
         self.forward(relay, sent);
+    }
+
+    fn garble(&mut self, block: &mut Block) {
+        let place = self.dice.index(block.len());
+        block[place] ^= 1;
+        self.tally.count("garbled blocks");
     }
 
     /// Puts what a relay sends onto its wires.
@@ -449,7 +463,7 @@ impl Agents {
             .map(|wire| core::mem::take(&mut wire.up));
         for block in rest.into_iter().flatten() {
             let sent = self.relays[relay].receive(line, block, now_ms);
-            self.forward(relay, sent);
+            self.forward(relay, sent.expect("a relay opens what an agent seals"));
         }
     }
 
@@ -483,6 +497,8 @@ impl Agents {
         let Some(mut block) = wire.down.pop_front() else {
             return;
         };
+        let garbled = self.dice.chance(self.faults.garble);
+        let place = self.dice.index(block.len());
         let (party, relay_id) = (wire.party, wire.relay_id);
         let now = self.instant();
         let leaf = self.relays[relay].leaf().clone();
@@ -509,9 +525,15 @@ impl Agents {
                 self.give(relay, line, answer);
             }
             Some(client) => {
-                let incoming = client
-                    .receive(&mut block)
-                    .unwrap_or_else(|fault| panic!("server block: {fault}"));
+                if garbled {
+                    block[place] ^= 1;
+                }
+                let Ok(incoming) = client.receive(&mut block) else {
+                    assert!(garbled, "an agent cannot open a relay's block");
+                    self.tally.count("garbled blocks");
+                    return self.cut(relay, line);
+                };
+                assert!(!garbled, "an agent takes a garbled block");
                 let incoming: Vec<_> = incoming.map(Heard::new).collect();
                 for heard in incoming {
                     heard.tell(&mut process.machine, now, relay_id, rng);

@@ -11,6 +11,8 @@ pub struct Faults {
     pub down_ms: u64,
     /// A connection to a relay dies, with everything that is under way on it.
     pub hang_up: u64,
+    /// A block arrives with a wrong byte.
+    pub garble: u64,
     /// A relay restarts when it receives a block.
     pub relay_restart: u64,
     /// A restarting relay has forgotten its last acknowledgement, so it delivers again.
@@ -30,6 +32,7 @@ impl Faults {
         crash: 0,
         down_ms: 0,
         hang_up: 0,
+        garble: 0,
         relay_restart: 0,
         forget_ack: 0,
         duplicate: 0,
@@ -42,6 +45,7 @@ impl Faults {
         crash: 60,
         down_ms: 400,
         hang_up: 40,
+        garble: 15,
         relay_restart: 12,
         forget_ack: 500,
         duplicate: 100,
@@ -61,6 +65,7 @@ impl Faults {
             crash: rate(Self::ALL.crash),
             down_ms: rate(Self::ALL.down_ms),
             hang_up: rate(Self::ALL.hang_up),
+            garble: rate(Self::ALL.garble),
             relay_restart: rate(Self::ALL.relay_restart),
             forget_ack: rate(Self::ALL.forget_ack),
             duplicate: rate(Self::ALL.duplicate),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use junto_crypto::ed25519;
 use junto_smp::{
     address::ServerAddress,
-    block::{Block, BlockFull, OutgoingBlock, SessionId, new_block},
+    block::{Block, BlockFault, BlockFull, OutgoingBlock, SessionId, new_block},
     command::{Command, Party},
     hello::LeafKey,
     id::{Entity, RecipientId, SenderId},
@@ -122,11 +122,25 @@ impl Relay {
         (line, session, hello)
     }
 
+    /// Whether a connection's hellos are exchanged, so that its blocks are sealed.
+    #[must_use]
+    pub fn is_open(&self, line: Line) -> bool {
+        self.connections.contains_key(&line)
+    }
+
     /// A block arrives. Returns what it makes the relay send.
+    ///
+    /// # Errors
+    /// The block does not open: the connection is to be closed.
     ///
     /// # Panics
     /// If a client breaks the protocol: no client of a simulation does.
-    pub fn receive(&mut self, line: Line, mut block: Box<Block>, now_ms: u64) -> Sent {
+    pub fn receive(
+        &mut self,
+        line: Line,
+        mut block: Box<Block>,
+        now_ms: u64,
+    ) -> Result<Sent, BlockFault> {
         if let Some(handshake) = self.handshakes.remove(&line) {
             let opened = handshake
                 .finish(&self.identity, &mut block)
@@ -137,16 +151,12 @@ impl Relay {
                 outgoing: OutgoingBlock::new(),
             };
             self.connections.insert(line, connection);
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let Some(mut connection) = self.connections.remove(&line) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
-        let requests: Vec<_> = connection
-            .requests
-            .open(&mut block)
-            .unwrap_or_else(|fault| panic!("client block: {fault}"))
-            .collect();
+        let requests: Vec<_> = connection.requests.open(&mut block)?.collect();
         let now = Timestamp(START_SECONDS + now_ms / 1000);
         for request in requests {
             let request = request.unwrap_or_else(|refusal| panic!("client request: {refusal:?}"));
@@ -154,7 +164,7 @@ impl Relay {
         }
         self.flush(line, &mut connection);
         self.connections.insert(line, connection);
-        core::mem::take(&mut self.sent)
+        Ok(core::mem::take(&mut self.sent))
     }
 
     fn request(
