@@ -367,8 +367,8 @@ impl Pipe {
         let mut arrived = Vec::new();
         if bundle.first > self.receive_next {
             // Even an empty bundle shows a gap: carriers keep order, so whatever was given before
-            // it should be here.
-            if self.gap_reported != Some(self.receive_next) {
+            // it should be here. A peer that asks did not get the report.
+            if bundle.answer || self.gap_reported != Some(self.receive_next) {
                 self.gap_reported = Some(self.receive_next);
                 self.must_report_gap = true;
             }
@@ -565,6 +565,30 @@ mod tests {
                 .collect::<Vec<_>>(),
             [vec![1; 10], vec![2; 10]]
         );
+    }
+
+    #[test]
+    fn a_lost_report_of_a_gap_is_made_again_when_the_peer_asks() {
+        let (mut a, mut b) = (pipe(), pipe());
+        let mut delta = Delta::default();
+        a.push(vec![1; 10], &mut delta);
+        assert_eq!(bodies(&mut a).len(), 1, "lost");
+        a.push(vec![2; 10], &mut delta);
+        let seen = bodies(&mut a);
+        assert!(take(&mut b, &seen[0]).is_empty());
+        assert_eq!(bodies(&mut b).len(), 1, "the report, lost as well");
+        a.probe();
+        for body in bodies(&mut a) {
+            take(&mut b, &body);
+        }
+        for body in bodies(&mut b) {
+            take(&mut a, &body);
+        }
+        let again: Vec<_> = bodies(&mut a)
+            .iter()
+            .flat_map(|body| take(&mut b, body))
+            .collect();
+        assert_eq!(again, [vec![1; 10], vec![2; 10]]);
     }
 
     #[test]
