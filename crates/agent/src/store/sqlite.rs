@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use junto_crypto::aead::StoreKey;
 use rand_chacha::ChaCha20Rng;
@@ -311,16 +312,24 @@ fn sealing_context(key: &RowKey) -> Vec<u8> {
     out
 }
 
+/// How often a lock is tried, and the pause in between: whoever has just ended, or a child of another
+/// program between fork and exec, lets go within moments.
+const LOCK_TRIES: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Takes the lock file beside the database. It stays there; only the lock on it counts.
 fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = OsString::from(path.as_os_str());
     name.push(".lock");
     let file = private_file(&PathBuf::from(name))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Busy),
-        Err(TryLockError::Error(error)) => Err(error.into()),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
     }
+    Err(StoreError::Busy)
 }
 
 /// Opens a file, or makes one that other users cannot read. SQLite gives the files beside it the same

@@ -32,6 +32,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use junto_smp::id::ID_BYTES;
 use junto_smp::message::Timestamp;
@@ -475,12 +476,20 @@ fn lock_dir(dir: &Path) -> Result<File, JournalError> {
         .truncate(false)
         .open(&path)
         .map_err(at(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(JournalError::InUse { dir: dir.into() }),
-        Err(fs::TryLockError::Error(source)) => Err(JournalError::Io { path, source }),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(fs::TryLockError::Error(source)) => return Err(JournalError::Io { path, source }),
+        }
     }
+    Err(JournalError::InUse { dir: dir.into() })
 }
+
+/// How often the lock is tried, and the pause in between: a relay that has just been killed lets go
+/// within moments, and whoever restarts it should not have to guess.
+const LOCK_TRIES: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Options for files that only the owner can read.
 fn private() -> OpenOptions {
