@@ -135,11 +135,6 @@ impl Machine {
             Ok(hello) => self.judge(&hello),
         };
         if let (Welcome::Admitted, Ok(hello)) = (answer, Hello::decode(info)) {
-            if self.peers.len() + 1 >= self.link.params.parties.as_usize()
-                && let Some(absent) = self.absent()
-            {
-                self.remove_peer(absent, step);
-            }
             let Some(slot) = (0..PeerSlot::MAX).find(|slot| !self.peers.contains_key(slot)) else {
                 return;
             };
@@ -181,18 +176,10 @@ impl Machine {
             return Welcome::Refused(Refusal::Unfit);
         }
         let full = self.peers.len() + 1 >= self.link.params.parties.as_usize();
-        if self.phase != Phase::Meeting || (full && self.absent().is_none()) {
+        if self.phase != Phase::Meeting || full {
             return Welcome::Refused(Refusal::Full);
         }
         Welcome::Admitted
-    }
-
-    /// A joiner that was admitted but never came: it must not keep a place from who is here.
-    fn absent(&self) -> Option<PeerSlot> {
-        self.peers
-            .iter()
-            .find(|(_, peer)| peer.connection.is_some() && peer.binding.is_none())
-            .map(|(&slot, _)| slot)
     }
 
     /// The carrier accepted a request. Returns whose connection it is; `None` for a refused one.
