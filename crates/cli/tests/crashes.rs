@@ -116,7 +116,9 @@ fn everybody_killed_in_keygen_continues() {
     for pause in milliseconds(&[60, 150, 300]) {
         let all = ALL.map(|party| stage.start(party, &KEYGEN));
         std::thread::sleep(pause);
-        all.map(Process::kill);
+        for ended in all.map(Process::kill) {
+            assert!(ended.code.is_none_or(|code| code == 0), "{ended:#?}");
+        }
     }
     let key = agreed(&stage.all(&ALL, &KEYGEN), "public_key");
     signs(&stage, &["p2", "p3"], &key);

@@ -1,5 +1,7 @@
 //! The demo, whole: real relay, real TLS, one process per party.
 
+#![allow(clippy::unwrap_used)]
+
 mod stage;
 use stage::Stage;
 

@@ -1,5 +1,7 @@
 //! Plain messages between processes: order, size, absence, chat.
 
+#![allow(clippy::unwrap_used)]
+
 mod stage;
 use stage::{Ended, Stage, wait_all};
 
