@@ -307,3 +307,17 @@ fn a_full_disk_changes_nothing_and_may_be_tried_again() {
     assert!(unmounted.unwrap().success());
     result.unwrap();
 }
+
+#[test]
+fn a_file_whose_maker_died_at_once_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.db");
+    let begun = rusqlite::Connection::open(&path).unwrap();
+    begun
+        .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+        .unwrap();
+    drop(begun);
+    assert!(path.metadata().unwrap().len() > 0);
+    filled(&path);
+    assert_eq!(open(&path, 1).unwrap().load().unwrap().len(), 1);
+}

@@ -349,6 +349,10 @@ fn format_of(database: &Connection) -> Result<i64, StoreError> {
             .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
             .map_err(fault)
     };
+    if number("application_id")? == 0 && number("page_count")? <= 1 {
+        // Whoever made the file died before the first transaction: there is nothing in it.
+        return Ok(0);
+    }
     if number("application_id")? != APPLICATION_ID {
         return Err(StoreError::Damaged("not an agent's database"));
     }

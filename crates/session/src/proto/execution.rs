@@ -130,7 +130,7 @@ pub(crate) struct Said {
     pub(crate) records: Vec<(PartyIndex, Record)>,
 }
 
-/// What [`Execution::next_message`] yields.
+/// What [`crate::Execution::next`] yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incoming {
     /// Who sent it.
