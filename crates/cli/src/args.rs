@@ -139,7 +139,7 @@ pub(crate) enum SessionCommand {
         /// Number of parties, yourself included
         #[arg(long, value_parser = clap::value_parser!(u16).range(2..=64))]
         parties: u16,
-        /// Relay to receive on, smp://FINGERPRINT@host[:port] [default: the profile's first]
+        /// Relay to receive on, `smp://FINGERPRINT@host:port` [default: the profile's first]
         #[arg(long, value_name = "URI")]
         relay: Option<String>,
         /// Name of the session, for all parties
