@@ -295,12 +295,19 @@ impl World {
             if reports.is_empty() {
                 return Ok(());
             }
+            let mut deaf = BTreeSet::new();
             while let Some((party, report)) = reports.pop_front() {
-                // A process that is about to die may not get as far as hearing this.
+                // A process that is about to die may not get as far as hearing this, nor anything
+                // after it.
                 let dies = reports
                     .iter()
                     .any(|(other, later)| *other == party && matches!(later, Report::Crashed));
-                if dies && !matches!(report, Report::Crashed) && self.dice.chance(500) {
+                if matches!(report, Report::Crashed) {
+                    deaf.remove(&party);
+                } else if dies && self.dice.chance(500) {
+                    deaf.insert(party);
+                }
+                if deaf.contains(&party) {
                     continue;
                 }
                 self.hear(party, report)?;
