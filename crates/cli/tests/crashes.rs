@@ -327,3 +327,15 @@ fn a_receiver_killed_between_messages_misses_none() {
     speaker.end_input();
     assert_eq!(speaker.wait().code, Some(0));
 }
+
+#[test]
+fn a_profile_whose_first_process_was_killed_is_usable() {
+    let stage = Stage::new();
+    for pause in milliseconds(&[1, 3, 5, 8, 11, 14, 17, 20, 25, 30, 40]) {
+        let profile = format!("p{}", pause.as_millis());
+        stage
+            .start(&profile, &["session", "list"])
+            .kill_after(pause);
+        stage.run(&profile, &["session", "list"]).ok();
+    }
+}
