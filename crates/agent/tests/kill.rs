@@ -141,6 +141,9 @@ fn a_killed_sender_loses_nothing_that_it_was_told_is_sent() {
             let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
             let first = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("sent ")));
             first.unwrap().unwrap();
+            // Read on: a child whose output nobody takes dies at its next line, and with it what
+            // it has stored and not yet sent.
+            std::thread::spawn(move || lines.map_while(Result::ok).count());
             (confirmed, from, child)
         });
 
