@@ -101,7 +101,8 @@ struct Journal {
     sync: bool,
     buffer: Mutex<Buffer>,
     filled: Condvar,
-    /// Bytes ever appended; changed under the lock of the buffer.
+    /// Bytes ever appended, and one for each change of segment, so that it can be waited for even if
+    /// nothing else is written; changed under the lock of the buffer.
     appended: AtomicU64,
     durable: AtomicU64,
     failed: AtomicBool,
@@ -238,6 +239,7 @@ impl JournalStore {
             }
             let bytes = core::mem::take(&mut buffer.bytes);
             buffer.before = Some((bytes, last + 1));
+            self.journal.appended.fetch_add(1, Ordering::Release);
         }
         self.journal.filled.notify_one();
         if self.copy_alive(last + 1).is_err() {
@@ -646,6 +648,17 @@ mod tests {
         store.close().unwrap();
         drop(store);
         assert_eq!(segments(dir.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn rewriting_an_empty_journal_again_and_again_is_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        for _ in 0..50 {
+            store.rewrite();
+            assert_eq!(segments(dir.path()).unwrap().len(), 1);
+        }
+        store.close().unwrap();
     }
 
     #[test]
