@@ -11,6 +11,8 @@
 //! |---|---|
 //! | [`config`], [`folder`] | what an operator writes, and where |
 //! | [`relay`](Relay) | the listener, limits on connections, start and shutdown |
+//! | `settings`, `sources` | what may change while it runs; what limits by source need to know |
+//! | `metrics`, `monitor`, `statistics` | what it counts, and how an operator sees it |
 //! | `connection` | one task per connection, from handshake to goodbye |
 //! | [`store`] | all queues: in memory, with a journal for restarts |
 //! | [`mod@bench`] | what a message costs, against the floor |
@@ -26,9 +28,16 @@ pub mod bench;
 pub mod config;
 mod connection;
 pub mod folder;
+mod metrics;
+mod monitor;
 mod relay;
+mod settings;
+mod sources;
+mod statistics;
 pub mod store;
 
 pub use config::{ConfigError, Limits, RelayConfig, Storage, Timeouts};
 pub use folder::{FolderError, address, init_dir, load_dir};
-pub use relay::{Relay, RelayError, RunningRelay, Stats};
+pub use metrics::Stats;
+pub use relay::{Relay, RelayError, RunningRelay};
+pub use settings::Reloaded;

@@ -1,34 +1,40 @@
 //! The relay as a whole: listener, limits on connections, start and shutdown.
 
-use core::net::SocketAddr;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::net::{IpAddr, SocketAddr};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
-use junto_crypto::ed25519::SigningKey;
 use junto_smp::address::ServerAddress;
 use junto_smp::block::{Block, new_block};
-use junto_smp::command::Command;
-use junto_smp::queue::{self, Answer, ConnectionId};
+use junto_smp::queue::ConnectionId;
 use junto_smp::server;
 use junto_smp::version::VersionRange;
-use junto_tls::{ServerIdentity, ServerTls};
+use junto_tls::ServerIdentity;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-use crate::config::{Limits, Password, RelayConfig, Storage, Timeouts};
+use crate::config::{RelayConfig, Storage};
 use crate::connection::{self, Ended, Registry};
 use crate::folder::{self, FolderError};
-use crate::store::{Body, JournalError, JournalStore, Memory, MemoryStore, Store};
+use crate::metrics::{Metrics, Stats, Turned};
+use crate::monitor;
+use crate::settings::{Current, Fixed, Reloaded, Settings};
+use crate::sources::{Act, Bucket, Source, Sources};
+use crate::statistics::Statistics;
+use crate::store::{JournalError, JournalStore, Memory, MemoryStore, Store};
 
 /// Connections that the system may hold until we take them.
 const BACKLOG: i32 = 1_024;
 /// Pause after the system refused a connection, for lack of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait for the rate of handshakes before settings are looked at again.
+const PACE_CHECK: Duration = Duration::from_millis(500);
 /// A peer that vanished without goodbye is noticed after about this time, doubled.
 const KEEPALIVE: Duration = Duration::from_secs(120);
 /// How often the store is asked whether it still can write.
@@ -55,6 +61,12 @@ pub enum RelayError {
     /// The identity's chain does not fit the protocol.
     #[error("the identity cannot be used: {0}")]
     Identity(#[from] server::IdentityError),
+    /// The identity is another one than that of the running relay. Nothing was changed.
+    #[error("the certificates are those of another relay; its address would change")]
+    OtherIdentity,
+    /// The file for statistics cannot be written.
+    #[error("statistics: {0}")]
+    Statistics(io::Error),
     /// The address of the relay is none.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -91,58 +103,87 @@ impl Relay {
         identity: ServerIdentity,
         versions: VersionRange,
     ) -> Result<RunningRelay, RelayError> {
-        let memory = Memory::new(config.limits.message_bytes);
-        let limits = config.limits;
-        let store: Arc<dyn Store> = match config.storage {
-            Storage::Memory => Arc::new(MemoryStore::new(limits.queues, memory)),
-            Storage::Journal { dir, sync } => {
-                let open = move || JournalStore::open(&dir, sync, limits.queues, memory);
-                let opened = tokio::task::spawn_blocking(open).await;
-                Arc::new(opened.map_err(|_| RelayError::Defect)??)
-            }
+        let fixed = Fixed::of(&config);
+        let monitor_at = config.monitor.listen;
+        let statistics = config.monitor.statistics.clone();
+        let hosts = config.hosts.clone();
+        let bind = config.bind;
+        let storage = config.storage.clone();
+        let settings = Settings::new(config, &identity, versions)?;
+        let store = open_store(storage, &settings).await?;
+        let listener = listen(bind)?;
+        let local_addr = address_of(&listener, bind)?;
+        let address = folder::address(&identity, hosts, local_addr.port())?;
+        let monitor = monitor_at.map(listen).transpose()?;
+        let monitor_addr = match (&monitor, monitor_at) {
+            (Some(listener), Some(at)) => Some(address_of(listener, at)?),
+            _ => None,
         };
-        let listener = listen(config.bind)?;
-        let local_addr = listener.local_addr().map_err(|source| RelayError::Listen {
-            address: config.bind,
-            source,
-        })?;
-        let address = folder::address(&identity, config.hosts, local_addr.port())?;
-        let chain = identity.chain().iter().map(|c| c.to_vec()).collect();
-        let leaf = SigningKey::from_seed(identity.leaf_key().seed());
         let shared = Arc::new(Shared {
-            tls: ServerTls::new(&identity)?,
-            identity: server::Identity::new(chain, leaf)?.with_versions(versions),
+            settings: Current::new(settings),
             store,
             registry: Registry::default(),
             blocks: Blocks::default(),
-            password: config.password,
-            limits,
-            queue_limits: queue::Limits {
-                messages: limits.messages_per_queue,
-                retention_seconds: config.timeouts.message.as_secs(),
-            },
-            timeouts: config.timeouts,
-            counters: Counters::default(),
+            sources: Sources::new(),
+            metrics: Metrics::new(),
+            stopping: AtomicBool::new(false),
         });
+        let statistics = statistics
+            .map(|path| Statistics::begin(path, shared.stats(), SystemTime::now()))
+            .transpose()
+            .map_err(RelayError::Statistics)?;
+        let mut tasks = JoinSet::new();
+        if let Some(listener) = monitor {
+            tasks.spawn(monitor::serve(listener, Arc::clone(&shared)));
+        }
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(run(Arc::clone(&shared), listener, stopped));
+        let task = tokio::spawn(run(
+            Arc::clone(&shared),
+            listener,
+            stopped,
+            statistics,
+            tasks,
+        ));
         tracing::info!(queues = shared.store.queues(), "relay started");
         Ok(RunningRelay {
             shared,
             address,
+            identity: *identity.fingerprint(),
+            leaf: identity.chain().first().map(|leaf| leaf.to_vec()).into(),
+            versions,
+            fixed,
             local_addr,
+            monitor_addr,
             stop,
             task: Some(task),
         })
     }
 }
 
+async fn open_store(storage: Storage, settings: &Settings) -> Result<Arc<dyn Store>, RelayError> {
+    let limits = settings.limits;
+    let memory = Memory::new(limits.message_bytes);
+    Ok(match storage {
+        Storage::Memory => Arc::new(MemoryStore::new(limits.queues, memory)),
+        Storage::Journal { dir, sync } => {
+            let open = move || JournalStore::open(&dir, sync, limits.queues, memory);
+            let opened = tokio::task::spawn_blocking(open).await;
+            Arc::new(opened.map_err(|_| RelayError::Defect)??)
+        }
+    })
+}
+
 /// A relay that serves. Dropping it ends it at once, without saying goodbye to anybody.
-#[derive(Debug)]
 pub struct RunningRelay {
     shared: Arc<Shared>,
     address: ServerAddress,
+    identity: junto_tls::Fingerprint,
+    /// The certificate that is shown.
+    leaf: Mutex<Option<Vec<u8>>>,
+    versions: VersionRange,
+    fixed: Fixed,
     local_addr: SocketAddr,
+    monitor_addr: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     task: Option<JoinHandle<Result<(), RelayError>>>,
 }
@@ -160,23 +201,47 @@ impl RunningRelay {
         self.local_addr
     }
 
+    /// Where it shows metrics and health, if anywhere.
+    #[must_use]
+    pub fn monitor_addr(&self) -> Option<SocketAddr> {
+        self.monitor_addr
+    }
+
     /// Counts since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let counters = &self.shared.counters;
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats {
-            connections: counters.open.load(Ordering::Relaxed),
-            queues: self.shared.store.queues(),
-            message_bytes: self.shared.store.memory().used_bytes(),
-            connections_total: load(&counters.accepted),
-            connections_refused: load(&counters.refused),
-            connections_shed: load(&counters.shed),
-            blocks_received: load(&counters.blocks_received),
-            blocks_sent: load(&counters.blocks_sent),
-            messages_received: load(&counters.messages_received),
-            messages_acknowledged: load(&counters.messages_acknowledged),
+        self.shared.stats()
+    }
+
+    /// Takes new settings, and a new certificate of the same identity. Connections that are open
+    /// stay; what concerns them holds from their next block on.
+    ///
+    /// # Errors
+    /// [`RelayError::OtherIdentity`], or that the identity cannot be used; nothing changes then.
+    pub fn reload(
+        &self,
+        config: RelayConfig,
+        identity: &ServerIdentity,
+    ) -> Result<Reloaded, RelayError> {
+        if *identity.fingerprint() != self.identity {
+            return Err(RelayError::OtherIdentity);
         }
+        let waiting = self.fixed.differences(&Fixed::of(&config));
+        let settings = Settings::new(config, identity, self.versions)?;
+        let limits = settings.limits;
+        self.shared.settings.replace(settings);
+        self.shared
+            .store
+            .set_limits(limits.queues, limits.message_bytes);
+        let shown = identity.chain().first().map(|leaf| leaf.to_vec());
+        let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificate = *leaf != shown;
+        *leaf = shown;
+        tracing::info!(certificate, ?waiting, "settings reloaded");
+        Ok(Reloaded {
+            certificate,
+            waiting,
+        })
     }
 
     /// Waits until the relay ends by itself, which it does only when it cannot go on.
@@ -213,82 +278,45 @@ impl Drop for RunningRelay {
     }
 }
 
-/// Numbers about a running relay. None of them is about one user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Stats {
-    /// Open connections, those in their handshake included.
-    pub connections: usize,
-    /// Queues.
-    pub queues: usize,
-    /// Memory of waiting messages.
-    pub message_bytes: usize,
-    /// Connections taken since the start.
-    pub connections_total: u64,
-    /// Connections refused because there were too many.
-    pub connections_refused: u64,
-    /// Connections closed because they were slow, silent or stuck in their handshake.
-    pub connections_shed: u64,
-    /// Blocks from clients.
-    pub blocks_received: u64,
-    /// Blocks to clients.
-    pub blocks_sent: u64,
-    /// Messages that senders got OK for.
-    pub messages_received: u64,
-    /// Messages that recipients acknowledged.
-    pub messages_acknowledged: u64,
+impl core::fmt::Debug for RunningRelay {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("RunningRelay").finish_non_exhaustive()
+    }
 }
 
 /// What all connections share.
 pub(crate) struct Shared {
-    pub(crate) tls: ServerTls,
-    pub(crate) identity: server::Identity,
+    pub(crate) settings: Current,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) registry: Registry,
     pub(crate) blocks: Blocks,
-    pub(crate) password: Option<Password>,
-    pub(crate) limits: Limits,
-    pub(crate) queue_limits: queue::Limits,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) counters: Counters,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) metrics: Metrics,
+    stopping: AtomicBool,
 }
 
-impl core::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
+/// Whether the relay can serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    Ready,
+    /// It is being shut down.
+    Stopping,
+    /// The store cannot write.
+    StoreFailed,
 }
 
-#[derive(Default)]
-pub(crate) struct Counters {
-    open: AtomicUsize,
-    accepted: AtomicU64,
-    refused: AtomicU64,
-    shed: AtomicU64,
-    blocks_received: AtomicU64,
-    blocks_sent: AtomicU64,
-    messages_received: AtomicU64,
-    messages_acknowledged: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn block_received(&self) {
-        self.blocks_received.fetch_add(1, Ordering::Relaxed);
+impl Shared {
+    fn stats(&self) -> Stats {
+        self.metrics.stats(&*self.store)
     }
 
-    pub(crate) fn block_sent(&self) {
-        self.blocks_sent.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn carried_out(&self, command: &Command<'_>, answer: &Answer<Body>) {
-        match (command, answer) {
-            (_, Answer::Error(_)) => {}
-            (Command::Send { .. }, _) => {
-                self.messages_received.fetch_add(1, Ordering::Relaxed);
-            }
-            (Command::Ack(_), _) => {
-                self.messages_acknowledged.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => {}
+    pub(crate) fn health(&self) -> Health {
+        if store_failed(&*self.store) {
+            Health::StoreFailed
+        } else if self.stopping.load(Ordering::Relaxed) {
+            Health::Stopping
+        } else {
+            Health::Ready
         }
     }
 }
@@ -318,27 +346,20 @@ impl Blocks {
 ///
 /// When there are too many, the oldest is given up: whoever wants to keep honest clients out must
 /// open connections faster than these take for their handshake, not just hold some open.
+#[derive(Default)]
 pub(crate) struct Handshakes {
-    limit: usize,
     running: Mutex<BTreeMap<ConnectionId, AbortHandle>>,
 }
 
 impl Handshakes {
-    fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            running: Mutex::default(),
-        }
-    }
-
     fn running(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, AbortHandle>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts one by `spawn`; tells whether another was given up for it.
-    fn begin(&self, id: ConnectionId, spawn: impl FnOnce() -> AbortHandle) -> bool {
+    /// Starts one by `spawn`; tells whether another was given up because there are `limit`.
+    fn begin(&self, limit: usize, id: ConnectionId, spawn: impl FnOnce() -> AbortHandle) -> bool {
         let mut running = self.running();
-        let full = running.len() >= self.limit;
+        let full = running.len() >= limit;
         if full && let Some((_, oldest)) = running.pop_first() {
             oldest.abort();
         }
@@ -383,29 +404,47 @@ fn listen(address: SocketAddr) -> Result<TcpListener, RelayError> {
     listen().map_err(|source| RelayError::Listen { address, source })
 }
 
+fn address_of(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, RelayError> {
+    listener.local_addr().map_err(|source| RelayError::Listen {
+        address: asked,
+        source,
+    })
+}
+
 /// The task of the relay: takes connections, sweeps, and ends everything.
 async fn run(
     shared: Arc<Shared>,
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
+    mut statistics: Option<Statistics>,
+    // Ended with this one.
+    _tasks: JoinSet<()>,
 ) -> Result<(), RelayError> {
     let mut connections = JoinSet::new();
-    let handshakes = Arc::new(Handshakes::new(shared.limits.handshakes));
+    let handshakes = Arc::new(Handshakes::default());
     let mut next = 0;
-    let mut sweep = tokio::time::interval(shared.timeouts.sweep);
+    let mut pace = Pace {
+        bucket: Bucket::full(),
+        ready: false,
+    };
+    let mut sweep = tokio::time::interval(shared.settings.get().timeouts.sweep);
     let mut check = tokio::time::interval(STORE_CHECK);
     let mut sweeping: Option<JoinHandle<usize>> = None;
     sweep.reset();
     let result = loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    next += 1;
-                    take(&shared, &handshakes, &mut connections, ConnectionId(next), stream);
-                }
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            accepted = accept(&listener, &shared, &mut pace) => {
+                next += 1;
+                let (stream, address) = accepted;
+                let id = ConnectionId(next);
+                let at = address.ip();
+                // Whoever is turned away costs the others none of their rate.
+                pace.ready = !take(&shared, &handshakes, &mut connections, id, stream, at);
             },
             Some(ended) = connections.join_next() => count_end(&shared, &ended),
+            () = Statistics::due(statistics.as_ref()) => {
+                write_statistics(&shared, statistics.as_mut());
+            }
             _ = sweep.tick() => start_sweep(&shared, &mut sweeping),
             _ = check.tick() => {
                 if store_failed(&*shared.store) {
@@ -421,12 +460,14 @@ async fn run(
             _ = stop.changed() => break Ok(()),
         }
     };
+    shared.stopping.store(true, Ordering::Relaxed);
     drop(listener);
     handshakes.give_up();
     shared.registry.close_all();
     let drain = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(shared.timeouts.drain, drain).await;
+    let _ = tokio::time::timeout(shared.settings.get().timeouts.drain, drain).await;
     connections.shutdown().await;
+    write_statistics(&shared, statistics.as_mut());
     if let Some(sweeping) = sweeping {
         let _ = sweeping.await;
     }
@@ -445,53 +486,127 @@ async fn run(
 fn start_sweep(shared: &Arc<Shared>, sweeping: &mut Option<JoinHandle<usize>>) {
     if sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
         let shared = Arc::clone(shared);
-        let sweep = move || shared.store.sweep(connection::now(), &shared.queue_limits);
+        let sweep = move || {
+            let limits = shared.settings.get().queue_limits;
+            let expired = shared.store.sweep(connection::now(), &limits);
+            shared.metrics.expired(expired);
+            expired
+        };
         *sweeping = Some(tokio::task::spawn_blocking(sweep));
     }
 }
 
+/// The next connection, not before the rate of all handshakes allows one. Safe to give up and begin
+/// again: what was paid for stays paid until a connection comes.
+async fn accept(
+    listener: &TcpListener,
+    shared: &Shared,
+    paid: &mut Pace,
+) -> (TcpStream, SocketAddr) {
+    loop {
+        while !paid.ready {
+            let rate = shared.settings.get().limits.handshakes_per_second;
+            match paid.bucket.take(rate, Instant::now()) {
+                Ok(()) => paid.ready = true,
+                // Settings may change meanwhile.
+                Err(wait) => tokio::time::sleep(wait.min(PACE_CHECK)).await,
+            }
+        }
+        match listener.accept().await {
+            Ok(accepted) => {
+                paid.ready = false;
+                return accepted;
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// How fast connections are taken.
+struct Pace {
+    bucket: Bucket,
+    /// The next connection is paid for.
+    ready: bool,
+}
+
+/// Begins to serve a connection, unless it is one too many.
 fn take(
     shared: &Arc<Shared>,
     handshakes: &Arc<Handshakes>,
     connections: &mut JoinSet<Ended>,
     id: ConnectionId,
     stream: TcpStream,
-) {
-    let counters = &shared.counters;
-    if connections.len() >= shared.limits.connections {
-        counters.refused.fetch_add(1, Ordering::Relaxed);
-        return; // Dropping the stream closes it.
-    }
+    address: IpAddr,
+) -> bool {
+    let settings = shared.settings.get();
+    let metrics = &shared.metrics;
+    // Dropping the stream closes it.
+    let source = match admit(shared, &settings, connections.len(), address) {
+        Ok(source) => source,
+        Err(why) => {
+            metrics.turned_away(why);
+            return false;
+        }
+    };
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE / 8);
     // Without it, the idle timeout still ends the connection.
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    counters.accepted.fetch_add(1, Ordering::Relaxed);
-    counters.open.fetch_add(1, Ordering::Relaxed);
+    metrics.accepted.inc();
+    metrics.open.inc();
+    metrics.handshaking.inc();
+    let limit = settings.limits.handshakes;
     let serve = {
         let (shared, handshakes) = (Arc::clone(shared), Arc::clone(handshakes));
-        async move { connection::serve(shared, id, stream, &handshakes).await }
+        async move { connection::serve(shared, id, stream, source, &handshakes).await }
     };
-    if handshakes.begin(id, || connections.spawn(serve)) {
+    if handshakes.begin(limit, id, || connections.spawn(serve)) {
         tracing::debug!("too many handshakes: gave up the oldest");
+    }
+    true
+}
+
+/// Whether a connection from `address` may be taken. The address is forgotten here.
+fn admit(
+    shared: &Shared,
+    settings: &Settings,
+    open: usize,
+    address: IpAddr,
+) -> Result<Source, Turned> {
+    let limits = &settings.limits;
+    if open >= limits.connections {
+        return Err(Turned::Total);
+    }
+    let per_source = limits.connections_per_source;
+    let source = shared
+        .sources
+        .enter(address, &settings.exempt_sources, per_source);
+    let source = source.ok_or(Turned::Source)?;
+    let rate = limits.handshakes_per_second_per_source;
+    match source.may(Act::Handshake, rate, Instant::now()) {
+        true => Ok(source),
+        false => Err(Turned::Rate),
     }
 }
 
 fn count_end(shared: &Shared, ended: &Result<Ended, tokio::task::JoinError>) {
-    let counters = &shared.counters;
-    counters.open.fetch_sub(1, Ordering::Relaxed);
+    let metrics = &shared.metrics;
+    metrics.open.dec();
     match ended {
-        Ok(Ended::Peer | Ended::Block | Ended::Shutdown | Ended::Relay) => {}
-        Ok(Ended::Handshake | Ended::SlowReader | Ended::Idle) => {
-            counters.shed.fetch_add(1, Ordering::Relaxed);
-        }
+        Ok(ended) => metrics.ended(*ended),
         Err(error) if error.is_panic() => tracing::error!("the task of a connection broke"),
-        Err(_) => {
-            counters.shed.fetch_add(1, Ordering::Relaxed); // An old handshake.
-        }
+        Err(_) => metrics.ended(Ended::Handshake), // An old one.
     }
     tracing::debug!(?ended, "connection ended");
+}
+
+fn write_statistics(shared: &Shared, statistics: Option<&mut Statistics>) {
+    if let Some(Err(error)) =
+        statistics.map(|statistics| statistics.write(shared.stats(), SystemTime::now()))
+    {
+        tracing::warn!(%error, "statistics could not be written");
+    }
 }
 
 /// Whether the store has given up.

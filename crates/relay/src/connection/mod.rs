@@ -35,6 +35,8 @@ use self::mailbox::{Found, Mailbox, News};
 use self::outbox::{Outbox, Reply, What};
 use crate::folder::generator;
 use crate::relay::{Handshakes, Shared};
+use crate::settings::Settings;
+use crate::sources::{Act, Bucket, Source};
 use crate::store::{Cell, Name, Queue, StoreFailed};
 
 pub(crate) use self::mailbox::Registry;
@@ -70,42 +72,61 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     id: ConnectionId,
     stream: TcpStream,
+    source: Source,
     handshakes: &Handshakes,
 ) -> Ended {
-    let timeout = shared.timeouts.handshake;
-    let opened = tokio::time::timeout(timeout, open(&shared, stream)).await;
+    let settings = shared.settings.get();
+    let opened = {
+        let _counted = Handshaking(&shared);
+        let began = Instant::now();
+        let timeout = settings.timeouts.handshake;
+        let opened = tokio::time::timeout(timeout, open(&settings, stream)).await;
+        if let Ok(Ok(_)) = &opened {
+            shared.metrics.handshake_done(began.elapsed());
+        }
+        opened
+    };
     handshakes.done(id);
     let (stream, connection, rng) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(ended)) => return ended,
         Err(_) => return Ended::Handshake,
     };
-    let mut connection = Connection::new(shared, id, stream, connection, rng);
+    let mut connection = Connection::new(shared, settings, source, id, stream, connection, rng);
     let ended = core::future::poll_fn(|cx| connection.poll(cx)).await;
     connection.goodbye(ended).await;
     ended
 }
 
+/// Counts a handshake until it is over, however it ends.
+struct Handshaking<'s>(&'s Shared);
+
+impl Drop for Handshaking<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.handshaking.dec();
+    }
+}
+
 type Opened = (TlsStream<TcpStream>, server::Connection, ChaCha20Rng);
 
 /// TLS and hello.
-async fn open(shared: &Shared, stream: TcpStream) -> Result<Opened, Ended> {
+async fn open(settings: &Settings, stream: TcpStream) -> Result<Opened, Ended> {
     // Answers are whole blocks; waiting for more to send would only delay them.
     stream.set_nodelay(true).map_err(|_| Ended::Peer)?;
-    let accepted = handshake::accept(&shared.tls, stream, TLS_BUFFER_BYTES)
+    let accepted = handshake::accept(&settings.tls, stream, TLS_BUFFER_BYTES)
         .await
         .map_err(|_| Ended::Handshake)?;
     let mut stream = accepted.stream;
     let session = SessionId(*accepted.session_id.as_bytes());
     let mut rng = generator().map_err(|_| Ended::Relay)?;
     let mut block = new_block();
-    let handshake = Handshake::start(&shared.identity, session, &mut rng, &mut block)
+    let handshake = Handshake::start(&settings.identity, session, &mut rng, &mut block)
         .map_err(|_| Ended::Relay)?;
     let gone = |_: io::Error| Ended::Handshake;
     stream.write_all(&*block).await.map_err(gone)?;
     stream.flush().await.map_err(gone)?;
     stream.read_exact(&mut *block).await.map_err(gone)?;
-    match handshake.finish(&shared.identity, &mut block) {
+    match handshake.finish(&settings.identity, &mut block) {
         Ok(connection) => Ok((stream, connection, rng)),
         Err(HelloFault::Service) => {
             if server::service_refusal(&mut block).is_ok() {
@@ -121,6 +142,9 @@ async fn open(shared: &Shared, stream: TcpStream) -> Result<Opened, Ended> {
 /// An open connection.
 struct Connection {
     shared: Arc<Shared>,
+    /// As of the last block.
+    settings: Arc<Settings>,
+    source: Source,
     id: ConnectionId,
     stream: TlsStream<TcpStream>,
     requests: RequestReader,
@@ -132,6 +156,8 @@ struct Connection {
     incoming: Option<(Box<Block>, usize)>,
     /// Queues that may know this connection as reader.
     subscriptions: HashMap<RecipientId, Arc<Cell>>,
+    pace: Pace,
+    queues_created: usize,
     /// When the last block came.
     heard: Instant,
     /// Since when the socket has not taken what TLS has for it.
@@ -141,22 +167,45 @@ struct Connection {
     timer: Pin<Box<Sleep>>,
 }
 
+/// How fast a connection may send blocks.
+struct Pace {
+    bucket: Bucket,
+    /// The next block is paid for.
+    paid: bool,
+    /// It is not, before this.
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            bucket: Bucket::full(),
+            paid: false,
+            pause: None,
+        }
+    }
+}
+
 /// Whether a step moved something.
 type Moved = bool;
 
 impl Connection {
     fn new(
         shared: Arc<Shared>,
+        settings: Arc<Settings>,
+        source: Source,
         id: ConnectionId,
         stream: TlsStream<TcpStream>,
         connection: server::Connection,
         rng: ChaCha20Rng,
     ) -> Self {
-        let mailbox = Mailbox::new(shared.limits.subscriptions.saturating_add(SPARE_NEWS));
+        let mailbox = Mailbox::new(settings.limits.subscriptions.saturating_add(SPARE_NEWS));
         shared.registry.enter(id, Arc::clone(&mailbox));
-        let first = shared.timeouts.idle.min(shared.timeouts.send);
+        let first = settings.timeouts.idle.min(settings.timeouts.send);
         Self {
             shared,
+            settings,
+            source,
             id,
             stream,
             requests: connection.requests,
@@ -166,6 +215,8 @@ impl Connection {
             outbox: Outbox::default(),
             incoming: None,
             subscriptions: HashMap::new(),
+            pace: Pace::default(),
+            queues_created: 0,
             heard: Instant::now(),
             stalled: None,
             closing: None,
@@ -234,7 +285,7 @@ impl Connection {
         match packed {
             // TLS had room for a whole block.
             Some((_, Poll::Ready(Ok(BLOCK_BYTES)))) => {
-                self.shared.counters.block_sent();
+                self.shared.metrics.blocks_sent.inc();
                 Ok(true)
             }
             Some((_, Poll::Ready(Ok(_)) | Poll::Pending)) => Err(Ended::Relay),
@@ -296,7 +347,11 @@ impl Connection {
 
     /// Reads at most one block and answers it.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<Moved, Ended> {
-        if self.closing.is_some() || self.outbox.room() == 0 {
+        let limit = self.settings.limits.outgoing_bytes;
+        if self.closing.is_some() || self.outbox.room() == 0 || self.outbox.bytes() >= limit {
+            return Ok(false);
+        }
+        if self.poll_pace(cx).is_pending() {
             return Ok(false);
         }
         let mut moved = false;
@@ -318,12 +373,35 @@ impl Connection {
             moved = true;
             if whole && let Some((mut block, _)) = self.incoming.take() {
                 self.heard = Instant::now();
-                self.shared.counters.block_received();
+                self.pace.paid = false;
+                self.settings = self.shared.settings.get();
+                self.shared.metrics.blocks_received.inc();
                 self.answer_block(&mut block);
+                self.shared.metrics.block_done(self.heard.elapsed());
                 self.shared.blocks.give_back(block);
                 return Ok(true);
             }
         }
+    }
+
+    /// Whether another block may be read already.
+    fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let pace = &mut self.pace;
+        while !pace.paid {
+            if let Some(pause) = &mut pace.pause {
+                ready!(pause.as_mut().poll(cx));
+                pace.pause = None;
+            }
+            let rate = self.settings.limits.blocks_per_second_per_connection;
+            match pace.bucket.take(rate, std::time::Instant::now()) {
+                Ok(()) => pace.paid = true,
+                Err(wait) => {
+                    self.shared.metrics.blocks_delayed.inc();
+                    pace.pause = Some(Box::pin(tokio::time::sleep(wait)));
+                }
+            }
+        }
+        Poll::Ready(())
     }
 
     fn answer_block(&mut self, block: &mut Block) {
@@ -331,17 +409,24 @@ impl Connection {
         let requests = match self.requests.open(block) {
             Ok(requests) => requests,
             Err(fault) => {
-                self.outbox.push(Reply::refusal(&Refusal::BLOCK));
+                self.refuse(&Refusal::BLOCK);
                 if fault.is_fatal() {
                     self.closing = Some(Ended::Block);
                 }
                 return;
             }
         };
-        for request in requests {
+        let limit = self.settings.limits.commands_per_block;
+        for (index, request) in requests.enumerate() {
             match request {
+                // Not verified: that would be the expensive part.
+                Ok(request) if index >= limit => self.refuse(&Refusal {
+                    correlation: Some(request.correlation()),
+                    entity: request.entity(),
+                    code: ErrorCode::Quota,
+                }),
                 Ok(request) => self.answer(request, now),
-                Err(refusal) => self.outbox.push(Reply::refusal(&refusal)),
+                Err(refusal) => self.refuse(&refusal),
             }
         }
     }
@@ -365,12 +450,12 @@ impl Connection {
         // The expensive part; no lock is held.
         let command = match self.requests.authorise(request, &credential) {
             Ok(command) => command,
-            Err(refusal) => return self.outbox.push(Reply::refusal(&refusal)),
+            Err(refusal) => return self.refuse(&refusal),
         };
         let context = queue::Context {
             connection: self.id,
             now,
-            limits: self.shared.queue_limits,
+            limits: self.settings.queue_limits,
         };
         match (cell, command.command()) {
             (Some(cell), _) => self.carry_out(&cell, &command, &context),
@@ -381,8 +466,16 @@ impl Connection {
         }
     }
 
+    fn refuse(&mut self, refusal: &Refusal<'_>) {
+        self.shared.metrics.refused(&refusal.code);
+        self.outbox.push(Reply::refusal(refusal));
+    }
+
     /// Answers `command`, resting on everything that has happened in the store.
     fn reply(&mut self, command: &Authorised<'_>, what: What) {
+        if let What::Refused(code) | What::Answer(Answer::Error(code)) = &what {
+            self.shared.metrics.refused(code);
+        }
         self.outbox.push(Reply {
             correlation: Some(command.correlation()),
             whose: command.entity().into(),
@@ -398,14 +491,21 @@ impl Connection {
         let Command::New(new) = command.command() else {
             return self.reply(command, What::Refused(ErrorCode::PROHIBITED));
         };
-        let allowed = match &self.shared.password {
+        let allowed = match &self.settings.password {
             Some(password) => password.matches(new.password.unwrap_or_default()),
             None => true,
         };
         if !allowed {
             return self.reply(command, What::Refused(ErrorCode::Auth));
         }
-        if new.subscribe && self.subscriptions.len() >= self.shared.limits.subscriptions {
+        let limits = &self.settings.limits;
+        let rate = limits.queues_per_second_per_source;
+        if (new.subscribe && self.subscriptions.len() >= limits.subscriptions)
+            || self.queues_created >= limits.queues_per_connection
+            || !self
+                .source
+                .may(Act::NewQueue, rate, std::time::Instant::now())
+        {
             return self.reply(command, What::Refused(ErrorCode::Quota));
         }
         let (queue, ids) = match Queue::create(command, context, &mut self.rng) {
@@ -414,6 +514,8 @@ impl Connection {
         };
         match self.shared.store.create(queue) {
             Ok(cell) => {
+                self.queues_created += 1;
+                self.shared.metrics.queue_created();
                 if new.subscribe {
                     self.subscriptions.insert(ids.recipient, cell);
                 }
@@ -454,9 +556,9 @@ impl Connection {
             shared.registry.post(connection, news);
         }
         drop(queue);
-        shared
-            .counters
-            .carried_out(command.command(), &outcome.answer);
+        let metrics = &shared.metrics;
+        metrics.expired(outcome.expired);
+        metrics.carried_out(command.command(), outcome.change.as_ref(), &outcome.answer);
         match (command.command(), &outcome.answer) {
             (_, Answer::Error(_)) => {}
             (Command::Sub | Command::Get, _) => {
@@ -480,7 +582,7 @@ impl Connection {
                 Some(ErrorCode::Quota)
             }
             Command::Sub | Command::Get
-                if self.subscriptions.len() >= self.shared.limits.subscriptions
+                if self.subscriptions.len() >= self.settings.limits.subscriptions
                     && !self.subscriptions.contains_key(&cell.lock().recipient()) =>
             {
                 Some(ErrorCode::Quota)
@@ -494,8 +596,10 @@ impl Connection {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
-            let idle = self.heard + self.shared.timeouts.idle;
-            let slow = self.stalled.map(|since| since + self.shared.timeouts.send);
+            let idle = self.heard + self.settings.timeouts.idle;
+            let slow = self
+                .stalled
+                .map(|since| since + self.settings.timeouts.send);
             if slow.is_some_and(|slow| slow <= now) {
                 return Poll::Ready(Ended::SlowReader);
             }
@@ -503,7 +607,7 @@ impl Connection {
                 return Poll::Ready(Ended::Idle);
             }
             // A stall that begins right now is due after `send`.
-            let next = slow.unwrap_or(now + self.shared.timeouts.send).min(idle);
+            let next = slow.unwrap_or(now + self.settings.timeouts.send).min(idle);
             self.timer
                 .as_mut()
                 .reset(next.max(now + Duration::from_millis(1)));

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use junto_smp::block::{Block, BlockFull, OutgoingBlock};
 use junto_smp::error::ErrorCode;
 use junto_smp::id::{CorrelationId, Entity, ID_BYTES};
-use junto_smp::queue::{Answer, Delivery, Event};
+use junto_smp::queue::{Answer, Content, Delivery, Event};
 use junto_smp::response::{QueueIds, Response};
 use junto_smp::server::{Refusal, ReplyWriter};
 
@@ -60,6 +60,21 @@ pub(crate) enum What {
     Refused(ErrorCode),
 }
 
+impl What {
+    /// Of the message in it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Answer(Answer::Message(delivery))
+            | Self::Delivery(delivery)
+            | Self::Event(Event::Message(delivery)) => match &delivery.message.content {
+                Content::Body { body, .. } => body.as_ref().len(),
+                Content::QuotaReached => 0,
+            },
+            _ => 0,
+        }
+    }
+}
+
 /// One reply.
 pub(crate) struct Reply {
     /// None for events.
@@ -102,6 +117,8 @@ impl Reply {
 #[derive(Default)]
 pub(crate) struct Outbox {
     replies: VecDeque<Reply>,
+    /// Of all messages in them.
+    bytes: usize,
 }
 
 thread_local! {
@@ -111,11 +128,17 @@ thread_local! {
 
 impl Outbox {
     pub(crate) fn push(&mut self, reply: Reply) {
+        self.bytes += reply.what.bytes();
         self.replies.push_back(reply);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.replies.is_empty()
+    }
+
+    /// Bytes of messages that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many more replies are welcome.
@@ -143,6 +166,7 @@ impl Outbox {
                 // A reply that does not even fit into an empty block does not exist.
                 && (reply.push(writer, block).is_ok() || block.is_empty())
             {
+                self.bytes -= reply.what.bytes();
                 self.replies.pop_front();
                 count += 1;
             }

@@ -17,7 +17,7 @@ const POOL_MAX: usize = 256;
 
 /// The memory of all message bodies of a relay.
 pub struct Memory {
-    limit_bytes: usize,
+    limit_bytes: AtomicUsize,
     used_bytes: AtomicUsize,
     pool: Mutex<Vec<Vec<u8>>>,
 }
@@ -27,7 +27,7 @@ impl Memory {
     #[must_use]
     pub fn new(limit_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit_bytes,
+            limit_bytes: AtomicUsize::new(limit_bytes),
             used_bytes: AtomicUsize::new(0),
             pool: Mutex::new(Vec::new()),
         })
@@ -45,7 +45,12 @@ impl Memory {
     pub fn has_room(&self, bytes: usize) -> bool {
         self.used_bytes()
             .checked_add(cost(bytes))
-            .is_some_and(|sum| sum <= self.limit_bytes)
+            .is_some_and(|sum| sum <= self.limit_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Changes the room. What is stored stays.
+    pub fn set_limit(&self, limit_bytes: usize) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
     /// Stores a copy of `bytes`.

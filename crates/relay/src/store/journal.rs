@@ -314,6 +314,10 @@ impl Store for JournalStore {
         self.queues.queues()
     }
 
+    fn set_limits(&self, queues: usize, message_bytes: usize) {
+        self.queues.set_limits(queues, message_bytes);
+    }
+
     fn close(&self) -> Result<(), StoreFailed> {
         lock(&self.journal.buffer).closed = true;
         self.journal.filled.notify_one();

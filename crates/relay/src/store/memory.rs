@@ -22,7 +22,7 @@ pub struct MemoryStore {
     by_recipient: Vec<Shard>,
     by_sender: Vec<Shard>,
     queues: AtomicUsize,
-    queues_max: usize,
+    queues_max: AtomicUsize,
     memory: Arc<Memory>,
 }
 
@@ -35,7 +35,7 @@ impl MemoryStore {
             by_recipient: shards(),
             by_sender: shards(),
             queues: AtomicUsize::new(0),
-            queues_max,
+            queues_max: AtomicUsize::new(queues_max),
             memory,
         }
     }
@@ -104,7 +104,7 @@ impl MemoryStore {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.queues() >= self.queues_max
+        self.queues() >= self.queues_max.load(Ordering::Relaxed)
     }
 }
 
@@ -154,6 +154,11 @@ impl Store for MemoryStore {
 
     fn queues(&self) -> usize {
         self.queues.load(Ordering::Relaxed)
+    }
+
+    fn set_limits(&self, queues: usize, message_bytes: usize) {
+        self.queues_max.store(queues, Ordering::Relaxed);
+        self.memory.set_limit(message_bytes);
     }
 
     fn close(&self) -> Result<(), StoreFailed> {

@@ -135,6 +135,9 @@ pub trait Store: Send + Sync + 'static {
     /// How many queues there are.
     fn queues(&self) -> usize;
 
+    /// Changes how many queues there may be, and how many bytes of messages. What is there stays.
+    fn set_limits(&self, queues: usize, message_bytes: usize);
+
     /// Makes everything durable and ends background work. Nothing may be recorded afterwards.
     ///
     /// # Errors

@@ -1,0 +1,461 @@
+//! Reading a `relay.toml`: every problem at once, each with its line and what to do about it.
+//!
+//! Unknown names are problems, so that a typo in a limit cannot leave it off.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::ops::{Range, RangeInclusive};
+use core::str::FromStr;
+use core::time::Duration;
+use std::path::Path;
+
+use ipnet::IpNet;
+use junto_smp::address::{DEFAULT_PORT, HOSTS_MAX, Host};
+use toml::Spanned;
+use toml::de::{DeInteger, DeString, DeTable, DeValue};
+use zeroize::Zeroizing;
+
+use super::{Limits, Monitor, Password, Rate, RelayConfig, Storage, Timeouts};
+
+/// Most problems that are reported: a file that is no `relay.toml` at all has one in every line.
+const PROBLEMS_MAX: usize = 50;
+
+/// One thing that is wrong with a `relay.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where, counted from 1; `None` if something is missing.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub message: Box<str>,
+    /// What to do about it.
+    pub remedy: Box<str>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        write!(f, "{}; {}", self.message, self.remedy)
+    }
+}
+
+/// Everything that is wrong with a `relay.toml`: at least one thing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError(Vec<Problem>);
+
+impl ConfigError {
+    /// The problems, in the order of the file as far as they have a line.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the text of a `relay.toml`.
+pub(super) fn read(text: &str, dir: &Path) -> Result<RelayConfig, ConfigError> {
+    let mut problems = Problems {
+        text,
+        found: Vec::new(),
+    };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let message = error.message().replace('\n', ", ");
+        problems.add(error.span(), message, "correct the syntax (TOML)".into());
+    }
+    // What follows from broken syntax would only confuse.
+    let config = if problems.found.is_empty() {
+        let mut root = Section::new("", table.get_ref(), &mut problems);
+        let config = root_section(&mut root, dir);
+        root.end();
+        Some(config)
+    } else {
+        None
+    };
+    match config {
+        Some(config) if problems.found.is_empty() => Ok(config),
+        _ => {
+            let mut found = problems.found;
+            found.sort_by_key(|problem| problem.line.unwrap_or(0));
+            Err(ConfigError(found))
+        }
+    }
+}
+
+fn root_section(root: &mut Section<'_, '_>, dir: &Path) -> RelayConfig {
+    let hosts = hosts(root);
+    let port = root.number("port", u64::from(DEFAULT_PORT), 0..=u64::from(u16::MAX));
+    let port = u16::try_from(port).unwrap_or(DEFAULT_PORT);
+    let bind = root
+        .parsed("bind", "an IP address, for example \"::\" or \"127.0.0.1\"")
+        .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    let password = root.text("password").and_then(|(span, text)| {
+        let password = Password::new(&Zeroizing::new(text));
+        if password.is_none() {
+            let remedy = "write one, or remove the line: then everybody may create queues";
+            root.wrong(span, "password", "is empty", remedy.to_owned());
+        }
+        password
+    });
+    let (limits, exempt_sources) = limits(&mut root.section("limits"));
+    RelayConfig {
+        hosts,
+        bind: SocketAddr::new(bind, port),
+        password,
+        storage: storage(&mut root.section("storage"), dir),
+        limits,
+        exempt_sources: exempt_sources.unwrap_or_else(super::loopback),
+        timeouts: timeouts(&mut root.section("timeouts")),
+        monitor: monitor(&mut root.section("monitor"), dir),
+        log: {
+            let mut log = root.section("log");
+            let level = log.parsed("level", "\"error\", \"warn\", \"info\" or \"debug\"");
+            log.end();
+            level.unwrap_or_default()
+        },
+    }
+}
+
+fn hosts(root: &mut Section<'_, '_>) -> Vec<Host> {
+    let expected =
+        "1 to 8 names by which clients reach this relay, for example [\"relay.example.org\"]";
+    let hosts: Vec<Host> = match root.list("hosts", expected) {
+        Some(hosts) => hosts,
+        None if root.has("hosts") => return Vec::new(), // reported
+        None => {
+            let remedy = format!("write hosts = {expected}");
+            root.problems
+                .add(None, "`hosts` is missing".to_owned(), remedy);
+            return Vec::new();
+        }
+    };
+    if !(1..=HOSTS_MAX).contains(&hosts.len()) {
+        let span = root.span("hosts");
+        let message = format!("has {} names", hosts.len());
+        root.wrong(span, "hosts", &message, format!("write {expected}"));
+    }
+    hosts
+}
+
+fn storage(section: &mut Section<'_, '_>, dir: &Path) -> Storage {
+    let journal = section.text("journal").map(|(_, text)| text);
+    let sync = section.flag("sync", true);
+    let mode = section.text("mode");
+    let storage = match mode.as_ref().map(|(_, text)| text.as_str()) {
+        None | Some("journal") => Storage::Journal {
+            dir: dir.join(journal.unwrap_or_else(|| "journal".to_owned())),
+            sync,
+        },
+        Some("memory") => Storage::Memory,
+        Some(other) => {
+            let message = format!("is {other:?}");
+            let remedy = "write \"journal\" or \"memory\"".to_owned();
+            section.wrong(
+                mode.map(|(span, _)| span).unwrap_or_default(),
+                "mode",
+                &message,
+                remedy,
+            );
+            Storage::Memory
+        }
+    };
+    section.end();
+    storage
+}
+
+fn limits(section: &mut Section<'_, '_>) -> (Limits, Option<Vec<IpNet>>) {
+    const BILLION: u64 = 1_000_000_000;
+    let d = Limits::default();
+    let mut size = |name, default, max| section.size(name, default, 1..=max);
+    let limits = Limits {
+        connections: size("connections", d.connections, BILLION),
+        connections_per_source: size("connections_per_source", d.connections_per_source, BILLION),
+        handshakes: size("handshakes", d.handshakes, 1 << 16),
+        queues: size("queues", d.queues, BILLION),
+        queues_per_connection: size("queues_per_connection", d.queues_per_connection, BILLION),
+        message_bytes: size("message_mib", d.message_bytes >> 20, 1 << 20) << 20,
+        messages_per_queue: size("messages_per_queue", d.messages_per_queue, 1 << 16),
+        subscriptions: size("subscriptions_per_connection", d.subscriptions, BILLION),
+        commands_per_block: size("commands_per_block", d.commands_per_block, 255),
+        outgoing_bytes: size(
+            "outgoing_kib_per_connection",
+            d.outgoing_bytes >> 10,
+            1 << 20,
+        ) << 10,
+        handshakes_per_second: section.rate("handshakes_per_second", d.handshakes_per_second),
+        handshakes_per_second_per_source: section.rate(
+            "handshakes_per_second_per_source",
+            d.handshakes_per_second_per_source,
+        ),
+        queues_per_second_per_source: section.rate(
+            "queues_per_second_per_source",
+            d.queues_per_second_per_source,
+        ),
+        blocks_per_second_per_connection: section.rate(
+            "blocks_per_second_per_connection",
+            d.blocks_per_second_per_connection,
+        ),
+    };
+    let expected = "networks, for example [\"127.0.0.0/8\", \"::1/128\"]";
+    let exempt_sources = section.list("exempt_sources", expected);
+    section.end();
+    (limits, exempt_sources)
+}
+
+fn timeouts(section: &mut Section<'_, '_>) -> Timeouts {
+    const YEAR_S: u64 = 366 * DAY_S;
+    const DAY_S: u64 = 86_400;
+    let d = Timeouts::default();
+    let mut seconds = |name, default: Duration| {
+        Duration::from_secs(section.number(name, default.as_secs(), 1..=YEAR_S))
+    };
+    let timeouts = Timeouts {
+        handshake: seconds("handshake_s", d.handshake),
+        idle: seconds("idle_s", d.idle),
+        send: seconds("send_s", d.send),
+        sweep: seconds("sweep_s", d.sweep),
+        drain: seconds("drain_s", d.drain),
+        message: Duration::from_secs(
+            DAY_S * section.number("message_days", d.message.as_secs() / DAY_S, 1..=3_650),
+        ),
+    };
+    section.end();
+    timeouts
+}
+
+fn monitor(section: &mut Section<'_, '_>, dir: &Path) -> Monitor {
+    let listen = section.parsed(
+        "listen",
+        "an address with a port, for example \"127.0.0.1:9223\"",
+    );
+    let statistics = section.text("statistics").map(|(_, name)| dir.join(name));
+    section.end();
+    Monitor { listen, statistics }
+}
+
+/// What was found so far.
+struct Problems<'t> {
+    text: &'t str,
+    found: Vec<Problem>,
+}
+
+impl Problems<'_> {
+    fn add(&mut self, span: Option<Range<usize>>, message: String, remedy: String) {
+        if self.found.len() < PROBLEMS_MAX {
+            let line = span.map(|span| {
+                let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
+                1 + before.iter().filter(|byte| **byte == b'\n').count()
+            });
+            self.found.push(Problem {
+                line,
+                message: message.into(),
+                remedy: remedy.into(),
+            });
+        }
+    }
+}
+
+/// One table of the file.
+struct Section<'p, 't> {
+    /// What stands before its names in messages: nothing, or "limits.".
+    prefix: String,
+    /// None if the file does not have it.
+    table: Option<&'t DeTable<'t>>,
+    problems: &'p mut Problems<'t>,
+    /// Names that were asked for.
+    known: Vec<&'static str>,
+}
+
+impl<'p, 't> Section<'p, 't> {
+    fn new(name: &str, table: &'t DeTable<'t>, problems: &'p mut Problems<'t>) -> Self {
+        Self {
+            prefix: name.to_owned(),
+            table: Some(table),
+            problems,
+            known: Vec::new(),
+        }
+    }
+
+    /// The table `name` in this one.
+    fn section(&mut self, name: &'static str) -> Section<'_, 't> {
+        let table = self.value(name).and_then(|value| match value.get_ref() {
+            DeValue::Table(table) => Some(table),
+            other => {
+                let message = format!("is a {}", other.type_str());
+                self.wrong(
+                    value.span(),
+                    name,
+                    &message,
+                    format!("begin a section: [{name}]"),
+                );
+                None
+            }
+        });
+        Section {
+            prefix: format!("{name}."),
+            table,
+            problems: self.problems,
+            known: Vec::new(),
+        }
+    }
+
+    fn known(&mut self, name: &'static str) {
+        if !self.known.contains(&name) {
+            self.known.push(name);
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(name))
+    }
+
+    fn value(&mut self, name: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.known(name);
+        self.table?.get(name)
+    }
+
+    fn span(&mut self, name: &'static str) -> Range<usize> {
+        self.value(name).map(Spanned::span).unwrap_or_default()
+    }
+
+    fn wrong(&mut self, span: Range<usize>, name: &str, message: &str, remedy: String) {
+        let message = format!("`{}{name}` {message}", self.prefix);
+        self.problems.add(Some(span), message, remedy);
+    }
+
+    fn size(&mut self, name: &'static str, default: usize, range: RangeInclusive<u64>) -> usize {
+        let default = u64::try_from(default).unwrap_or(u64::MAX);
+        usize::try_from(self.number(name, default, range)).unwrap_or(usize::MAX)
+    }
+
+    fn rate(&mut self, name: &'static str, default: Rate) -> Rate {
+        let number = self.number(name, u64::from(default.per_second), 1..=1_000_000_000);
+        Rate::per_second(u32::try_from(number).unwrap_or(u32::MAX))
+    }
+
+    fn number(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        let Some(value) = self.value(name) else {
+            return default;
+        };
+        let number = match value.get_ref() {
+            DeValue::Integer(integer) => whole(integer),
+            _ => None,
+        };
+        match number {
+            Some(number) if range.contains(&number) => number,
+            _ => {
+                let message = format!("is {}", shown(value.get_ref()));
+                let remedy = format!("write a number from {} to {}", range.start(), range.end());
+                self.wrong(value.span(), name, &message, remedy);
+                default
+            }
+        }
+    }
+
+    fn flag(&mut self, name: &'static str, default: bool) -> bool {
+        let Some(value) = self.value(name) else {
+            return default;
+        };
+        value.get_ref().as_bool().unwrap_or_else(|| {
+            let message = format!("is {}", shown(value.get_ref()));
+            self.wrong(
+                value.span(),
+                name,
+                &message,
+                "write true or false".to_owned(),
+            );
+            default
+        })
+    }
+
+    fn text(&mut self, name: &'static str) -> Option<(Range<usize>, String)> {
+        let value = self.value(name)?;
+        let text = value.get_ref().as_str().map(str::to_owned);
+        if text.is_none() {
+            let message = format!("is a {}", value.get_ref().type_str());
+            self.wrong(
+                value.span(),
+                name,
+                &message,
+                "write a text in \"quotes\"".to_owned(),
+            );
+        }
+        Some((value.span(), text?))
+    }
+
+    /// A text that means something.
+    fn parsed<T: FromStr>(&mut self, name: &'static str, expected: &str) -> Option<T> {
+        let (span, text) = self.text(name)?;
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            self.wrong(
+                span,
+                name,
+                &format!("is {text:?}"),
+                format!("write {expected}"),
+            );
+        }
+        parsed
+    }
+
+    /// A list of texts that mean something; those that do not are reported and left out.
+    fn list<T: FromStr>(&mut self, name: &'static str, expected: &str) -> Option<Vec<T>> {
+        let value = self.value(name)?;
+        let Some(array) = value.get_ref().as_array() else {
+            let message = format!("is {}", shown(value.get_ref()));
+            self.wrong(value.span(), name, &message, format!("write {expected}"));
+            return None;
+        };
+        let mut items = Vec::new();
+        for item in array.iter() {
+            match item.get_ref().as_str().and_then(|text| text.parse().ok()) {
+                Some(parsed) => items.push(parsed),
+                None => {
+                    let message = format!("contains {}", shown(item.get_ref()));
+                    self.wrong(item.span(), name, &message, format!("write {expected}"));
+                }
+            }
+        }
+        Some(items)
+    }
+
+    /// Whatever nobody asked for is a mistake.
+    fn end(&mut self) {
+        let unknown: Vec<(Range<usize>, String)> = self
+            .table
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| !self.known.iter().any(|known| *known == name.get_ref()))
+            .map(|(name, _)| (name.span(), DeString::clone(name.get_ref()).into_owned()))
+            .collect();
+        let remedy = format!("remove it, or write one of: {}", self.known.join(", "));
+        for (span, name) in unknown {
+            self.wrong(span, &name, "is unknown here", remedy.clone());
+        }
+    }
+}
+
+fn whole(integer: &DeInteger<'_>) -> Option<u64> {
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+/// A value in a message. Only of settings that are no secret.
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(flag) => flag.to_string(),
+        other => format!("a {}", other.type_str()),
+    }
+}
