@@ -168,7 +168,10 @@ async fn open_store(storage: Storage, settings: &Settings) -> Result<Arc<dyn Sto
         Storage::Journal { dir, sync } => {
             let open = move || JournalStore::open(&dir, sync, limits.queues, memory);
             let opened = tokio::task::spawn_blocking(open).await;
-            Arc::new(opened.map_err(|_| RelayError::Defect)??)
+            let store = opened.map_err(|_| RelayError::Defect)??;
+            // Before anybody asks for what has grown too old meanwhile.
+            store.sweep(connection::now(), &settings.queue_limits);
+            Arc::new(store)
         }
     })
 }

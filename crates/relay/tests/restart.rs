@@ -89,17 +89,18 @@ fn relay_dir() -> tempfile::TempDir {
     dir
 }
 
+/// The files of the journal that count, in order of their numbers.
 fn segments(dir: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<_> = std::fs::read_dir(dir.join("journal"))
+    let mut found: Vec<(u64, PathBuf)> = std::fs::read_dir(dir.join("journal"))
         .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|e| e.to_str().unwrap().parse::<u64>().is_ok())
+        .filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let number = path.extension()?.to_str()?.parse().ok()?;
+            Some((number, path))
         })
         .collect();
     found.sort();
-    found
+    found.into_iter().map(|(_, path)| path).collect()
 }
 
 /// Takes everything that waits in `queue`.
@@ -291,7 +292,9 @@ async fn a_torn_end_is_cut_and_kept_aside() {
     relay.shutdown().await.unwrap();
     let path = segments(dir.path()).pop().unwrap();
     let whole = std::fs::read(&path).unwrap();
-    std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    // The last message; a mark of 25 bytes is behind it.
+    let cut = whole.len() - 26;
+    std::fs::write(&path, &whole[..cut]).unwrap();
 
     let relay = open(dir.path()).await.unwrap();
     let mut peer = connect(&relay).await;
@@ -299,7 +302,7 @@ async fn a_torn_end_is_cut_and_kept_aside() {
     assert_eq!(drained(&mut peer, &queue).await, expected);
     let mut aside = path.into_os_string();
     aside.push(".torn");
-    assert_eq!(std::fs::read(aside).unwrap().len(), whole.len() - 1);
+    assert_eq!(std::fs::read(aside).unwrap().len(), cut);
     relay.shutdown().await.unwrap();
 }
 
@@ -316,7 +319,9 @@ async fn any_cut_of_the_last_segment_opens_with_a_prefix_of_the_truth() {
     let path = segments(dir.path()).pop().unwrap();
     let whole = std::fs::read(&path).unwrap();
     let mut seen = Vec::new();
-    for cut in (0..whole.len()).step_by(17).chain([whole.len()]) {
+    // A base was whole before it got its name.
+    let empty = b"junto relay journal 1\n".len() + 25 + 9;
+    for cut in (empty..whole.len()).step_by(17).chain([whole.len()]) {
         for file in segments(dir.path()) {
             std::fs::remove_file(file).unwrap();
         }
@@ -344,12 +349,13 @@ async fn damage_is_refused_and_nothing_is_overwritten() {
     peer.send_message(queue.sender(), None, b"m").await.unwrap();
     relay.shutdown().await.unwrap();
     let path = segments(dir.path()).pop().unwrap();
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[60] ^= 1;
+    let whole = std::fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    bytes[80] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    // Not the last segment, so no crash explains it.
+    // Not the last segment that says something, so no crash explains it.
     let later = dir.path().join("journal/journal.99");
-    std::fs::write(&later, b"junto relay journal 1\n").unwrap();
+    std::fs::write(&later, &whole).unwrap();
     let error = open(dir.path()).await.unwrap_err();
     assert!(error.to_string().contains("damaged at byte"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), bytes);

@@ -9,10 +9,17 @@
 //! [`JournalStore`], which adds an append-only journal.
 
 mod body;
+#[cfg(test)]
+mod conformance;
+mod disk;
+#[cfg(test)]
+mod faults;
 mod journal;
+mod log;
 mod memory;
 mod record;
 mod replay;
+mod segment;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll};

@@ -11,6 +11,8 @@
 //!        | 'K' recipient key                                             the sender's key
 //!        | 'O' recipient                                                 off
 //!        | 'D' recipient                                                 deleted
+//!        | 's' token(u64) offset(u64)                                    the disk has this file up to there
+//!        | 'c'                                                           everything alive is before this
 //! key    = length u8, SubjectPublicKeyInfo
 //! flags  = bit 0: off, bit 1: a sender's key follows
 //! ```
@@ -18,6 +20,10 @@
 //! `Q` with its messages replaces whatever was known of that queue, all at once or (if they are cut
 //! off) not at all. So a journal may start in the middle of a queue's life if its `Q` comes later.
 //! Records about unknown queues mean nothing.
+//!
+//! Every segment begins with a mark `s`, and every batch of changes ends with one. They tell what a
+//! crash may have torn from what only damage can explain. The token is random for every start, so
+//! that nobody can send marks in messages.
 
 use core::ops::Range;
 
@@ -79,6 +85,23 @@ pub(super) fn append_queue(out: &mut Vec<u8>, queue: &Queue) {
     }
 }
 
+/// Bytes of a mark's body.
+const MARK_BYTES: usize = 1 + 8 + 8;
+
+/// Appends a mark: the disk has `synced` bytes of this file.
+pub(super) fn append_mark(out: &mut Vec<u8>, token: u64, synced: u64) {
+    append_body(out, |out| {
+        out.push(b's');
+        out.extend_from_slice(&token.to_be_bytes());
+        out.extend_from_slice(&synced.to_be_bytes());
+    });
+}
+
+/// Appends that everything alive is before this.
+pub(super) fn append_copied(out: &mut Vec<u8>) {
+    append_body(out, |out| out.push(b'c'));
+}
+
 fn append_message(out: &mut Vec<u8>, queue: &Queue, message: &Message<super::Body>) {
     let (tag, text) = match &message.content {
         Content::Body { flags, body } => (b'M', Some((flags.notify, body.as_ref()))),
@@ -95,10 +118,16 @@ fn append_message(out: &mut Vec<u8>, queue: &Queue, message: &Message<super::Bod
 }
 
 fn append(out: &mut Vec<u8>, tag: u8, queue: &Queue, write: impl FnOnce(&mut Vec<u8>)) {
+    append_body(out, |out| {
+        out.push(tag);
+        out.extend_from_slice(&queue.recipient().0);
+        write(out);
+    });
+}
+
+fn append_body(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD_BYTES]);
-    out.push(tag);
-    out.extend_from_slice(&queue.recipient().0);
     write(out);
     let (head, body) = out[start..].split_at_mut(HEAD_BYTES);
     // Bodies are at most BODY_MAX.
@@ -123,7 +152,32 @@ pub(super) enum Record {
     Secured(RecipientId, AuthKey),
     Suspended(RecipientId),
     Deleted(RecipientId),
+    Mark(Mark),
+    Copied,
 }
+
+/// The disk has the file up to `synced`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) token: u64,
+    pub(super) synced: u64,
+}
+
+/// All marks of `bytes`, wherever they begin.
+pub(super) fn marks(bytes: &[u8]) -> impl Iterator<Item = Mark> {
+    let start = |window: &&[u8]| window.starts_with(&MARK_HEAD) && window[HEAD_BYTES] == b's';
+    bytes
+        .windows(MARK_RECORD_BYTES)
+        .filter(start)
+        .filter_map(|window| match Rest(&window[first(window)?]).mark()? {
+            Record::Mark(mark) => Some(mark),
+            _ => None,
+        })
+}
+
+/// Bytes of a mark with its head.
+pub(super) const MARK_RECORD_BYTES: usize = HEAD_BYTES + MARK_BYTES;
+const MARK_HEAD: [u8; 4] = (MARK_BYTES as u32).to_be_bytes();
 
 /// The body of the first record of `bytes`; `None` if it is torn or damaged.
 pub(super) fn first(bytes: &[u8]) -> Option<Range<usize>> {
@@ -141,6 +195,9 @@ pub(super) fn first(bytes: &[u8]) -> Option<Range<usize>> {
 /// Reads a body whose checksum is right; `None` if it is none of ours.
 pub(super) fn decode(body: &[u8], memory: &Arc<Memory>) -> Option<Record> {
     let mut rest = Rest(body);
+    if let Some(b's' | b'c') = body.first() {
+        return rest.mark();
+    }
     let [tag] = rest.array()?;
     let recipient = RecipientId(rest.array()?);
     let record = match tag {
@@ -183,6 +240,19 @@ impl Rest<'_> {
         let (taken, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*taken)
+    }
+
+    /// A record about the journal itself.
+    fn mark(&mut self) -> Option<Record> {
+        let record = match self.array()? {
+            [b's'] => Record::Mark(Mark {
+                token: u64::from_be_bytes(self.array()?),
+                synced: u64::from_be_bytes(self.array()?),
+            }),
+            [b'c'] => Record::Copied,
+            [_] => return None,
+        };
+        self.0.is_empty().then_some(record)
     }
 
     fn key(&mut self) -> Option<AuthKey> {

@@ -1,66 +1,177 @@
 //! Reading a journal back.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use junto_smp::id::RecipientId;
 use junto_smp::message::DeliveryKey;
 use junto_smp::queue::QueueParts;
 
-use super::journal::MAGIC;
-use super::record::{self, Record};
+use super::record::{self, MARK_RECORD_BYTES, Record};
+use super::segment::MAGIC;
 use super::{Cell, MemoryStore, Name, Queue, Store as _};
 
 /// Bytes read at a time: 1 MiB.
 const READ_BYTES: u64 = 1 << 20;
 
-/// How a segment ended.
-pub(super) enum Replayed {
-    /// With its last record.
-    Whole,
-    /// In a record, or in the messages of a queue, that began at this offset.
-    Torn(u64),
-    /// With a record at this offset that is whole and none of ours.
-    Foreign(u64),
+/// What a segment had to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Replayed {
+    pub(super) end: End,
+    /// Whether anything was about queues.
+    pub(super) speaks: bool,
 }
 
-/// Carries out the records of one segment.
-pub(super) fn replay(path: &Path, queues: &MemoryStore) -> io::Result<Replayed> {
-    let mut file = File::open(path)?;
-    let mut bytes = Vec::new();
-    let mut start = 0;
-    let mut offset = 0_u64;
-    let mut partial = None;
-    loop {
-        bytes.drain(..start);
-        start = 0;
-        let read = (&mut file).take(READ_BYTES).read_to_end(&mut bytes)?;
-        if offset == 0 {
-            // A segment that was begun and not finished is empty or has part of the line.
-            if !bytes.starts_with(MAGIC) {
-                return Ok(Replayed::Torn(0));
+/// How a segment ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With its last record.
+    Whole,
+    /// In a record, or in the messages of a queue, that began at this offset: as a crash leaves it.
+    Torn(u64),
+    /// At this offset stands what no crash explains.
+    Damaged(u64),
+}
+
+/// Carries out the records of one segment. `base`: it stands for itself, so it must have all of a
+/// copy of everything alive.
+pub(super) fn replay(
+    file: &mut dyn Read,
+    base: bool,
+    queues: &MemoryStore,
+) -> io::Result<Replayed> {
+    let mut replay = Replay {
+        queues,
+        partial: None,
+        token: None,
+        copied: !base,
+        speaks: false,
+    };
+    let end = replay.run(file)?;
+    let speaks = replay.speaks;
+    Ok(Replayed { end, speaks })
+}
+
+struct Replay<'a> {
+    queues: &'a MemoryStore,
+    partial: Option<Partial>,
+    /// In the marks of this segment.
+    token: Option<u64>,
+    /// Nothing that must be here is missing any more.
+    copied: bool,
+    speaks: bool,
+}
+
+impl Replay<'_> {
+    fn run(&mut self, file: &mut dyn Read) -> io::Result<End> {
+        let mut bytes = Vec::new();
+        let mut start = 0;
+        let mut offset = 0_u64;
+        loop {
+            bytes.drain(..start);
+            start = 0;
+            let read = (&mut *file).take(READ_BYTES).read_to_end(&mut bytes)?;
+            if offset == 0 {
+                if !bytes.starts_with(MAGIC) {
+                    return self.torn(0, bytes, file);
+                }
+                start = MAGIC.len();
             }
-            start = MAGIC.len();
-        }
-        while let Some(body) = record::first(&bytes[start..]) {
-            let at = offset + start as u64;
-            let decoded = record::decode(&bytes[start..][body.clone()], queues.memory());
-            let followed = decoded.is_some_and(|record| apply(record, at, &mut partial, queues));
-            if !followed {
-                // The checksum is right: written by us, but not by this version.
-                return Ok(Replayed::Foreign(at));
+            while let Some(body) = record::first(&bytes[start..]) {
+                let at = offset + start as u64;
+                let decoded = record::decode(&bytes[start..][body.clone()], self.queues.memory());
+                if !decoded.is_some_and(|record| self.apply(record, at)) {
+                    // The checksum is right: written by us, but not by this version.
+                    return Ok(End::Damaged(at));
+                }
+                start += body.end;
             }
-            start += body.end;
+            offset += start as u64;
+            if read == 0 {
+                bytes.drain(..start);
+                return match self.partial.take() {
+                    None if bytes.is_empty() && self.copied => Ok(End::Whole),
+                    None => self.torn(offset, bytes, file),
+                    Some(partial) => self.torn(partial.began, bytes, file),
+                };
+            }
         }
-        offset += start as u64;
-        if read == 0 {
-            return Ok(match partial {
-                Some(Partial { began, .. }) => Replayed::Torn(began),
-                None if start == bytes.len() => Replayed::Whole,
-                None => Replayed::Torn(offset),
-            });
+    }
+
+    /// Nothing from `offset` on can be read. Whether a crash explains that: not if the disk had
+    /// confirmed it, which a later mark would tell. `rest` and then `file` is what follows.
+    fn torn(&self, offset: u64, mut rest: Vec<u8>, file: &mut dyn Read) -> io::Result<End> {
+        loop {
+            let genuine = |token| self.token.is_none_or(|own| own == token);
+            let damaged = !self.copied
+                || record::marks(&rest).any(|mark| genuine(mark.token) && mark.synced > offset);
+            if damaged {
+                return Ok(End::Damaged(offset));
+            }
+            rest.drain(..rest.len().saturating_sub(MARK_RECORD_BYTES - 1));
+            if (&mut *file).take(READ_BYTES).read_to_end(&mut rest)? == 0 {
+                return Ok(End::Torn(offset));
+            }
+        }
+    }
+
+    /// Carries out one record; `false` if it cannot stand here.
+    fn apply(&mut self, record: Record, offset: u64) -> bool {
+        if let Some(mut reading) = self.partial.take() {
+            return match record {
+                Record::Message(id, message) if id == reading.queue.recipient() => {
+                    reading.queue.restore_message(message);
+                    reading.missing -= 1;
+                    self.finish(reading);
+                    true
+                }
+                _ => false,
+            };
+        }
+        let queues = self.queues;
+        let find = |id: &RecipientId| queues.find(Name::Recipient, &id.0);
+        match record {
+            Record::Mark(mark) => {
+                self.token = Some(mark.token);
+                return true;
+            }
+            Record::Copied => {
+                self.copied = true;
+                return true;
+            }
+            Record::Queue(parts, missing) => self.finish(Partial {
+                queue: Queue::restore(*parts),
+                missing,
+                began: offset,
+            }),
+            Record::Message(id, message) => {
+                if let Some(cell) = find(&id) {
+                    cell.lock().restore_message(message);
+                }
+            }
+            Record::Removed(id, message) => {
+                if let Some(cell) = find(&id) {
+                    cell.lock().restore_removal(&message);
+                }
+            }
+            Record::Secured(id, key) => change(find(&id), |parts| parts.sender_key = Some(key)),
+            Record::Suspended(id) => change(find(&id), |parts| parts.suspended = true),
+            Record::Deleted(id) => {
+                if let Some(cell) = find(&id) {
+                    queues.take(&cell.lock());
+                }
+            }
+        }
+        self.speaks = true;
+        true
+    }
+
+    /// Puts a queue in as soon as it has all its messages.
+    fn finish(&mut self, reading: Partial) {
+        if reading.missing == 0 {
+            self.queues.put(reading.queue, |_| {});
+        } else {
+            self.partial = Some(reading);
         }
     }
 }
@@ -70,64 +181,6 @@ struct Partial {
     queue: Queue,
     missing: u32,
     began: u64,
-}
-
-/// Carries out one record; `false` if it cannot stand here.
-fn apply(record: Record, offset: u64, partial: &mut Option<Partial>, queues: &MemoryStore) -> bool {
-    if let Some(mut reading) = partial.take() {
-        match record {
-            Record::Message(id, message) if id == reading.queue.recipient() => {
-                reading.queue.restore_message(message);
-                reading.missing -= 1;
-                finish(reading, partial, queues);
-                return true;
-            }
-            _ => return false,
-        }
-    }
-    let find = |id: &RecipientId| queues.find(Name::Recipient, &id.0);
-    match record {
-        Record::Queue(parts, missing) => {
-            let queue = Queue::restore(*parts);
-            let began = offset;
-            finish(
-                Partial {
-                    queue,
-                    missing,
-                    began,
-                },
-                partial,
-                queues,
-            );
-        }
-        Record::Message(id, message) => {
-            if let Some(cell) = find(&id) {
-                cell.lock().restore_message(message);
-            }
-        }
-        Record::Removed(id, message) => {
-            if let Some(cell) = find(&id) {
-                cell.lock().restore_removal(&message);
-            }
-        }
-        Record::Secured(id, key) => change(find(&id), |parts| parts.sender_key = Some(key)),
-        Record::Suspended(id) => change(find(&id), |parts| parts.suspended = true),
-        Record::Deleted(id) => {
-            if let Some(cell) = find(&id) {
-                queues.take(&cell.lock());
-            }
-        }
-    }
-    true
-}
-
-/// Puts a queue in as soon as it has all its messages.
-fn finish(reading: Partial, partial: &mut Option<Partial>, queues: &MemoryStore) {
-    if reading.missing == 0 {
-        queues.put(reading.queue, |_| {});
-    } else {
-        *partial = Some(reading);
-    }
 }
 
 /// Changes the lasting part of a queue.

@@ -1,0 +1,405 @@
+//! What every store must do: one suite, run for each of them.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Context, Poll, Waker};
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use junto_smp::id::{ID_BYTES, MessageId, RecipientId, SenderId};
+use junto_smp::key::{AuthKey, AuthSecret};
+use junto_smp::message::{DeliveryKey, MessageFlags, Timestamp};
+use junto_smp::queue::{self, Change, Content, Message, QueueParts};
+use proptest::prelude::*;
+
+use super::{
+    Body, Cell, JournalStore, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed,
+};
+use crate::folder::generator;
+
+/// Queues that a store under test may hold.
+const QUEUES_MAX: usize = 8;
+
+pub(super) static KEY: LazyLock<AuthKey> =
+    LazyLock::new(|| AuthSecret::generate(&mut generator().unwrap()).public_key());
+
+pub(super) fn recipient(n: u8) -> [u8; ID_BYTES] {
+    [n; ID_BYTES]
+}
+
+pub(super) fn sender(n: u8) -> [u8; ID_BYTES] {
+    [n ^ 0x80; ID_BYTES]
+}
+
+/// Queue number `n`, below 128.
+pub(super) fn queue(n: u8) -> Queue {
+    Queue::restore(parts(n))
+}
+
+pub(super) fn parts(n: u8) -> QueueParts {
+    QueueParts {
+        recipient: RecipientId(recipient(n)),
+        sender: SenderId(sender(n)),
+        mode: None,
+        recipient_key: KEY.clone(),
+        sender_key: None,
+        delivery_key: DeliveryKey::from_bytes(&[n; 32]),
+        suspended: false,
+    }
+}
+
+pub(super) fn message_id(n: u32) -> MessageId {
+    let mut id = [0; ID_BYTES];
+    id[..4].copy_from_slice(&n.to_be_bytes());
+    MessageId(id)
+}
+
+pub(super) fn message(memory: &Arc<Memory>, n: u32, body: &[u8]) -> Message<Body> {
+    Message {
+        id: message_id(n),
+        time: Timestamp(u64::from(n)),
+        content: Content::Body {
+            flags: MessageFlags::default(),
+            body: memory.store(body),
+        },
+    }
+}
+
+/// Sends message `n` with its number as body.
+pub(super) fn send(store: &dyn Store, cell: &Cell, n: u32) {
+    let mut queue = cell.lock();
+    queue.restore_message(message(store.memory(), n, &n.to_be_bytes()));
+    store.record(&queue, Change::Stored(message_id(n)));
+}
+
+/// Acknowledges the first message.
+pub(super) fn take(store: &dyn Store, cell: &Cell) {
+    let mut queue = cell.lock();
+    let first = queue.messages().next().map(|message| message.id);
+    if let Some(first) = first {
+        queue.restore_removal(&first);
+        store.record(&queue, Change::Removed(first));
+    }
+}
+
+pub(super) fn delete(store: &dyn Store, cell: &Cell) {
+    let queue = cell.lock();
+    cell.set_deleted();
+    store.record(&queue, Change::Deleted);
+}
+
+/// The messages of queue `n`, if it is there: under both names or neither.
+pub(super) fn messages(store: &dyn Store, n: u8) -> Option<Vec<u32>> {
+    let cell = store.find(Name::Recipient, &recipient(n));
+    let other = store.find(Name::Sender, &sender(n));
+    match (cell, other) {
+        (Some(cell), Some(other)) => {
+            assert!(Arc::ptr_eq(&cell, &other));
+            let queue = cell.lock();
+            let number = |message: &Message<Body>| {
+                let number = u32::from_be_bytes(*message.id.0.first_chunk().unwrap());
+                assert_eq!(message.time, Timestamp(number.into()));
+                if let Content::Body { body, .. } = &message.content {
+                    assert!(body.as_ref().starts_with(&number.to_be_bytes()));
+                }
+                number
+            };
+            Some(queue.messages().map(number).collect())
+        }
+        (None, None) => None,
+        _ => panic!("queue {n} is there under one name only"),
+    }
+}
+
+/// Waits until `position` is durable, or the store has failed.
+pub(super) fn wait(store: &dyn Store, position: Position) -> Result<(), StoreFailed> {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match store.poll_durable(position, &mut Context::from_waker(&waker)) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => {
+                std::thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+                assert!(Instant::now() < deadline, "nobody was woken");
+            }
+        }
+    }
+}
+
+/// A store to test, and how to open it again.
+struct Fixture {
+    store: Box<dyn Store>,
+    dir: Option<tempfile::TempDir>,
+}
+
+impl Fixture {
+    fn memory() -> Self {
+        let memory = Memory::new(usize::MAX);
+        Self {
+            store: Box::new(MemoryStore::new(QUEUES_MAX, memory)),
+            dir: None,
+        }
+    }
+
+    fn journal() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self {
+            store: Self::open(&dir),
+            dir: Some(dir),
+        }
+    }
+
+    fn open(dir: &tempfile::TempDir) -> Box<dyn Store> {
+        let memory = Memory::new(usize::MAX);
+        Box::new(JournalStore::open(dir.path(), false, QUEUES_MAX, memory).unwrap())
+    }
+
+    /// Closes and opens the store if it outlives that.
+    fn again(self) -> Self {
+        self.store.close().unwrap();
+        match self.dir {
+            None => self,
+            Some(dir) => {
+                drop(self.store);
+                Self {
+                    store: Self::open(&dir),
+                    dir: Some(dir),
+                }
+            }
+        }
+    }
+}
+
+macro_rules! conformance {
+    ($($store:ident),*) => {$(
+        mod $store {
+            use super::*;
+
+            #[test]
+            fn a_queue_has_two_names_and_they_are_not_mixed_up() {
+                super::a_queue_has_two_names_and_they_are_not_mixed_up(Fixture::$store());
+            }
+
+            #[test]
+            fn a_full_store_refuses_until_a_queue_goes() {
+                super::a_full_store_refuses_until_a_queue_goes(Fixture::$store());
+            }
+
+            #[test]
+            fn what_is_recorded_becomes_durable_and_its_waiters_wake() {
+                super::what_is_recorded_becomes_durable_and_its_waiters_wake(Fixture::$store());
+            }
+
+            #[test]
+            fn a_sweep_drops_what_is_too_old_and_nothing_else() {
+                super::a_sweep_drops_what_is_too_old_and_nothing_else(Fixture::$store());
+            }
+
+            #[test]
+            fn memory_of_bodies_is_counted_and_given_back() {
+                super::memory_of_bodies_is_counted_and_given_back(Fixture::$store());
+            }
+
+            #[test]
+            fn tasks_do_not_disturb_each_other() {
+                super::tasks_do_not_disturb_each_other(Fixture::$store());
+            }
+
+            proptest! {
+                #![proptest_config(ProptestConfig::with_cases(64))]
+                #[test]
+                fn does_what_a_map_of_lists_does(
+                    acts in prop::collection::vec((0..6_u8, 0..4_u8), 1..60)
+                ) {
+                    super::does_what_a_map_of_lists_does(Fixture::$store(), &acts);
+                }
+            }
+        }
+    )*};
+}
+
+conformance!(memory, journal);
+
+fn a_queue_has_two_names_and_they_are_not_mixed_up(fixture: Fixture) {
+    let store = &*fixture.store;
+    let cell = store.create(queue(1)).unwrap();
+    for (name, id) in [(Name::Recipient, recipient(1)), (Name::Sender, sender(1))] {
+        assert!(Arc::ptr_eq(&store.find(name, &id).unwrap(), &cell));
+    }
+    assert!(store.find(Name::Sender, &recipient(1)).is_none());
+    assert!(store.find(Name::Recipient, &sender(1)).is_none());
+    assert!(store.find(Name::Recipient, &recipient(2)).is_none());
+    assert_eq!(store.queues(), 1);
+}
+
+fn a_full_store_refuses_until_a_queue_goes(fixture: Fixture) {
+    let store = &*fixture.store;
+    for n in 0..8 {
+        store.create(queue(n)).unwrap();
+    }
+    assert_eq!(store.queues(), QUEUES_MAX);
+    assert!(store.create(queue(100)).is_err());
+    assert_eq!(messages(store, 100), None);
+    let cell = store.find(Name::Sender, &sender(3)).unwrap();
+    delete(store, &cell);
+    assert_eq!(messages(store, 3), None);
+    assert_eq!(store.queues(), QUEUES_MAX - 1);
+    store.create(queue(100)).unwrap();
+    assert_eq!(messages(store, 100), Some(vec![]));
+}
+
+fn what_is_recorded_becomes_durable_and_its_waiters_wake(fixture: Fixture) {
+    let store = &*fixture.store;
+    let mut last = store.position();
+    assert_eq!(wait(store, last), Ok(()));
+    let cell = store.create(queue(1)).unwrap();
+    for n in 0..50 {
+        send(store, &cell, n);
+        let position = store.position();
+        assert!(position >= last, "positions never go back");
+        last = position;
+        // All waiters of all positions wake, whoever asks first.
+        if n % 10 == 0 {
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| assert_eq!(wait(store, position), Ok(())));
+                }
+            });
+            assert!(store.durable() >= position);
+        }
+    }
+    store.close().unwrap();
+    assert_eq!(wait(store, last), Ok(()), "closing makes all durable");
+}
+
+fn a_sweep_drops_what_is_too_old_and_nothing_else(fixture: Fixture) {
+    let fixture = {
+        let store = &*fixture.store;
+        let (one, two) = (
+            store.create(queue(1)).unwrap(),
+            store.create(queue(2)).unwrap(),
+        );
+        // The number of a message is its time.
+        (10..20).for_each(|n| send(store, &one, n));
+        (15..17).for_each(|n| send(store, &two, n));
+        let limits = queue::Limits {
+            retention_seconds: 100,
+            ..Default::default()
+        };
+        assert_eq!(store.sweep(Timestamp(110), &limits), 0);
+        assert_eq!(store.sweep(Timestamp(116), &limits), 6 + 1);
+        assert_eq!(messages(store, 1), Some(vec![16, 17, 18, 19]));
+        assert_eq!(messages(store, 2), Some(vec![16]));
+        fixture
+    };
+    // A store that outlives its process may remember them, as old as they were.
+    let limits = queue::Limits {
+        retention_seconds: 100,
+        ..Default::default()
+    };
+    let fixture = fixture.again();
+    fixture.store.sweep(Timestamp(116), &limits);
+    assert_eq!(messages(&*fixture.store, 1), Some(vec![16, 17, 18, 19]));
+}
+
+fn memory_of_bodies_is_counted_and_given_back(fixture: Fixture) {
+    let store = &*fixture.store;
+    let cell = store.create(queue(1)).unwrap();
+    for n in 0..10 {
+        send(store, &cell, n);
+    }
+    wait(store, store.position()).unwrap();
+    assert_eq!(store.memory().used_bytes(), 40);
+    take(store, &cell);
+    assert_eq!(store.memory().used_bytes(), 36);
+    delete(store, &cell);
+    drop(cell);
+    assert_eq!(store.memory().used_bytes(), 0);
+}
+
+fn tasks_do_not_disturb_each_other(fixture: Fixture) {
+    /// Also when a worker fails: nobody sweeps for ever.
+    struct StopWhenDropped<'a>(&'a AtomicBool);
+    impl Drop for StopWhenDropped<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let store = &*fixture.store;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = StopWhenDropped(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(store.sweep(Timestamp(1), &queue::Limits::default()), 0);
+            }
+        });
+        let workers: Vec<_> = (0..4_u8)
+            .map(|n| {
+                scope.spawn(move || {
+                    for round in 0..100 {
+                        let cell = store.create(queue(n)).unwrap();
+                        (0..5).for_each(|m| send(store, &cell, 5 * round + m));
+                        take(store, &cell);
+                        assert_eq!(messages(store, n).unwrap().len(), 4);
+                        if round < 99 {
+                            delete(store, &cell);
+                            assert_eq!(messages(store, n), None);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+    });
+    assert_eq!(store.queues(), 4);
+    for n in 0..4 {
+        assert_eq!(messages(store, n), Some(vec![496, 497, 498, 499]));
+    }
+}
+
+fn does_what_a_map_of_lists_does(fixture: Fixture, acts: &[(u8, u8)]) {
+    let mut fixture = fixture;
+    let mut model: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
+    for (number, (act, n)) in (0..).zip(acts.iter().copied()) {
+        let store = &*fixture.store;
+        let cell = store.find(Name::Recipient, &recipient(n));
+        assert_eq!(cell.is_some(), model.contains_key(&n));
+        match (act, cell) {
+            (0, None) => {
+                store.create(queue(n)).unwrap();
+                model.insert(n, vec![]);
+            }
+            (1 | 2, Some(cell)) => {
+                send(store, &cell, number);
+                model.get_mut(&n).unwrap().push(number);
+            }
+            (3, Some(cell)) => {
+                take(store, &cell);
+                let messages = model.get_mut(&n).unwrap();
+                if !messages.is_empty() {
+                    messages.remove(0);
+                }
+            }
+            (4, Some(cell)) => {
+                delete(store, &cell);
+                model.remove(&n);
+            }
+            (5, _) => fixture = fixture.again(),
+            _ => {}
+        }
+        let store = &*fixture.store;
+        assert_eq!(store.queues(), model.len());
+        for n in 0..4 {
+            assert_eq!(messages(store, n), model.get(&n).cloned());
+        }
+    }
+}
