@@ -8,13 +8,17 @@ use junto_ratchet::{MakerKeys, Options, Params, VersionRange as RatchetVersions,
 use junto_smp::{
     address::Fingerprint,
     block::{Block, OutgoingBlock, Protection, SessionId, new_block},
-    command::{Command, LinkData, NewMode, NewNotifier, NewQueue},
-    error::{BlockingReason, CommandFault, ErrorCode, ProxyFault},
+    blocking::{Blocking, BlockingReason, ClientNotice},
+    command::{Command, NewMode, NewNotifier, NewQueue},
+    error::{CommandFault, ErrorCode, ProxyFault},
     hello::{ClientHello, ServerHello, SignedKey},
     id::{LinkId, MessageId, NotifierId, RecipientId, SenderId, ServiceId},
     key::AuthKey,
+    link::{LinkBlobs, LinkData},
     message::MessageFlags,
+    notification::NotificationNonce,
     response::{NotifierIds, QueueIds, Response},
+    service::{QueuesHash, ServiceQueues},
     version::{Version, VersionRange},
 };
 use junto_tls::OfflineIdentity;
@@ -208,12 +212,22 @@ pub(crate) fn new_queue<'a>() -> NewQueue<'a> {
     }
 }
 
+fn service_queues() -> ServiceQueues {
+    ServiceQueues {
+        count: 2,
+        hash: QueuesHash([8; 16]),
+    }
+}
+
+fn blobs() -> LinkBlobs<'static> {
+    LinkBlobs::new(b"fixed", b"user").unwrap()
+}
+
 fn every_command() -> Vec<Command<'static>> {
     let key = || AuthKey::Ed25519(server::signer().verifying_key());
     let link = LinkData {
         sender: SenderId([1; 24]),
-        fixed: b"fixed",
-        user: b"user",
+        blobs: blobs(),
     };
     let new = |mode, password, notifier| {
         Command::New(Box::new(NewQueue {
@@ -245,6 +259,23 @@ fn every_command() -> Vec<Command<'static>> {
         Command::Off,
         Command::Delete,
         Command::Info,
+        Command::RecipientKeys(vec![key(), AuthKey::X25519(dh_key())]),
+        Command::SetLink {
+            link: LinkId([2; 24]),
+            blobs: blobs(),
+        },
+        Command::DeleteLink,
+        Command::LinkKey(key()),
+        Command::ReadLink,
+        Command::SetNotifier {
+            auth_key: key(),
+            dh_key: dh_key(),
+        },
+        Command::DeleteNotifier,
+        Command::NotifierSub,
+        Command::ServiceSub(Some(service_queues())),
+        Command::NotifierServiceSub(Some(service_queues())),
+        Command::Resolve(b"name.simplex"),
         Command::Ping,
     ]
 }
@@ -254,7 +285,7 @@ fn commands(version: Version) -> Vec<Vec<u8>> {
     let encoded = commands
         .iter()
         .map(|command| written(|writer| command.encode(writer, version)));
-    let refused = ["LGET", "RKEY x", "NSUBS", "PRXY", "RSLV"];
+    let refused = ["LSET x", "RKEY x", "NSUBS", "PRXY", "RSLV"];
     encoded
         .chain(refused.iter().map(|word| word.as_bytes().to_vec()))
         .collect()
@@ -277,7 +308,12 @@ fn responses(version: Version) -> Vec<Vec<u8>> {
     let errors = [
         ErrorCode::Command(CommandFault::Syntax),
         ErrorCode::Proxy(ProxyFault::BasicAuth),
-        ErrorCode::Blocked(BlockingReason::Spam),
+        ErrorCode::Blocked(Blocking {
+            reason: BlockingReason::Spam,
+            notice: Some(ClientNotice {
+                ttl_seconds: Some(60),
+            }),
+        }),
         ErrorCode::Name,
         ErrorCode::Store,
         ErrorCode::Auth,
@@ -288,6 +324,21 @@ fn responses(version: Version) -> Vec<Vec<u8>> {
         Response::Subscribed(Some(ServiceId([4; 24]))),
         Response::Message { id, sealed: b"box" },
         Response::Ok,
+        Response::Link(LinkData {
+            sender: SenderId([7; 24]),
+            blobs: blobs(),
+        }),
+        Response::NotifierIds(NotifierIds {
+            id: NotifierId([5; 24]),
+            server_dh_key: dh_key(),
+        }),
+        Response::Notification {
+            nonce: NotificationNonce([9; 24]),
+            sealed: &[1; 144],
+        },
+        Response::ServiceSubscribed(service_queues()),
+        Response::AllDelivered,
+        Response::ServiceEnd(service_queues()),
         Response::Info(b"{}"),
         Response::Pong,
         Response::End,
@@ -364,7 +415,7 @@ fn conversations_with_server() -> Vec<Vec<u8>> {
             .zip(1..)
             .map(|(command, correlation)| {
                 let entity: &[u8] = match command {
-                    Command::New(_) | Command::Ping => &[],
+                    Command::New(_) | Command::Resolve(_) | Command::Ping => &[],
                     Command::Send { .. } | Command::SenderKey(_) => &sender,
                     _ => &recipient,
                 };

@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     queues_secured: Counter,
     queues_deleted: Counter,
     subscribed: Counter,
+    verifications: Counter,
     pub(crate) messages_received: Counter,
     messages_acknowledged: Counter,
     messages_expired: Counter,
@@ -89,6 +90,10 @@ impl Metrics {
         let queues_secured = counter("queues_secured", "Queues that got their sender's key");
         let queues_deleted = counter("queues_deleted", "Queues deleted");
         let subscribed = counter("subscriptions", "Subscriptions begun");
+        let verifications = counter(
+            "verifications",
+            "Signatures and authenticators of commands verified",
+        );
         let messages_received = counter("messages_received", "Messages that senders got OK for");
         let messages_acknowledged = counter(
             "messages_acknowledged",
@@ -140,6 +145,7 @@ impl Metrics {
             queues_secured,
             queues_deleted,
             subscribed,
+            verifications,
             messages_received,
             messages_acknowledged,
             messages_expired,
@@ -185,6 +191,10 @@ impl Metrics {
         self.block_seconds.observe(took.as_secs_f64());
     }
 
+    pub(crate) fn verified(&self, count: u64) {
+        self.verifications.inc_by(count);
+    }
+
     pub(crate) fn queue_created(&self) {
         self.queues_created.inc();
     }
@@ -201,6 +211,7 @@ impl Metrics {
             ErrorCode::Block => "block",
             ErrorCode::NoMessage => "no_message",
             ErrorCode::LargeMessage => "large_message",
+            ErrorCode::Blocked(_) => "blocked",
             _ => "other",
         };
         self.errors.get_or_create(&Why { reason }).inc();
@@ -244,6 +255,7 @@ impl Metrics {
             messages_received: self.messages_received.get(),
             messages_acknowledged: self.messages_acknowledged.get(),
             messages_expired: self.messages_expired.get(),
+            verifications: self.verifications.get(),
         }
     }
 
@@ -305,6 +317,8 @@ pub struct Stats {
     pub messages_acknowledged: u64,
     /// Messages that nobody fetched in time.
     pub messages_expired: u64,
+    /// Signatures and authenticators of commands verified.
+    pub verifications: u64,
 }
 
 #[cfg(test)]
@@ -340,6 +354,7 @@ mod tests {
                 "queues_secured",
                 "queues_deleted",
                 "subscriptions",
+                "verifications",
                 "messages_received",
                 "messages_acknowledged",
                 "messages_expired",

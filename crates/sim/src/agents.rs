@@ -910,5 +910,8 @@ fn notice(event: &client::Event<'_>) -> RelayNotice {
         client::Event::End(queue) => RelayNotice::Ended { queue: *queue },
         client::Event::Deleted(queue) => RelayNotice::Deleted { queue: *queue },
         client::Event::Fault => panic!("a relay cannot read what an agent sent"),
+        client::Event::Notification { .. }
+        | client::Event::AllDelivered
+        | client::Event::ServiceEnd(_) => panic!("no agent asked for this: {event:?}"),
     }
 }

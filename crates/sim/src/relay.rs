@@ -178,7 +178,12 @@ impl Relay {
         let recipient = match request.party() {
             Party::Recipient => id.map(|id| RecipientId(*id)),
             Party::Sender => id.and_then(|id| self.senders.get(&SenderId(*id)).copied()),
-            Party::Creator | Party::Nobody => None,
+            // Agents use neither short links nor notifications nor services.
+            Party::Creator
+            | Party::LinkReader
+            | Party::Notifier
+            | Party::Service
+            | Party::Nobody => None,
         };
         let queue = recipient.and_then(|recipient| self.queues.get(&recipient));
         let credential = match queue {
@@ -217,7 +222,7 @@ impl Relay {
     ) {
         let response = match command.command() {
             Command::Ping => Response::Pong,
-            _ => match Queue::create(command, context, &mut self.rng) {
+            _ => match Queue::create(command, context, &mut self.rng, Bytes::copy_from_slice) {
                 Ok((queue, ids)) => {
                     self.senders.insert(ids.sender, ids.recipient);
                     self.queues.insert(ids.recipient, queue);
@@ -328,7 +333,7 @@ impl Relay {
                 recipient: queue.recipient(),
                 sender: queue.sender(),
                 mode: queue.mode(),
-                recipient_key: queue.recipient_key().clone(),
+                recipient_key: queue.recipient_keys()[0].clone(),
                 sender_key: queue.sender_key().cloned(),
                 delivery_key: DeliveryKey::from_bytes(queue.delivery_key().as_bytes()),
                 suspended: queue.is_suspended(),

@@ -145,7 +145,8 @@ impl World {
         let request = requests.next().unwrap().unwrap();
         let credential = junto_smp::queue::Credential::without_queue(request.command());
         let command = server.requests.authorise(request, &credential).unwrap();
-        let (queue, ids) = Queue::create(&command, &context(), &mut rng).unwrap();
+        let (queue, ids) =
+            Queue::create(&command, &context(), &mut rng, Bytes::copy_from_slice).unwrap();
         let mut to_client = OutgoingBlock::new();
         let correlation = command.correlation();
         let entity = Entity::None;

@@ -1,179 +1,47 @@
-//! Commands from client to server (reference §4), those of the messaging path typed, the rest
-//! recognised by name.
+//! Commands from client to server (reference §4).
+
+mod new;
 
 use junto_crypto::x25519;
+
+pub use new::{NewMode, NewNotifier, NewQueue, QueueMode};
 
 use crate::{
     encoding::{DecodeError, Reader, Writer},
     error::{ErrorCode, ProxyFault},
-    id::{Entity, LinkId, MessageId, SenderId},
+    id::{Entity, LinkId, MessageId},
     key::{AuthKey, decode_x25519, encode_x25519},
+    link::LinkBlobs,
     message::MessageFlags,
+    service::ServiceQueues,
     version::Version,
 };
 
-/// Data that readers of a short link get. Opaque to the relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkData<'a> {
-    /// The sender id that the creator chose, see
-    /// [`crate::id::CorrelationId::derived_sender_id`].
-    pub sender: SenderId,
-    /// The part that the link's hash pins.
-    pub fixed: &'a [u8],
-    /// The part that the owner may change.
-    pub user: &'a [u8],
-}
-
-/// What a new queue is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewMode<'a> {
-    /// Not said: a queue of an old client. The sender cannot secure it.
-    Unspecified,
-    /// Mode M, one sender, who may secure it. Possibly with link data.
-    Messaging(Option<LinkData<'a>>),
-    /// Mode C, a contact address: anybody may send. Possibly with link id and link data.
-    Contact(Option<(LinkId, LinkData<'a>)>),
-}
-
-/// The mode of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueMode {
-    /// `M`: one sender, who may secure it.
-    Messaging,
-    /// `C`: a contact address, open to anybody.
-    Contact,
-}
-
-impl QueueMode {
-    pub(crate) fn encode(self, writer: &mut Writer<'_>) {
-        writer.u8(match self {
-            Self::Messaging => b'M',
-            Self::Contact => b'C',
-        });
-    }
-
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        match reader.u8()? {
-            b'M' => Ok(Self::Messaging),
-            b'C' => Ok(Self::Contact),
-            _ => Err(DecodeError::Invalid("queue mode")),
-        }
-    }
-}
-
-/// Keys of a notification server, given at creation (17 and later).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewNotifier {
-    /// Authorises the notification server's commands.
-    pub auth_key: AuthKey,
-    /// For encrypting notifications to the recipient.
-    pub dh_key: x25519::PublicKey,
-}
-
-/// `NEW`: a request for a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewQueue<'a> {
-    /// Authorises the recipient's commands, this one included.
-    pub auth_key: AuthKey,
-    /// The recipient's half of the key agreement that encrypts deliveries.
-    pub dh_key: x25519::PublicKey,
-    /// Password of the server for creating queues.
-    pub password: Option<&'a [u8]>,
-    /// Subscribe to the new queue at once.
-    pub subscribe: bool,
-    /// What it is for.
-    pub mode: NewMode<'a>,
-    /// Notifications; never present before version 17.
-    pub notifier: Option<NewNotifier>,
-}
-
-impl NewQueue<'_> {
-    /// The mode of the queue to make.
-    #[must_use]
-    pub fn queue_mode(&self) -> Option<QueueMode> {
-        match self.mode {
-            NewMode::Unspecified => None,
-            NewMode::Messaging(_) => Some(QueueMode::Messaging),
-            NewMode::Contact(_) => Some(QueueMode::Contact),
-        }
-    }
-
-    /// Whether the creator brings link data, which belongs to short links.
-    #[must_use]
-    pub fn has_link_data(&self) -> bool {
-        matches!(
-            self.mode,
-            NewMode::Messaging(Some(_)) | NewMode::Contact(Some(_))
-        )
-    }
-}
-
-/// Commands that this relay knows by name and does not offer yet: short links, notifications,
-/// proxying, services, name resolution.
+/// Commands of proxying, which this relay knows by name and does not offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsupported {
-    /// `RKEY`: several recipient keys.
-    Rkey,
-    /// `LSET`: set link data.
-    Lset,
-    /// `LDEL`: delete link data.
-    Ldel,
-    /// `LKEY`: secure through a link.
-    Lkey,
-    /// `LGET`: read link data.
-    Lget,
-    /// `NKEY`: notifier credentials.
-    Nkey,
-    /// `NDEL`: delete them.
-    Ndel,
-    /// `NSUB`: subscribe to notifications.
-    Nsub,
-    /// `NSUBS`: a notification service's subscriptions.
-    Nsubs,
-    /// `SUBS`: a service's subscriptions.
-    Subs,
     /// `PRXY`: connect to another relay.
     Prxy,
     /// `PFWD`: forward a command.
     Pfwd,
     /// `RFWD`: a forwarded command.
     Rfwd,
-    /// `RSLV`: resolve a name.
-    Rslv,
 }
 
 impl Unsupported {
-    const ALL: [(Self, &'static str); 14] = [
-        (Self::Rkey, "RKEY"),
-        (Self::Lset, "LSET"),
-        (Self::Ldel, "LDEL"),
-        (Self::Lkey, "LKEY"),
-        (Self::Lget, "LGET"),
-        (Self::Nkey, "NKEY"),
-        (Self::Ndel, "NDEL"),
-        (Self::Nsub, "NSUB"),
-        (Self::Nsubs, "NSUBS"),
-        (Self::Subs, "SUBS"),
+    const ALL: [(Self, &'static str); 3] = [
         (Self::Prxy, "PRXY"),
         (Self::Pfwd, "PFWD"),
         (Self::Rfwd, "RFWD"),
-        (Self::Rslv, "RSLV"),
     ];
 
-    /// The answer: what a server says that has the feature switched off. It never depends on the
-    /// entity, so it tells nothing about queues.
+    /// The answer: what a server says that has the feature switched off.
     #[must_use]
     pub fn refusal(self) -> ErrorCode {
         match self {
-            // No link and no notifier exists here, so each one is unknown.
-            Self::Lkey | Self::Lget | Self::Nsub => ErrorCode::Auth,
-            Self::Nsubs | Self::Subs => ErrorCode::Service,
             Self::Prxy => ErrorCode::Proxy(ProxyFault::BasicAuth),
             Self::Pfwd => ErrorCode::Proxy(ProxyFault::NoSession),
-            Self::Rslv => ErrorCode::Name,
-            Self::Rkey | Self::Lset | Self::Ldel | Self::Nkey | Self::Ndel | Self::Rfwd => {
-                ErrorCode::PROHIBITED
-            }
+            Self::Rfwd => ErrorCode::PROHIBITED,
         }
     }
 }
@@ -187,11 +55,17 @@ pub enum Party {
     Recipient,
     /// The entity is a sender id.
     Sender,
-    /// `PING`: no queue.
+    /// The entity is a link id.
+    LinkReader,
+    /// The entity is a notifier id.
+    Notifier,
+    /// The entity is the id of a service: no queue in particular.
+    Service,
+    /// `PING`, `RSLV`: no queue.
     Nobody,
 }
 
-/// A command of the messaging path.
+/// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// Create a queue. Answer: `IDS`.
@@ -221,6 +95,40 @@ pub enum Command<'a> {
     Delete,
     /// Ask for the state of the queue. Answer: `INFO`.
     Info,
+    /// `RKEY`: these keys authorise the recipient from now on, for contact queues with several
+    /// owners. Never empty. Answer: `OK`.
+    RecipientKeys(Vec<AuthKey>),
+    /// `LSET`: set or change the data behind a short link. Answer: `OK`.
+    SetLink {
+        /// The link's id. It cannot be changed.
+        link: LinkId,
+        /// The fixed part cannot be changed either.
+        blobs: LinkBlobs<'a>,
+    },
+    /// `LDEL`: delete the data behind the short link. Answer: `OK`.
+    DeleteLink,
+    /// `LKEY`: secure a queue in mode M through its link and read its data. Answer: `LNK`.
+    LinkKey(AuthKey),
+    /// `LGET`: read the data behind the link of a contact queue. Answer: `LNK`.
+    ReadLink,
+    /// `NKEY`: let a notification server know of messages. Answer: `NID`.
+    SetNotifier {
+        /// Authorises the notification server.
+        auth_key: AuthKey,
+        /// The recipient's half of the key agreement for notifications.
+        dh_key: x25519::PublicKey,
+    },
+    /// `NDEL`: no more notifications. Answer: `OK`.
+    DeleteNotifier,
+    /// `NSUB`: subscribe to notifications. Answer: `SOK` or `OK`; `NMSG` follow as events.
+    NotifierSub,
+    /// `SUBS`: subscribe to all queues of a service; before version 19 without the service's own
+    /// count. Answer: `SOKS`, then messages and `ALLS` as events.
+    ServiceSub(Option<ServiceQueues>),
+    /// `NSUBS`: the same for notifications. Answer: `SOKS`.
+    NotifierServiceSub(Option<ServiceQueues>),
+    /// `RSLV`: look up a name, as text. Answer: `RNAME` from relays that can, which we cannot.
+    Resolve(&'a [u8]),
     /// Answer: `PONG`.
     Ping,
 }
@@ -249,6 +157,17 @@ impl<'a> Command<'a> {
             b"OFF" => Ok(Self::Off),
             b"DEL" => Ok(Self::Delete),
             b"QUE" => Ok(Self::Info),
+            b"RKEY" => decode_keys(&mut reader).map(Self::RecipientKeys),
+            b"LSET" => decode_set_link(&mut reader),
+            b"LDEL" => Ok(Self::DeleteLink),
+            b"LKEY" => decode_key(&mut reader).map(Self::LinkKey),
+            b"LGET" => Ok(Self::ReadLink),
+            b"NKEY" => decode_notifier(&mut reader),
+            b"NDEL" => Ok(Self::DeleteNotifier),
+            b"NSUB" => Ok(Self::NotifierSub),
+            b"SUBS" => decode_service_sub(&mut reader, version).map(Self::ServiceSub),
+            b"NSUBS" => decode_service_sub(&mut reader, version).map(Self::NotifierServiceSub),
+            b"RSLV" => decode_name(&mut reader).map(Self::Resolve),
             b"PING" => Ok(Self::Ping),
             _ => return Err(unsupported(word)),
         };
@@ -287,6 +206,38 @@ impl<'a> Command<'a> {
             Self::Off => writer.bytes(b"OFF"),
             Self::Delete => writer.bytes(b"DEL"),
             Self::Info => writer.bytes(b"QUE"),
+            Self::RecipientKeys(keys) => {
+                writer.bytes(b"RKEY ");
+                writer.list(keys, |writer, key| key.encode(writer));
+            }
+            Self::SetLink { link, blobs } => {
+                writer.bytes(b"LSET ");
+                link.encode(writer);
+                blobs.encode(writer);
+            }
+            Self::DeleteLink => writer.bytes(b"LDEL"),
+            Self::LinkKey(key) => {
+                writer.bytes(b"LKEY ");
+                key.encode(writer);
+            }
+            Self::ReadLink => writer.bytes(b"LGET"),
+            Self::SetNotifier { auth_key, dh_key } => {
+                writer.bytes(b"NKEY ");
+                auth_key.encode(writer);
+                encode_x25519(dh_key, writer);
+            }
+            Self::DeleteNotifier => writer.bytes(b"NDEL"),
+            Self::NotifierSub => writer.bytes(b"NSUB"),
+            Self::ServiceSub(queues) => {
+                encode_service_sub(b"SUBS", queues.as_ref(), writer, version);
+            }
+            Self::NotifierServiceSub(queues) => {
+                encode_service_sub(b"NSUBS", queues.as_ref(), writer, version);
+            }
+            Self::Resolve(name) => {
+                writer.bytes(b"RSLV ");
+                writer.bytes(name);
+            }
             Self::Ping => writer.bytes(b"PING"),
         }
     }
@@ -302,9 +253,17 @@ impl<'a> Command<'a> {
             | Self::Get
             | Self::Off
             | Self::Delete
-            | Self::Info => Party::Recipient,
+            | Self::Info
+            | Self::RecipientKeys(_)
+            | Self::SetLink { .. }
+            | Self::DeleteLink
+            | Self::SetNotifier { .. }
+            | Self::DeleteNotifier => Party::Recipient,
             Self::SenderKey(_) | Self::Send { .. } => Party::Sender,
-            Self::Ping => Party::Nobody,
+            Self::LinkKey(_) | Self::ReadLink => Party::LinkReader,
+            Self::NotifierSub => Party::Notifier,
+            Self::ServiceSub(_) | Self::NotifierServiceSub(_) => Party::Service,
+            Self::Resolve(_) | Self::Ping => Party::Nobody,
         }
     }
 
@@ -318,9 +277,12 @@ impl<'a> Command<'a> {
         match self {
             Self::New(_) if !authorised => Err(ErrorCode::NO_AUTH),
             Self::New(_) if named => Err(ErrorCode::HAS_AUTH),
-            Self::Send { .. } if !named => Err(ErrorCode::NO_ENTITY),
-            Self::Ping if authorised || named => Err(ErrorCode::HAS_AUTH),
-            Self::New(_) | Self::Send { .. } | Self::Ping => Ok(()),
+            Self::Send { .. } | Self::ReadLink if !named => Err(ErrorCode::NO_ENTITY),
+            Self::ReadLink if authorised => Err(ErrorCode::HAS_AUTH),
+            Self::Ping | Self::Resolve(_) if authorised || named => Err(ErrorCode::HAS_AUTH),
+            Self::New(_) | Self::Send { .. } | Self::ReadLink | Self::Ping | Self::Resolve(_) => {
+                Ok(())
+            }
             _ if !authorised || !named => Err(ErrorCode::NO_AUTH),
             _ => Ok(()),
         }
@@ -359,93 +321,56 @@ fn decode_ack(reader: &mut Reader<'_>) -> Result<Option<MessageId>, DecodeError>
     }
 }
 
-impl<'a> NewQueue<'a> {
-    fn encode(&self, writer: &mut Writer<'_>, version: Version) {
-        writer.bytes(b"NEW ");
-        self.auth_key.encode(writer);
-        encode_x25519(&self.dh_key, writer);
-        writer.maybe(self.password, Writer::short);
-        writer.u8(if self.subscribe { b'S' } else { b'C' });
-        self.mode.encode(writer);
-        if version.has_notifier_in_new() {
-            writer.maybe(self.notifier.as_ref(), |writer, notifier| {
-                notifier.auth_key.encode(writer);
-                encode_x25519(&notifier.dh_key, writer);
-            });
-        }
-    }
-
-    fn decode(reader: &mut Reader<'a>, version: Version) -> Result<Self, DecodeError> {
-        space(reader)?;
-        Ok(Self {
-            auth_key: AuthKey::decode(reader)?,
-            dh_key: decode_x25519(reader)?,
-            password: reader.maybe("password", Reader::short)?,
-            subscribe: match reader.u8()? {
-                b'S' => true,
-                b'C' => false,
-                _ => return Err(DecodeError::Invalid("subscription mode")),
-            },
-            mode: NewMode::decode(reader)?,
-            notifier: if version.has_notifier_in_new() {
-                reader.maybe("notifier", |reader| {
-                    Ok(NewNotifier {
-                        auth_key: AuthKey::decode(reader)?,
-                        dh_key: decode_x25519(reader)?,
-                    })
-                })?
-            } else {
-                None
-            },
-        })
+fn decode_keys(reader: &mut Reader<'_>) -> Result<Vec<AuthKey>, DecodeError> {
+    space(reader)?;
+    match reader.u8()? {
+        0 => Err(DecodeError::Invalid("list of keys")),
+        count => (0..count).map(|_| AuthKey::decode(reader)).collect(),
     }
 }
 
-impl<'a> NewMode<'a> {
-    fn encode(&self, writer: &mut Writer<'_>) {
-        match self {
-            Self::Unspecified => writer.u8(b'0'),
-            Self::Messaging(link) => {
-                writer.bytes(b"1M");
-                writer.maybe(link.as_ref(), |writer, link| link.encode(writer));
-            }
-            Self::Contact(link) => {
-                writer.bytes(b"1C");
-                writer.maybe(link.as_ref(), |writer, (id, link)| {
-                    id.encode(writer);
-                    link.encode(writer);
-                });
-            }
-        }
-    }
+fn decode_set_link<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, DecodeError> {
+    space(reader)?;
+    let link = LinkId::decode(reader)?;
+    let blobs = LinkBlobs::decode(reader)?;
+    Ok(Command::SetLink { link, blobs })
+}
 
-    fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let mode = reader.maybe("mode", |reader| match QueueMode::decode(reader)? {
-            QueueMode::Messaging => reader
-                .maybe("link data", LinkData::decode)
-                .map(Self::Messaging),
-            QueueMode::Contact => reader
-                .maybe("link data", |reader| {
-                    Ok((LinkId::decode(reader)?, LinkData::decode(reader)?))
-                })
-                .map(Self::Contact),
-        })?;
-        Ok(mode.unwrap_or(Self::Unspecified))
+fn decode_notifier<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, DecodeError> {
+    space(reader)?;
+    let auth_key = AuthKey::decode(reader)?;
+    let dh_key = decode_x25519(reader)?;
+    Ok(Command::SetNotifier { auth_key, dh_key })
+}
+
+fn encode_service_sub(
+    word: &[u8],
+    queues: Option<&ServiceQueues>,
+    writer: &mut Writer<'_>,
+    version: Version,
+) {
+    writer.bytes(word);
+    if version.has_service_counts() {
+        writer.u8(b' ');
+        queues.copied().unwrap_or_default().encode(writer, version);
     }
 }
 
-impl<'a> LinkData<'a> {
-    fn encode(&self, writer: &mut Writer<'_>) {
-        self.sender.encode(writer);
-        writer.large(self.fixed);
-        writer.large(self.user);
+fn decode_service_sub(
+    reader: &mut Reader<'_>,
+    version: Version,
+) -> Result<Option<ServiceQueues>, DecodeError> {
+    if !version.has_service_counts() {
+        return Ok(None);
     }
+    space(reader)?;
+    ServiceQueues::decode(reader, version).map(Some)
+}
 
-    fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            sender: SenderId::decode(reader)?,
-            fixed: reader.large()?,
-            user: reader.large()?,
-        })
+fn decode_name<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+    space(reader)?;
+    match reader.tail() {
+        [] => Err(DecodeError::Truncated),
+        name => Ok(name),
     }
 }

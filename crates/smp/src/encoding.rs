@@ -267,6 +267,17 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// A 1-byte count and that many values. More than 255 count as an overflow.
+    pub fn list<T>(&mut self, values: &[T], encode: impl Fn(&mut Self, &T)) {
+        match u8::try_from(values.len()) {
+            Ok(count) => {
+                self.u8(count);
+                values.iter().for_each(|value| encode(self, value));
+            }
+            Err(_) => self.overflow = true,
+        }
+    }
+
     /// Bytes written.
     ///
     /// # Errors

@@ -3,7 +3,11 @@
 //! An [`ErrorCode`] is part of the protocol: what one side tells the other. It is not this crate's
 //! own error type; each module has its own.
 
-use crate::encoding::{DecodeError, Reader, Writer};
+use crate::{
+    blocking::Blocking,
+    encoding::{DecodeError, Reader, Writer},
+    version::Version,
+};
 
 /// Bytes kept of a text that a server attaches to `STORE` or `NAME RESOLVER`.
 pub const ERROR_TEXT_BYTES_MAX: usize = 256;
@@ -91,20 +95,11 @@ pub enum Forwarded {
     /// `LARGE_MSG`.
     LargeMessage,
     /// `BLOCKED`.
-    Blocked(BlockingReason),
+    Blocked(Blocking),
     /// `CMD` and which.
     Command(CommandFault),
     /// Any other one.
     Other,
-}
-
-/// Why an operator blocked a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockingReason {
-    /// Unwanted bulk messages.
-    Spam,
-    /// Content against the server's rules.
-    Content,
 }
 
 /// Error kinds without arguments and their spelling.
@@ -125,8 +120,7 @@ const PLAIN: [(ErrorCode, &str); 12] = [
 
 /// An error that a server answers with.
 ///
-/// Free text that other servers attach (`STORE`, `NAME RESOLVER`, `PROXY BROKER RESPONSE`, the
-/// JSON notice of `BLOCKED`) is parsed, bounded by [`ERROR_TEXT_BYTES_MAX`] or the block, and
+/// Free text that other servers attach (`STORE`, `NAME RESOLVER`, `PROXY BROKER RESPONSE`) is parsed, bounded by [`ERROR_TEXT_BYTES_MAX`] or the block, and
 /// dropped: nothing acts on it, and a hostile server must not reach logs through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
@@ -141,7 +135,7 @@ pub enum ErrorCode {
     /// Wrong authorisation, unknown entity, off, or secured: on purpose not said which.
     Auth,
     /// The operator blocked this queue.
-    Blocked(BlockingReason),
+    Blocked(Blocking),
     /// Wrong use of a service certificate.
     Service,
     /// The server failed to encrypt.
@@ -178,7 +172,7 @@ impl ErrorCode {
     /// `CMD NO_ENTITY`.
     pub const NO_ENTITY: Self = Self::Command(CommandFault::NoEntity);
 
-    pub(crate) fn encode(&self, writer: &mut Writer<'_>) {
+    pub(crate) fn encode(&self, writer: &mut Writer<'_>, version: Version) {
         match self {
             Self::Command(fault) => {
                 writer.bytes(b"CMD ");
@@ -186,9 +180,12 @@ impl ErrorCode {
             }
             Self::Proxy(fault) => {
                 writer.bytes(b"PROXY ");
-                fault.encode(writer);
+                fault.encode(writer, version);
             }
-            Self::Blocked(reason) => reason.encode(writer),
+            Self::Blocked(blocking) => {
+                writer.bytes(b"BLOCKED ");
+                blocking.encode(writer, version);
+            }
             Self::Name => writer.bytes(b"NAME NO_RESOLVER"),
             // The text of STORE is optional for readers, but its separator is not.
             Self::Store => writer.bytes(b"STORE "),
@@ -208,7 +205,7 @@ impl ErrorCode {
             }
             b"BLOCKED" => {
                 space(reader)?;
-                BlockingReason::decode(reader).map(Self::Blocked)
+                Blocking::decode(reader).map(Self::Blocked)
             }
             b"STORE" => drop_text(reader).map(|()| Self::Store),
             b"NAME" => drop_text(reader).map(|()| Self::Name),
@@ -218,11 +215,11 @@ impl ErrorCode {
 }
 
 impl ProxyFault {
-    fn encode(self, writer: &mut Writer<'_>) {
+    fn encode(self, writer: &mut Writer<'_>, version: Version) {
         match self {
             Self::Protocol(error) => {
                 writer.bytes(b"PROTOCOL ");
-                error.to_code().encode(writer);
+                error.to_code().encode(writer, version);
             }
             Self::Broker(fault) => {
                 writer.bytes(b"BROKER ");
@@ -263,7 +260,7 @@ impl Forwarded {
             ErrorCode::Auth => Self::Auth,
             ErrorCode::Quota => Self::Quota,
             ErrorCode::LargeMessage => Self::LargeMessage,
-            ErrorCode::Blocked(reason) => Self::Blocked(reason),
+            ErrorCode::Blocked(blocking) => Self::Blocked(blocking),
             ErrorCode::Command(fault) => Self::Command(fault),
             _ => Self::Other,
         }
@@ -274,32 +271,9 @@ impl Forwarded {
             Self::Auth => ErrorCode::Auth,
             Self::Quota => ErrorCode::Quota,
             Self::LargeMessage => ErrorCode::LargeMessage,
-            Self::Blocked(reason) => ErrorCode::Blocked(reason),
+            Self::Blocked(blocking) => ErrorCode::Blocked(blocking),
             Self::Command(fault) => ErrorCode::Command(fault),
             Self::Other => ErrorCode::Internal,
-        }
-    }
-}
-
-impl BlockingReason {
-    fn encode(self, writer: &mut Writer<'_>) {
-        writer.bytes(b"BLOCKED reason=");
-        writer.bytes(match self {
-            Self::Spam => b"spam".as_slice(),
-            Self::Content => b"content".as_slice(),
-        });
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let text = reader.tail();
-        let value = text
-            .strip_prefix(b"reason=")
-            .ok_or(DecodeError::Invalid("blocking reason"))?;
-        // A notice (18 and later) follows after a comma.
-        match value.split(|&byte| byte == b',').next() {
-            Some(b"spam") => Ok(Self::Spam),
-            Some(b"content") => Ok(Self::Content),
-            _ => Err(DecodeError::Invalid("blocking reason")),
         }
     }
 }
@@ -344,11 +318,12 @@ fn drop_text(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocking::{BlockingReason, ClientNotice};
 
     fn encoded(code: ErrorCode) -> String {
         let mut buffer = [0; 64];
         let mut writer = Writer::new(&mut buffer);
-        code.encode(&mut writer);
+        code.encode(&mut writer, Version::MAX);
         let used = writer.finish().unwrap();
         String::from_utf8(buffer[..used].to_vec()).unwrap()
     }
@@ -371,10 +346,10 @@ mod tests {
             ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Quota)),
             ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::LargeMessage)),
             ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Blocked(
-                BlockingReason::Spam,
+                BlockingReason::Spam.into(),
             ))),
-            ErrorCode::Blocked(BlockingReason::Spam),
-            ErrorCode::Blocked(BlockingReason::Content),
+            ErrorCode::Blocked(BlockingReason::Spam.into()),
+            ErrorCode::Blocked(BlockingReason::Content.into()),
             ErrorCode::Name,
         ]);
         for code in all {
@@ -388,7 +363,10 @@ mod tests {
         assert_eq!(decoded("NAME RESOLVER x y"), Ok(ErrorCode::Name));
         assert_eq!(
             decoded("BLOCKED reason=spam,notice={}"),
-            Ok(ErrorCode::Blocked(BlockingReason::Spam))
+            Ok(ErrorCode::Blocked(Blocking {
+                reason: BlockingReason::Spam,
+                notice: Some(ClientNotice { ttl_seconds: None }),
+            }))
         );
         assert_eq!(
             decoded("PROXY BROKER NETWORK TIMEOUT"),

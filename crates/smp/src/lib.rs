@@ -11,13 +11,15 @@
 //! | [`hello`] | the block each side opens a connection with |
 //! | [`block`] | 16 KiB blocks, their encryption, batches in them |
 //! | [`transmission`] | authorisation of commands, correlation with answers |
-//! | [`command`], [`response`], [`error`], [`message`] | what is said |
+//! | [`command`], [`response`], [`error`], [`blocking`] | what is said |
+//! | [`message`], [`notification`], [`link`], [`service`] | what it is about |
 //! | [`queue`] | the state machine of one queue |
 //! | [`server`] | the server half of a connection |
 //! | [`client`] | the client half of a connection |
 
 pub mod address;
 pub mod block;
+pub mod blocking;
 pub mod client;
 pub mod command;
 pub mod encoding;
@@ -25,9 +27,12 @@ pub mod error;
 pub mod hello;
 pub mod id;
 pub mod key;
+pub mod link;
 pub mod message;
+pub mod notification;
 pub mod queue;
 pub mod response;
 pub mod server;
+pub mod service;
 pub mod transmission;
 pub mod version;

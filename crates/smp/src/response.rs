@@ -8,10 +8,13 @@ use crate::{
     error::ErrorCode,
     id::{Entity, LinkId, MessageId, NotifierId, RecipientId, SenderId, ServiceId},
     key::{decode_x25519, encode_x25519},
+    link::LinkData,
+    notification::NotificationNonce,
+    service::ServiceQueues,
     version::Version,
 };
 
-/// What the server gives for notifications of a new queue (17 and later).
+/// What the server gives for notifications of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotifierIds {
     /// Names the queue to the notification server.
@@ -53,6 +56,23 @@ pub enum Response<'a> {
         /// The box, see [`crate::message::DeliveryKey::open`].
         sealed: &'a [u8],
     },
+    /// `LNK`: the data behind a short link.
+    Link(LinkData<'a>),
+    /// `NID`: notifications are set up.
+    NotifierIds(NotifierIds),
+    /// `NMSG`, an event: a message came.
+    Notification {
+        /// Nonce of the box.
+        nonce: NotificationNonce,
+        /// The box, see [`crate::notification::NotificationKey::open`].
+        sealed: &'a [u8],
+    },
+    /// `SOKS`: subscribed to the queues of a service.
+    ServiceSubscribed(ServiceQueues),
+    /// `ALLS`, an event: the messages of a service's queues have been delivered.
+    AllDelivered,
+    /// `ENDS`, an event: another connection of the service has subscribed.
+    ServiceEnd(ServiceQueues),
     /// Done.
     Ok,
     /// State of a queue, as JSON.
@@ -81,6 +101,28 @@ impl<'a> Response<'a> {
                 id.encode(writer);
                 writer.bytes(sealed);
             }
+            Self::Link(link) => {
+                writer.bytes(b"LNK ");
+                link.encode(writer);
+            }
+            Self::NotifierIds(ids) => {
+                writer.bytes(b"NID ");
+                ids.encode(writer);
+            }
+            Self::Notification { nonce, sealed } => {
+                writer.bytes(b"NMSG ");
+                writer.bytes(&nonce.0);
+                writer.short(sealed);
+            }
+            Self::ServiceSubscribed(queues) => {
+                writer.bytes(b"SOKS ");
+                queues.encode(writer, version);
+            }
+            Self::AllDelivered => writer.bytes(b"ALLS"),
+            Self::ServiceEnd(queues) => {
+                writer.bytes(b"ENDS ");
+                queues.encode(writer, version);
+            }
             Self::Ok | Self::Subscribed(_) => writer.bytes(b"OK"),
             Self::Info(json) => {
                 writer.bytes(b"INFO ");
@@ -91,7 +133,7 @@ impl<'a> Response<'a> {
             Self::Deleted => writer.bytes(b"DELD"),
             Self::Error(code) => {
                 writer.bytes(b"ERR ");
-                code.encode(writer);
+                code.encode(writer, version);
             }
         }
     }
@@ -119,6 +161,23 @@ impl<'a> Response<'a> {
                 let sealed = reader.tail();
                 Self::Message { id, sealed }
             }
+            b"LNK" => LinkData::decode(space(&mut reader)?).map(Self::Link)?,
+            b"NID" => NotifierIds::decode(space(&mut reader)?).map(Self::NotifierIds)?,
+            b"NMSG" => {
+                let reader = space(&mut reader)?;
+                let nonce = NotificationNonce(reader.array()?);
+                let sealed = reader.short()?;
+                Self::Notification { nonce, sealed }
+            }
+            b"SOKS" => {
+                let reader = space(&mut reader)?;
+                ServiceQueues::decode(reader, version).map(Self::ServiceSubscribed)?
+            }
+            b"ALLS" => Self::AllDelivered,
+            b"ENDS" => {
+                let reader = space(&mut reader)?;
+                ServiceQueues::decode(reader, version).map(Self::ServiceEnd)?
+            }
             b"OK" => Self::Ok,
             b"INFO" => Self::Info(space(&mut reader)?.tail()),
             b"PONG" => Self::Pong,
@@ -138,7 +197,7 @@ impl<'a> Response<'a> {
         let named = entity != Entity::None;
         let valid = match self {
             Self::Ids(_) | Self::Error(_) => true,
-            Self::Pong => !named,
+            Self::Pong | Self::AllDelivered => !named,
             _ => named,
         };
         if valid {
@@ -146,6 +205,20 @@ impl<'a> Response<'a> {
         } else {
             Err(DecodeError::Invalid("entity"))
         }
+    }
+}
+
+impl NotifierIds {
+    fn encode(&self, writer: &mut Writer<'_>) {
+        self.id.encode(writer);
+        encode_x25519(&self.server_dh_key, writer);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: NotifierId::decode(reader)?,
+            server_dh_key: decode_x25519(reader)?,
+        })
     }
 }
 
@@ -161,10 +234,7 @@ impl QueueIds {
             writer.maybe(self.service.as_ref(), |writer, id| id.encode(writer));
         }
         if version.has_notifier_in_new() {
-            writer.maybe(self.notifier.as_ref(), |writer, notifier| {
-                notifier.id.encode(writer);
-                encode_x25519(&notifier.server_dh_key, writer);
-            });
+            writer.maybe(self.notifier.as_ref(), |writer, ids| ids.encode(writer));
         }
     }
 
@@ -181,12 +251,7 @@ impl QueueIds {
                 None
             },
             notifier: if version.has_notifier_in_new() {
-                reader.maybe("notifier", |reader| {
-                    Ok(NotifierIds {
-                        id: NotifierId::decode(reader)?,
-                        server_dh_key: decode_x25519(reader)?,
-                    })
-                })?
+                reader.maybe("notifier", NotifierIds::decode)?
             } else {
                 None
             },

@@ -147,7 +147,7 @@ fn pair() -> (Relay, Peer) {
         now: Timestamp(1),
         limits: Limits::default(),
     };
-    let (queue, ids) = Queue::create(&command, &context, &mut rng).unwrap();
+    let (queue, ids) = Queue::create(&command, &context, &mut rng, Bytes::copy_from_slice).unwrap();
     let relay = Relay {
         connection,
         queue,

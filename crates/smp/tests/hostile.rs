@@ -57,6 +57,11 @@ fn malformed_commands_get_their_exact_error() {
     let unknown = Some(ErrorCode::UNKNOWN);
     let no_auth = Some(ErrorCode::NO_AUTH);
     let has_auth = Some(ErrorCode::HAS_AUTH);
+    let no_entity = Some(ErrorCode::NO_ENTITY);
+    let set_link = |fixed: u16, user: u16| {
+        let blob = |length: u16| [&length.to_be_bytes()[..], &vec![7; length.into()]].concat();
+        [&b"LSET \x18"[..], &QUEUE, &blob(fixed), &blob(user)].concat()
+    };
     let cases: Vec<Case<'_>> = vec![
         (none, none, b"PING".to_vec(), None),
         (none, none, b"PING ".to_vec(), syntax),
@@ -74,12 +79,7 @@ fn malformed_commands_get_their_exact_error() {
         (none, &QUEUE, b"SEND".to_vec(), syntax),
         (none, &QUEUE, b"SEND T".to_vec(), syntax),
         (none, &QUEUE, b"SEND X hi".to_vec(), syntax),
-        (
-            none,
-            none,
-            b"SEND T hi".to_vec(),
-            Some(ErrorCode::NO_ENTITY),
-        ),
+        (none, none, b"SEND T hi".to_vec(), no_entity),
         (&signed, &QUEUE, b"ACK \x00".to_vec(), None),
         (&signed, &QUEUE, b"ACK".to_vec(), syntax),
         (&signed, &QUEUE, b"ACK \x03abc".to_vec(), syntax),
@@ -91,35 +91,37 @@ fn malformed_commands_get_their_exact_error() {
         (none, &QUEUE, key("SKEY "), no_auth),
         (&signed, none, key("KEY "), no_auth),
         (&signed, none, b"NEW ".to_vec(), syntax),
+        (none, &QUEUE, b"LGET".to_vec(), None),
+        (&signed, &QUEUE, b"LGET".to_vec(), has_auth),
+        (none, none, b"LGET".to_vec(), no_entity),
+        (none, &QUEUE, b"LGET x".to_vec(), syntax),
+        (&signed, &QUEUE, key("LKEY "), None),
+        (none, &QUEUE, key("LKEY "), no_auth),
+        (&signed, &QUEUE, b"LKEY x".to_vec(), syntax),
+        (&signed, &QUEUE, b"NSUB".to_vec(), None),
+        (none, &QUEUE, b"NSUB".to_vec(), no_auth),
+        (&signed, none, b"NSUB".to_vec(), no_auth),
+        (&signed, &QUEUE, key("RKEY \x01"), None),
+        (&signed, &QUEUE, key("RKEY \x02"), syntax),
+        (&signed, &QUEUE, b"RKEY \x00".to_vec(), syntax),
+        (none, &QUEUE, key("RKEY \x01"), no_auth),
+        (&signed, &QUEUE, set_link(2_048, 13_824), None),
+        (&signed, &QUEUE, set_link(0, 0), None),
+        (&signed, &QUEUE, set_link(2_049, 0), syntax),
+        (&signed, &QUEUE, set_link(0, 13_825), syntax),
+        (none, &QUEUE, set_link(0, 0), no_auth),
+        (&signed, &QUEUE, b"LSET x".to_vec(), syntax),
+        (&signed, &QUEUE, b"LDEL".to_vec(), None),
+        (&signed, &QUEUE, b"NKEY x".to_vec(), syntax),
+        (&signed, &QUEUE, b"NDEL".to_vec(), None),
+        (none, &QUEUE, b"NDEL".to_vec(), no_auth),
+        (&signed, &QUEUE, b"SUBS x".to_vec(), syntax),
+        (none, none, b"RSLV x".to_vec(), None),
+        (none, none, b"RSLV ".to_vec(), syntax),
+        (none, none, b"RSLV".to_vec(), syntax),
+        (&signed, none, b"RSLV x".to_vec(), has_auth),
         // Known, not offered.
-        (&signed, &QUEUE, b"LGET".to_vec(), Some(ErrorCode::Auth)),
-        (&signed, &QUEUE, b"LKEY x".to_vec(), Some(ErrorCode::Auth)),
-        (&signed, &QUEUE, b"NSUB".to_vec(), Some(ErrorCode::Auth)),
-        (
-            &signed,
-            &QUEUE,
-            b"RKEY x".to_vec(),
-            Some(ErrorCode::PROHIBITED),
-        ),
-        (
-            &signed,
-            &QUEUE,
-            b"LSET x".to_vec(),
-            Some(ErrorCode::PROHIBITED),
-        ),
-        (
-            &signed,
-            &QUEUE,
-            b"NKEY x".to_vec(),
-            Some(ErrorCode::PROHIBITED),
-        ),
-        (
-            &signed,
-            &QUEUE,
-            b"SUBS x".to_vec(),
-            Some(ErrorCode::Service),
-        ),
-        (none, none, b"RSLV x".to_vec(), Some(ErrorCode::Name)),
+        (none, none, b"RFWD x".to_vec(), Some(ErrorCode::PROHIBITED)),
     ];
     for version in Version::ALL {
         for (authorization, entity, content, expected) in &cases {
@@ -177,10 +179,9 @@ fn weak_delivery_keys_and_link_data_are_refused() {
     let command = new(zero, NewMode::Messaging(None));
     let got = alice.ask_one(&mut relay, Entity::None, Some(&key), command);
     assert_eq!(got, Got::Error(ErrorCode::Crypto));
-    let link = junto_smp::command::LinkData {
+    let link = junto_smp::link::LinkData {
         sender: junto_smp::id::SenderId([1; 24]),
-        fixed: b"fixed",
-        user: b"user",
+        blobs: junto_smp::link::LinkBlobs::new(b"fixed", b"user").unwrap(),
     };
     let good = x25519::SecretKey::from_bytes(&[1; 32]).public_key();
     let command = new(good, NewMode::Messaging(Some(link)));

@@ -5,14 +5,18 @@ use junto_crypto::{ed25519, x25519};
 use junto_smp::{
     address::{Fingerprint, Host, ServerAddress},
     block::{Batch, OutgoingBlock, Protection, SessionId},
-    command::{Command, LinkData, NewMode, NewNotifier, NewQueue, QueueMode},
+    blocking::{Blocking, BlockingReason, ClientNotice},
+    command::{Command, NewMode, NewNotifier, NewQueue, QueueMode},
     encoding::Writer,
-    error::{BlockingReason, BrokerFault, CommandFault, ErrorCode, Forwarded, ProxyFault},
+    error::{BrokerFault, CommandFault, ErrorCode, Forwarded, ProxyFault},
     hello::{ClientHello, ServerHello, SignedKey},
     id::{Entity, LinkId, MessageId, NotifierId, RecipientId, SenderId, ServiceId},
     key::AuthKey,
+    link::{LinkBlobs, LinkData},
     message::{Delivered, MessageFlags},
+    notification::NotificationNonce,
     response::{NotifierIds, QueueIds, Response},
+    service::{QueuesHash, ServiceQueues},
     transmission::Transmission,
     version::{Version, VersionRange},
 };
@@ -100,12 +104,28 @@ impl Parts {
         }))
     }
 
+    fn blobs(&self) -> LinkBlobs<'_> {
+        LinkBlobs::new(&self.bytes, self.short.as_deref().unwrap_or_default()).unwrap()
+    }
+
+    fn queues(&self, version: Version) -> ServiceQueues {
+        let hash = [self.id[0]; 16];
+        ServiceQueues {
+            count: self.bytes.len() as u64,
+            hash: QueuesHash(if version.has_service_counts() {
+                hash
+            } else {
+                [0; 16]
+            }),
+        }
+    }
+
     fn commands(&self, version: Version) -> Vec<Command<'_>> {
         let link = LinkData {
             sender: SenderId(self.id),
-            fixed: &self.bytes,
-            user: self.short.as_deref().unwrap_or_default(),
+            blobs: self.blobs(),
         };
+        let queues = Some(self.queues(version)).filter(|_| version.has_service_counts());
         let flags = MessageFlags { notify: self.flag };
         vec![
             self.new_queue(NewMode::Unspecified, version),
@@ -126,6 +146,23 @@ impl Parts {
             Command::Off,
             Command::Delete,
             Command::Info,
+            Command::RecipientKeys(vec![self.key.clone(); 1 + self.bytes.len() % 255]),
+            Command::SetLink {
+                link: LinkId(self.id),
+                blobs: self.blobs(),
+            },
+            Command::DeleteLink,
+            Command::LinkKey(self.key.clone()),
+            Command::ReadLink,
+            Command::SetNotifier {
+                auth_key: self.key.clone(),
+                dh_key: self.dh_key,
+            },
+            Command::DeleteNotifier,
+            Command::NotifierSub,
+            Command::ServiceSub(queues),
+            Command::NotifierServiceSub(queues),
+            Command::Resolve(&self.id),
             Command::Ping,
         ]
     }
@@ -141,6 +178,21 @@ impl Parts {
             Response::Pong,
             Response::End,
             Response::Deleted,
+            Response::Link(LinkData {
+                sender: SenderId(self.id),
+                blobs: self.blobs(),
+            }),
+            Response::NotifierIds(NotifierIds {
+                id: NotifierId(self.id),
+                server_dh_key: self.dh_key,
+            }),
+            Response::Notification {
+                nonce: NotificationNonce(self.id),
+                sealed: self.short.as_deref().unwrap_or_default(),
+            },
+            Response::ServiceSubscribed(self.queues(version)),
+            Response::AllDelivered,
+            Response::ServiceEnd(self.queues(version)),
         ];
         for (mode, link) in [
             (None, None),
@@ -191,14 +243,20 @@ fn error_code() -> impl Strategy<Value = ErrorCode> {
         ErrorCode::Internal,
         ErrorCode::Name,
         ErrorCode::Duplicate,
-        ErrorCode::Blocked(BlockingReason::Spam),
-        ErrorCode::Blocked(BlockingReason::Content),
+        ErrorCode::Blocked(BlockingReason::Spam.into()),
+        ErrorCode::Blocked(BlockingReason::Content.into()),
         ErrorCode::Proxy(ProxyFault::BasicAuth),
         ErrorCode::Proxy(ProxyFault::Broker(BrokerFault::Timeout)),
         ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Auth)),
     ]);
     let commands = proptest::sample::select(commands.map(ErrorCode::Command).to_vec());
-    prop_oneof![plain, commands]
+    let notices = any::<Option<u64>>().prop_map(|ttl_seconds| {
+        ErrorCode::Blocked(Blocking {
+            reason: BlockingReason::Spam,
+            notice: Some(ClientNotice { ttl_seconds }),
+        })
+    });
+    prop_oneof![plain, commands, notices]
 }
 
 /// Beginnings that lead random bytes deep into the command parser.
@@ -218,6 +276,14 @@ fn command_like() -> impl Strategy<Value = Vec<u8>> {
         "QUE",
         "PING",
         "LGET",
+        "LSET \u{18}",
+        "LKEY ",
+        "RKEY ",
+        "NKEY ",
+        "NSUB",
+        "SUBS ",
+        "NSUBS",
+        "RSLV ",
         "PRXY ",
         "",
         " ",
@@ -242,7 +308,12 @@ fn response_like() -> impl Strategy<Value = Vec<u8>> {
         "END",
         "DELD",
         "ERR ",
-        "LNK ",
+        "LNK \u{18}",
+        "NID \u{18}",
+        "NMSG ",
+        "SOKS ",
+        "ALLS",
+        "ENDS ",
         "",
     ];
     (
@@ -301,7 +372,14 @@ proptest! {
     #[test]
     fn errors(code in error_code(), version in version()) {
         let bytes = written(|writer| Response::Error(code).encode(writer, version));
-        prop_assert_eq!(Response::decode(&bytes, version), Ok(Response::Error(code)));
+        // Old clients get no notices.
+        let expected = match code {
+            ErrorCode::Blocked(blocking) if !version.has_notices() => {
+                ErrorCode::Blocked(blocking.reason.into())
+            }
+            code => code,
+        };
+        prop_assert_eq!(Response::decode(&bytes, version), Ok(Response::Error(expected)));
     }
 
     #[test]

@@ -94,7 +94,12 @@ impl Peer {
                         self.events.push((id, sealed.to_vec()));
                     }
                     Incoming::Event(Event::Fault) | Incoming::Stray => panic!("nonsense"),
-                    Incoming::Event(Event::End(_) | Event::Deleted(_)) => {}
+                    Incoming::Event(
+                        Event::End(_) | Event::Deleted(_) | Event::Notification { .. },
+                    ) => {}
+                    Incoming::Event(Event::AllDelivered | Event::ServiceEnd(_)) => {
+                        panic!("no service asked")
+                    }
                 }
             }
         }

@@ -11,6 +11,7 @@ use junto_crypto::{ed25519, pad, x25519};
 use junto_smp::{
     block::{Batch, Block, BlockChain, BlockFull, OutgoingBlock, Protection, SessionId, new_block},
     command::{Command, Party, QueueMode},
+    error::ErrorCode,
     hello::ClientHello,
     id::{Entity, RecipientId, SenderId},
     key::{AuthKey, AuthSecret},
@@ -189,7 +190,9 @@ impl Relay {
         let recipient = match request.party() {
             Party::Recipient => id.map(|id| RecipientId(*id)),
             Party::Sender => id.and_then(|id| self.senders.get(&SenderId(*id)).copied()),
-            Party::Creator | Party::Nobody => None,
+            Party::LinkReader => self.find(id, |queue| Some(queue.link()?.id().0)),
+            Party::Notifier => self.find(id, |queue| Some(queue.notifier()?.id().0)),
+            Party::Creator | Party::Service | Party::Nobody => None,
         };
         let queue = recipient.and_then(|recipient| self.queues.get_mut(&recipient));
         let credential = match &queue {
@@ -209,7 +212,9 @@ impl Relay {
         let Some(queue) = queue else {
             let response = match command.command() {
                 Command::Ping => Response::Pong,
-                _ => match Queue::create(&command, &context, &mut self.rng) {
+                Command::Resolve(_) => Response::Error(ErrorCode::Name),
+                _ => match Queue::create(&command, &context, &mut self.rng, Bytes::copy_from_slice)
+                {
                     Ok((queue, ids)) => {
                         self.senders.insert(ids.sender, ids.recipient);
                         self.queues.insert(ids.recipient, queue);
@@ -231,6 +236,19 @@ impl Relay {
         if let Some(delivery) = &outcome.then {
             peer.push(|w, b| w.push_delivery(b, None, delivery));
         }
+        for alert in &outcome.alerts {
+            peer.push(|w, b| w.push_alert(b, alert));
+        }
+        if let Some((to, news)) = &outcome.notify_notifier {
+            if to.0 == connection {
+                peer.push(|w, b| w.push_notifier_news(b, news));
+            } else if let Some(other) = self.peers.get_mut(&to.0) {
+                other.push(|w, b| w.push_notifier_news(b, news));
+                other.flush();
+            } else {
+                panic!("news for a connection that is gone");
+            }
+        }
         if let Some((to, event)) = &outcome.notify {
             let entity = Entity::Queue(&recipient.0);
             if to.0 == connection {
@@ -242,6 +260,16 @@ impl Relay {
                 panic!("news for a connection that is gone");
             }
         }
+    }
+
+    /// The queue with this name.
+    fn find(
+        &self,
+        id: Option<&[u8; 24]>,
+        name: impl Fn(&Queue) -> Option<[u8; 24]>,
+    ) -> Option<RecipientId> {
+        let named = |queue: &&Queue| id.is_some() && name(queue).as_ref() == id;
+        self.queues.values().find(named).map(Queue::recipient)
     }
 
     /// What waits in a queue, `None` for the marker of a full queue.
@@ -292,7 +320,11 @@ fn check_replies(block: &mut Block, version: Version, session: &SessionId) {
         let asked = transmission.correlation.is_some();
         let event = matches!(
             response,
-            Response::End | Response::Deleted | Response::Message { .. } | Response::Error(_)
+            Response::End
+                | Response::Deleted
+                | Response::Message { .. }
+                | Response::Notification { .. }
+                | Response::Error(_)
         );
         assert!(asked || event, "an answer to nobody: {response:?}");
     }

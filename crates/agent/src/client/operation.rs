@@ -158,6 +158,10 @@ pub(super) fn told(event: Event<'_>) -> Result<Notice, ClientError> {
         },
         Event::End(queue) => RelayNotice::Ended { queue },
         Event::Deleted(queue) => RelayNotice::Deleted { queue },
-        Event::Fault => return Err(ProtocolFault::Answer.into()),
+        // We are no notification server and no service.
+        Event::Notification { .. }
+        | Event::AllDelivered
+        | Event::ServiceEnd(_)
+        | Event::Fault => return Err(ProtocolFault::Answer.into()),
     }))
 }

@@ -11,10 +11,11 @@ use junto_smp::client::{Client, Event, Incoming, Options, RejectReason, ReplyFau
 use junto_smp::command::{Command, NewMode, NewQueue};
 use junto_smp::error::ErrorCode;
 use junto_smp::hello::{HelloFault, LeafKey};
-use junto_smp::id::{Entity, MessageId, RecipientId, SenderId};
+use junto_smp::id::{Entity, MessageId, NotifierId, RecipientId, SenderId};
 use junto_smp::key::AuthSecret;
 use junto_smp::message::{DeliveryKey, MessageFlags};
-use junto_smp::response::{QueueIds, Response};
+use junto_smp::notification::NotificationNonce;
+use junto_smp::response::{NotifierIds, QueueIds, Response};
 use junto_smp::version::{Version, VersionRange};
 use junto_tls::handshake::{self, HandshakeError};
 use junto_tls::{ClientTls, Fingerprint, PeerKey};
@@ -92,6 +93,10 @@ pub enum Said {
     Ok,
     /// `INFO`.
     Info(String),
+    /// `LNK`: sender id, fixed and user blob.
+    Link(SenderId, Vec<u8>, Vec<u8>),
+    /// `NID`.
+    NotifierIds(NotifierIds),
     /// `PONG`.
     Pong,
 }
@@ -105,6 +110,8 @@ pub enum Heard {
     End(RecipientId),
     /// `DELD`.
     Deleted(RecipientId),
+    /// `NMSG`, with its box.
+    Notification(NotifierId, NotificationNonce, Vec<u8>),
     /// The server could not read something of ours.
     Fault,
 }
@@ -267,7 +274,12 @@ impl Peer {
                     }
                     Event::End(queue) => Heard::End(queue),
                     Event::Deleted(queue) => Heard::Deleted(queue),
-                    Event::Fault => Heard::Fault,
+                    Event::Notification {
+                        notifier,
+                        nonce,
+                        sealed,
+                    } => Heard::Notification(notifier, nonce, sealed.to_vec()),
+                    Event::AllDelivered | Event::ServiceEnd(_) | Event::Fault => Heard::Fault,
                 }),
                 Incoming::Stray => return Err(PeerError::Unexpected),
             }
@@ -424,9 +436,19 @@ fn own(response: Response<'_>) -> Result<Said, ReplyFault> {
         Response::Message { id, sealed } => Said::Message(id, sealed.to_vec()),
         Response::Ok => Said::Ok,
         Response::Info(json) => Said::Info(String::from_utf8_lossy(json).into_owned()),
+        Response::Link(data) => Said::Link(
+            data.sender,
+            data.blobs.fixed().to_vec(),
+            data.blobs.user().to_vec(),
+        ),
+        Response::NotifierIds(ids) => Said::NotifierIds(ids),
         Response::Pong => Said::Pong,
-        Response::End | Response::Deleted | Response::Error(_) => {
-            return Err(ReplyFault::Unexpected);
-        }
+        Response::Notification { .. }
+        | Response::ServiceSubscribed(_)
+        | Response::AllDelivered
+        | Response::ServiceEnd(_)
+        | Response::End
+        | Response::Deleted
+        | Response::Error(_) => return Err(ReplyFault::Unexpected),
     })
 }

@@ -5,17 +5,38 @@ use core::task::{Context, Waker};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use junto_smp::id::RecipientId;
-use junto_smp::queue::{ConnectionId, Event};
+use junto_smp::id::ID_BYTES;
+use junto_smp::queue::{ConnectionId, Event, NotifierEvent, NotifierNews};
 
 use crate::store::{Body, Position};
 
 /// Something that happened to a queue of this connection.
 pub(crate) struct News {
-    pub(crate) queue: RecipientId,
-    pub(crate) event: Event<Body>,
+    /// The connection's name for the queue: its recipient's, or its notification server's.
+    pub(crate) queue: [u8; ID_BYTES],
+    pub(crate) event: Happened,
     /// What it rests on.
     pub(crate) position: Position,
+}
+
+/// What happened.
+pub(crate) enum Happened {
+    /// To a queue that the connection reads.
+    Queue(Event<Body>),
+    /// To a queue whose notifications it gets.
+    Notifier(NotifierNews),
+}
+
+impl Happened {
+    /// Whether the connection hears no more of the queue.
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::Queue(event) => matches!(event, Event::End | Event::Deleted),
+            Self::Notifier(news) => {
+                matches!(news.event, NotifierEvent::End | NotifierEvent::Deleted)
+            }
+        }
+    }
 }
 
 /// Where other tasks leave news for one connection.
@@ -171,8 +192,8 @@ mod tests {
 
     fn news(n: u8) -> News {
         News {
-            queue: RecipientId([n; 24]),
-            event: Event::End,
+            queue: [n; ID_BYTES],
+            event: Happened::Queue(Event::End),
             position: Position::default(),
         }
     }
@@ -190,11 +211,11 @@ mod tests {
         let mut seen = Vec::new();
         let cx = &mut Context::from_waker(Waker::noop());
         assert_eq!(
-            mailbox.poll_take(cx, 2, |n| seen.push(n.queue.0[0])),
+            mailbox.poll_take(cx, 2, |n| seen.push(n.queue[0])),
             Found::News
         );
         assert_eq!(
-            mailbox.poll_take(cx, 2, |n| seen.push(n.queue.0[0])),
+            mailbox.poll_take(cx, 2, |n| seen.push(n.queue[0])),
             Found::News
         );
         assert_eq!(seen, [0, 1, 2]);

@@ -18,9 +18,10 @@ use junto_smp::block::{BLOCK_BYTES, Block, SessionId, new_block};
 use junto_smp::command::{Command, Party};
 use junto_smp::error::ErrorCode;
 use junto_smp::hello::HelloFault;
-use junto_smp::id::RecipientId;
+use junto_smp::id::{Entity, ID_BYTES};
+use junto_smp::link::{FIXED_BYTES_MAX, USER_BYTES_MAX};
 use junto_smp::message::Timestamp;
-use junto_smp::queue::{self, Answer, ConnectionId, Credential, Event};
+use junto_smp::queue::{self, Answer, ConnectionId, Credential};
 use junto_smp::server::{
     self, Authorised, Handshake, Refusal, ReplyWriter, Request, RequestReader,
 };
@@ -31,13 +32,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use self::mailbox::{Found, Mailbox, News};
+use self::mailbox::{Found, Happened, Mailbox, News};
 use self::outbox::{Outbox, Reply, What};
 use crate::folder::generator;
 use crate::relay::{Handshakes, Shared};
 use crate::settings::Settings;
 use crate::sources::{Act, Bucket, Source};
-use crate::store::{Cell, Name, Queue, StoreFailed};
+use crate::store::{Cell, CreateFault, Name, Queue, StoreFailed};
 
 pub(crate) use self::mailbox::Registry;
 
@@ -47,6 +48,9 @@ const TLS_BUFFER_BYTES: usize = 2 * BLOCK_BYTES;
 const ROUNDS_MAX: usize = 8;
 /// News that a mailbox holds beyond one for each subscription.
 const SPARE_NEWS: usize = 1_024;
+
+/// Bytes of the largest data behind a link.
+const LINK_BYTES_MAX: usize = FIXED_BYTES_MAX + USER_BYTES_MAX;
 
 /// Why a connection ended. For counting and debugging; says nothing about who it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +158,8 @@ struct Connection {
     outbox: Outbox,
     /// A block that has arrived in part; none while nothing has.
     incoming: Option<(Box<Block>, usize)>,
-    /// Queues that may know this connection as reader.
-    subscriptions: HashMap<RecipientId, Arc<Cell>>,
+    /// Queues that may know this connection as reader or notification server, by its name for them.
+    subscriptions: HashMap<[u8; ID_BYTES], Arc<Cell>>,
     pace: Pace,
     queues_created: usize,
     /// When the last block came.
@@ -309,12 +313,12 @@ impl Connection {
                  position,
              }| {
                 moved = true;
-                if matches!(event, Event::End | Event::Deleted) {
+                if event.is_end() {
                     ends.push(queue);
                 }
                 outbox.push(Reply {
                     correlation: None,
-                    whose: outbox::Whose::Queue(queue.0),
+                    whose: outbox::Whose::Queue(queue),
                     what: What::Event(event),
                     position,
                 });
@@ -336,10 +340,10 @@ impl Connection {
     }
 
     /// After the end of a subscription, unless a new one has begun since.
-    fn forget_unless_subscribed(&mut self, queue: RecipientId) {
+    fn forget_unless_subscribed(&mut self, queue: [u8; ID_BYTES]) {
         let id = self.id;
         if let Some(cell) = self.subscriptions.get(&queue)
-            && (cell.is_deleted() || cell.lock().subscriber() != Some(id))
+            && (cell.is_deleted() || !cell.lock().tells(id))
         {
             self.subscriptions.remove(&queue);
         }
@@ -429,6 +433,8 @@ impl Connection {
                 Err(refusal) => self.refuse(&refusal),
             }
         }
+        let verifications = self.requests.take_verifications();
+        self.shared.metrics.verified(verifications);
     }
 
     /// Verifies one request and carries it out.
@@ -436,7 +442,9 @@ impl Connection {
         let name = match request.party() {
             Party::Recipient => Some(Name::Recipient),
             Party::Sender => Some(Name::Sender),
-            Party::Creator | Party::Nobody => None,
+            Party::LinkReader => Some(Name::Link),
+            Party::Notifier => Some(Name::Notifier),
+            Party::Creator | Party::Service | Party::Nobody => None,
         };
         let id = request.queue_id();
         let cell = name
@@ -461,6 +469,8 @@ impl Connection {
             (Some(cell), _) => self.carry_out(&cell, &command, &context),
             (None, Command::New(_)) => self.create(&command, &context),
             (None, Command::Ping) => self.reply(&command, What::Pong),
+            // We have no source of names.
+            (None, Command::Resolve(_)) => self.reply(&command, What::Refused(ErrorCode::Name)),
             // An unknown queue passes no authorisation.
             (None, _) => self.reply(&command, What::Refused(ErrorCode::Auth)),
         }
@@ -480,7 +490,10 @@ impl Connection {
             correlation: Some(command.correlation()),
             whose: command.entity().into(),
             position: match what {
-                What::Pong | What::Refused(_) => Default::default(),
+                // Nobody may tell from its delay why a command was not authorised.
+                What::Pong | What::Refused(_) | What::Answer(Answer::Error(ErrorCode::Auth)) => {
+                    Default::default()
+                }
                 _ => self.shared.store.position(),
             },
             what,
@@ -508,36 +521,51 @@ impl Connection {
         {
             return self.reply(command, What::Refused(ErrorCode::Quota));
         }
-        let (queue, ids) = match Queue::create(command, context, &mut self.rng) {
+        let memory = self.shared.store.memory();
+        if new.has_link_data() && !memory.has_room(LINK_BYTES_MAX) {
+            return self.reply(command, What::Refused(ErrorCode::Quota));
+        }
+        let keep = |link: &[u8]| memory.store(link);
+        let (queue, ids) = match Queue::create(command, context, &mut self.rng, keep) {
             Ok(created) => created,
             Err(code) => return self.reply(command, What::Refused(code)),
         };
-        match self.shared.store.create(queue) {
+        let code = match self.shared.store.create(queue) {
             Ok(cell) => {
                 self.queues_created += 1;
                 self.shared.metrics.queue_created();
                 if new.subscribe {
-                    self.subscriptions.insert(ids.recipient, cell);
+                    self.subscriptions.insert(ids.recipient.0, cell);
                 }
-                self.reply(command, What::Ids(Box::new(ids)));
+                return self.reply(command, What::Ids(Box::new(ids)));
             }
-            Err(_) => self.reply(command, What::Refused(ErrorCode::Quota)),
-        }
+            Err(CreateFault::Full) => ErrorCode::Quota,
+            Err(CreateFault::Taken) => ErrorCode::Auth,
+        };
+        self.reply(command, What::Refused(code));
     }
 
     /// Carries out a command on its queue.
     fn carry_out(&mut self, cell: &Arc<Cell>, command: &Authorised<'_>, context: &queue::Context) {
-        if let Some(code) = self.beyond_limits(cell, command) {
+        if let Some(code) = self.beyond_limits(command) {
             return self.reply(command, What::Refused(code));
         }
         let shared = &self.shared;
         let mut queue = cell.lock();
-        if cell.is_deleted() {
+        if cell.is_deleted() || !claim_link(shared, command, cell) {
             drop(queue);
             return self.reply(command, What::Refused(ErrorCode::Auth));
         }
         let memory = shared.store.memory();
         let outcome = queue.handle(command, context, &mut self.rng, |body| memory.store(body));
+        if let Command::SetLink { link, .. } = command.command()
+            && queue.link().map(|set| set.id()) != Some(*link)
+        {
+            shared.store.release_link(&link.0);
+        }
+        if let Some(link) = outcome.unlinked {
+            shared.store.record(&queue, queue::Change::Unlinked(link));
+        }
         if let Some(change) = outcome.change {
             if change == queue::Change::Deleted {
                 cell.set_deleted();
@@ -547,11 +575,18 @@ impl Connection {
         let recipient = queue.recipient();
         if let Some((connection, event)) = outcome.notify {
             // Under the lock, so that news of one queue keep their order.
-            let position = shared.store.position();
             let news = News {
-                queue: recipient,
-                event,
-                position,
+                queue: recipient.0,
+                event: Happened::Queue(event),
+                position: shared.store.position(),
+            };
+            shared.registry.post(connection, news);
+        }
+        if let Some((connection, news)) = outcome.notify_notifier {
+            let news = News {
+                queue: news.notifier.0,
+                event: Happened::Notifier(news),
+                position: shared.store.position(),
             };
             shared.registry.post(connection, news);
         }
@@ -559,13 +594,13 @@ impl Connection {
         let metrics = &shared.metrics;
         metrics.expired(outcome.expired);
         metrics.carried_out(command.command(), outcome.change.as_ref(), &outcome.answer);
-        match (command.command(), &outcome.answer) {
-            (_, Answer::Error(_)) => {}
-            (Command::Sub | Command::Get, _) => {
-                self.subscriptions.insert(recipient, Arc::clone(cell));
+        match (command.command(), &outcome.answer, command.entity()) {
+            (_, Answer::Error(_), _) => {}
+            (Command::Sub | Command::Get | Command::NotifierSub, _, Entity::Queue(id)) => {
+                self.subscriptions.insert(*id, Arc::clone(cell));
             }
-            (Command::Delete, _) => {
-                self.subscriptions.remove(&recipient);
+            (Command::Delete, _, Entity::Queue(id)) => {
+                self.subscriptions.remove(id);
             }
             _ => {}
         }
@@ -573,22 +608,24 @@ impl Connection {
         if let Some(delivery) = outcome.then {
             self.reply(command, What::Delivery(delivery));
         }
+        for alert in outcome.alerts {
+            self.reply(command, What::Alert(alert));
+        }
     }
 
     /// Whether this command would take more than this relay gives.
-    fn beyond_limits(&self, cell: &Cell, command: &Authorised<'_>) -> Option<ErrorCode> {
-        match command.command() {
-            Command::Send { body, .. } if !self.shared.store.memory().has_room(body.len()) => {
-                Some(ErrorCode::Quota)
+    fn beyond_limits(&self, command: &Authorised<'_>) -> Option<ErrorCode> {
+        let memory = self.shared.store.memory();
+        let beyond = match (command.command(), command.entity()) {
+            (Command::Send { body, .. }, _) => !memory.has_room(body.len()),
+            (Command::SetLink { .. }, _) => !memory.has_room(LINK_BYTES_MAX),
+            (Command::Sub | Command::Get | Command::NotifierSub, Entity::Queue(id)) => {
+                self.subscriptions.len() >= self.settings.limits.subscriptions
+                    && !self.subscriptions.contains_key(id)
             }
-            Command::Sub | Command::Get
-                if self.subscriptions.len() >= self.settings.limits.subscriptions
-                    && !self.subscriptions.contains_key(&cell.lock().recipient()) =>
-            {
-                Some(ErrorCode::Quota)
-            }
-            _ => None,
-        }
+            _ => false,
+        };
+        beyond.then_some(ErrorCode::Quota)
     }
 
     /// Ends silent clients and slow readers; otherwise sleeps until one could be due.
@@ -636,6 +673,14 @@ impl Drop for Connection {
     /// Also when the task is aborted.
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+/// Reserves the name of a link that is about to be set; `false` if another queue has it.
+fn claim_link(shared: &Shared, command: &Authorised<'_>, cell: &Arc<Cell>) -> bool {
+    match command.command() {
+        Command::SetLink { link, .. } => shared.store.claim_link(&link.0, cell),
+        _ => true,
     }
 }
 

@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 use junto_smp::block::{Block, BlockFull, OutgoingBlock};
 use junto_smp::error::ErrorCode;
 use junto_smp::id::{CorrelationId, Entity, ID_BYTES};
-use junto_smp::queue::{Answer, Content, Delivery, Event};
+use junto_smp::queue::{Alert, Answer, Content, Delivery, Event};
 use junto_smp::response::{QueueIds, Response};
 use junto_smp::server::{Refusal, ReplyWriter};
 
+use super::mailbox::Happened;
 use crate::store::{Body, Position};
 
 /// Replies from which on a connection reads and takes no more. One received block adds at most 255
@@ -54,22 +55,30 @@ pub(crate) enum What {
     Answer(Answer<Body>),
     /// A message behind the answer to `SUB`.
     Delivery(Delivery<Body>),
-    Event(Event<Body>),
+    /// A notification behind the answer to `NSUB`.
+    Alert(Alert),
+    Event(Happened),
     Ids(Box<QueueIds>),
     Pong,
     Refused(ErrorCode),
 }
 
 impl What {
-    /// Of the message in it.
+    /// Of the message or link data in it.
     fn bytes(&self) -> usize {
         match self {
             Self::Answer(Answer::Message(delivery))
             | Self::Delivery(delivery)
-            | Self::Event(Event::Message(delivery)) => match &delivery.message.content {
-                Content::Body { body, .. } => body.as_ref().len(),
-                Content::QuotaReached => 0,
-            },
+            | Self::Event(Happened::Queue(Event::Message(delivery))) => {
+                match &delivery.message.content {
+                    Content::Body { body, .. } => body.as_ref().len(),
+                    Content::QuotaReached => 0,
+                }
+            }
+            Self::Answer(Answer::Link(copy)) => {
+                let blobs = copy.link.blobs();
+                blobs.fixed().len() + blobs.user().len()
+            }
             _ => 0,
         }
     }
@@ -105,7 +114,9 @@ impl Reply {
             }
             (What::Answer(_), None) => Ok(()), // Answers have one.
             (What::Delivery(delivery), _) => writer.push_delivery(block, None, delivery),
-            (What::Event(event), _) => writer.push_event(block, entity, event),
+            (What::Alert(alert), _) => writer.push_alert(block, alert),
+            (What::Event(Happened::Queue(event)), _) => writer.push_event(block, entity, event),
+            (What::Event(Happened::Notifier(news)), _) => writer.push_notifier_news(block, news),
             (What::Ids(ids), _) => say(Response::Ids(**ids)),
             (What::Pong, _) => say(Response::Pong),
             (What::Refused(code), _) => say(Response::Error(*code)),

@@ -43,7 +43,7 @@ use super::log::{Log, Opened};
 use super::record;
 use super::replay::{End, replay};
 use super::segment::{self, SegmentName};
-use super::{Cell, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed, StoreFull};
+use super::{Cell, CreateFault, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed};
 
 /// A journal shorter than this is left alone: 64 MiB.
 const COMPACT_BYTES_MIN: u64 = 64 << 20;
@@ -357,16 +357,20 @@ fn random() -> io::Result<u64> {
 }
 
 impl Store for JournalStore {
-    fn create(&self, queue: Queue) -> Result<Arc<Cell>, StoreFull> {
-        if self.queues.is_full() {
-            return Err(StoreFull);
-        }
+    fn create(&self, queue: Queue) -> Result<Arc<Cell>, CreateFault> {
         // Recorded after it can be found: a compaction that missed it has begun the new segment
         // before, so the record is in there.
-        let record = |queue: &Queue| {
+        self.queues.add(queue, |queue| {
             self.log.append(|out| record::append_queue(out, queue));
-        };
-        Ok(self.queues.put(queue, record))
+        })
+    }
+
+    fn claim_link(&self, link: &[u8; ID_BYTES], cell: &Arc<Cell>) -> bool {
+        self.queues.claim_link(link, cell)
+    }
+
+    fn release_link(&self, link: &[u8; ID_BYTES]) {
+        self.queues.release_link(link);
     }
 
     fn find(&self, name: Name, id: &[u8; ID_BYTES]) -> Option<Arc<Cell>> {
@@ -471,6 +475,10 @@ mod tests {
                     let mut n = 0;
                     while !stop.load(Ordering::Relaxed) && n < 1_000_000 || n < 500 {
                         n += 1;
+                        let name = [2 * t + 1; ID_BYTES];
+                        if let Some(left) = store.find(Name::Recipient, &name) {
+                            store.record(&left.lock(), Change::Deleted);
+                        }
                         let passing = store.create(queue(2 * t + 1)).unwrap();
                         send(store, &lasting, n);
                         if n > 10 {

@@ -1,15 +1,16 @@
-//! Queues in memory, findable by both names.
+//! Queues in memory, findable by all their names.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use junto_smp::id::ID_BYTES;
 use junto_smp::message::Timestamp;
 use junto_smp::queue::{self, Change};
 
-use super::{Cell, Memory, Name, Position, Queue, Store, StoreFailed, StoreFull};
+use super::{Cell, CreateFault, Memory, Name, Position, Queue, Store, StoreFailed};
 
 /// Parts of each index, so that tasks seldom wait for each other. Ids are random, so their first
 /// byte spreads them evenly.
@@ -19,8 +20,8 @@ type Shard = RwLock<HashMap<[u8; ID_BYTES], Arc<Cell>>>;
 
 /// A store that forgets when the process ends.
 pub struct MemoryStore {
-    by_recipient: Vec<Shard>,
-    by_sender: Vec<Shard>,
+    /// One index for each [`Name`], in the order of [`Name::ALL`].
+    indexes: [Vec<Shard>; Name::ALL.len()],
     queues: AtomicUsize,
     queues_max: AtomicUsize,
     memory: Arc<Memory>,
@@ -30,71 +31,114 @@ impl MemoryStore {
     /// An empty store for `queues_max` queues.
     #[must_use]
     pub fn new(queues_max: usize, memory: Arc<Memory>) -> Self {
-        let shards = || (0..SHARDS).map(|_| Shard::default()).collect();
         Self {
-            by_recipient: shards(),
-            by_sender: shards(),
+            indexes: Name::ALL.map(|_| (0..SHARDS).map(|_| Shard::default()).collect()),
             queues: AtomicUsize::new(0),
             queues_max: AtomicUsize::new(queues_max),
             memory,
         }
     }
 
-    fn shard(&self, name: Name, id: &[u8; ID_BYTES]) -> &Shard {
-        let index = match name {
-            Name::Recipient => &self.by_recipient,
-            Name::Sender => &self.by_sender,
-        };
-        &index[usize::from(id[0]) % SHARDS]
+    fn index(&self, name: Name) -> &[Shard] {
+        let [recipient, sender, link, notifier] = &self.indexes;
+        match name {
+            Name::Recipient => recipient,
+            Name::Sender => sender,
+            Name::Link => link,
+            Name::Notifier => notifier,
+        }
     }
 
-    /// Puts a queue in, in place of one with the same names if there is one. Calls `seen` when it
-    /// can be found, and before anybody who finds it can use it.
-    pub(super) fn put(&self, queue: Queue, seen: impl FnOnce(&Queue)) -> Arc<Cell> {
-        let names = [
-            (Name::Recipient, queue.recipient().0),
-            (Name::Sender, queue.sender().0),
-        ];
+    fn shard(&self, name: Name, id: &[u8; ID_BYTES]) -> &Shard {
+        &self.index(name)[usize::from(id[0]) % SHARDS]
+    }
+
+    fn shard_mut(
+        &self,
+        name: Name,
+        id: &[u8; ID_BYTES],
+    ) -> RwLockWriteGuard<'_, HashMap<[u8; ID_BYTES], Arc<Cell>>> {
+        let shard = self.shard(name, id);
+        shard.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives `cell` this name, unless another queue has it.
+    pub(super) fn name(&self, name: Name, id: &[u8; ID_BYTES], cell: &Arc<Cell>) -> bool {
+        match self.shard_mut(name, id).entry(*id) {
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(cell));
+                true
+            }
+            Entry::Occupied(entry) => Arc::ptr_eq(entry.get(), cell),
+        }
+    }
+
+    pub(super) fn unname(&self, name: Name, id: &[u8; ID_BYTES]) -> Option<Arc<Cell>> {
+        self.shard_mut(name, id).remove(id)
+    }
+
+    /// Adds a queue. Calls `seen` when it can be found, and before anybody who finds it can use it.
+    pub(super) fn add(
+        &self,
+        queue: Queue,
+        seen: impl FnOnce(&Queue),
+    ) -> Result<Arc<Cell>, CreateFault> {
+        if self.queues() >= self.queues_max.load(Ordering::Relaxed) {
+            return Err(CreateFault::Full);
+        }
         let cell = Cell::new(queue);
         let guard = cell.lock();
-        let mut known = false;
-        for (name, id) in names {
-            let mut shard = self
-                .shard(name, &id)
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            known |= shard.insert(id, Arc::clone(&cell)).is_some();
+        for (count, (name, id)) in names(&guard).enumerate() {
+            if !self.name(name, &id, &cell) {
+                for (name, id) in names(&guard).take(count) {
+                    self.unname(name, &id);
+                }
+                return Err(CreateFault::Taken);
+            }
         }
-        if !known {
-            self.queues.fetch_add(1, Ordering::Relaxed);
-        }
+        self.queues.fetch_add(1, Ordering::Relaxed);
         seen(&guard);
         drop(guard);
-        cell
+        Ok(cell)
+    }
+
+    /// Puts a queue in, in place of what a log said of it before.
+    pub(super) fn put(&self, queue: Queue) {
+        if let Some(before) = self.find(Name::Recipient, &queue.recipient().0) {
+            self.take(&before.lock());
+        }
+        let cell = Cell::new(queue);
+        self.name_all(&cell.lock(), &cell);
+        self.queues.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Makes `cell` findable by all names of its `queue`.
+    pub(super) fn name_all(&self, queue: &Queue, cell: &Arc<Cell>) {
+        for (name, id) in names(queue) {
+            self.name(name, &id, cell);
+        }
+    }
+
+    /// Makes a queue unknown, before its names change.
+    pub(super) fn unname_all(&self, queue: &Queue) {
+        for (name, id) in names(queue) {
+            self.unname(name, &id);
+        }
     }
 
     /// Takes a queue out.
     pub(super) fn take(&self, queue: &Queue) {
-        let mut known = false;
-        for (name, id) in [
-            (Name::Recipient, queue.recipient().0),
-            (Name::Sender, queue.sender().0),
-        ] {
-            let mut shard = self
-                .shard(name, &id)
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            known |= shard.remove(&id).is_some();
-        }
-        if known {
-            self.queues.fetch_sub(1, Ordering::Relaxed);
+        for (name, id) in names(queue) {
+            if self.unname(name, &id).is_some() && name == Name::Recipient {
+                self.queues.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 
     /// Calls `f` for every queue that exists throughout, with no lock held. Queues that come or go
     /// meanwhile may be missed or seen.
     pub(super) fn for_each(&self, mut f: impl FnMut(&Cell)) {
-        for shard in &self.by_recipient {
+        for shard in self.index(Name::Recipient) {
             let cells: Vec<_> = {
                 let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
                 shard.values().cloned().collect()
@@ -102,18 +146,33 @@ impl MemoryStore {
             cells.iter().for_each(|cell| f(cell));
         }
     }
+}
 
-    pub(super) fn is_full(&self) -> bool {
-        self.queues() >= self.queues_max.load(Ordering::Relaxed)
-    }
+/// The names of a queue, that of the recipient first.
+fn names(queue: &Queue) -> impl Iterator<Item = (Name, [u8; ID_BYTES])> {
+    let link = queue.link().map(|link| (Name::Link, link.id().0));
+    let notifier = queue.notifier().map(|n| (Name::Notifier, n.id().0));
+    [
+        Some((Name::Recipient, queue.recipient().0)),
+        Some((Name::Sender, queue.sender().0)),
+        link,
+        notifier,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 impl Store for MemoryStore {
-    fn create(&self, queue: Queue) -> Result<Arc<Cell>, StoreFull> {
-        if self.is_full() {
-            return Err(StoreFull);
-        }
-        Ok(self.put(queue, |_| {}))
+    fn create(&self, queue: Queue) -> Result<Arc<Cell>, CreateFault> {
+        self.add(queue, |_| {})
+    }
+
+    fn claim_link(&self, link: &[u8; ID_BYTES], cell: &Arc<Cell>) -> bool {
+        self.name(Name::Link, link, cell)
+    }
+
+    fn release_link(&self, link: &[u8; ID_BYTES]) {
+        self.unname(Name::Link, link);
     }
 
     fn find(&self, name: Name, id: &[u8; ID_BYTES]) -> Option<Arc<Cell>> {
@@ -125,8 +184,31 @@ impl Store for MemoryStore {
     }
 
     fn record(&self, queue: &Queue, change: Change) {
-        if change == Change::Deleted {
-            self.take(queue);
+        match change {
+            Change::Deleted => self.take(queue),
+            Change::Unlinked(link) => {
+                self.unname(Name::Link, &link.0);
+            }
+            Change::NotifierDeleted(notifier) => {
+                self.unname(Name::Notifier, &notifier.0);
+            }
+            Change::Notifier { replaced } => {
+                if let Some(replaced) = replaced {
+                    self.unname(Name::Notifier, &replaced.0);
+                }
+                let cell = self.find(Name::Recipient, &queue.recipient().0);
+                if let Some((cell, notifier)) = cell.zip(queue.notifier()) {
+                    self.name(Name::Notifier, &notifier.id().0, &cell);
+                }
+            }
+            // Its name was claimed before.
+            Change::Linked
+            | Change::Secured
+            | Change::Suspended
+            | Change::RecipientKeys
+            | Change::Blocking
+            | Change::Stored(_)
+            | Change::Removed(_) => {}
         }
     }
 

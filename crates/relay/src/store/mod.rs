@@ -72,13 +72,22 @@ impl Cell {
     }
 }
 
-/// Which of the two names of a queue.
+/// Which of the names of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
     /// The recipient's.
     Recipient,
     /// The sender's.
     Sender,
+    /// The short link's, if it has one.
+    Link,
+    /// The notification server's, if there is one.
+    Notifier,
+}
+
+impl Name {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Recipient, Self::Sender, Self::Link, Self::Notifier];
 }
 
 /// A point in the order of changes.
@@ -90,20 +99,33 @@ pub struct Position(pub u64);
 #[error("the store cannot write")]
 pub struct StoreFailed;
 
-/// The store has as many queues as it may.
+/// Why a queue cannot be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the store is full")]
-pub struct StoreFull;
+pub enum CreateFault {
+    /// The store has as many queues as it may.
+    #[error("the store is full")]
+    Full,
+    /// Another queue has one of its names, which only happens with names that a client chose.
+    #[error("a name is taken")]
+    Taken,
+}
 
 /// All queues of a relay.
 pub trait Store: Send + Sync + 'static {
     /// Adds a new queue and makes it durable.
     ///
     /// # Errors
-    /// [`StoreFull`].
-    fn create(&self, queue: Queue) -> Result<Arc<Cell>, StoreFull>;
+    /// [`CreateFault`].
+    fn create(&self, queue: Queue) -> Result<Arc<Cell>, CreateFault>;
 
-    /// Finds a queue by one of its names.
+    /// Reserves `link` for the queue in `cell`, whose lock the caller holds; `false` if another
+    /// queue has it. [`Change::Linked`] follows, or [`Store::release_link`].
+    fn claim_link(&self, link: &[u8; ID_BYTES], cell: &Arc<Cell>) -> bool;
+
+    /// Gives a reserved link up.
+    fn release_link(&self, link: &[u8; ID_BYTES]);
+
+    /// Finds a queue by one of its names, possibly just after it has lost it.
     fn find(&self, name: Name, id: &[u8; ID_BYTES]) -> Option<Arc<Cell>>;
 
     /// Makes `change`, which was just carried out on `queue`, durable. The caller still holds the

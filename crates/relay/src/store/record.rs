@@ -3,13 +3,21 @@
 //! ```text
 //! record = length u32, CRC-32 (IEEE) of body u32, body         (integers big-endian)
 //! body   = 'Q' recipient sender mode(0|M|C) flags secret(32) count(u32) key [key]
-//!                                                                         a queue; its messages are
-//!                                                                         the next count records
+//!                                                                         a queue; the rest of it is
+//!                                                                         in the next count records
 //!        | 'M' recipient message-id time(u64) flags(F|T) text            a message behind the others
 //!        | 'F' recipient message-id time(u64)                            a quota marker, likewise
 //!        | 'A' recipient message-id                                      a message is gone
 //!        | 'K' recipient key                                             the sender's key
 //!        | 'O' recipient                                                 off
+//!        | 'R' recipient count(u8) key…                                  the recipient's keys
+//!        | 'L' recipient link-id fixed-length(u16) fixed user            link data
+//!        | 'l' recipient                                                 no link data
+//!        | 'N' recipient notifier-id secret(32) key                      a notifier
+//!        | 'n' recipient                                                 no notifier
+//!        | 'B' recipient reason(S|C) [F|T ttl(u64)]                      blocked, with a notice for
+//!                                                                         ever (F) or a while
+//!        | 'U' recipient                                                 unblocked
 //!        | 'D' recipient                                                 deleted
 //!        | 's' token(u64) offset(u64)                                    the disk has this file up to there
 //!        | 'c'                                                           everything alive is before this
@@ -17,8 +25,8 @@
 //! flags  = bit 0: off, bit 1: a sender's key follows
 //! ```
 //!
-//! `Q` with its messages replaces whatever was known of that queue, all at once or (if they are cut
-//! off) not at all. So a journal may start in the middle of a queue's life if its `Q` comes later.
+//! `Q` with the records that belong to it replaces whatever was known of that queue, all at once or
+//! (if they are cut off) not at all. So a journal may start in the middle of a queue's life if its `Q` comes later.
 //! Records about unknown queues mean nothing.
 //!
 //! Every segment begins with a mark `s`, and every batch of changes ends with one. They tell what a
@@ -27,11 +35,16 @@
 
 use core::ops::Range;
 
+use junto_smp::blocking::{Blocking, BlockingReason, ClientNotice};
 use junto_smp::command::QueueMode;
-use junto_smp::id::{ID_BYTES, MessageId, RecipientId, SenderId};
+use junto_smp::id::{ID_BYTES, LinkId, MessageId, NotifierId, RecipientId, SenderId};
 use junto_smp::key::AuthKey;
+use junto_smp::link::{FIXED_BYTES_MAX, LinkBlobs, USER_BYTES_MAX};
 use junto_smp::message::{BODY_BYTES_MAX, DeliveryKey, MessageFlags, Timestamp};
-use junto_smp::queue::{Change, Content, Message, QueueParts};
+use junto_smp::notification::NotificationKey;
+use junto_smp::queue::{
+    Change, Content, Link, Message, NotifierParts, QueueParts, RECIPIENT_KEYS_MAX,
+};
 
 use super::{Memory, Queue};
 
@@ -41,6 +54,8 @@ use std::sync::Arc;
 const HEAD_BYTES: usize = 8;
 /// The longest body: a message.
 const BODY_MAX: usize = 1 + 2 * ID_BYTES + 8 + 1 + BODY_BYTES_MAX;
+const _: () = assert!(1 + 2 * ID_BYTES + 2 + FIXED_BYTES_MAX + USER_BYTES_MAX <= BODY_MAX);
+const _: () = assert!(1 + ID_BYTES + 1 + RECIPIENT_KEYS_MAX * 256 <= BODY_MAX);
 
 /// Appends the record of `change`, which was just carried out on `queue`.
 pub(super) fn append_change(out: &mut Vec<u8>, queue: &Queue, change: Change) {
@@ -58,6 +73,12 @@ pub(super) fn append_change(out: &mut Vec<u8>, queue: &Queue, change: Change) {
             }
         }),
         Change::Suspended => append(out, b'O', queue, |_| {}),
+        Change::RecipientKeys => append_recipient_keys(out, queue),
+        Change::Linked => append_link(out, queue),
+        Change::Unlinked(_) => append(out, b'l', queue, |_| {}),
+        Change::Notifier { .. } => append_notifier(out, queue),
+        Change::NotifierDeleted(_) => append(out, b'n', queue, |_| {}),
+        Change::Blocking => append_blocking(out, queue),
         Change::Deleted => append(out, b'D', queue, |_| {}),
     }
 }
@@ -73,13 +94,27 @@ pub(super) fn append_queue(out: &mut Vec<u8>, queue: &Queue) {
         });
         out.push(u8::from(queue.is_suspended()) | u8::from(queue.sender_key().is_some()) << 1);
         out.extend_from_slice(queue.delivery_key().as_bytes());
-        let count = u32::try_from(queue.messages().len()).unwrap_or(u32::MAX);
+        let parts = usize::from(queue.recipient_keys().len() > 1)
+            + usize::from(queue.link().is_some())
+            + usize::from(queue.notifier().is_some())
+            + usize::from(queue.blocking().is_some());
+        let count = u32::try_from(parts + queue.messages().len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&count.to_be_bytes());
-        append_key(out, queue.recipient_key());
+        if let Some(key) = queue.recipient_keys().first() {
+            append_key(out, key);
+        }
         if let Some(key) = queue.sender_key() {
             append_key(out, key);
         }
     });
+    if queue.recipient_keys().len() > 1 {
+        append_recipient_keys(out, queue);
+    }
+    append_link(out, queue);
+    append_notifier(out, queue);
+    if queue.blocking().is_some() {
+        append_blocking(out, queue);
+    }
     for message in queue.messages() {
         append_message(out, queue, message);
     }
@@ -100,6 +135,61 @@ pub(super) fn append_mark(out: &mut Vec<u8>, token: u64, synced: u64) {
 /// Appends that everything alive is before this.
 pub(super) fn append_copied(out: &mut Vec<u8>) {
     append_body(out, |out| out.push(b'c'));
+}
+
+fn append_recipient_keys(out: &mut Vec<u8>, queue: &Queue) {
+    append(out, b'R', queue, |out| {
+        let keys = queue.recipient_keys();
+        // At most RECIPIENT_KEYS_MAX.
+        out.push(u8::try_from(keys.len()).unwrap_or(0));
+        keys.iter().for_each(|key| append_key(out, key));
+    });
+}
+
+fn append_link(out: &mut Vec<u8>, queue: &Queue) {
+    let Some(link) = queue.link() else { return };
+    append(out, b'L', queue, |out| {
+        let blobs = link.blobs();
+        out.extend_from_slice(&link.id().0);
+        // At most FIXED_BYTES_MAX.
+        let length = u16::try_from(blobs.fixed().len()).unwrap_or(0);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(blobs.fixed());
+        out.extend_from_slice(blobs.user());
+    });
+}
+
+fn append_notifier(out: &mut Vec<u8>, queue: &Queue) {
+    let Some(notifier) = queue.notifier() else {
+        return;
+    };
+    append(out, b'N', queue, |out| {
+        out.extend_from_slice(&notifier.id().0);
+        out.extend_from_slice(notifier.key().as_bytes());
+        append_key(out, notifier.auth_key());
+    });
+}
+
+fn append_blocking(out: &mut Vec<u8>, queue: &Queue) {
+    let Some(blocking) = queue.blocking() else {
+        return append(out, b'U', queue, |_| {});
+    };
+    append(out, b'B', queue, |out| {
+        out.push(match blocking.reason {
+            BlockingReason::Spam => b'S',
+            BlockingReason::Content => b'C',
+        });
+        match blocking.notice {
+            None => {}
+            Some(ClientNotice { ttl_seconds: None }) => out.push(b'F'),
+            Some(ClientNotice {
+                ttl_seconds: Some(ttl),
+            }) => {
+                out.push(b'T');
+                out.extend_from_slice(&ttl.to_be_bytes());
+            }
+        }
+    });
 }
 
 fn append_message(out: &mut Vec<u8>, queue: &Queue, message: &Message<super::Body>) {
@@ -145,12 +235,16 @@ fn append_key(out: &mut Vec<u8>, key: &AuthKey) {
 
 /// What a record says.
 pub(super) enum Record {
-    /// With the number of its messages, which follow.
+    /// With the number of records that belong to it, which follow.
     Queue(Box<QueueParts>, u32),
     Message(RecipientId, Message<super::Body>),
     Removed(RecipientId, MessageId),
     Secured(RecipientId, AuthKey),
     Suspended(RecipientId),
+    RecipientKeys(RecipientId, Vec<AuthKey>),
+    Link(RecipientId, Option<Link<super::Body>>),
+    Notifier(RecipientId, Option<Box<NotifierParts>>),
+    Blocking(RecipientId, Option<Blocking>),
     Deleted(RecipientId),
     Mark(Mark),
     Copied,
@@ -226,6 +320,13 @@ pub(super) fn decode(body: &[u8], memory: &Arc<Memory>) -> Option<Record> {
         b'A' => Record::Removed(recipient, MessageId(rest.array()?)),
         b'K' => Record::Secured(recipient, rest.key()?),
         b'O' => Record::Suspended(recipient),
+        b'R' => Record::RecipientKeys(recipient, rest.keys()?),
+        b'L' => Record::Link(recipient, Some(rest.link(memory)?)),
+        b'l' => Record::Link(recipient, None),
+        b'N' => Record::Notifier(recipient, Some(Box::new(rest.notifier()?))),
+        b'n' => Record::Notifier(recipient, None),
+        b'B' => Record::Blocking(recipient, Some(rest.blocking()?)),
+        b'U' => Record::Blocking(recipient, None),
         b'D' => Record::Deleted(recipient),
         _ => return None,
     };
@@ -260,6 +361,51 @@ impl Rest<'_> {
         let (key, rest) = self.0.split_at_checked(usize::from(length))?;
         self.0 = rest;
         AuthKey::from_spki(key).ok()
+    }
+
+    fn keys(&mut self) -> Option<Vec<AuthKey>> {
+        let [count] = self.array()?;
+        if !(1..=RECIPIENT_KEYS_MAX).contains(&usize::from(count)) {
+            return None;
+        }
+        (0..count).map(|_| self.key()).collect()
+    }
+
+    fn link(&mut self, memory: &Arc<Memory>) -> Option<Link<super::Body>> {
+        let id = LinkId(self.array()?);
+        let length = u16::from_be_bytes(self.array()?);
+        let (fixed, user) = core::mem::take(&mut self.0).split_at_checked(usize::from(length))?;
+        let blobs = LinkBlobs::new(fixed, user).ok()?;
+        Some(Link::new(id, &blobs, |bytes| memory.store(bytes)))
+    }
+
+    fn notifier(&mut self) -> Option<NotifierParts> {
+        let id = NotifierId(self.array()?);
+        let secret = zeroize::Zeroizing::new(self.array()?);
+        Some(NotifierParts {
+            id,
+            auth_key: self.key()?,
+            key: NotificationKey::from_bytes(&secret),
+        })
+    }
+
+    fn blocking(&mut self) -> Option<Blocking> {
+        let reason = match self.array()? {
+            [b'S'] => BlockingReason::Spam,
+            [b'C'] => BlockingReason::Content,
+            [_] => return None,
+        };
+        let notice = if self.0.is_empty() {
+            None
+        } else {
+            let ttl_seconds = match self.array()? {
+                [b'F'] => None,
+                [b'T'] => Some(u64::from_be_bytes(self.array()?)),
+                [_] => return None,
+            };
+            Some(ClientNotice { ttl_seconds })
+        };
+        Some(Blocking { reason, notice })
     }
 
     fn queue(&mut self, recipient: RecipientId) -> Option<(QueueParts, u32)> {
@@ -322,6 +468,19 @@ mod tests {
             match decode(&bytes[start..][body.clone()], memory).unwrap() {
                 Record::Queue(parts, _) => whole = Some(Queue::restore(*parts)),
                 Record::Message(_, message) => whole.as_mut().unwrap().restore_message(message),
+                Record::RecipientKeys(_, keys) => {
+                    whole.as_mut().unwrap().restore_recipient_keys(&keys);
+                }
+                Record::Link(_, link) => whole.as_mut().unwrap().restore_link(link),
+                Record::Notifier(_, parts) => {
+                    whole
+                        .as_mut()
+                        .unwrap()
+                        .restore_notifier(parts.map(|parts| *parts));
+                }
+                Record::Blocking(_, blocking) => {
+                    let _ = whole.as_mut().unwrap().set_blocking(blocking);
+                }
                 _ => panic!("only queues here"),
             }
             start += body.end;
@@ -341,9 +500,34 @@ mod tests {
             secured: bool,
             bodies in prop::collection::vec(prop::option::of(
                 prop::collection::vec(any::<u8>(), 0..200)), 0..5),
+            owners in 1..=RECIPIENT_KEYS_MAX,
+            link in prop::option::of((
+                prop::collection::vec(any::<u8>(), 0..=FIXED_BYTES_MAX),
+                prop::collection::vec(any::<u8>(), 0..=USER_BYTES_MAX),
+            )),
+            notifier: bool,
+            blocking in prop::option::of((any::<bool>(), prop::option::of(any::<Option<u64>>()))),
         ) {
             let memory = Memory::new(usize::MAX);
             let mut queue = queue(mode, suspended, secured);
+            let mut rng = generator().unwrap();
+            let keys: Vec<_> = (0..owners)
+                .map(|_| AuthSecret::generate(&mut rng).public_key())
+                .collect();
+            queue.restore_recipient_keys(&keys);
+            queue.restore_link(link.map(|(fixed, user)| {
+                let blobs = LinkBlobs::new(&fixed, &user).unwrap();
+                Link::new(LinkId([7; ID_BYTES]), &blobs, |bytes| memory.store(bytes))
+            }));
+            queue.restore_notifier(notifier.then(|| NotifierParts {
+                id: NotifierId([8; ID_BYTES]),
+                auth_key: keys[0].clone(),
+                key: NotificationKey::from_bytes(&[9; 32]),
+            }));
+            let _ = queue.set_blocking(blocking.map(|(spam, notice)| Blocking {
+                reason: if spam { BlockingReason::Spam } else { BlockingReason::Content },
+                notice: notice.map(|ttl_seconds| ClientNotice { ttl_seconds }),
+            }));
             for (n, body) in (0..).zip(bodies) {
                 queue.restore_message(Message {
                     id: MessageId([n; ID_BYTES]),

@@ -4,8 +4,6 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use junto_smp::id::RecipientId;
-use junto_smp::message::DeliveryKey;
-use junto_smp::queue::QueueParts;
 
 use super::record::{self, MARK_RECORD_BYTES, Record};
 use super::segment::MAGIC;
@@ -27,7 +25,8 @@ pub(super) struct Replayed {
 pub(super) enum End {
     /// With its last record.
     Whole,
-    /// In a record, or in the messages of a queue, that began at this offset: as a crash leaves it.
+    /// In a record, or in a queue of several records, that began at this offset: as a crash leaves
+    /// it.
     Torn(u64),
     /// At this offset stands what no crash explains.
     Damaged(u64),
@@ -118,15 +117,12 @@ impl Replay<'_> {
     /// Carries out one record; `false` if it cannot stand here.
     fn apply(&mut self, record: Record, offset: u64) -> bool {
         if let Some(mut reading) = self.partial.take() {
-            return match record {
-                Record::Message(id, message) if id == reading.queue.recipient() => {
-                    reading.queue.restore_message(message);
-                    reading.missing -= 1;
-                    self.finish(reading);
-                    true
-                }
-                _ => false,
-            };
+            if !complete(record, &mut reading.queue) {
+                return false;
+            }
+            reading.missing -= 1;
+            self.finish(reading);
+            return true;
         }
         let queues = self.queues;
         let find = |id: &RecipientId| queues.find(Name::Recipient, &id.0);
@@ -154,8 +150,37 @@ impl Replay<'_> {
                     cell.lock().restore_removal(&message);
                 }
             }
-            Record::Secured(id, key) => change(find(&id), |parts| parts.sender_key = Some(key)),
-            Record::Suspended(id) => change(find(&id), |parts| parts.suspended = true),
+            Record::Secured(id, key) => {
+                if let Some(cell) = find(&id) {
+                    cell.lock().restore_sender_key(key);
+                }
+            }
+            Record::Suspended(id) => {
+                if let Some(cell) = find(&id) {
+                    cell.lock().restore_suspension();
+                }
+            }
+            Record::RecipientKeys(id, keys) => {
+                if let Some(cell) = find(&id) {
+                    cell.lock().restore_recipient_keys(&keys);
+                }
+            }
+            Record::Link(id, link) => {
+                if let Some(cell) = find(&id) {
+                    rename(&cell, queues, |queue| queue.restore_link(link));
+                }
+            }
+            Record::Notifier(id, parts) => {
+                if let Some(cell) = find(&id) {
+                    let parts = parts.map(|parts| *parts);
+                    rename(&cell, queues, |queue| queue.restore_notifier(parts));
+                }
+            }
+            Record::Blocking(id, blocking) => {
+                if let Some(cell) = find(&id) {
+                    let _ = cell.lock().set_blocking(blocking);
+                }
+            }
             Record::Deleted(id) => {
                 if let Some(cell) = find(&id) {
                     queues.take(&cell.lock());
@@ -166,40 +191,45 @@ impl Replay<'_> {
         true
     }
 
-    /// Puts a queue in as soon as it has all its messages.
+    /// Puts a queue in as soon as it is whole.
     fn finish(&mut self, reading: Partial) {
         if reading.missing == 0 {
-            self.queues.put(reading.queue, |_| {});
+            self.queues.put(reading.queue);
         } else {
             self.partial = Some(reading);
         }
     }
 }
 
-/// A queue whose messages have not all been read.
+/// A queue whose records have not all been read.
 struct Partial {
     queue: Queue,
     missing: u32,
     began: u64,
 }
 
-/// Changes the lasting part of a queue.
-fn change(cell: Option<Arc<Cell>>, change: impl FnOnce(&mut QueueParts)) {
-    let Some(cell) = cell else { return };
-    let mut queue = cell.lock();
-    let mut parts = QueueParts {
-        recipient: queue.recipient(),
-        sender: queue.sender(),
-        mode: queue.mode(),
-        recipient_key: queue.recipient_key().clone(),
-        sender_key: queue.sender_key().cloned(),
-        delivery_key: DeliveryKey::from_bytes(queue.delivery_key().as_bytes()),
-        suspended: queue.is_suspended(),
-    };
-    change(&mut parts);
-    let mut changed = Queue::restore(parts);
-    for message in queue.messages() {
-        changed.restore_message(message.clone());
+/// Adds what a record says to the queue that it belongs to; `false` if it does not.
+fn complete(record: Record, queue: &mut Queue) -> bool {
+    let own = queue.recipient();
+    match record {
+        Record::Message(id, message) if id == own => queue.restore_message(message),
+        Record::RecipientKeys(id, keys) if id == own => queue.restore_recipient_keys(&keys),
+        Record::Link(id, link) if id == own => queue.restore_link(link),
+        Record::Notifier(id, parts) if id == own => {
+            queue.restore_notifier(parts.map(|parts| *parts));
+        }
+        Record::Blocking(id, blocking) if id == own => {
+            let _ = queue.set_blocking(blocking);
+        }
+        _ => return false,
     }
-    *queue = changed;
+    true
+}
+
+/// A change after which the queue may have other names.
+fn rename(cell: &Arc<Cell>, queues: &MemoryStore, change: impl FnOnce(&mut Queue)) {
+    let mut queue = cell.lock();
+    queues.unname_all(&queue);
+    change(&mut queue);
+    queues.name_all(&queue, cell);
 }

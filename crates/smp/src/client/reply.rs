@@ -7,8 +7,10 @@ use crate::{
     block::{Batch, SessionId},
     command::Command,
     error::ErrorCode,
-    id::{CorrelationId, Entity, ID_BYTES, MessageId, RecipientId},
+    id::{CorrelationId, Entity, ID_BYTES, MessageId, NotifierId, RecipientId},
+    notification::NotificationNonce,
     response::Response,
+    service::ServiceQueues,
     transmission::Transmission,
     version::Version,
 };
@@ -21,6 +23,10 @@ enum Expected {
     Ok,
     OkOrMessage,
     Info,
+    Link,
+    NotifierIds,
+    ServiceSubscribed,
+    Name,
     Pong,
 }
 
@@ -37,7 +43,7 @@ impl<T> Pending<T> {
         Self {
             expected: match &request.command {
                 Command::New(_) => Expected::Ids,
-                Command::Sub => Expected::Subscribed,
+                Command::Sub | Command::NotifierSub => Expected::Subscribed,
                 Command::Ack(_) | Command::Get => Expected::OkOrMessage,
                 Command::Info => Expected::Info,
                 Command::Ping => Expected::Pong,
@@ -45,7 +51,17 @@ impl<T> Pending<T> {
                 | Command::SenderKey(_)
                 | Command::Send { .. }
                 | Command::Off
-                | Command::Delete => Expected::Ok,
+                | Command::Delete
+                | Command::RecipientKeys(_)
+                | Command::SetLink { .. }
+                | Command::DeleteLink
+                | Command::DeleteNotifier => Expected::Ok,
+                Command::LinkKey(_) | Command::ReadLink => Expected::Link,
+                Command::SetNotifier { .. } => Expected::NotifierIds,
+                Command::ServiceSub(_) | Command::NotifierServiceSub(_) => {
+                    Expected::ServiceSubscribed
+                }
+                Command::Resolve(_) => Expected::Name,
             },
             entity: match request.entity {
                 Entity::Queue(id) => Some(*id),
@@ -70,7 +86,10 @@ impl<T> Pending<T> {
             (Response::Subscribed(_) | Response::Ok, Expected::Subscribed)
             | (Response::Ok, Expected::Ok | Expected::OkOrMessage)
             | (Response::Message { .. }, Expected::OkOrMessage)
-            | (Response::Info(_), Expected::Info) => true,
+            | (Response::Info(_), Expected::Info)
+            | (Response::Link(_), Expected::Link)
+            | (Response::NotifierIds(_), Expected::NotifierIds)
+            | (Response::ServiceSubscribed(_), Expected::ServiceSubscribed) => true,
             _ => false,
         };
         let same = matches!((entity, &self.entity), (Entity::Queue(a), Some(b)) if a == b);
@@ -106,10 +125,23 @@ pub enum Event<'b> {
         /// For [`crate::message::DeliveryKey::open`].
         sealed: &'b [u8],
     },
-    /// Another connection has subscribed to this queue.
+    /// A message came to a queue whose notifier we are.
+    Notification {
+        /// The queue, by the notification server's name for it.
+        notifier: NotifierId,
+        /// Nonce of the box.
+        nonce: NotificationNonce,
+        /// The box, for the recipient: see [`crate::notification::NotificationKey::open`].
+        sealed: &'b [u8],
+    },
+    /// Another connection has subscribed to this queue. To a notification server its notifier id.
     End(RecipientId),
-    /// This queue was deleted.
+    /// This queue (or, to a notification server, this notifier) was deleted.
     Deleted(RecipientId),
+    /// The messages that waited in the queues of our service have been delivered.
+    AllDelivered,
+    /// Another connection has subscribed to the queues of our service.
+    ServiceEnd(ServiceQueues),
     /// The server could not read a block or transmission of ours, or broke the protocol itself.
     /// Requests may stay without answers: close the connection.
     Fault,
@@ -174,6 +206,9 @@ impl<'b, T> Replies<'_, 'b, T> {
 }
 
 fn event<'b>(response: Response<'b>, entity: Entity<'_>) -> Event<'b> {
+    if response == Response::AllDelivered {
+        return Event::AllDelivered;
+    }
     let Entity::Queue(queue) = entity else {
         return Event::Fault;
     };
@@ -182,10 +217,20 @@ fn event<'b>(response: Response<'b>, entity: Entity<'_>) -> Event<'b> {
         Response::Message { id, sealed } => Event::Message { queue, id, sealed },
         Response::End => Event::End(queue),
         Response::Deleted => Event::Deleted(queue),
+        Response::Notification { nonce, sealed } => Event::Notification {
+            notifier: NotifierId(queue.0),
+            nonce,
+            sealed,
+        },
+        Response::ServiceEnd(queues) => Event::ServiceEnd(queues),
         Response::Ids(_)
         | Response::Subscribed(_)
         | Response::Ok
         | Response::Info(_)
+        | Response::Link(_)
+        | Response::NotifierIds(_)
+        | Response::ServiceSubscribed(_)
+        | Response::AllDelivered
         | Response::Pong
         | Response::Error(_) => Event::Fault,
     }

@@ -14,6 +14,8 @@ pub const INFO_BYTES_MAX: usize = 512;
 pub struct QueueInfo {
     /// The sender's key is set.
     pub secured: bool,
+    /// A notification server is told of messages.
+    pub notifier: bool,
     /// How the asking connection reads: `true` by subscription, `false` by `GET`; and the message
     /// it has to acknowledge.
     pub reader: Option<(bool, Option<MessageId>)>,
@@ -29,7 +31,8 @@ impl QueueInfo {
     pub fn to_json(&self) -> String {
         let mut json = String::with_capacity(INFO_BYTES_MAX);
         // Writing to a string cannot fail.
-        let _ = write!(json, r#"{{"qiSnd":{},"qiNtf":false"#, self.secured);
+        let (secured, notifier) = (self.secured, self.notifier);
+        let _ = write!(json, r#"{{"qiSnd":{secured},"qiNtf":{notifier}"#);
         if let Some((subscribed, delivered)) = self.reader {
             let kind = if subscribed { "noSub" } else { "prohibitSub" };
             let _ = write!(json, r#","qiSub":{{"qSubThread":"{kind}""#);
@@ -97,6 +100,7 @@ mod tests {
         let id = MessageId([0xff; 24]);
         let info = QueueInfo {
             secured: true,
+            notifier: true,
             reader: Some((false, Some(id))),
             size: usize::MAX,
             first: Some((id, Timestamp(u64::from(u32::MAX)), true)),
@@ -104,10 +108,11 @@ mod tests {
         let json = info.to_json();
         assert!(json.len() <= INFO_BYTES_MAX);
         assert!(
-            json.starts_with(r#"{"qiSnd":true,"qiNtf":false,"qiSub":{"qSubThread":"prohibitSub""#)
+            json.starts_with(r#"{"qiSnd":true,"qiNtf":true,"qiSub":{"qSubThread":"prohibitSub""#)
         );
         let empty = QueueInfo {
             secured: false,
+            notifier: false,
             reader: None,
             size: 0,
             first: None,

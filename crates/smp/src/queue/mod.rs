@@ -12,32 +12,45 @@
 //! - The last connection to `SUB` is the subscriber; the one before gets `END`.
 //! - `GET` and `SUB` exclude each other in a connection.
 //! - Setting the sender's key again is fine with the same key and `AUTH` with another one.
-//! - After `OFF` senders see `AUTH`, as if the queue did not exist.
+//! - After `OFF` senders and readers of the link see `AUTH`, as if the queue did not exist.
+//! - The link data of a one-time queue goes with the first `SEND` after it was secured.
+//! - A blocked queue can be switched off and deleted; everything else is answered by `BLOCKED`.
 //!
 //! # Memory
 //! An empty queue without subscriber is [`core::mem::size_of::<Queue>`] (below 640 bytes, tested)
 //! and one shared allocation of 80 bytes. The ring gives its memory back when it drains.
 
+mod create;
+mod handle;
 mod info;
+mod link;
 mod message;
+mod notifier;
+mod outcome;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use junto_crypto::{CryptoRng, x25519};
 
 pub use info::{INFO_BYTES_MAX, QueueInfo};
+pub use link::{Link, LinkCopy};
 pub use message::{Content, Delivery, Message};
+pub use notifier::{
+    Alert, NOTIFICATION_SECONDS, Notifier, NotifierEvent, NotifierNews, NotifierParts,
+};
+pub use outcome::{Answer, Change, Context, Event, Outcome};
 
 use crate::{
-    command::{Command, NewQueue, QueueMode},
-    error::ErrorCode,
+    blocking::Blocking,
+    command::{Command, QueueMode},
     id::{MessageId, RecipientId, SenderId},
     key::AuthKey,
-    message::{BODY_BYTES_MAX, DeliveryKey, MessageFlags, Timestamp},
-    response::QueueIds,
-    server::Authorised,
+    message::{DeliveryKey, Timestamp},
 };
+
+/// Keys that may authorise the recipient of one contact queue: 16 owners. Whoever commands with a
+/// wrong key costs one verification for each.
+pub const RECIPIENT_KEYS_MAX: usize = 16;
 
 /// Slots that an idle ring keeps, so that one message at a time needs no allocation.
 const IDLE_SLOTS: usize = 4;
@@ -70,6 +83,8 @@ impl Default for Limits {
 pub enum Credential {
     /// With this key.
     Key(AuthKey),
+    /// With any of these.
+    AnyOf(Arc<[AuthKey]>),
     /// Without any: the first messages to a queue that is not secured yet.
     Open,
     /// Nothing will do, and finding that out must take as long as a wrong key does: the queue does
@@ -83,7 +98,7 @@ impl Credential {
     pub fn without_queue(command: &Command<'_>) -> Self {
         match command {
             Command::New(new) => Self::Key(new.auth_key.clone()),
-            Command::Ping => Self::Open,
+            Command::Ping | Command::Resolve(_) => Self::Open,
             _ => Self::Nobody,
         }
     }
@@ -97,7 +112,30 @@ struct Reader {
     delivered: Option<MessageId>,
 }
 
-/// Everything of a queue that outlives a restart, except its messages.
+/// Who may command as the recipient: nearly always one key.
+enum RecipientKeys {
+    One(AuthKey),
+    Several(Arc<[AuthKey]>),
+}
+
+impl RecipientKeys {
+    fn as_slice(&self) -> &[AuthKey] {
+        match self {
+            Self::One(key) => core::slice::from_ref(key),
+            Self::Several(keys) => keys,
+        }
+    }
+
+    fn credential(&self) -> Credential {
+        match self {
+            Self::One(key) => Credential::Key(key.clone()),
+            Self::Several(keys) => Credential::AnyOf(Arc::clone(keys)),
+        }
+    }
+}
+
+/// What every queue has and a restart must not lose. The rest is restored by the methods named
+/// `restore_…`.
 pub struct QueueParts {
     /// Names it to the recipient.
     pub recipient: RecipientId,
@@ -120,138 +158,20 @@ pub struct Queue<B = Bytes> {
     recipient: RecipientId,
     sender: SenderId,
     mode: Option<QueueMode>,
-    recipient_key: AuthKey,
+    recipient_keys: RecipientKeys,
     sender_key: Option<AuthKey>,
     delivery_key: Arc<DeliveryKey>,
     suspended: bool,
+    blocking: Option<Blocking>,
+    link: Option<Box<Link<B>>>,
+    notifier: Option<Box<Notifier>>,
     messages: VecDeque<Message<B>>,
     subscriber: Option<Reader>,
     /// The last connection that used `GET`. Only one is remembered: an earlier one can `GET` again.
     getter: Option<Reader>,
 }
 
-/// Who commands, when, and under which limits.
-#[derive(Clone, Copy, Debug)]
-pub struct Context {
-    /// The connection that the command came from.
-    pub connection: ConnectionId,
-    /// The time.
-    pub now: Timestamp,
-    /// The limits.
-    pub limits: Limits,
-}
-
-/// What the relay must do after a command, in this order: make `change` durable, answer, then
-/// `then` on the same connection, then tell `notify`.
-#[derive(Debug)]
-#[must_use]
-pub struct Outcome<B> {
-    /// The answer to the commanding connection.
-    pub answer: Answer<B>,
-    /// A message to the commanding connection, as event behind the answer: after `SUB`.
-    pub then: Option<Delivery<B>>,
-    /// Another connection to tell (it may be the same one, if it sends to its own queue).
-    pub notify: Option<(ConnectionId, Event<B>)>,
-    /// What to store.
-    pub change: Option<Change>,
-    /// Messages dropped from the front because of their age, before the change.
-    pub expired: usize,
-}
-
-/// The answer to a command.
-#[derive(Debug)]
-pub enum Answer<B> {
-    /// `OK`.
-    Ok,
-    /// `SOK`.
-    Subscribed,
-    /// `MSG`.
-    Message(Delivery<B>),
-    /// `INFO`.
-    Info(QueueInfo),
-    /// `ERR`.
-    Error(ErrorCode),
-}
-
-/// News for another connection.
-#[derive(Debug)]
-pub enum Event<B> {
-    /// `MSG`.
-    Message(Delivery<B>),
-    /// `END`: somebody else has subscribed.
-    End,
-    /// `DELD`: the queue is gone.
-    Deleted,
-}
-
-/// A change of durable state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// [`Queue::sender_key`] was set.
-    Secured,
-    /// The queue was switched off.
-    Suspended,
-    /// The relay must forget the queue.
-    Deleted,
-    /// A message (or marker) was added: the last of [`Queue::messages`].
-    Stored(MessageId),
-    /// The first message was acknowledged and removed.
-    Removed(MessageId),
-}
-
 impl<B> Queue<B> {
-    /// Makes the queue that an authorised `NEW` asks for, with random ids. Link data and notifier
-    /// credentials are for a later version: see [`NewQueue::has_link_data`]; the notifier is left
-    /// out, which clients accept.
-    ///
-    /// # Errors
-    /// The code to answer with: `CMD PROHIBITED` for link data or another command, `CRYPTO` for a
-    /// weak key.
-    pub fn create(
-        command: &Authorised<'_>,
-        context: &Context,
-        rng: &mut impl CryptoRng,
-    ) -> Result<(Self, QueueIds), ErrorCode> {
-        match command.command() {
-            Command::New(new) if !new.has_link_data() => Self::create_from(new, context, rng),
-            _ => Err(ErrorCode::PROHIBITED),
-        }
-    }
-
-    fn create_from(
-        new: &NewQueue<'_>,
-        context: &Context,
-        rng: &mut impl CryptoRng,
-    ) -> Result<(Self, QueueIds), ErrorCode> {
-        let secret = x25519::SecretKey::generate(rng);
-        let shared = secret
-            .diffie_hellman(&new.dh_key)
-            .map_err(|_| ErrorCode::Crypto)?;
-        let mut queue = Self::restore(QueueParts {
-            recipient: RecipientId::random(rng),
-            sender: SenderId::random(rng),
-            mode: new.queue_mode(),
-            recipient_key: new.auth_key.clone(),
-            sender_key: None,
-            delivery_key: DeliveryKey::new(&shared),
-            suspended: false,
-        });
-        queue.subscriber = new.subscribe.then_some(Reader {
-            connection: context.connection,
-            delivered: None,
-        });
-        let ids = QueueIds {
-            recipient: queue.recipient,
-            sender: queue.sender,
-            server_dh_key: secret.public_key(),
-            mode: queue.mode,
-            link: None,
-            service: None,
-            notifier: None,
-        };
-        Ok((queue, ids))
-    }
-
     /// A stored queue, without messages and subscribers.
     #[must_use]
     pub fn restore(parts: QueueParts) -> Self {
@@ -259,10 +179,13 @@ impl<B> Queue<B> {
             recipient: parts.recipient,
             sender: parts.sender,
             mode: parts.mode,
-            recipient_key: parts.recipient_key,
+            recipient_keys: RecipientKeys::One(parts.recipient_key),
             sender_key: parts.sender_key,
             delivery_key: Arc::new(parts.delivery_key),
             suspended: parts.suspended,
+            blocking: None,
+            link: None,
+            notifier: None,
             messages: VecDeque::new(),
             subscriber: None,
             getter: None,
@@ -278,6 +201,41 @@ impl<B> Queue<B> {
     pub fn restore_removal(&mut self, id: &MessageId) -> bool {
         let position = self.messages.iter().position(|message| message.id == *id);
         position.is_some_and(|position| self.messages.remove(position).is_some())
+    }
+
+    /// Sets the keys of the recipient. For replaying a log only, as the following.
+    pub fn restore_recipient_keys(&mut self, keys: &[AuthKey]) {
+        match keys {
+            [] => {}
+            [key] => self.recipient_keys = RecipientKeys::One(key.clone()),
+            keys => self.recipient_keys = RecipientKeys::Several(keys.into()),
+        }
+    }
+
+    /// Sets the sender's key.
+    pub fn restore_sender_key(&mut self, key: AuthKey) {
+        self.sender_key = Some(key);
+    }
+
+    /// Switches it off.
+    pub fn restore_suspension(&mut self) {
+        self.suspended = true;
+    }
+
+    /// Sets or removes the link data.
+    pub fn restore_link(&mut self, link: Option<Link<B>>) {
+        self.link = link.map(Box::new);
+    }
+
+    /// Sets or removes the notifier.
+    pub fn restore_notifier(&mut self, parts: Option<NotifierParts>) {
+        self.notifier = parts.map(|parts| Box::new(Notifier::new(parts, None)));
+    }
+
+    /// Blocks or unblocks it, as the operator wishes; also when restoring.
+    pub fn set_blocking(&mut self, blocking: Option<Blocking>) -> Option<Change> {
+        let before = core::mem::replace(&mut self.blocking, blocking);
+        (before != blocking).then_some(Change::Blocking)
     }
 
     /// Names it to the recipient.
@@ -298,10 +256,10 @@ impl<B> Queue<B> {
         self.mode
     }
 
-    /// Authorises the recipient.
+    /// Each of them authorises the recipient. Never empty.
     #[must_use]
-    pub fn recipient_key(&self) -> &AuthKey {
-        &self.recipient_key
+    pub fn recipient_keys(&self) -> &[AuthKey] {
+        self.recipient_keys.as_slice()
     }
 
     /// Authorises the sender, once secured.
@@ -322,6 +280,24 @@ impl<B> Queue<B> {
         self.suspended
     }
 
+    /// Why and how the operator has blocked it.
+    #[must_use]
+    pub fn blocking(&self) -> Option<Blocking> {
+        self.blocking
+    }
+
+    /// The data behind its short link.
+    #[must_use]
+    pub fn link(&self) -> Option<&Link<B>> {
+        self.link.as_deref()
+    }
+
+    /// Who is told of messages.
+    #[must_use]
+    pub fn notifier(&self) -> Option<&Notifier> {
+        self.notifier.as_deref()
+    }
+
     /// The waiting messages and markers, oldest first.
     pub fn messages(&self) -> impl DoubleEndedIterator<Item = &Message<B>> + ExactSizeIterator {
         self.messages.iter()
@@ -333,11 +309,27 @@ impl<B> Queue<B> {
         self.subscriber.map(|reader| reader.connection)
     }
 
+    /// Whether `connection` hears of this queue, as subscriber or as notification server.
+    #[must_use]
+    pub fn tells(&self, connection: ConnectionId) -> bool {
+        let notifier = self.notifier.as_ref().and_then(|n| n.subscriber);
+        [self.subscriber(), notifier].contains(&Some(connection))
+    }
+
     /// What `command`, about this queue, must be authorised with.
     #[must_use]
     pub fn credential(&self, command: &Command<'_>) -> Credential {
         match command {
-            Command::SenderKey(key) => {
+            // Senders and readers of the link cannot tell a queue that is off from none at all.
+            Command::SenderKey(_)
+            | Command::LinkKey(_)
+            | Command::ReadLink
+            | Command::Send { .. }
+                if self.suspended =>
+            {
+                Credential::Nobody
+            }
+            Command::SenderKey(key) | Command::LinkKey(key) => {
                 let free = self.sender_key.as_ref().is_none_or(|set| set == key);
                 if self.mode == Some(QueueMode::Messaging) && free {
                     Credential::Key(key.clone())
@@ -349,15 +341,43 @@ impl<B> Queue<B> {
                 Some(key) => Credential::Key(key.clone()),
                 None => Credential::Open,
             },
+            Command::ReadLink if self.is_contact() => Credential::Open,
+            Command::NotifierSub => match &self.notifier {
+                Some(notifier) => Credential::Key(notifier.auth_key().clone()),
+                None => Credential::Nobody,
+            },
             Command::Sub
             | Command::Key(_)
             | Command::Ack(_)
             | Command::Get
             | Command::Off
             | Command::Delete
-            | Command::Info => Credential::Key(self.recipient_key.clone()),
-            Command::New(_) | Command::Ping => Credential::Nobody,
+            | Command::Info
+            | Command::RecipientKeys(_)
+            | Command::SetLink { .. }
+            | Command::DeleteLink
+            | Command::SetNotifier { .. }
+            | Command::DeleteNotifier => self.recipient_keys.credential(),
+            Command::ReadLink
+            | Command::New(_)
+            | Command::ServiceSub(_)
+            | Command::NotifierServiceSub(_)
+            | Command::Resolve(_)
+            | Command::Ping => Credential::Nobody,
         }
+    }
+
+    /// Whether anybody may read the link: contact queues, also those from before modes.
+    fn is_contact(&self) -> bool {
+        match self.mode {
+            Some(mode) => mode == QueueMode::Contact,
+            None => self.sender_key.is_none(),
+        }
+    }
+
+    /// Whether it has its one sender.
+    fn is_secured_for_one(&self) -> bool {
+        self.mode != Some(QueueMode::Contact) && self.sender_key.is_some()
     }
 
     /// Forgets subscriptions of a connection that is gone.
@@ -366,6 +386,11 @@ impl<B> Queue<B> {
             if reader.is_some_and(|reader| reader.connection == connection) {
                 *reader = None;
             }
+        }
+        if let Some(notifier) = &mut self.notifier
+            && notifier.subscriber == Some(connection)
+        {
+            notifier.subscriber = None;
         }
     }
 
@@ -394,231 +419,5 @@ impl<B> Queue<B> {
         self.messages
             .back()
             .is_some_and(|message| matches!(message.content, Content::QuotaReached))
-    }
-}
-
-impl<B: Clone + AsRef<[u8]>> Queue<B> {
-    /// Carries out an authorised command. `keep` stores the body of an accepted `SEND`.
-    ///
-    /// The caller has looked this queue up by the command's entity and checked the credential it
-    /// demanded; state that may have changed since is checked again here.
-    pub fn handle(
-        &mut self,
-        command: &Authorised<'_>,
-        context: &Context,
-        rng: &mut impl CryptoRng,
-        keep: impl FnOnce(&[u8]) -> B,
-    ) -> Outcome<B> {
-        match command.command() {
-            Command::Sub => self.subscribe(context),
-            Command::Get => self.take_one(context),
-            Command::Ack(id) => self.acknowledge(*id, context),
-            Command::Key(key) => self.secure(key),
-            Command::SenderKey(_) if self.suspended => Outcome::error(ErrorCode::Auth),
-            Command::SenderKey(key) => self.secure(key),
-            Command::Send { .. } if self.suspended => Outcome::error(ErrorCode::Auth),
-            Command::Send { .. } if command.is_open() && self.sender_key.is_some() => {
-                Outcome::error(ErrorCode::Auth)
-            }
-            Command::Send { flags, body } => self.send(*flags, body, context, rng, keep),
-            Command::Off => {
-                let change = (!self.suspended).then_some(Change::Suspended);
-                self.suspended = true;
-                Outcome::ok(change)
-            }
-            Command::Delete => self.delete(context),
-            Command::Info => Outcome::answer(Answer::Info(self.info(context))),
-            Command::New(_) | Command::Ping => Outcome::error(ErrorCode::PROHIBITED),
-        }
-    }
-
-    fn subscribe(&mut self, context: &Context) -> Outcome<B> {
-        let connection = context.connection;
-        if self.getter.is_some_and(|r| r.connection == connection) {
-            return Outcome::error(ErrorCode::PROHIBITED);
-        }
-        let before = self.subscriber.replace(Reader {
-            connection,
-            delivered: None,
-        });
-        Outcome {
-            then: self.deliver_next(),
-            notify: before
-                .filter(|reader| reader.connection != connection)
-                .map(|reader| (reader.connection, Event::End)),
-            ..Outcome::answer(Answer::Subscribed)
-        }
-    }
-
-    fn take_one(&mut self, context: &Context) -> Outcome<B> {
-        let connection = context.connection;
-        if self.subscriber.is_some_and(|r| r.connection == connection) {
-            return Outcome::error(ErrorCode::PROHIBITED);
-        }
-        let delivery = self.delivery();
-        self.getter = Some(Reader {
-            connection,
-            delivered: delivery.as_ref().map(|delivery| delivery.message.id),
-        });
-        Outcome::answer(delivery.map_or(Answer::Ok, Answer::Message))
-    }
-
-    fn acknowledge(&mut self, id: Option<MessageId>, context: &Context) -> Outcome<B> {
-        let of_connection = |reader: &&mut Reader| reader.connection == context.connection;
-        let (reader, subscribed) = if let Some(r) = self.subscriber.as_mut().filter(of_connection) {
-            (r, true)
-        } else if let Some(r) = self.getter.as_mut().filter(of_connection) {
-            (r, false)
-        } else {
-            return Outcome::error(ErrorCode::NoMessage);
-        };
-        let Some(delivered) = reader
-            .delivered
-            .filter(|delivered| id.is_none_or(|id| id == *delivered))
-        else {
-            return Outcome::error(ErrorCode::NoMessage);
-        };
-        reader.delivered = None;
-        // It is gone if it has expired, or was taken through the other way of reading.
-        let first = self.messages.front().map(|message| message.id);
-        let removed = first == Some(delivered) && self.messages.pop_front().is_some();
-        self.release_memory();
-        let next = if subscribed {
-            self.deliver_next()
-        } else {
-            None
-        };
-        Outcome {
-            answer: next.map_or(Answer::Ok, Answer::Message),
-            ..Outcome::ok(removed.then_some(Change::Removed(delivered)))
-        }
-    }
-
-    fn secure(&mut self, key: &AuthKey) -> Outcome<B> {
-        match &self.sender_key {
-            Some(set) if set == key => Outcome::ok(None),
-            Some(_) => Outcome::error(ErrorCode::Auth),
-            None => {
-                self.sender_key = Some(key.clone());
-                Outcome::ok(Some(Change::Secured))
-            }
-        }
-    }
-
-    fn send(
-        &mut self,
-        flags: MessageFlags,
-        body: &[u8],
-        context: &Context,
-        rng: &mut impl CryptoRng,
-        keep: impl FnOnce(&[u8]) -> B,
-    ) -> Outcome<B> {
-        if body.len() > BODY_BYTES_MAX {
-            return Outcome::error(ErrorCode::LargeMessage);
-        }
-        let expired = self.expire(context.now, &context.limits);
-        if self.is_full() {
-            return Outcome {
-                expired,
-                ..Outcome::error(ErrorCode::Quota)
-            };
-        }
-        let full = self.messages.len() >= context.limits.messages;
-        let id = MessageId::random(rng);
-        self.messages.push_back(Message {
-            id,
-            time: context.now,
-            content: if full {
-                Content::QuotaReached
-            } else {
-                let body = keep(body);
-                Content::Body { flags, body }
-            },
-        });
-        let answer = if full {
-            Answer::Error(ErrorCode::Quota)
-        } else {
-            Answer::Ok
-        };
-        Outcome {
-            notify: self
-                .subscriber()
-                .zip(self.deliver_next())
-                .map(|(connection, delivery)| (connection, Event::Message(delivery))),
-            change: Some(Change::Stored(id)),
-            expired,
-            ..Outcome::answer(answer)
-        }
-    }
-
-    fn delete(&mut self, context: &Context) -> Outcome<B> {
-        let subscriber = self.subscriber.take();
-        self.getter = None;
-        self.suspended = true;
-        self.messages = VecDeque::new();
-        Outcome {
-            notify: subscriber
-                .filter(|reader| reader.connection != context.connection)
-                .map(|reader| (reader.connection, Event::Deleted)),
-            ..Outcome::ok(Some(Change::Deleted))
-        }
-    }
-
-    fn info(&self, context: &Context) -> QueueInfo {
-        let mine = |reader: &Reader| reader.connection == context.connection;
-        let subscribed = self.subscriber.filter(mine);
-        let reader = subscribed.or(self.getter.filter(mine));
-        QueueInfo {
-            secured: self.sender_key.is_some(),
-            reader: reader.map(|reader| (subscribed.is_some(), reader.delivered)),
-            size: self.messages.len(),
-            first: self.messages.front().map(|message| {
-                let quota = matches!(message.content, Content::QuotaReached);
-                (message.id, message.time, quota)
-            }),
-        }
-    }
-
-    /// The first message, if any.
-    fn delivery(&self) -> Option<Delivery<B>> {
-        self.messages.front().map(|message| Delivery {
-            queue: self.recipient,
-            key: Arc::clone(&self.delivery_key),
-            message: message.clone(),
-        })
-    }
-
-    /// The first message for the subscriber, unless one is still to be acknowledged.
-    fn deliver_next(&mut self) -> Option<Delivery<B>> {
-        self.subscriber
-            .filter(|reader| reader.delivered.is_none())?;
-        let delivery = self.delivery()?;
-        if let Some(reader) = &mut self.subscriber {
-            reader.delivered = Some(delivery.message.id);
-        }
-        Some(delivery)
-    }
-}
-
-impl<B> Outcome<B> {
-    fn answer(answer: Answer<B>) -> Self {
-        Self {
-            answer,
-            then: None,
-            notify: None,
-            change: None,
-            expired: 0,
-        }
-    }
-
-    fn ok(change: Option<Change>) -> Self {
-        Self {
-            change,
-            ..Self::answer(Answer::Ok)
-        }
-    }
-
-    fn error(code: ErrorCode) -> Self {
-        Self::answer(Answer::Error(code))
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     block::{Block, BlockFull, OutgoingBlock, Protection},
     encoding::Writer,
     id::{CorrelationId, Entity},
-    queue::{Answer, Delivery, Event},
+    queue::{Alert, Answer, Delivery, Event, NotifierEvent, NotifierNews},
     response::Response,
     server::Refusal,
     transmission::encode_header,
@@ -84,7 +84,37 @@ impl ReplyWriter {
             Answer::Subscribed => push(block, Response::Subscribed(None)),
             Answer::Message(delivery) => self.push_delivery(block, Some(correlation), delivery),
             Answer::Info(info) => push(block, Response::Info(info.to_json().as_bytes())),
+            Answer::Link(copy) => push(block, Response::Link(copy.data())),
+            Answer::NotifierIds(ids) => push(block, Response::NotifierIds(*ids)),
             Answer::Error(code) => push(block, Response::Error(*code)),
+        }
+    }
+
+    /// Adds a notification, an event; encrypts straight into the block.
+    ///
+    /// # Errors
+    /// As [`ReplyWriter::push`].
+    pub fn push_alert(&self, block: &mut OutgoingBlock, alert: &Alert) -> Result<(), BlockFull> {
+        block.push(|writer| {
+            start(writer, None, Entity::Queue(&alert.notifier.0));
+            alert.encode(writer);
+        })
+    }
+
+    /// Adds an event for a notification server.
+    ///
+    /// # Errors
+    /// As [`ReplyWriter::push`].
+    pub fn push_notifier_news(
+        &self,
+        block: &mut OutgoingBlock,
+        news: &NotifierNews,
+    ) -> Result<(), BlockFull> {
+        let entity = Entity::Queue(&news.notifier.0);
+        match &news.event {
+            NotifierEvent::Notification(alert) => self.push_alert(block, alert),
+            NotifierEvent::End => self.push(block, None, entity, &Response::End),
+            NotifierEvent::Deleted => self.push(block, None, entity, &Response::Deleted),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Requests: received commands, before and after their authorisation is verified.
 
+use core::cell::Cell;
+
 use junto_crypto::x25519;
 
 use crate::{
@@ -7,6 +9,7 @@ use crate::{
     command::{Command, Party},
     error::ErrorCode,
     id::{CorrelationId, Entity, ID_BYTES},
+    key::AuthKey,
     queue::Credential,
     transmission::{Transmission, verify},
     version::Version,
@@ -18,6 +21,8 @@ pub struct RequestReader {
     session: SessionId,
     hello_key: x25519::SecretKey,
     protection: Protection,
+    /// See [`RequestReader::take_verifications`].
+    verifications: Cell<u64>,
 }
 
 impl RequestReader {
@@ -32,7 +37,14 @@ impl RequestReader {
             session,
             hello_key,
             protection,
+            verifications: Cell::new(0),
         }
+    }
+
+    /// Signatures and authenticators verified since the last call: nearly all of the work that a
+    /// refused command costs.
+    pub fn take_verifications(&mut self) -> u64 {
+        self.verifications.take()
     }
 
     /// The negotiated version.
@@ -81,13 +93,25 @@ impl RequestReader {
         if transmission.service_signature {
             return Err(refused(ErrorCode::Service));
         }
-        let (key, open) = match credential {
-            Credential::Key(key) => (Some(key), false),
-            Credential::Open => (None, true),
-            Credential::Nobody => (None, false),
+        if matches!(
+            command,
+            Command::ServiceSub(_) | Command::NotifierServiceSub(_)
+        ) {
+            return Err(refused(ErrorCode::Service));
+        }
+        let verify = |key: Option<&AuthKey>| {
+            if !transmission.authorization.is_none() {
+                self.verifications.set(self.verifications.get() + 1);
+            }
+            verify(&transmission, key, &self.hello_key)
         };
         // An authorisation that is not asked for costs the same work as a wrong one.
-        let verified = verify(&transmission, key, &self.hello_key);
+        let open = *credential == Credential::Open;
+        let verified = match credential {
+            Credential::Key(key) => verify(Some(key)),
+            Credential::AnyOf(keys) => keys.iter().any(|key| verify(Some(key))),
+            Credential::Open | Credential::Nobody => verify(None),
+        };
         if verified || (open && transmission.authorization.is_none()) {
             Ok(Authorised {
                 correlation,
@@ -172,7 +196,7 @@ impl<'b> Request<'b> {
         &self.command
     }
 
-    /// Which of the two ids of a queue [`Request::queue_id`] is, if any.
+    /// Which of the ids of a queue [`Request::queue_id`] is, if any.
     #[must_use]
     pub fn party(&self) -> Party {
         self.command.party()

@@ -22,8 +22,9 @@ use junto_smp::{
     id::{Entity, MessageId, RecipientId, SenderId},
     key::AuthSecret,
     message::{DeliveryKey, Timestamp},
+    notification::NotificationNonce,
     queue::{Change, ConnectionId, Context, Credential, Event, Limits, Queue},
-    response::{QueueIds, Response},
+    response::{NotifierIds, QueueIds, Response},
     server::{self, Handshake, Identity, Refusal, ReplyWriter, RequestReader},
     version::{Version, VersionRange},
 };
@@ -179,7 +180,9 @@ impl Relay {
         let recipient = match request.party() {
             Party::Recipient => id.map(|id| RecipientId(*id)),
             Party::Sender => id.and_then(|id| self.senders.get(&SenderId(*id)).copied()),
-            Party::Creator | Party::Nobody => None,
+            Party::LinkReader => self.find(id, |queue| Some(queue.link()?.id().0)),
+            Party::Notifier => self.find(id, |queue| Some(queue.notifier()?.id().0)),
+            Party::Creator | Party::Service | Party::Nobody => None,
         };
         let mut queue = recipient.and_then(|recipient| self.queues.get_mut(&recipient));
         let credential = match &queue {
@@ -201,7 +204,12 @@ impl Relay {
                 connection.push(|w, b| w.push(b, Some(&correlation), entity, &Response::Pong))
             }
             Command::New(_) => {
-                let response = match Queue::create(&command, &context, &mut self.rng) {
+                let response = match Queue::create(
+                    &command,
+                    &context,
+                    &mut self.rng,
+                    Bytes::copy_from_slice,
+                ) {
                     Ok((queue, ids)) => {
                         self.senders.insert(ids.sender, ids.recipient);
                         self.queues.insert(ids.recipient, queue);
@@ -225,6 +233,17 @@ impl Relay {
                 if let Some(delivery) = outcome.then {
                     connection.push(|w, b| w.push_delivery(b, None, &delivery));
                 }
+                for alert in &outcome.alerts {
+                    connection.push(|w, b| w.push_alert(b, alert));
+                }
+                if let Some((to, news)) = outcome.notify_notifier {
+                    if to.0 == number {
+                        connection.push(|w, b| w.push_notifier_news(b, &news));
+                    } else if let Some(other) = self.connections.get_mut(&to.0) {
+                        other.push(|w, b| w.push_notifier_news(b, &news));
+                        other.flush();
+                    }
+                }
                 if let Some((to, event)) = outcome.notify {
                     let push = |connection: &mut ServerConnection, event: &Event<Bytes>| {
                         let entity = Entity::Queue(&recipient.0);
@@ -241,6 +260,16 @@ impl Relay {
         }
     }
 
+    /// The queue with this name.
+    fn find(
+        &self,
+        id: Option<&[u8; 24]>,
+        name: impl Fn(&Queue) -> Option<[u8; 24]>,
+    ) -> Option<RecipientId> {
+        let named = |queue: &&Queue| id.is_some() && name(queue).as_ref() == id;
+        self.queues.values().find(named).map(Queue::recipient)
+    }
+
     pub fn take_sent(&mut self, number: u64) -> Vec<Box<Block>> {
         std::mem::take(&mut self.connections.get_mut(&number).unwrap().sent)
     }
@@ -254,6 +283,9 @@ pub enum Got {
     Ok,
     Message(MessageId, Vec<u8>),
     Info(String),
+    Link(SenderId, Vec<u8>, Vec<u8>),
+    NotifierIds(NotifierIds),
+    Notification(NotificationNonce, Vec<u8>),
     Pong,
     End,
     Deleted,
@@ -276,6 +308,16 @@ impl Got {
             Response::Message { id, sealed } => Self::Message(*id, sealed.to_vec()),
             Response::Ok => Self::Ok,
             Response::Info(json) => Self::Info(String::from_utf8(json.to_vec()).unwrap()),
+            Response::Link(data) => Self::Link(
+                data.sender,
+                data.blobs.fixed().to_vec(),
+                data.blobs.user().to_vec(),
+            ),
+            Response::NotifierIds(ids) => Self::NotifierIds(*ids),
+            Response::Notification { nonce, sealed } => Self::Notification(*nonce, sealed.to_vec()),
+            Response::ServiceSubscribed(_) | Response::AllDelivered | Response::ServiceEnd(_) => {
+                Self::Unexpected
+            }
             Response::Pong => Self::Pong,
             Response::End => Self::End,
             Response::Deleted => Self::Deleted,
@@ -361,7 +403,17 @@ impl Peer {
                         }
                         ClientEvent::End(queue) => (Some(queue), Got::End),
                         ClientEvent::Deleted(queue) => (Some(queue), Got::Deleted),
-                        ClientEvent::Fault => (None, Got::Unexpected),
+                        ClientEvent::Notification {
+                            notifier,
+                            nonce,
+                            sealed,
+                        } => (
+                            Some(RecipientId(notifier.0)),
+                            Got::Notification(nonce, sealed.to_vec()),
+                        ),
+                        ClientEvent::AllDelivered
+                        | ClientEvent::ServiceEnd(_)
+                        | ClientEvent::Fault => (None, Got::Unexpected),
                     }),
                     Incoming::Stray => panic!("stray answer"),
                 }
