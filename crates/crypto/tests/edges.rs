@@ -293,6 +293,20 @@ proptest! {
     }
 
     #[test]
+    fn x25519_agrees_with_another_implementation(secret: [u8; 32], peer: [u8; 32]) {
+        let ours = x25519::SecretKey::from_bytes(&secret);
+        let theirs = x25519_dalek::StaticSecret::from(secret);
+        // Half of all points are on the twist, some encodings are not reduced: all are keys.
+        for peer in [peer, [0xff; 32]] {
+            let shared = ours.diffie_hellman(&x25519::PublicKey::from_bytes(&peer)).unwrap();
+            let other = theirs.diffie_hellman(&x25519_dalek::PublicKey::from(peer));
+            prop_assert_eq!(*shared.as_bytes(), other.to_bytes());
+        }
+        let public = x25519_dalek::PublicKey::from(&theirs);
+        prop_assert_eq!(*ours.public_key().as_bytes(), public.to_bytes());
+    }
+
+    #[test]
     fn x448_agrees_with_another_implementation(secret: [[u8; 28]; 2], peer: [[u8; 28]; 2]) {
         let (secret, peer) = (secret.concat(), peer.concat());
         let (secret, peer) = (secret[..].try_into().unwrap(), peer[..].try_into().unwrap());
