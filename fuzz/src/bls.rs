@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use junto_bls::{
     Certificate, Epoch, Evidence, Inbox, KeyPublic, KeyShare, Occasion, PartialSignature,
-    Participant, PartyIndex, PublicKey, RunError, Setup, Signature, combine, partial_sign, verify,
+    Participant, PartyIndex, Pending, PublicKey, RunError, Setup, Signature, combine, partial_sign,
+    verify,
 };
 use junto_crypto::{
     ed25519::{SigningKey, VerifyingKey},
@@ -44,6 +45,8 @@ pub(crate) struct Honest {
     wires: BTreeMap<(u8, u8, u8), Vec<u8>>,
     pub(crate) certificate: Certificate,
     pub(crate) epochs: Vec<Epoch>,
+    /// What each party stored before it confirmed.
+    pub(crate) pendings: Vec<Vec<u8>>,
 }
 
 pub(crate) static HONEST: LazyLock<Honest> = LazyLock::new(honest);
@@ -80,10 +83,11 @@ fn honest() -> Honest {
         }
         last.push(round);
     }
-    let (mut epochs, mut certificate) = (Vec::new(), None);
-    for (me, round) in (0..).zip(last) {
+    let (mut epochs, mut certificate, mut pendings) = (Vec::new(), None, Vec::new());
+    for (me, mut round) in (0..).zip(last) {
         let signed = round.receive(&inbox(&wires, 3, me)).unwrap();
-        let pending = round.into_pending().unwrap();
+        let pending = round.take_pending().unwrap();
+        pendings.push(pending.encode().to_vec());
         let epoch = pending.activate(&signed);
         epochs.push(epoch.map_err(|(_, error)| error).unwrap());
         certificate = Some(signed);
@@ -92,6 +96,7 @@ fn honest() -> Honest {
         wires,
         certificate: certificate.unwrap(),
         epochs,
+        pendings,
         setup: setup.clone(),
     }
 }
@@ -165,6 +170,20 @@ pub(crate) fn certificate(bytes: &[u8]) {
     assert_eq!(certificate.encode(), bytes);
     if certificate.verify().is_ok() && certificate.setup().roster() == roster() {
         assert_eq!(certificate, HONEST.certificate, "a forged certificate");
+    }
+}
+
+/// A share that waits for its certificate: no other certificate makes it usable.
+pub(crate) fn pending(bytes: &[u8]) {
+    let Ok(pending) = Pending::decode(bytes) else {
+        return;
+    };
+    assert_eq!(pending.encode()[..], *bytes);
+    if pending.check(&HONEST.certificate).is_ok() {
+        assert_eq!(pending.key(), HONEST.certificate.key());
+        assert!(pending.activate(&HONEST.certificate).is_ok());
+    } else {
+        assert!(pending.activate(&HONEST.certificate).is_err());
     }
 }
 
@@ -269,13 +288,13 @@ pub(crate) fn round(bytes: &[u8]) {
         Ok((round, _)) => round,
         Err(error) => return blames(&error),
     };
-    let Ok((round, _)) = round.receive(&hear(2, &mut input)) else {
+    let Ok((mut round, _)) = round.receive(&hear(2, &mut input)) else {
         panic!("its own mistake")
     };
     match round.receive(&hear(3, &mut input)) {
         Ok(certificate) => {
             assert!(certificate.verify().is_ok());
-            assert!(round.into_pending().is_some());
+            assert!(round.take_pending().is_some());
         }
         Err(error) => blames(&error),
     }

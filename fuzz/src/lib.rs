@@ -42,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bls_certificate", bls::certificate),
     ("bls_evidence", bls::evidence),
     ("bls_keys", bls::keys),
+    ("bls_pending", bls::pending),
     ("bls_round", bls::round),
     ("bls_setup", bls::setup),
     ("crypto_boxes", crypto::boxes),

@@ -61,6 +61,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "bls_certificate" => vec![bls::HONEST.certificate.encode()],
         "bls_evidence" => bls::seeds_of_evidence(),
         "bls_keys" => bls_keys(),
+        "bls_pending" => bls::HONEST.pendings.clone(),
         "bls_round" => bls::seeds_of_round(),
         "bls_setup" => bls_setups(),
         "crypto_boxes" => vec![vec![7; 80], padded(b"text", 64), Vec::new()],

@@ -16,6 +16,7 @@ const SLOW: &[&str] = &[
     "bls_certificate",
     "bls_evidence",
     "bls_keys",
+    "bls_pending",
     "bls_round",
     "crypto_kem",
     "ratchet_conversation",

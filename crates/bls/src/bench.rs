@@ -350,11 +350,11 @@ fn replay(setup: &Setup, key: &SigningKey, inboxes: &[Inbox; 3]) -> Result<(), R
     };
     let (round, _) = Participant::new(setup, party, key, &[0; 32])?.start(None)?;
     let (round, _) = round.receive(&inboxes[0])?;
-    let (round, _) = round.receive(&inboxes[1])?;
+    let (mut round, _) = round.receive(&inboxes[1])?;
     let certificate = round.receive(&inboxes[2])?;
     drop(black_box(
         round
-            .into_pending()
+            .take_pending()
             .map(|pending| pending.activate(&certificate)),
     ));
     Ok(())

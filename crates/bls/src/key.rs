@@ -98,6 +98,11 @@ impl KeyPublic {
         &self.commitments
     }
 
+    /// Whether this is the share of holder `index`.
+    pub(crate) fn announces(&self, index: ShareIndex, secret: &SecretScalar) -> bool {
+        index.value() <= self.threshold.holders() && generate(secret) == self.public_share(index).0
+    }
+
     /// SHA-256 over the encoding: names the key in one epoch.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
@@ -164,8 +169,8 @@ pub struct KeyShare {
 impl KeyShare {
     /// `None` if the share is not the one that the public commitments announce.
     pub(crate) fn new(public: KeyPublic, index: ShareIndex, secret: SecretScalar) -> Option<Self> {
-        let known = index.value() <= public.threshold.holders();
-        (known && generate(&secret) == public.public_share(index).0)
+        public
+            .announces(index, &secret)
             .then(|| Self::checked(public, index, secret))
     }
 

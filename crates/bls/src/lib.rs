@@ -57,9 +57,9 @@
 //!     inbox.insert(*party, broadcast);
 //! }
 //! let mut shares = Vec::new();
-//! for round in last {
+//! for mut round in last {
 //!     let certificate = round.receive(&inbox)?;
-//!     let pending = round.into_pending().ok_or("complained")?;
+//!     let pending = round.take_pending().ok_or("complained")?;
 //!     let epoch = pending.activate(&certificate).map_err(|(_, error)| error)?;
 //!     shares.push(epoch.share.ok_or("no holder")?);
 //! }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use junto_crypto::ed25519::Signature;
+use zeroize::Zeroizing;
 
 use crate::{
     confirm::{certificate_text, transcript},
@@ -17,7 +18,7 @@ use crate::{
     setup::{Setup, Task},
 };
 
-/// First byte of an encoded [`Certificate`].
+/// First byte of an encoded [`Certificate`] and [`Pending`].
 const FORMAT: u8 = 1;
 
 /// Most bytes of the setup inside a certificate; a certificate is never about a message.
@@ -164,8 +165,11 @@ impl Certificate {
 
 /// A new epoch that this party has but may not use yet: [`activate`](Self::activate) it with the
 /// certificate. Until then a holder of an older share of the key keeps that one.
+///
+/// Whoever has confirmed cannot know whether the others succeed. So this is stored before the
+/// confirmation is sent, and kept until a later run is certified.
 pub struct Pending {
-    pub(crate) setup_digest: [u8; 32],
+    pub(crate) setup: Setup,
     pub(crate) transcript: [u8; 32],
     pub(crate) key: KeyPublic,
     pub(crate) share: Option<(ShareIndex, SecretScalar)>,
@@ -182,10 +186,31 @@ pub struct Epoch {
 }
 
 impl Pending {
+    /// The run that it comes from.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
     /// The key to come.
     #[must_use]
     pub fn key(&self) -> &KeyPublic {
         &self.key
+    }
+
+    /// Whether [`activate`](Self::activate) would take this certificate.
+    ///
+    /// # Errors
+    /// [`CertificateError`] if a signature is wrong or it is about another run or key.
+    pub fn check(&self, certificate: &Certificate) -> Result<(), CertificateError> {
+        let same = certificate.setup == self.setup
+            && certificate.transcript == self.transcript
+            && certificate.key == self.key;
+        if same {
+            certificate.verify()
+        } else {
+            Err(CertificateError::Other)
+        }
     }
 
     /// Makes the epoch usable.
@@ -197,19 +222,65 @@ impl Pending {
         self,
         certificate: &Certificate,
     ) -> Result<Epoch, (Box<Self>, CertificateError)> {
-        let same = *certificate.setup.digest() == self.setup_digest
-            && certificate.transcript == self.transcript
-            && certificate.key == self.key;
-        if !same {
-            return Err((Box::new(self), CertificateError::Other));
-        }
-        if let Err(error) = certificate.verify() {
+        if let Err(error) = self.check(certificate) {
             return Err((Box::new(self), error));
         }
         let Self { key, share, .. } = self;
         // The share was compared with the key before this party confirmed.
         let share = share.map(|(index, secret)| KeyShare::checked(key.clone(), index, secret));
         Ok(Epoch { key, share })
+    }
+
+    /// For sealed storage only: format, setup, transcript hash, key, then 0, or 1, index and share.
+    #[must_use]
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let public = Writer::new()
+            .u8(FORMAT)
+            .variable(&self.setup.encode())
+            .fixed(&self.transcript)
+            .variable(&self.key.encode())
+            .u8(u8::from(self.share.is_some()))
+            .finish();
+        // Sized at once: a growing buffer would leave unwiped copies of the share behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(public.len() + 33));
+        bytes.extend_from_slice(&public);
+        if let Some((index, secret)) = &self.share {
+            bytes.push(index.value());
+            bytes.extend_from_slice(secret.to_bytes().as_ref());
+        }
+        bytes
+    }
+
+    /// Reads [`Pending::encode`].
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything else, and if the share is not the one that the key announces.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        if reader.u8()? != FORMAT {
+            return Err(DecodeError);
+        }
+        let setup = Setup::decode(reader.variable(SETUP_MAX_BYTES)?)?;
+        let transcript = reader.array()?;
+        let key = KeyPublic::decode(reader.variable(SETUP_MAX_BYTES)?)?;
+        let share = match reader.u8()? {
+            0 => None,
+            1 => {
+                let index = ShareIndex::new(reader.u8()?).ok_or(DecodeError)?;
+                let bytes = Zeroizing::new(reader.array()?);
+                let secret = SecretScalar::from_bytes(&bytes).ok_or(DecodeError)?;
+                let fits = key.announces(index, &secret);
+                Some(fits.then_some((index, secret)).ok_or(DecodeError)?)
+            }
+            _ => return Err(DecodeError),
+        };
+        reader.finish()?;
+        Ok(Self {
+            setup,
+            transcript,
+            key,
+            share,
+        })
     }
 }
 

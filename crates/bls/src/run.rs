@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Deal::start ──broadcast──► DealRound::receive ──p2p──► ShareRound::receive ──broadcast──►
-//!     ConfirmRound::receive ──► Certificate;  ConfirmRound::into_pending + Certificate ──► Epoch
+//!     ConfirmRound::receive ──► Certificate;  ConfirmRound::take_pending + Certificate ──► Epoch
 //! ```
 //!
 //! Everything follows from the setup, the party's seed and key, and the messages received: a party
@@ -295,7 +295,7 @@ impl<'a> ShareRound<'a> {
                 let digest = self.key.digest();
                 let accept = Accept::new(setup, self.party.signer, seals.clone(), digest);
                 let pending = Pending {
-                    setup_digest: *setup.digest(),
+                    setup: setup.clone(),
                     transcript: transcript(setup, &seals),
                     key: self.key.clone(),
                     share,
@@ -412,7 +412,7 @@ impl ConfirmRound<'_> {
     /// # Errors
     /// [`Abort`] if anybody complained, equivocated or confirmed wrongly; computed from broadcasts
     /// alone, so all honest parties name the same. [`Misuse::Missing`] if a message is not there:
-    /// then [`into_pending`](Self::into_pending) still awaits a certificate from somebody else.
+    /// then [`take_pending`](Self::take_pending) still awaits a certificate from somebody else.
     pub fn receive(&self, inbox: &Inbox) -> Result<Certificate, RunError> {
         let setup = self.party.setup;
         let mut abort = Abort::default();
@@ -444,10 +444,11 @@ impl ConfirmRound<'_> {
     }
 
     /// The epoch that [`receive`](Self::receive)'s certificate, or one from any other party, makes
-    /// usable. `None` if this party complained.
+    /// usable: to be stored before the confirmation is sent. `None` if this party complained, and
+    /// the second time.
     #[must_use]
-    pub fn into_pending(self) -> Option<Pending> {
-        self.pending
+    pub fn take_pending(&mut self) -> Option<Pending> {
+        self.pending.take()
     }
 
     /// Sorts out complaints and faulty confirmations.

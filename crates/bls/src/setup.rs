@@ -216,6 +216,18 @@ impl Setup {
         &self.digest
     }
 
+    /// The session's id.
+    #[must_use]
+    pub fn session(&self) -> &[u8; SESSION_BYTES] {
+        &self.session
+    }
+
+    /// Tells the runs of the session apart.
+    #[must_use]
+    pub fn label(&self) -> &[u8] {
+        &self.label
+    }
+
     /// The parties' session keys, in the order of their indices.
     #[must_use]
     pub fn roster(&self) -> &[VerifyingKey] {
@@ -274,7 +286,8 @@ impl Setup {
     }
 
     /// The key that the run starts from.
-    pub(crate) fn old_key(&self) -> Option<&KeyPublic> {
+    #[must_use]
+    pub fn old_key(&self) -> Option<&KeyPublic> {
         match &self.task {
             Task::Keygen { .. } => None,
             Task::Refresh { key, .. } | Task::Reshare { key, .. } | Task::Sign { key, .. } => {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use junto_bls::{
     CIPHERSUITE, Certificate, CertificateError, CombineError, Inbox, KeyPublic, KeyShare, Misuse,
-    Participant, PartyIndex, Setup, SetupError, Threshold, combine, partial_sign, verify,
+    Participant, PartyIndex, Pending, Setup, SetupError, Threshold, combine, partial_sign, verify,
 };
 use proptest::prelude::*;
 use stage::{
@@ -256,12 +256,17 @@ fn a_certificate_convinces_outsiders_and_latecomers() {
     let participant = Participant::new(&setup, party(0), &cast.keys[0], &seed(0)).unwrap();
     let (round, _) = participant.start(None).unwrap();
     let (round, _) = round.receive(&inboxes[0]).unwrap();
-    let (round, _) = round.receive(&inboxes[1]).unwrap();
+    let (mut round, _) = round.receive(&inboxes[1]).unwrap();
     assert!(matches!(
         round.receive(&Inbox::new()),
         Err(junto_bls::RunError::Misuse(Misuse::Missing(p))) if p == party(1)
     ));
-    let pending = round.into_pending().unwrap();
+    // It was stored before party 0 confirmed, and comes back after a crash.
+    let stored = round.take_pending().unwrap().encode();
+    drop(round);
+    let pending = Pending::decode(&stored).unwrap();
+    assert_eq!(pending.setup(), &setup);
+    assert_eq!(pending.key(), certificate.key());
     let (pending, error) = pending.activate(&foreign).unwrap_err();
     assert_eq!(error, CertificateError::Other);
     let (pending, error) = pending.activate(&forged).unwrap_err();
@@ -269,6 +274,16 @@ fn a_certificate_convinces_outsiders_and_latecomers() {
     let epoch = pending.activate(&certificate).unwrap();
     assert_eq!(&epoch.key, certificate.key());
     assert_eq!(epoch.share.unwrap().index(), holder(1));
+    for at in 0..stored.len() {
+        assert!(Pending::decode(&stored[..at]).is_err());
+        let mut wrong = stored.to_vec();
+        wrong[at] ^= 1;
+        // What comes back of another one is never made usable by this certificate.
+        if let Ok(pending) = Pending::decode(&wrong) {
+            assert!(pending.activate(&certificate).is_err(), "byte {at}");
+        }
+    }
+    assert!(Pending::decode(&[&stored[..], &[0]].concat()).is_err());
 }
 
 #[test]
@@ -375,6 +390,7 @@ proptest! {
         let _ = KeyPublic::decode(&bytes);
         let _ = Certificate::decode(&bytes);
         let _ = Setup::decode(&bytes);
+        let _ = Pending::decode(&bytes);
         let _ = junto_bls::Signature::from_bytes(&bytes);
         let _ = junto_bls::PublicKey::from_bytes(&bytes);
     }

@@ -609,10 +609,10 @@ fn success_told_to_some_and_failure_to_others_does_not_split_the_key() {
     let me = Participant::new(&scene.setup, party(2), &scene.cast.keys[2], &seed(2)).unwrap();
     let (round, _) = me.start(Some(&scene.old[&party(2)])).unwrap();
     let (round, _) = round.receive(&inboxes[0]).unwrap();
-    let (round, _) = round.receive(&inboxes[1]).unwrap();
+    let (mut round, _) = round.receive(&inboxes[1]).unwrap();
     assert!(round.receive(&inboxes[2]).is_err());
     let epoch = round
-        .into_pending()
+        .take_pending()
         .unwrap()
         .activate(&certificate)
         .unwrap();

@@ -80,6 +80,31 @@ impl Junto {
         })
     }
 
+    /// A profile whose sessions run over another carrier.
+    #[cfg(test)]
+    pub(crate) async fn over(
+        dir: &std::path::Path,
+        carriage: junto_session::carrier::Carriage,
+    ) -> Result<Self, Failure> {
+        let profile = Profile::open(dir, None)?;
+        let config = AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
+        let (agent, _) = Agent::open(config).await.map_err(agent_failure)?;
+        let sessions = Sessions::open(profile.dir(), subkey(&profile, "session.db"), carriage)
+            .map_err(session_failure)?;
+        Ok(Junto {
+            profile,
+            sessions,
+            agent,
+        })
+    }
+
+    /// Lets go of everything, as the end of the process does.
+    #[cfg(test)]
+    pub(crate) async fn end(self) {
+        self.sessions.end().await;
+        self.agent.close().await;
+    }
+
     /// The formed session of that name.
     pub(crate) async fn session(&self, name: &str, patience: Duration) -> Result<Session, Failure> {
         let forming = self.sessions.resume(name).await.map_err(session_failure)?;

@@ -161,6 +161,32 @@ fn everybody_killed_in_a_refresh_continues() {
     signs(&stage, &["p1", "p2"], &key);
 }
 
+#[test]
+fn whoever_was_killed_when_the_first_had_the_new_share_signs_with_it() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 3);
+    let key = agreed(&stage.all(&ALL, &KEYGEN), "public_key");
+    let refresh = ["bls", "refresh", "--key", "k"];
+    let mut first = stage.start("p1", &refresh);
+    let others = ["p2", "p3"].map(|party| stage.start(party, &refresh));
+    assert_eq!(first.line()["epoch"], 1);
+    for other in others {
+        other.kill();
+    }
+    first.wait();
+    // The others may be at the old epoch still; they do not run the refresh again.
+    signs(&stage, &ALL, &key);
+    for party in ALL {
+        let listed = stage.run(party, &["bls", "list"]);
+        let listed = &listed.ok()["keys"][0];
+        assert_eq!(
+            (&listed["epoch"], &listed["undecided"]),
+            (&1.into(), &0.into())
+        );
+    }
+}
+
 /// The error names the party with this number in the session.
 #[track_caller]
 fn names(ended: &Ended, party: &serde_json::Value) {

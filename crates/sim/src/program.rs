@@ -551,13 +551,13 @@ impl Bls {
             desk.send(&id, 1, to, &Bytes::copy_from_slice(&wire))?;
         }
         let inbox = self.inbox(desk, 1, Kind::P2p)?;
-        let (confirm, wire) = share.receive(&inbox).map_err(broken)?;
+        let (mut confirm, wire) = share.receive(&inbox).map_err(broken)?;
         desk.notebook.rounds_begun = desk.notebook.rounds_begun.max(3);
         desk.broadcast(&id, 2, &wire.into())?;
         let inbox = self.inbox(desk, 2, Kind::Broadcast)?;
         let certificate = confirm.receive(&inbox).map_err(run_failed)?;
         let pending = confirm
-            .into_pending()
+            .take_pending()
             .ok_or_else(|| broken("no pending key"))?;
         let epoch = pending
             .activate(&certificate)

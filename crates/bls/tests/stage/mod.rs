@@ -179,9 +179,9 @@ pub(crate) fn run(
     let inboxes = deliver(CONFIRM, outbox);
     last.into_iter()
         .zip(&inboxes)
-        .map(|(round, inbox)| {
+        .map(|(mut round, inbox)| {
             let certificate = round.receive(inbox)?;
-            let pending = round.into_pending().unwrap();
+            let pending = round.take_pending().unwrap();
             Ok((pending.activate(&certificate).unwrap(), certificate))
         })
         .collect()

@@ -1,32 +1,87 @@
-//! A key share in the profile: one sealed file, replaced as a whole.
+//! A key in the profile: one sealed file, replaced as a whole.
+//!
+//! It holds the share that signs, and every newer one that this party has confirmed without knowing
+//! yet whether all others did. Both in one file: no crash can part them.
 
 use std::collections::BTreeMap;
 
-use junto_bls::{Certificate, KeyShare, PartyIndex, ShareIndex};
+use junto_bls::{
+    Certificate, Epoch, KeyPublic, KeyShare, PartyIndex, Pending, PublicKey, Setup, ShareIndex,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::failure::{Context, Failure};
+use crate::failure::{Context, Exit, Failure};
 use crate::profile::Profile;
 
 /// Longest key name, in bytes; a name becomes a file name.
 const NAME_MAX: usize = 64;
+/// Runs of one key that may be undecided at once; each takes a malicious party that broke it off.
+const UNDECIDED_MAX: usize = 64;
+/// Undecided runs that others are asked about, the latest: no honest party has the certificate of an
+/// older one, as it would have taken part in no later run.
+const ASKED_MAX: usize = 8;
+/// What is written.
+const FORMAT: u8 = 2;
 
-/// A share and what belongs to it.
-#[derive(Debug)]
+/// A key of this profile.
+#[derive(Debug, Default)]
 pub(crate) struct KeyFile {
+    /// The share that signs; none while the run that makes the key is undecided.
+    pub(crate) held: Option<Held>,
+    /// What this party has confirmed since, in that order.
+    pub(crate) undecided: Vec<Undecided>,
+}
+
+/// A share that may be used.
+#[derive(Debug)]
+pub(crate) struct Held {
     /// This party's share.
     pub(crate) share: KeyShare,
     /// The signatures of all parties of the run that made this epoch.
     pub(crate) certificate: Certificate,
+    /// That run.
+    pub(crate) origin: Origin,
+}
+
+/// A share that this party has confirmed. It is not to be used before its certificate comes, from
+/// anybody; then all honest parties have theirs.
+#[derive(Debug)]
+pub(crate) struct Undecided {
+    /// The share.
+    pub(crate) pending: Pending,
+    /// The run that makes it.
+    pub(crate) origin: Origin,
+}
+
+/// The run behind a share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
     /// Id of the session whose parties hold the key.
     pub(crate) session: String,
-    /// Which party of the session is which holder.
-    pub(crate) holders: BTreeMap<PartyIndex, ShareIndex>,
-    /// Number of the run in the session that made this epoch: the next one gets the next number.
-    pub(crate) run: u32,
-    /// Label of that run's execution.
+    /// Label of the run's execution.
     pub(crate) label: String,
+    /// Number of the run in the session: the next one gets the next number.
+    pub(crate) run: u32,
+}
+
+impl Origin {
+    /// What the setup of a run says of it; none if it is not one of ours.
+    pub(crate) fn of(setup: &Setup) -> Option<Self> {
+        let label = core::str::from_utf8(setup.label()).ok()?;
+        let (_, run) = label.rsplit_once(" #")?;
+        Some(Origin {
+            session: hex::encode(setup.session()),
+            label: label.to_owned(),
+            run: run.parse().ok()?,
+        })
+    }
+
+    /// Whether this run may be confirmed after the other one. Within a session all honest parties
+    /// confirm in the same order, so that the latest certificate means the same to all of them.
+    fn follows(&self, other: &Origin) -> bool {
+        self.session != other.session || (self.run, &self.label) > (other.run, &other.label)
+    }
 }
 
 /// The same, as it is written.
@@ -34,10 +89,13 @@ pub(crate) struct KeyFile {
 #[serde(deny_unknown_fields)]
 struct Stored {
     format: u8,
-    session: String,
-    holders: BTreeMap<u8, u8>,
-    run: u32,
-    label: String,
+    held: Option<StoredHeld>,
+    undecided: Vec<Zeroizing<String>>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct StoredHeld {
     share: Zeroizing<String>,
     certificate: String,
 }
@@ -72,39 +130,103 @@ impl KeyFile {
     }
 
     fn from_stored(stored: &Stored) -> Option<Self> {
-        let share = Zeroizing::new(hex::decode(stored.share.as_str()).ok()?);
-        let holders = stored
-            .holders
-            .iter()
-            .map(|(party, holder)| Some((PartyIndex::new(*party)?, ShareIndex::new(*holder)?)));
-        (stored.format == 1).then_some(())?;
+        (stored.format == FORMAT).then_some(())?;
+        let held = match &stored.held {
+            Some(held) => {
+                let share = Zeroizing::new(hex::decode(held.share.as_str()).ok()?);
+                let certificate = hex::decode(&held.certificate).ok()?;
+                let certificate = Certificate::decode(&certificate).ok()?;
+                Some(Held {
+                    share: KeyShare::decode(&share).ok()?,
+                    origin: Origin::of(certificate.setup())?,
+                    certificate,
+                })
+            }
+            None => None,
+        };
+        let undecided = stored.undecided.iter().map(|text| {
+            let bytes = Zeroizing::new(hex::decode(text.as_str()).ok()?);
+            Undecided::new(Pending::decode(&bytes).ok()?)
+        });
         Some(KeyFile {
-            share: KeyShare::decode(&share).ok()?,
-            certificate: Certificate::decode(&hex::decode(&stored.certificate).ok()?).ok()?,
-            session: stored.session.clone(),
-            holders: holders.collect::<Option<_>>()?,
-            run: stored.run,
-            label: stored.label.clone(),
+            held,
+            undecided: undecided.collect::<Option<_>>()?,
         })
     }
 
-    /// Replaces the key of that name; afterwards the shares of older epochs are gone.
+    /// Replaces the key of that name; afterwards whatever is not in it is gone.
     pub(crate) fn store(&self, profile: &Profile, name: &str) -> Result<(), Failure> {
+        let held = self.held.as_ref().map(|held| StoredHeld {
+            share: Zeroizing::new(hex::encode(held.share.encode().as_slice())),
+            certificate: hex::encode(held.certificate.encode()),
+        });
+        let undecided = self.undecided.iter();
+        let undecided = undecided
+            .map(|run| Zeroizing::new(hex::encode(run.pending.encode().as_slice())))
+            .collect();
         let stored = Stored {
-            format: 1,
-            session: self.session.clone(),
-            holders: self
-                .holders
-                .iter()
-                .map(|(party, holder)| (party.value(), holder.value()))
-                .collect(),
-            run: self.run,
-            label: self.label.clone(),
-            share: Zeroizing::new(hex::encode(self.share.encode().as_slice())),
-            certificate: hex::encode(self.certificate.encode()),
+            format: FORMAT,
+            held,
+            undecided,
         };
         let bytes = Zeroizing::new(serde_json::to_vec(&stored).context("the key file")?);
         profile.write_sealed(&path(name)?, &bytes)
+    }
+
+    /// The share that signs.
+    ///
+    /// # Errors
+    /// If no certificate of it has come yet.
+    pub(crate) fn usable(&self, name: &str) -> Result<&Held, Failure> {
+        self.held.as_ref().ok_or_else(|| uncertified(name))
+    }
+
+    /// Whether this party may still confirm the run of that label and number: it may have done so before,
+    /// but not with one that comes after it.
+    pub(crate) fn admits(&self, new: &Origin) -> bool {
+        let known = self.undecided.iter().map(|run| &run.origin);
+        let mut known = known.chain(self.held.as_ref().map(|held| &held.origin));
+        self.undecided.iter().any(|run| run.origin == *new) || known.all(|it| new.follows(it))
+    }
+
+    /// Runs whose certificate may come.
+    pub(crate) fn asked(&self) -> Vec<Setup> {
+        let latest = self.undecided.iter().rev().take(ASKED_MAX);
+        latest.map(|run| run.pending.setup().clone()).collect()
+    }
+
+    /// The public key, which is the same in all epochs.
+    pub(crate) fn public_key(&self) -> Option<PublicKey> {
+        let undecided = self.undecided.first().map(|run| run.pending.key());
+        let held = self.held.as_ref().map(|held| held.share.public());
+        held.or(undecided).map(KeyPublic::public_key)
+    }
+
+    /// Makes the run's share the one that signs, if the certificate is one for an undecided run. Gone are
+    /// then the share of before, and those of runs confirmed earlier: whoever has their
+    /// certificates gets this one. Shares confirmed later stay undecided.
+    pub(crate) fn activate(&mut self, certificate: &Certificate) -> bool {
+        let fits = |run: &Undecided| run.pending.check(certificate).is_ok();
+        let Some(place) = self.undecided.iter().position(fits) else {
+            return false;
+        };
+        let later = self.undecided.split_off(place + 1);
+        let Some(Undecided { pending, origin }) = self.undecided.pop() else {
+            return false;
+        };
+        self.undecided = later;
+        let Ok(Epoch {
+            share: Some(share), ..
+        }) = pending.activate(certificate)
+        else {
+            return false;
+        };
+        self.held = Some(Held {
+            share,
+            certificate: certificate.clone(),
+            origin,
+        });
+        true
     }
 
     /// The names of all keys of the profile.
@@ -133,6 +255,67 @@ impl KeyFile {
         names.sort();
         Ok(names)
     }
+}
+
+/// There is a share, but not the certificate that makes it usable.
+pub(crate) fn uncertified(name: &str) -> Failure {
+    let message = format!("no other party has handed over the certificate of key `{name}` yet");
+    Failure::new(Exit::Unreachable, message)
+        .help("the share is kept; run the command again when another party has the key")
+}
+
+impl Held {
+    /// Which party of the session is which holder.
+    pub(crate) fn holders(&self) -> BTreeMap<PartyIndex, ShareIndex> {
+        self.certificate.setup().holders()
+    }
+}
+
+impl Undecided {
+    fn new(pending: Pending) -> Option<Self> {
+        let origin = Origin::of(pending.setup())?;
+        Some(Undecided { pending, origin })
+    }
+}
+
+/// Adds what this party is about to confirm to what is undecided. The same run again, after a crash,
+/// is the same.
+///
+/// # Errors
+/// If this party has confirmed something since that goes before it, or too much is undecided.
+pub(crate) fn admit(
+    held: Option<&Held>,
+    undecided: &mut Vec<Undecided>,
+    pending: Pending,
+) -> Result<(), Failure> {
+    let defect = || Failure::failed("this run has no number");
+    let new = Undecided::new(pending).ok_or_else(defect)?;
+    let same = |run: &Undecided| run.pending.setup().digest() == new.pending.setup().digest();
+    if undecided.iter().any(same) {
+        return Ok(());
+    }
+    let known = undecided.iter().map(|run| (run.pending.key(), &run.origin));
+    let held = held.map(|held| (held.share.public(), &held.origin));
+    for (key, origin) in held.into_iter().chain(known) {
+        if key.public_key() != new.pending.key().public_key() {
+            return Err(
+                Failure::refused("another key of that name is in this profile")
+                    .help("choose another name"),
+            );
+        }
+        if !new.origin.follows(origin) {
+            let message = format!("`{}` came before `{}`", new.origin.label, origin.label);
+            return Err(Failure::failed(message).help("run the command again, all of you"));
+        }
+    }
+    if undecided.len() >= UNDECIDED_MAX {
+        return Err(
+            Failure::failed("too many runs of this key were broken off at the end")
+                .help("reshare it in another session, without whoever breaks them off"),
+        );
+    }
+    undecided.push(new);
+    Ok(())
 }
 
 /// Where the key of that name is, below the profile.

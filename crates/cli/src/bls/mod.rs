@@ -3,11 +3,15 @@
 //! The protocol is pure and lives in `junto-bls`; this drives it over a session's executions: broadcast,
 //! send, gather, and store the key before the run is called finished.
 
+mod certificate;
 mod judge;
 mod key_file;
 mod run;
 mod sign;
 mod verify;
+
+#[cfg(test)]
+mod tests;
 
 use serde_json::{Value, json};
 
@@ -15,7 +19,8 @@ use crate::args::{BlsCommand, Global};
 use crate::failure::Failure;
 use crate::open::Junto;
 use crate::output::Output;
-use key_file::KeyFile;
+use junto_bls::KeyPublic;
+use key_file::{Held, KeyFile};
 
 /// Runs one of the commands.
 pub(crate) async fn run(
@@ -75,22 +80,21 @@ pub(crate) async fn run(
 }
 
 /// What there is to say about a key.
-fn describe(name: &str, file: &KeyFile) -> Value {
-    let public = file.share.public();
+fn describe(name: &str, held: &Held) -> Value {
+    let public = held.share.public();
     json!({
         "key": name,
         "scheme": junto_bls::CIPHERSUITE,
         "public_key": hex::encode(public.public_key().to_bytes()),
         "threshold": public.threshold().required(),
         "parties": public.threshold().holders(),
-        "holder": file.share.index().value(),
+        "holder": held.share.index().value(),
         "epoch": public.epoch(),
-        "session": file.session,
+        "session": held.origin.session,
     })
 }
 
-fn describe_text(name: &str, file: &KeyFile) -> String {
-    let public = file.share.public();
+fn describe_text(name: &str, public: &KeyPublic) -> String {
     let threshold = public.threshold();
     format!(
         "key         {name}: any {} of {} parties sign (epoch {})\npublic key  {}",
@@ -101,23 +105,29 @@ fn describe_text(name: &str, file: &KeyFile) -> String {
     )
 }
 
+/// The keys, and how many newer shares of each wait for their certificate.
 fn list(junto: &Junto, output: Output) -> Result<(), Failure> {
-    let mut keys = Vec::new();
+    let (mut values, mut texts) = (Vec::new(), Vec::new());
     for name in KeyFile::names(&junto.profile)? {
         let file = KeyFile::load(&junto.profile, &name)?;
-        keys.push((name, file));
+        let mut value = match &file.held {
+            Some(held) => {
+                texts.push(describe_text(&name, held.share.public()));
+                describe(&name, held)
+            }
+            None => json!({ "key": name }),
+        };
+        value["undecided"] = json!(file.undecided.len());
+        values.push(value);
+        texts.extend(file.undecided.iter().map(|run| {
+            let text = describe_text(&name, run.pending.key());
+            format!("{text}\nunusable    until another party hands over its certificate")
+        }));
     }
-    let values: Vec<Value> = keys
-        .iter()
-        .map(|(name, file)| describe(name, file))
-        .collect();
     output.result(&json!({ "keys": values }), || {
-        if keys.is_empty() {
+        if texts.is_empty() {
             return "No keys yet. `junto bls keygen` makes one.".to_owned();
         }
-        keys.iter()
-            .map(|(name, file)| describe_text(name, file))
-            .collect::<Vec<_>>()
-            .join("\n")
+        texts.join("\n")
     })
 }

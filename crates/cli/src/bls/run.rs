@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use junto_bls::{
-    Certificate, Epoch, Inbox, KeyPublic, KeyShare, Occasion, Participant, PartyIndex, RunError,
+    Certificate, ConfirmRound, Inbox, KeyPublic, Occasion, Participant, PartyIndex, RunError,
     Setup, SetupError, ShareIndex,
 };
 use junto_crypto::ed25519::VerifyingKey;
@@ -13,7 +13,8 @@ use junto_session::{
     Blame, Execution, Fault, Kind, Members, Misuse, Reason, Session, SessionError,
 };
 
-use super::key_file::{self, KeyFile};
+use super::certificate::{self, GRACE};
+use super::key_file::{self, Held, KeyFile, Origin};
 use super::{describe, describe_text, judge};
 use crate::failure::{Exit, Failure};
 use crate::open::{Junto, SETTLE, session_failure};
@@ -27,6 +28,9 @@ const ROUND_SETUP: u32 = 1;
 const ROUND_DEAL: u32 = 2;
 const ROUND_SHARE: u32 = 3;
 const ROUND_CONFIRM: u32 = 4;
+
+/// Why a party ends a run in which nobody is at fault.
+const MOVED_ON: &str = "a party has a newer share than it had in this run; trying again";
 
 const LATE: &str =
     "the others gave up waiting for this party before it came; waiting for them to try again";
@@ -46,33 +50,56 @@ pub(crate) async fn keygen(
     let session = junto.session(session, patience).await?;
     let threshold = small(threshold)?;
     let purpose = format!("bls keygen {name}");
-    if let Some(key) = KeyFile::find(&junto.profile, name)? {
-        let made_by_this = key.session == session.id().to_string()
-            && key.share.public().threshold().required() == threshold
-            && key.label.starts_with(&format!("{purpose} #"));
-        if made_by_this {
-            conclude(junto, &session, name, &key, output).await?;
-            return Ok(());
-        }
+    let asked = |key: &KeyPublic, origin: &Origin| {
+        origin.session == session.id().to_string()
+            && key.threshold().required() == threshold
+            && origin.label.starts_with(&format!("{purpose} #"))
+    };
+    let mut key = KeyFile::find(&junto.profile, name)?.unwrap_or_default();
+    let held = key.held.iter().map(|it| (it.share.public(), &it.origin));
+    let undecided = key
+        .undecided
+        .iter()
+        .map(|it| (it.pending.key(), &it.origin));
+    if let Some((_, other)) = held.chain(undecided).find(|(key, it)| !asked(key, it)) {
         return Err(Failure::usage(format_args!(
             "there is a key `{name}` in this profile, of session {}",
-            key.session
+            other.session
         ))
         .help("choose another name with `--name`, the same for all parties"));
     }
+    let first = resumed(junto, &session, name, &mut key).await?;
+    if let Some(held) = &key.held {
+        return conclude(junto, &session, name, held, output).await;
+    }
+    let first = match first {
+        Resumed::Nothing => 0,
+        Resumed::Run(number) => number,
+        // Another run would make another key, and this one may be in use at any time.
+        Resumed::Broken(failure) => return Err(failure.help(
+            "should another party have the key, the same command gets it; to make another key, choose another `--name`",
+        )),
+    };
     let progress = output.progress("making a key: waiting for the other parties");
-    let (run, setup, made) = loop {
-        let run = Run::open(&session, &purpose, 0, patience, output).await?;
+    let (run, certificate) = loop {
+        let run = Run::open(&session, &purpose, first, &key, patience, output).await?;
         let occasion = run.occasion(&session);
         let setup = Setup::keygen(&occasion.borrow(), threshold).map_err(setup_failure)?;
-        match run.rounds(junto, &session, &setup, None, &progress).await {
-            Ok(made) => break (run, setup, made),
-            Err(Stop::Late) => output.say(LATE),
+        let desk = Desk {
+            junto,
+            session: &session,
+            name,
+            progress: &progress,
+        };
+        match run.rounds(&desk, &setup, &mut key).await {
+            Ok(made) => break (run, made),
+            Err(Stop::Again(why)) => output.say(why),
             Err(Stop::Failed(failure)) => return Err(failure),
         }
     };
     progress.done();
-    run.keep(junto, &session, name, &setup, made, output).await
+    run.keep(junto, &session, name, key, &certificate, output)
+        .await
 }
 
 pub(crate) async fn refresh(
@@ -81,23 +108,35 @@ pub(crate) async fn refresh(
     patience: Duration,
     output: Output,
 ) -> Result<(), Failure> {
-    let old = KeyFile::load(&junto.profile, name)?;
-    let session = junto.session(&old.session, patience).await?;
-    if interrupted(&session, &old).await? {
-        return conclude(junto, &session, name, &old, output).await;
+    let mut key = KeyFile::load(&junto.profile, name)?;
+    let home = key.usable(name)?.origin.session.clone();
+    let session = junto.session(&home, patience).await?;
+    let before = key.usable(name)?.share.public().epoch();
+    resumed(junto, &session, name, &mut key).await?;
+    let held = key.usable(name)?;
+    if held.share.public().epoch() > before || interrupted(&session, held).await? {
+        return conclude(junto, &session, name, held, output).await;
     }
+    let first = held.origin.run + 1;
     let progress = output.progress("refreshing: waiting for the other parties");
     let purpose = format!("bls refresh {name}");
-    let (run, setup, made) = loop {
-        let run = Run::open(&session, &purpose, old.run + 1, patience, output).await?;
-        match run.refresh(junto, &session, &old, &progress).await {
-            Ok((setup, made)) => break (run, setup, made),
-            Err(Stop::Late) => output.say(LATE),
+    let desk = Desk {
+        junto,
+        session: &session,
+        name,
+        progress: &progress,
+    };
+    let (run, certificate) = loop {
+        let run = Run::open(&session, &purpose, first, &key, patience, output).await?;
+        match run.refresh(&desk, &mut key).await {
+            Ok(made) => break (run, made),
+            Err(Stop::Again(why)) => output.say(why),
             Err(Stop::Failed(failure)) => return Err(failure),
         }
     };
     progress.done();
-    run.keep(junto, &session, name, &setup, made, output).await
+    run.keep(junto, &session, name, key, &certificate, output)
+        .await
 }
 
 pub(crate) async fn reshare(
@@ -109,10 +148,10 @@ pub(crate) async fn reshare(
     output: Output,
 ) -> Result<(), Failure> {
     key_file::path(name)?;
-    let old = KeyFile::find(&junto.profile, name)?;
-    let session = match (session, &old) {
+    let mut key = KeyFile::find(&junto.profile, name)?.unwrap_or_default();
+    let session = match (session, &key.held) {
         (Some(session), _) => junto.session(session, patience).await?,
-        (None, Some(old)) => junto.session(&old.session, patience).await?,
+        (None, Some(held)) => junto.session(&held.origin.session, patience).await?,
         (None, None) => {
             return Err(
                 Failure::usage(format_args!("there is no key `{name}` in this profile"))
@@ -121,51 +160,105 @@ pub(crate) async fn reshare(
         }
     };
     let here = session.id().to_string();
-    let held_here = old.as_ref().filter(|old| old.session == here);
-    if let Some(old) = held_here
-        && interrupted(&session, old).await?
-    {
-        return conclude(junto, &session, name, old, output).await;
+    let before = key.held.as_ref().map(|held| held.share.public().epoch());
+    resumed(junto, &session, name, &mut key).await?;
+    let held_here = key.held.as_ref().filter(|held| held.origin.session == here);
+    if let Some(held) = held_here {
+        let newer = Some(held.share.public().epoch()) > before;
+        if newer || interrupted(&session, held).await? {
+            return conclude(junto, &session, name, held, output).await;
+        }
     }
-    let first = held_here.map_or(0, |old| old.run + 1);
+    let first = held_here.map_or(0, |held| held.origin.run + 1);
     let progress = output.progress("resharing: waiting for the other parties");
     let purpose = format!("bls reshare {name}");
     let threshold = small(threshold)?;
-    let (run, setup, made) = loop {
-        let run = Run::open(&session, &purpose, first, patience, output).await?;
-        let made = run.reshare(junto, &session, old.as_ref(), threshold, &progress);
-        match made.await {
-            Ok((setup, made)) => break (run, setup, made),
-            Err(Stop::Late) => output.say(LATE),
+    let desk = Desk {
+        junto,
+        session: &session,
+        name,
+        progress: &progress,
+    };
+    let (run, certificate) = loop {
+        let run = Run::open(&session, &purpose, first, &key, patience, output).await?;
+        match run.reshare(&desk, &mut key, threshold).await {
+            Ok(made) => break (run, made),
+            Err(Stop::Again(why)) => output.say(why),
             Err(Stop::Failed(failure)) => return Err(failure),
         }
     };
     progress.done();
-    run.keep(junto, &session, name, &setup, made, output).await
+    run.keep(junto, &session, name, key, &certificate, output)
+        .await
+}
+
+/// How the latest run that this party has confirmed stands.
+enum Resumed {
+    /// There is none that would be undecided.
+    Nothing,
+    /// It is under way: the same command goes on with it.
+    Run(u32),
+    /// It was broken off, and nobody has handed over its certificate so far.
+    Broken(Failure),
+}
+
+/// Catches up with the other parties, either way: certificates that some of them may lack, and those that
+/// this party lacks because a run was broken off.
+async fn resumed(
+    junto: &Junto,
+    session: &Session,
+    name: &str,
+    key: &mut KeyFile,
+) -> Result<Resumed, Failure> {
+    let here = session.id().to_string();
+    if let Some(held) = key.held.as_ref().filter(|it| it.origin.session == here) {
+        certificate::hand_out(session, &held.certificate).await?;
+    }
+    let Some(latest) = key.undecided.last() else {
+        return Ok(Resumed::Nothing);
+    };
+    let broken = if latest.origin.session == here {
+        match session.execution(&latest.origin.label).await {
+            Ok(_) => return Ok(Resumed::Run(latest.origin.run)),
+            Err(SessionError::Misuse(Misuse::Finished)) => {
+                Failure::failed("a party misbehaved at the end of the run")
+            }
+            Err(error) => session_failure(error),
+        }
+    } else {
+        Failure::failed("the run in another session is undecided")
+    };
+    if certificate::take_over(junto, name, key, GRACE).await? {
+        return Ok(Resumed::Nothing);
+    }
+    Ok(Resumed::Broken(broken))
 }
 
 /// Whether the run that made this key was cut short after the key was stored: then the same command
 /// again means that run, not another one.
-async fn interrupted(session: &Session, key: &KeyFile) -> Result<bool, Failure> {
-    match session.execution(&key.label).await {
+async fn interrupted(session: &Session, held: &Held) -> Result<bool, Failure> {
+    match session.execution(&held.origin.label).await {
         Ok(_) => Ok(true),
         Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => Ok(false),
         Err(error) => Err(session_failure(error)),
     }
 }
 
-/// The key is stored: reports it, hands out what the others wait for, and only then calls the run
-/// finished, so that whoever is stopped in between can run the same command again.
+/// The key is stored: reports it, hands its certificate and what the others wait for to them, and only
+/// then calls the run finished, so that whoever is stopped in between can run the same command again.
 async fn conclude(
     junto: &Junto,
     session: &Session,
     name: &str,
-    key: &KeyFile,
+    held: &Held,
     output: Output,
 ) -> Result<(), Failure> {
-    output.result(&describe(name, key), || describe_text(name, key))?;
+    output.result(&describe(name, held), || {
+        describe_text(name, held.share.public())
+    })?;
+    certificate::hand_out(session, &held.certificate).await?;
     junto.settle(SETTLE).await?;
-    match session.execution(&key.label).await {
+    match session.execution(&held.origin.label).await {
         Ok(execution) => execution
             .finish()
             .await
@@ -226,8 +319,8 @@ impl OwnedOccasion {
 
 /// Why a run ended without a key.
 enum Stop {
-    /// The others gave up waiting for this party before it came: the next run is the one to meet in.
-    Late,
+    /// The next run is the one to meet in, for this reason.
+    Again(&'static str),
     Failed(Failure),
 }
 
@@ -237,34 +330,48 @@ impl From<Failure> for Stop {
     }
 }
 
-/// What a run makes.
-type Made = (KeyShare, Certificate);
+/// Where a run takes place.
+struct Desk<'a> {
+    junto: &'a Junto,
+    session: &'a Session,
+    /// The key's name.
+    name: &'a str,
+    progress: &'a Progress,
+}
 
 /// An execution that makes a key.
 struct Run {
     execution: Execution,
     label: String,
-    number: u32,
     patience: Duration,
 }
 
 impl Run {
-    /// Opens the first run of that name that has not ended before.
+    /// Opens the first run of that name that has not ended before, and that this party may confirm.
     async fn open(
         session: &Session,
         purpose: &str,
         first: u32,
+        key: &KeyFile,
         patience: Duration,
         output: Output,
     ) -> Result<Self, Failure> {
         for number in first..first.saturating_add(RUNS_MAX) {
             let label = format!("{purpose} #{number}");
+            let origin = Origin {
+                session: session.id().to_string(),
+                label: label.clone(),
+                run: number,
+            };
             match session.execution(&label).await {
+                Ok(execution) if !key.admits(&origin) => {
+                    let told = execution.abort(MOVED_ON, Members::NONE).await;
+                    told.map_err(session_failure)?;
+                }
                 Ok(execution) => {
                     return Ok(Run {
                         execution,
                         label,
-                        number,
                         patience,
                     });
                 }
@@ -291,10 +398,14 @@ impl Run {
             fault: Fault::GaveUp(reason),
             ..
         }) = &error
-            && let Reason::Silent { accused, .. } = &**reason
-            && accused.contains(self.execution.me())
         {
-            return Stop::Late;
+            match &**reason {
+                Reason::Silent { accused, .. } if accused.contains(self.execution.me()) => {
+                    return Stop::Again(LATE);
+                }
+                Reason::GaveUp { text, .. } if text == MOVED_ON => return Stop::Again(MOVED_ON),
+                _ => {}
+            }
         }
         Stop::Failed(session_failure(error))
     }
@@ -309,65 +420,61 @@ impl Run {
         gathered.map(inbox).map_err(|error| self.stopped(error))
     }
 
-    async fn refresh(
-        &self,
-        junto: &Junto,
-        session: &Session,
-        old: &KeyFile,
-        progress: &Progress,
-    ) -> Result<(Setup, Made), Stop> {
-        let (key, holders) = self.holdings(session, Some(old)).await?;
-        let occasion = self.occasion(session);
-        let setup = Setup::refresh(&occasion.borrow(), key, holders).map_err(setup_failure)?;
-        let share = Some(&old.share);
-        let made = self.rounds(junto, session, &setup, share, progress).await?;
-        Ok((setup, made))
+    async fn refresh(&self, desk: &Desk<'_>, key: &mut KeyFile) -> Result<Certificate, Stop> {
+        let (old, holders) = self.holdings(desk, key.held.as_ref()).await?;
+        let occasion = self.occasion(desk.session);
+        let setup = Setup::refresh(&occasion.borrow(), old, holders).map_err(setup_failure)?;
+        self.rounds(desk, &setup, key).await
     }
 
     async fn reshare(
         &self,
-        junto: &Junto,
-        session: &Session,
-        old: Option<&KeyFile>,
+        desk: &Desk<'_>,
+        key: &mut KeyFile,
         threshold: u8,
-        progress: &Progress,
-    ) -> Result<(Setup, Made), Stop> {
-        let (key, dealers) = self.holdings(session, old).await?;
-        progress.step(format!(
+    ) -> Result<Certificate, Stop> {
+        let (old, dealers) = self.holdings(desk, key.held.as_ref()).await?;
+        desk.progress.step(format!(
             "resharing {}",
-            hex::encode(key.public_key().to_bytes())
+            hex::encode(old.public_key().to_bytes())
         ));
-        let occasion = self.occasion(session);
-        let holders: BTreeSet<PartyIndex> = (0..session.parties().as_usize())
+        let occasion = self.occasion(desk.session);
+        let holders: BTreeSet<PartyIndex> = (0..desk.session.parties().as_usize())
             .filter_map(party)
             .collect();
         // Any t holders suffice; all take the first t, so that all mean the same.
-        let required = usize::from(key.threshold().required());
+        let required = usize::from(old.threshold().required());
         let dealers: BTreeMap<_, _> = dealers.into_iter().take(required).collect();
-        let deals = party(session.me().as_usize()).is_some_and(|me| dealers.contains_key(&me));
-        let setup = Setup::reshare(&occasion.borrow(), key, dealers, holders, threshold)
+        let setup = Setup::reshare(&occasion.borrow(), old, dealers, holders, threshold)
             .map_err(setup_failure)?;
-        let share = old.map(|old| &old.share).filter(|_| deals);
-        let made = self.rounds(junto, session, &setup, share, progress).await?;
-        Ok((setup, made))
+        self.rounds(desk, &setup, key).await
     }
 
     /// Everybody says which share of which key it holds; all get the same answer.
     async fn holdings(
         &self,
-        session: &Session,
-        old: Option<&KeyFile>,
+        desk: &Desk<'_>,
+        held: Option<&Held>,
     ) -> Result<(KeyPublic, BTreeMap<PartyIndex, ShareIndex>), Stop> {
-        let own = old.map_or_else(Vec::new, |old| {
-            let mut bytes = vec![old.share.index().value()];
-            bytes.extend_from_slice(&old.share.public().encode());
+        let own = held.map_or_else(Vec::new, |held| {
+            let mut bytes = vec![held.share.index().value()];
+            bytes.extend_from_slice(&held.share.public().encode());
             bytes
         });
-        self.broadcast(ROUND_HOLDINGS, own).await?;
+        match self.execution.broadcast(ROUND_HOLDINGS, own).await {
+            // It was begun with the share of before.
+            Err(SessionError::Misuse(Misuse::DifferentBytes(_))) => {
+                let execution = self.execution.clone();
+                let told = execution.abort(MOVED_ON, Members::NONE).await;
+                told.map_err(session_failure)?;
+                return Err(Stop::Again(MOVED_ON));
+            }
+            said => said.map_err(|error| self.stopped(error))?,
+        }
         let said = self.gather(ROUND_HOLDINGS, Kind::Broadcast).await?;
         let agreed = agree(&said);
         if agreed.is_err() {
-            self.spend(session).await;
+            self.spend(desk.session).await;
         }
         agreed.map_err(Stop::from)
     }
@@ -407,25 +514,27 @@ impl Run {
     /// Deal, share, confirm.
     async fn rounds(
         &self,
-        junto: &Junto,
-        session: &Session,
+        desk: &Desk<'_>,
         setup: &Setup,
-        old: Option<&KeyShare>,
-        progress: &Progress,
-    ) -> Result<Made, Stop> {
-        let signer = session.signing_key().await.map_err(session_failure)?;
-        let me = party(session.me().as_usize())
+        key: &mut KeyFile,
+    ) -> Result<Certificate, Stop> {
+        let signer = desk.session.signing_key().await.map_err(session_failure)?;
+        let me = party(desk.session.me().as_usize())
             .ok_or_else(|| Failure::failed("a party beyond the limit"))?;
         let participant =
             Participant::new(setup, me, &signer, self.execution.seed()).map_err(Failure::failed)?;
-        let (deal, message) = participant.start(old).map_err(Failure::failed)?;
-        self.agree(session, setup).await?;
+        let old = key.held.as_ref().map(|held| &held.share);
+        let deals_old = setup.old_key().is_some() && setup.dealers().contains_key(&me);
+        let (deal, message) = participant
+            .start(old.filter(|_| deals_old))
+            .map_err(Failure::failed)?;
+        self.agree(desk.session, setup).await?;
         self.broadcast(ROUND_DEAL, message).await?;
         let deals = self.gather(ROUND_DEAL, Kind::Broadcast).await?;
-        progress.step("dealing shares");
+        desk.progress.step("dealing shares");
         let (share, messages) = match deal.receive(&deals) {
             Ok(next) => next,
-            Err(error) => return Err(self.failed(junto, session, setup, error).await.into()),
+            Err(error) => return Err(self.failed(desk, setup, error).await.into()),
         };
         for to in self.execution.others().iter() {
             let Some(message) = party(to.as_usize()).and_then(|to| messages.get(&to)) else {
@@ -435,27 +544,45 @@ impl Run {
             sent.map_err(|error| self.stopped(error))?;
         }
         let shares = self.gather(ROUND_SHARE, Kind::P2p).await?;
-        progress.step("confirming");
-        let (confirm, message) = share.receive(&shares).map_err(Failure::failed)?;
-        self.broadcast(ROUND_CONFIRM, message).await?;
-        let confirms = self.confirmations().await?;
-        let certificate = match confirm.receive(&confirms) {
-            Ok(certificate) => certificate,
-            Err(error) => return Err(self.failed(junto, session, setup, error).await.into()),
-        };
-        let pending = confirm
-            .into_pending()
-            .ok_or_else(|| Failure::failed("this party has no share to confirm"))?;
-        let Epoch { share, .. } = pending.activate(&certificate).map_err(|(_, error)| {
-            Failure::failed(format_args!("the certificate does not hold: {error}"))
-        })?;
-        let share = share.ok_or_else(|| Failure::failed("this party got no share"))?;
-        Ok((share, certificate))
+        desk.progress.step("confirming");
+        let (mut confirm, message) = share.receive(&shares).map_err(Failure::failed)?;
+        // From here on the others may succeed whatever happens to this run here.
+        if let Some(pending) = confirm.take_pending() {
+            key_file::admit(key.held.as_ref(), &mut key.undecided, pending)?;
+            key.store(&desk.junto.profile, desk.name)?;
+        }
+        let said = self.execution.broadcast(ROUND_CONFIRM, message).await;
+        said.map_err(session_failure)?;
+        self.certified(desk, setup, &confirm).await
     }
 
-    /// Who has all of them has the key. So nobody who has confirmed may abort: the others would
-    /// hold a key, or an epoch of it, that this party has given up.
-    async fn confirmations(&self) -> Result<Inbox, Stop> {
+    /// The certificate: made of everybody's confirmation, or taken from whoever has it. Nobody who has
+    /// confirmed may abort, since others may have the certificate; and whoever does so is not heeded.
+    async fn certified(
+        &self,
+        desk: &Desk<'_>,
+        setup: &Setup,
+        confirm: &ConfirmRound<'_>,
+    ) -> Result<Certificate, Stop> {
+        let handed = certificate::handed(desk.junto, vec![setup.clone()]);
+        tokio::pin!(handed);
+        let error = tokio::select! {
+            confirms = self.confirmations() => match confirms {
+                Ok(confirms) => match confirm.receive(&confirms) {
+                    Ok(certificate) => return Ok(certificate),
+                    Err(error) => return Err(self.failed(desk, setup, error).await.into()),
+                },
+                Err(error) => error,
+            },
+            certificate = &mut handed => return Ok(certificate?),
+        };
+        match tokio::time::timeout(GRACE, handed).await {
+            Ok(certificate) => Ok(certificate?),
+            Err(_) => Err(error.into()),
+        }
+    }
+
+    async fn confirmations(&self) -> Result<Inbox, Failure> {
         let gathered =
             self.execution
                 .gather_patiently(ROUND_CONFIRM, Kind::Broadcast, self.patience);
@@ -466,51 +593,43 @@ impl Run {
                 format_args!("party {missing} has not confirmed the key in time"),
             )
             .party(missing)
-            .help("nothing is lost: run the same command again, all of you")
-            .into()),
-            Err(error) => Err(self.stopped(error)),
+            .help("nothing is lost: run the same command again, all of you")),
+            Err(error) => {
+                let failure = session_failure(error);
+                Err(match failure.help {
+                    Some(_) => failure,
+                    None => failure.help("should another party have the key all the same, any command on it takes that over"),
+                })
+            }
         }
     }
 
-    async fn failed(
-        &self,
-        junto: &Junto,
-        session: &Session,
-        setup: &Setup,
-        error: RunError,
-    ) -> Failure {
+    async fn failed(&self, desk: &Desk<'_>, setup: &Setup, error: RunError) -> Failure {
         let failure = match error {
             RunError::Misuse(misuse) => return Failure::failed(misuse),
-            RunError::Abort(abort) => judge::record(junto, session, setup, &abort),
+            RunError::Abort(abort) => judge::record(desk.junto, desk.session, setup, &abort),
             RunError::Degenerate => Failure::failed(error).help("run the command again"),
         };
-        self.spend(session).await;
+        self.spend(desk.session).await;
         failure
     }
 
-    /// Stores the key; see [`conclude`] for the rest.
+    /// Makes the certified share the one that signs; see [`conclude`] for the rest.
     async fn keep(
         self,
         junto: &Junto,
         session: &Session,
         name: &str,
-        setup: &Setup,
-        made: Made,
+        mut key: KeyFile,
+        certificate: &Certificate,
         output: Output,
     ) -> Result<(), Failure> {
-        let (share, certificate) = made;
-        let file = KeyFile {
-            share,
-            certificate,
-            session: session.id().to_string(),
-            holders: setup.holders(),
-            run: self.number,
-            label: self.label.clone(),
-        };
         // Nobody runs the protocol again once the key is there: what was said must not be lost.
         session.durable().await.map_err(session_failure)?;
-        file.store(&junto.profile, name)?;
-        conclude(junto, session, name, &file, output).await
+        if !certificate::adopt(junto, name, &mut key, certificate)? {
+            return Err(Failure::failed("the certificate is one of another key"));
+        }
+        conclude(junto, session, name, key.usable(name)?, output).await
     }
 }
 

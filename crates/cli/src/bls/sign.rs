@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use junto_bls::{Abort, Participant, PartyIndex, Setup, SignError, SignRound, Signature};
+use junto_bls::{
+    Abort, Participant, PartyIndex, PublicKey, Setup, SignError, SignRound, Signature,
+};
 use junto_crypto::ed25519::SigningKey;
 use junto_crypto::hash::sha256;
 use junto_session::{Execution, Members, Misuse, Mode, Purpose, Session, SessionError};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::certificate::{adopt, hand_out, handed};
 use super::judge;
-use super::key_file::KeyFile;
+use super::key_file::{Held, KeyFile, uncertified};
 use super::run::{OwnedOccasion, members, setup_failure};
 use crate::failure::{Exit, Failure};
 use crate::open::{Junto, SETTLE, session_failure};
@@ -24,22 +27,25 @@ pub(crate) async fn run(
     patience: Duration,
     output: Output,
 ) -> Result<(), Failure> {
-    let file = KeyFile::load(&junto.profile, name)?;
-    let kept = kept(junto, name, message, &file)?;
+    let mut key = KeyFile::load(&junto.profile, name)?;
+    let public_key = key.public_key().ok_or_else(|| uncertified(name))?;
+    let kept = kept(junto, name, message, &public_key)?;
     let signature = match &kept {
         Some(signature) => {
             // This party has what it asked for. The others, after a reshare say, may need its part.
-            if let Err(failure) = help(junto, &file, message, patience, output).await {
+            if let Some(held) = &key.held
+                && let Err(failure) = help(junto, held, message, patience, output).await
+            {
                 tracing::info!(error = failure.message, "cannot help the others to sign");
             }
             *signature
         }
-        None => sign(junto, name, message, &file, patience, output).await?,
+        None => sign_with_latest(junto, name, message, &mut key, patience, output).await?,
     };
     let report = json!({
         "key": name,
         "scheme": junto_bls::CIPHERSUITE,
-        "public_key": hex::encode(file.share.public().public_key().to_bytes()),
+        "public_key": hex::encode(public_key.to_bytes()),
         "signature": hex::encode(signature.to_bytes()),
     });
     output.result(&report, || hex::encode(signature.to_bytes()))?;
@@ -50,8 +56,39 @@ pub(crate) async fn run(
     junto.settle(SETTLE).await
 }
 
+/// Signs with the latest share whose certificate this party has, or gets while it waits.
+async fn sign_with_latest(
+    junto: &Junto,
+    name: &str,
+    message: &[u8],
+    key: &mut KeyFile,
+    patience: Duration,
+    output: Output,
+) -> Result<Signature, Failure> {
+    loop {
+        let news = handed(junto, key.asked());
+        let certificate = match &key.held {
+            Some(held) => {
+                let signing = sign(junto, name, message, held, patience, output);
+                tokio::select! {
+                    signature = signing => return signature,
+                    certificate = news => certificate?,
+                }
+            }
+            None => {
+                let news = tokio::time::timeout(patience, news).await;
+                news.map_err(|_| uncertified(name))??
+            }
+        };
+        if !adopt(junto, name, key, &certificate)? {
+            return Err(Failure::failed("a certificate of another key"));
+        }
+        output.say("another party had the newer share's certificate: going on with that share");
+    }
+}
+
 /// What a message is signed as: everybody who signs it with this key in this epoch means the same.
-fn signing(session: &Session, file: &KeyFile, message: &[u8]) -> Result<(String, Setup), Failure> {
+fn signing(session: &Session, file: &Held, message: &[u8]) -> Result<(String, Setup), Failure> {
     let key = file.share.public().clone();
     let label = format!(
         "bls sign {} {}",
@@ -59,22 +96,23 @@ fn signing(session: &Session, file: &KeyFile, message: &[u8]) -> Result<(String,
         hex::encode(sha256(message))
     );
     let occasion = OwnedOccasion::new(session, &label);
-    let setup = Setup::sign(&occasion.borrow(), key, file.holders.clone(), message)
-        .map_err(setup_failure)?;
+    let setup =
+        Setup::sign(&occasion.borrow(), key, file.holders(), message).map_err(setup_failure)?;
     Ok((label, setup))
 }
 
 /// Gives this party's part to the others and waits for nobody.
 async fn help(
     junto: &Junto,
-    file: &KeyFile,
+    file: &Held,
     message: &[u8],
     patience: Duration,
     output: Output,
 ) -> Result<(), Failure> {
-    let session = junto.session(&file.session, patience).await?;
+    let session = junto.session(&file.origin.session, patience).await?;
+    hand_out(&session, &file.certificate).await?;
     let (label, setup) = signing(&session, file, message)?;
-    let others = members(&file.holders).without(session.me());
+    let others = members(&file.holders()).without(session.me());
     let met = meet(&session, &label, others, output).await?;
     let signer = session.signing_key().await.map_err(session_failure)?;
     for (other, execution) in met.executions {
@@ -93,7 +131,7 @@ fn own_part<'a>(
     setup: &'a Setup,
     signer: &'a SigningKey,
     execution: &Execution,
-    file: &KeyFile,
+    file: &Held,
 ) -> Result<(SignRound<'a>, Vec<u8>), Failure> {
     let me = party(session.me())?;
     let participant =
@@ -109,14 +147,15 @@ async fn sign(
     junto: &Junto,
     name: &str,
     message: &[u8],
-    file: &KeyFile,
+    file: &Held,
     patience: Duration,
     output: Output,
 ) -> Result<Signature, Failure> {
-    let session = junto.session(&file.session, patience).await?;
+    let session = junto.session(&file.origin.session, patience).await?;
+    hand_out(&session, &file.certificate).await?;
     let required = file.share.public().threshold().required();
     let (label, setup) = signing(&session, file, message)?;
-    let others = members(&file.holders).without(session.me());
+    let others = members(&file.holders()).without(session.me());
     let Met {
         executions,
         finished,
@@ -267,7 +306,7 @@ async fn leave(session: &Session, label: &str, others: Members) -> Result<(), Fa
     Ok(())
 }
 
-fn between(
+pub(crate) fn between(
     label: &str,
     one: junto_session::PartyIndex,
     other: junto_session::PartyIndex,
@@ -286,7 +325,7 @@ fn party(party: junto_session::PartyIndex) -> Result<PartyIndex, Failure> {
         .ok_or_else(|| Failure::failed("a party beyond the limit"))
 }
 
-fn signature_file(name: &str, message: &[u8]) -> String {
+pub(crate) fn signature_file(name: &str, message: &[u8]) -> String {
     format!("bls/{name}.signatures/{}", hex::encode(sha256(message)))
 }
 
@@ -295,15 +334,14 @@ fn kept(
     junto: &Junto,
     name: &str,
     message: &[u8],
-    file: &KeyFile,
+    key: &PublicKey,
 ) -> Result<Option<Signature>, Failure> {
     let Some(bytes) = junto.profile.read_sealed(&signature_file(name, message))? else {
         return Ok(None);
     };
-    let key = file.share.public().public_key();
     Ok(Signature::from_bytes(&bytes)
         .ok()
-        .filter(|signature| junto_bls::verify(&key, message, signature)))
+        .filter(|signature| junto_bls::verify(key, message, signature)))
 }
 
 fn keep(junto: &Junto, name: &str, message: &[u8], signature: &Signature) -> Result<(), Failure> {

@@ -1,0 +1,444 @@
+//! Parties whose runs are broken off, and processes that die, at the one point where it matters: when
+//! some have confirmed and others may have the key. Over the carrier in memory, so that every step can
+//! be chosen.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
+
+use std::future::{Future, poll_fn};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use junto_bls::Signature;
+use junto_session::carrier::memory::Hub;
+use junto_session::{
+    DisplayName, Members, Params, PartyCount, Persona, Policy, SessionError, Sessions,
+};
+
+use super::key_file::KeyFile;
+use super::{run, sign};
+use crate::failure::{Exit, Failure};
+use crate::open::Junto;
+use crate::output::Output;
+
+/// Nothing waits for it: it turns what hangs into a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+const QUIET: Output = Output {
+    json: true,
+    quiet: true,
+};
+/// The parties: an honest one that succeeds, a victim, and a liar.
+const HONEST: usize = 0;
+const VICTIM: usize = 1;
+const LIAR: usize = 2;
+
+struct Table {
+    hub: Hub,
+    homes: Vec<tempfile::TempDir>,
+    parties: Vec<Option<Junto>>,
+}
+
+impl Table {
+    async fn new() -> Self {
+        let mut table = Table {
+            hub: Hub::new(),
+            homes: Vec::new(),
+            parties: Vec::new(),
+        };
+        for index in 0..3 {
+            table.homes.push(tempfile::tempdir().unwrap());
+            table.parties.push(None);
+            table.enter(index).await;
+        }
+        table.meet("s", &[HONEST, VICTIM, LIAR]).await;
+        table
+    }
+
+    fn home(&self, party: usize) -> &Path {
+        self.homes[party].path()
+    }
+
+    fn of(&self, party: usize) -> &Junto {
+        self.parties[party].as_ref().unwrap()
+    }
+
+    /// Opens a party's profile.
+    async fn enter(&mut self, party: usize) {
+        let carriage = self.hub.open(&format!("party {party}"));
+        let junto = Junto::over(self.home(party), carriage).await.unwrap();
+        self.parties[party] = Some(junto);
+    }
+
+    /// Ends a party's process, which was doing nothing any more, and starts another one.
+    async fn again(&mut self, party: usize) {
+        self.parties[party].take().unwrap().end().await;
+        self.enter(party).await;
+    }
+
+    async fn meet(&self, name: &str, members: &[usize]) {
+        let persona = || Persona {
+            display_name: DisplayName::new("one").unwrap(),
+            profile: None,
+            relay: "memory".to_owned(),
+        };
+        let params = Params {
+            name: name.to_owned(),
+            parties: PartyCount::new(members.len()).unwrap(),
+            policy: Policy::Anonymous,
+        };
+        let sessions = |party: usize| -> &Sessions { &self.of(party).sessions };
+        let host = sessions(members[0]).new_session(params, persona(), PATIENCE);
+        let (host, link) = host.await.unwrap();
+        let mut forming = vec![host];
+        for party in &members[1..] {
+            forming.push(
+                sessions(*party)
+                    .join(link.clone(), persona())
+                    .await
+                    .unwrap(),
+            );
+        }
+        for forming in forming {
+            forming.formed(PATIENCE).await.unwrap();
+        }
+    }
+
+    fn key(&self, party: usize) -> KeyFile {
+        KeyFile::load(&self.of(party).profile, "k").unwrap()
+    }
+
+    fn epoch(&self, party: usize) -> Option<u64> {
+        let held = self.key(party).held;
+        held.map(|held| held.share.public().epoch())
+    }
+
+    async fn command(&self, party: usize, command: Command) -> Result<(), Failure> {
+        let junto = self.of(party);
+        match command {
+            Command::Keygen => run::keygen(junto, "s", "k", 2, PATIENCE, QUIET).await,
+            Command::Refresh => run::refresh(junto, "k", PATIENCE, QUIET).await,
+            Command::Reshare => run::reshare(junto, "k", None, 3, PATIENCE, QUIET).await,
+        }
+    }
+
+    async fn all(&self, command: Command) {
+        let all = tokio::join!(
+            self.command(HONEST, command),
+            self.command(VICTIM, command),
+            self.command(LIAR, command)
+        );
+        all.0.unwrap();
+        all.1.unwrap();
+        all.2.unwrap();
+    }
+
+    async fn sign(&self, party: usize, message: &[u8], patience: Duration) -> Result<(), Failure> {
+        sign::run(self.of(party), "k", message, patience, QUIET).await
+    }
+
+    /// Honest party and victim sign together, with the same epoch; it verifies.
+    async fn signs(&self, message: &[u8]) {
+        let (one, other) = tokio::join!(
+            self.sign(HONEST, message, PATIENCE),
+            self.sign(VICTIM, message, PATIENCE)
+        );
+        one.unwrap();
+        other.unwrap();
+        assert_eq!(self.epoch(HONEST), self.epoch(VICTIM));
+        let key = self.key(VICTIM).public_key().unwrap();
+        let file = sign::signature_file("k", message);
+        let bytes = self.of(VICTIM).profile.read_sealed(&file).unwrap().unwrap();
+        let signature = Signature::from_bytes(&bytes).unwrap();
+        assert!(junto_bls::verify(&key, message, &signature));
+    }
+
+    /// Whether a party has a share that it confirmed, and which waits for a certificate.
+    fn is_undecided(&self, party: usize) -> bool {
+        let key = KeyFile::find(&self.of(party).profile, "k").unwrap();
+        key.is_some_and(|key| !key.undecided.is_empty())
+    }
+
+    /// The liar ends the run towards the victim; those who have the key already do not care.
+    async fn break_off(&self, label: &str) {
+        let liar = self.of(LIAR).session("s", PATIENCE).await.unwrap();
+        let execution = liar.execution(label).await.unwrap();
+        execution
+            .abort("I do not want it", Members::NONE)
+            .await
+            .unwrap();
+        let victim = self.of(VICTIM).session("s", PATIENCE).await.unwrap();
+        let heard = async {
+            while !matches!(victim.execution(label).await, Err(SessionError::Peer(_))) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, heard).await.unwrap();
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Keygen,
+    Refresh,
+    Reshare,
+}
+
+impl Command {
+    fn label(self) -> &'static str {
+        match self {
+            Command::Keygen => "bls keygen k #0",
+            Command::Refresh => "bls refresh k #1",
+            Command::Reshare => "bls reshare k #1",
+        }
+    }
+}
+
+/// Runs a command until `reached`, and no further: what it has begun to say goes out, as its
+/// session is there.
+async fn until<F: Future<Output = Result<(), Failure>> + ?Sized>(
+    mut command: Pin<&mut F>,
+    reached: impl Fn() -> bool,
+) {
+    poll_fn(|context| {
+        let ready = command.as_mut().poll(context);
+        if reached() {
+            return Poll::Ready(());
+        }
+        assert!(ready.is_pending(), "it ended before");
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Makes what `command` needs, then has the honest party succeed with it while the victim has confirmed and
+/// the liar breaks off.
+async fn attacked(
+    table: &Table,
+    command: Command,
+) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>> {
+    if !matches!(command, Command::Keygen) {
+        table.all(Command::Keygen).await;
+    }
+    let mut victim: Pin<Box<dyn Future<Output = _>>> = Box::pin(table.command(VICTIM, command));
+    let mut liar = Box::pin(table.command(LIAR, command));
+    let (honest, (), ()) = tokio::join!(
+        table.command(HONEST, command),
+        until(victim.as_mut(), || table.is_undecided(VICTIM)),
+        until(liar.as_mut(), || table.is_undecided(LIAR)),
+    );
+    honest.unwrap();
+    drop(liar);
+    table.break_off(command.label()).await;
+    victim
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_broken_off_towards_one_party_after_it_confirmed_succeeds_for_it_too() {
+    for command in [Command::Keygen, Command::Refresh, Command::Reshare] {
+        let table = Table::new().await;
+        let victim = attacked(&table, command).await;
+        let before = table.epoch(VICTIM);
+        assert!(table.epoch(HONEST) > before, "{command:?}");
+        victim.await.unwrap();
+        assert_eq!(table.epoch(VICTIM), table.epoch(HONEST), "{command:?}");
+        assert!(!table.is_undecided(VICTIM));
+        if !matches!(command, Command::Reshare) {
+            table.signs(b"message").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_whose_process_died_gets_the_certificate_by_its_next_command() {
+    for command in [Command::Keygen, Command::Refresh] {
+        let mut table = Table::new().await;
+        drop(attacked(&table, command).await);
+        table.again(VICTIM).await;
+        assert!(table.epoch(HONEST) > table.epoch(VICTIM));
+        table.signs(b"message").await;
+        assert!(!table.is_undecided(VICTIM));
+        // And the command that was broken off reports what came of it.
+        let epoch = table.epoch(VICTIM);
+        if matches!(command, Command::Keygen) {
+            table.command(VICTIM, command).await.unwrap();
+        }
+        table.again(VICTIM).await;
+        assert_eq!(table.epoch(VICTIM), epoch);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_command_again_takes_over_what_the_others_have() {
+    for command in [Command::Keygen, Command::Refresh, Command::Reshare] {
+        let mut table = Table::new().await;
+        drop(attacked(&table, command).await);
+        table.again(VICTIM).await;
+        // Nobody else is here.
+        table.command(VICTIM, command).await.unwrap();
+        assert_eq!(table.epoch(VICTIM), table.epoch(HONEST), "{command:?}");
+        assert!(!table.is_undecided(VICTIM));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_without_its_certificate_signs_nothing() {
+    let mut table = Table::new().await;
+    let soon = Duration::from_millis(300);
+    let mut victim = Box::pin(table.command(VICTIM, Command::Keygen));
+    let mut liar = Box::pin(table.command(LIAR, Command::Keygen));
+    let mut honest = Box::pin(table.command(HONEST, Command::Keygen));
+    // Everybody has confirmed, and nobody has the certificate.
+    tokio::join!(
+        until(victim.as_mut(), || table.is_undecided(VICTIM)),
+        until(liar.as_mut(), || table.is_undecided(LIAR)),
+        until(honest.as_mut(), || table.is_undecided(HONEST)),
+    );
+    drop((victim, liar, honest));
+    table.break_off(Command::Keygen.label()).await;
+    let failure = table.sign(VICTIM, b"message", soon).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Unreachable, "{failure:?}");
+    // It may be certified at any time, so there is no other key of that name; it is not lost either.
+    table.again(VICTIM).await;
+    let failure = table.command(VICTIM, Command::Keygen).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Misbehaved, "{failure:?}");
+    assert!(table.is_undecided(VICTIM));
+    assert!(table.epoch(VICTIM).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_proves_nothing_is_not_taken_for_a_certificate() {
+    let mut table = Table::new().await;
+    drop(attacked(&table, Command::Refresh).await);
+    // The liar is the first to hand something over: the certificate of the epoch before.
+    let run = table.key(LIAR).undecided.pop().unwrap().pending;
+    let label = format!("bls certificate {}", hex::encode(run.setup().digest()));
+    let session = table.of(LIAR).session("s", PATIENCE).await.unwrap();
+    let victim = table.of(VICTIM).session("s", PATIENCE).await.unwrap().me();
+    let pair = session.execution_as(sign::between(&label, session.me(), victim));
+    let old = table.key(LIAR).held.unwrap().certificate.encode();
+    pair.await.unwrap().send(0, victim, old).await.unwrap();
+    table.again(VICTIM).await;
+    table.signs(b"message").await;
+    assert_eq!(table.epoch(VICTIM), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_run_settles_an_earlier_one_that_all_lost() {
+    let mut table = Table::new().await;
+    table.all(Command::Keygen).await;
+    // Nobody gets the certificate of the first refresh.
+    let mut victim = Box::pin(table.command(VICTIM, Command::Refresh));
+    let mut liar = Box::pin(table.command(LIAR, Command::Refresh));
+    let mut honest = Box::pin(table.command(HONEST, Command::Refresh));
+    tokio::join!(
+        until(victim.as_mut(), || table.is_undecided(VICTIM)),
+        until(liar.as_mut(), || table.is_undecided(LIAR)),
+        until(honest.as_mut(), || table.is_undecided(HONEST)),
+    );
+    drop((victim, liar, honest));
+    table.break_off(Command::Refresh.label()).await;
+    for party in [HONEST, VICTIM, LIAR] {
+        table.again(party).await;
+        assert!(table.is_undecided(party));
+    }
+    // The old shares are there and sign, and the next refresh is the one that counts.
+    table.signs(b"before").await;
+    table.all(Command::Refresh).await;
+    table.signs(b"after").await;
+    for party in [HONEST, VICTIM, LIAR] {
+        let key = table.key(party);
+        assert_eq!(key.held.unwrap().origin.label, "bls refresh k #2");
+        assert!(key.undecided.is_empty(), "dead shares stay behind");
+    }
+}
+
+/// The victim dies when it has stored its share, and when it has stored the certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_may_die_after_whatever_it_stores() {
+    for command in [Command::Keygen, Command::Refresh] {
+        let mut table = Table::new().await;
+        if matches!(command, Command::Refresh) {
+            table.all(Command::Keygen).await;
+        }
+        let before = KeyFile::find(&table.of(VICTIM).profile, "k").unwrap();
+        let before = before.and_then(|key| Some(key.held?.share.public().epoch()));
+        {
+            // It has stored its share, and may or may not have said so.
+            let mut victim = Box::pin(table.command(VICTIM, command));
+            let mut honest = Box::pin(table.command(HONEST, command));
+            let mut liar = Box::pin(table.command(LIAR, command));
+            tokio::join!(
+                until(victim.as_mut(), || table.is_undecided(VICTIM)),
+                until(honest.as_mut(), || table.is_undecided(HONEST)),
+                until(liar.as_mut(), || table.is_undecided(LIAR)),
+            );
+        }
+        for party in [HONEST, VICTIM, LIAR] {
+            table.again(party).await;
+            assert!(table.is_undecided(party));
+            assert_eq!(table.epoch(party), before);
+        }
+        {
+            // It has stored the certificate, handed it to nobody, and not ended the run.
+            let mut victim = Box::pin(table.command(VICTIM, command));
+            let (honest, liar, ()) = tokio::join!(
+                table.command(HONEST, command),
+                table.command(LIAR, command),
+                until(victim.as_mut(), || table.epoch(VICTIM) > before),
+            );
+            honest.unwrap();
+            liar.unwrap();
+        }
+        table.again(VICTIM).await;
+        assert!(!table.is_undecided(VICTIM));
+        let epoch = table.epoch(VICTIM);
+        table.command(VICTIM, command).await.unwrap();
+        assert_eq!(table.epoch(VICTIM), epoch, "it is reported, not made again");
+        table.signs(b"message").await;
+    }
+}
+
+/// The victim's process dies again and again, each time a little later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_may_die_at_any_point_of_a_refresh() {
+    let mut table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let others = {
+        let honest = table.parties[HONEST].take().unwrap();
+        let liar = table.parties[LIAR].take().unwrap();
+        tokio::spawn(async move {
+            let refreshed = tokio::join!(
+                run::refresh(&honest, "k", PATIENCE, QUIET),
+                run::refresh(&liar, "k", PATIENCE, QUIET),
+            );
+            refreshed.0.unwrap();
+            refreshed.1.unwrap();
+            honest
+        })
+    };
+    let mut deaths = 0;
+    loop {
+        let mut left = deaths;
+        let mut victim = Box::pin(table.command(VICTIM, Command::Refresh));
+        let ended = poll_fn(|context| match victim.as_mut().poll(context) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => {
+                left -= 1;
+                Poll::Pending
+            }
+        });
+        let ended = ended.await;
+        drop(victim);
+        if let Some(result) = ended {
+            result.unwrap();
+            break;
+        }
+        deaths += 1;
+        table.again(VICTIM).await;
+    }
+    table.parties[HONEST] = Some(others.await.unwrap());
+    assert!(deaths > 3, "it died {deaths} times");
+    table.signs(b"message").await;
+    assert_eq!(table.epoch(VICTIM), Some(1));
+}
