@@ -13,6 +13,7 @@ pub mod bench;
 pub mod client;
 mod error;
 pub mod proto;
+mod random;
 mod shell;
 pub mod store;
 

@@ -10,7 +10,7 @@ use junto_smp::{
     hello::LeafKey,
 };
 use junto_tls::{ClientTls, Fingerprint, PeerKey, handshake};
-use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
+use rand_chacha::ChaCha20Rng;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, lookup_host},
@@ -19,6 +19,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::{error::ClientError, operation::Ticket};
+use crate::random::generator;
 
 /// Network addresses tried for one host name: a resolver must not keep us busy.
 const ADDRESSES_MAX: usize = 8;
@@ -88,7 +89,8 @@ async fn greet(
     let mut stream = connected.stream;
     let mut block = new_block();
     stream.read_exact(block.as_mut_slice()).await?;
-    let mut rng = generator()?;
+    // A generator of its own, so that a command costs no system call.
+    let mut rng = generator().map_err(|_| ClientError::Defect("no randomness"))?;
     let mut hello = new_block();
     let client = Client::open(
         &Options::new(identity),
@@ -106,12 +108,6 @@ async fn greet(
         rng,
         block,
     })
-}
-
-/// A generator seeded by the operating system, so that a command costs no system call.
-fn generator() -> Result<ChaCha20Rng, ClientError> {
-    ChaCha20Rng::try_from_rng(&mut getrandom::SysRng)
-        .map_err(|_| ClientError::Defect("the operating system gives no randomness"))
 }
 
 fn leaf_key(key: &PeerKey) -> LeafKey {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use junto_tls::ClientTls;
 use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -22,6 +21,7 @@ use crate::proto::{
     Answer, CallError, Event, Instant, Machine, MachineConfig, Output, PostQuantum, RelayId,
     RelayNotice, Reply, Ticket, Token,
 };
+use crate::random::generator;
 use crate::store::{Store, StoreError};
 
 /// Inputs that may wait: enough for a full block of small messages from several relays while a
@@ -118,9 +118,7 @@ enum Flow {
 }
 
 fn random() -> Result<ChaCha20Rng, AgentError> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|_| AgentError::Defect("no randomness"))?;
-    Ok(ChaCha20Rng::from_seed(seed))
+    generator().map_err(|_| AgentError::Defect("no randomness"))
 }
 
 impl Engine {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use junto_crypto::aead::StoreKey;
 use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction};
 
 use super::schema::{self, APPLICATION_ID, FORMAT};
 use super::{Store, StoreError};
 use crate::proto::{Committed, ConnectionId, Delta, RequestId, Row, RowKey, Tag};
+use crate::random::generator;
 
 /// What the row that checks the key says.
 const CHECK: &[u8] = b"junto agent profile";
@@ -52,9 +52,7 @@ impl SqliteStore {
         if from < FORMAT {
             schema::migrate(&mut database, from).map_err(fault)?;
         }
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|_| std::io::Error::other("no randomness"))?;
-        let rng = ChaCha20Rng::from_seed(seed);
+        let rng = generator().map_err(|_| std::io::Error::other("no randomness"))?;
         let mut store = Self {
             database,
             key,
