@@ -186,10 +186,12 @@ fn refuse_shared_dir(dir: &Path) -> Result<(), Failure> {
 }
 
 fn lock(path: &Path) -> Result<File, Failure> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    // Whoever may open it may also lock it.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options
         .open(path)
         .context(format_args!("cannot open {}", path.display()))?;
     match file.try_lock() {

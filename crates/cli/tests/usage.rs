@@ -113,6 +113,36 @@ fn a_key_that_others_can_read_is_refused() {
     assert!(ended.stderr.contains("chmod 600"), "{}", ended.stderr);
 }
 
+#[cfg(unix)]
+#[test]
+fn other_users_can_read_nothing_of_a_profile() {
+    use std::os::unix::fs::PermissionsExt;
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    // While it runs the databases have files beside them; the folder above is made too.
+    let mut host = stage.start(
+        "new/p",
+        &["session", "new", "--parties", "2", "--relay", &address],
+    );
+    host.link();
+    let dir = stage.path("new/p");
+    for made in [&stage.path("new"), &dir] {
+        let mode = std::fs::metadata(made).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", made.display());
+    }
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{entry:?}");
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    for name in ["session.db", "session.db-wal", "agent.db", "lock"] {
+        assert!(names.iter().any(|found| found == name), "{names:?}");
+    }
+    host.kill();
+}
+
 #[test]
 fn a_damaged_key_or_database_is_reported_and_left_alone() {
     for (name, garbage) in [

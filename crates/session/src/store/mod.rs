@@ -3,7 +3,10 @@
 //! Keys of rows tell kinds and counts, values are sealed and bound to their key: without the
 //! [`StoreKey`] the file shows how many sessions and messages there are, and no more.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::OpenOptions,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use junto_crypto::aead::StoreKey;
@@ -45,6 +48,14 @@ pub enum StoreError {
         /// What it says.
         found: i64,
     },
+    /// The file cannot be made.
+    #[error("{path}: {source}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// SQLite failed: disk full, no permission.
     #[error("{path}: {source}")]
     Sqlite {
@@ -74,6 +85,7 @@ impl SqliteStore {
     pub fn open(dir: &Path, key: StoreKey, rng: ChaCha20Rng) -> Result<Self, StoreError> {
         let path = dir.join(FILE_NAME);
         let fail = |source| failure(&path, source);
+        make_private(&path)?;
         let connection = Connection::open(&path).map_err(fail)?;
         // Exclusive from the first lock on: a second process is refused, and WAL needs no shared
         // memory file.
@@ -217,6 +229,22 @@ impl Store for SqliteStore {
     }
 }
 
+/// Makes the file, if there is none, so that other users cannot read it. SQLite gives the files beside it
+/// the same rights.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+        .open(path)
+        .map(drop)
+        .map_err(|source| StoreError::File {
+            path: path.to_owned(),
+            source,
+        })
+}
+
 fn failure(path: &Path, source: rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     match source.sqlite_error_code() {
@@ -274,6 +302,25 @@ mod tests {
             let bytes = fs::read(entry.unwrap().path()).unwrap();
             assert!(!bytes.windows(12).any(|window| window == b"secret never"));
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn other_users_cannot_read_the_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path(), 1).unwrap();
+        let mut delta = Delta::default();
+        delta.put(key(1), b"one".to_vec());
+        store.commit(&delta).unwrap();
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{entry:?}");
+            names.push(entry.file_name().into_string().unwrap());
+        }
+        assert!(names.contains(&format!("{FILE_NAME}-wal")), "{names:?}");
     }
 
     #[test]
