@@ -19,7 +19,7 @@ pub mod store;
 
 pub use error::{AgentError, RelayFault};
 pub use proto::{
-    ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Link, LinkError,
-    MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RequestId, Tag,
+    ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Lines, Link,
+    LinkError, MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RequestId, Tag,
 };
 pub use shell::{Agent, AgentConfig, Events, Reconnect};

@@ -184,12 +184,12 @@ async fn messages_travel() {
     };
     let (body, acknowledge) = opened(&queue, &first);
     assert_eq!(body, b"one");
-    // The next message is the relay's answer, and becomes answer and message here.
+    // The next message is the relay's answer, and becomes message and answer here.
     alice.send(Token(5), acknowledge).await.unwrap();
-    assert_eq!(answer(&mut to_alice, 5).await, Answer::Done);
     let Notice::Relay(second) = next(&mut to_alice).await else {
         panic!("no message");
     };
+    assert_eq!(answer(&mut to_alice, 5).await, Answer::Done);
     let (body, acknowledge) = opened(&queue, &second);
     assert_eq!(body, b"two");
     alice.send(Token(6), acknowledge.clone()).await.unwrap();
@@ -209,6 +209,17 @@ async fn messages_travel() {
     assert!(
         matches!(ended, Notice::Relay(RelayNotice::Ended { queue: q }) if q == queue.recipient)
     );
+    // Nobody may send any more.
+    let suspend = Operation::Suspend {
+        queue: queue.recipient,
+        auth: Arc::clone(&queue.auth),
+    };
+    again.send(Token(80), suspend).await.unwrap();
+    assert_eq!(answer(&mut to_again, 80).await, Answer::Done);
+    let late = send(&queue, Some(&auth(2)), "late");
+    bob.send(Token(81), late).await.unwrap();
+    let refused = Answer::Refused(Refusal::Auth);
+    assert_eq!(answer(&mut to_bob, 81).await, refused);
     let delete = Operation::Delete {
         queue: queue.recipient,
         auth: Arc::clone(&queue.auth),

@@ -7,7 +7,11 @@ use junto_agent::{Agent, AgentConfig, AgentError};
 use junto_crypto::aead::StoreKey;
 use junto_crypto::ed25519::SigningKey;
 use junto_crypto::kdf::hkdf_sha256;
-use junto_session::{Blame, Fault, LocalError, Misuse, Session, SessionError, Sessions};
+use junto_session::carrier::TroubleKind;
+use junto_session::{
+    Blame, Fault, LocalError, LocalId, Misuse, Session, SessionError, Sessions, Used,
+};
+use tokio::sync::Mutex;
 
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
@@ -26,6 +30,8 @@ pub(crate) struct Junto {
     pub(crate) profile: Profile,
     pub(crate) sessions: Sessions,
     agent: Agent,
+    /// The sessions that this command is about.
+    used: Mutex<Used>,
 }
 
 impl Junto {
@@ -36,6 +42,7 @@ impl Junto {
     ) -> Result<(), Failure> {
         let junto = Junto::open(global).await?;
         let result = command(&junto).await;
+        let result = result.map_err(|failure| junto.explain_storage(failure));
         if result.is_err() {
             // The others wait for us: tell them rather than let them run into their deadlines.
             junto.part().await;
@@ -44,6 +51,7 @@ impl Junto {
             profile,
             sessions,
             agent,
+            used: _,
         } = junto;
         let end = async {
             sessions.end().await;
@@ -77,6 +85,7 @@ impl Junto {
             profile,
             sessions,
             agent,
+            used: Mutex::default(),
         })
     }
 
@@ -108,14 +117,24 @@ impl Junto {
     /// The formed session of that name.
     pub(crate) async fn session(&self, name: &str, patience: Duration) -> Result<Session, Failure> {
         let forming = self.sessions.resume(name).await.map_err(session_failure)?;
+        self.uses(forming.local()).await?;
         forming.formed(patience).await.map_err(session_failure)
     }
 
-    /// Waits until relays have taken everything that was said, so that the process may end.
+    /// The command is about this session: [`Junto::settle`] and [`Junto::part`] see to it.
+    pub(crate) async fn uses(&self, session: LocalId) -> Result<(), Failure> {
+        let mut used = self.used.lock().await;
+        let noted = self.sessions.note(session, &mut used).await;
+        noted.map_err(session_failure)
+    }
+
+    /// Waits until relays have taken everything that was said in the sessions that this command is
+    /// about, so that the process may end. Other sessions are none of its business.
     pub(crate) async fn settle(&self, patience: Duration) -> Result<(), Failure> {
+        let used = self.used.lock().await;
         if self
             .sessions
-            .settle(patience)
+            .settle(&used, patience)
             .await
             .map_err(session_failure)?
         {
@@ -124,7 +143,7 @@ impl Junto {
         let trouble = self
             .sessions
             .carrier_trouble()
-            .map_or_else(String::new, |trouble| format!(": {trouble}"));
+            .map_or_else(String::new, |trouble| format!(": {}", trouble.text));
         Err(Failure::new(
             Exit::Unreachable,
             format_args!("not everything could be handed to the relays yet{trouble}"),
@@ -135,7 +154,21 @@ impl Junto {
     /// As [`Junto::settle`], where it is no failure if a relay is out of reach: whatever stays
     /// behind goes out with the next command on this profile.
     pub(crate) async fn part(&self) {
-        let _ = self.sessions.settle(LAST_WORDS).await;
+        let used = self.used.lock().await;
+        let _ = self.sessions.settle(&used, LAST_WORDS).await;
+    }
+
+    /// Who waits in vain for others because this machine cannot store what they say, or what it says
+    /// itself, is not to look for the fault elsewhere.
+    fn explain_storage(&self, failure: Failure) -> Failure {
+        match self.sessions.carrier_trouble() {
+            Some(trouble)
+                if failure.exit == Exit::Unreachable && trouble.kind == TroubleKind::Storage =>
+            {
+                session_failure(LocalError::Storage(trouble.text).into())
+            }
+            Some(_) | None => failure,
+        }
     }
 
     /// The profile's long-term key; made on first use.
@@ -204,6 +237,10 @@ pub(crate) fn session_failure(error: SessionError) -> Failure {
             .help("the session is kept: `junto session wait NAME` goes on waiting"),
         SessionError::Local(LocalError::Carrier(_)) => Failure::new(Exit::Unreachable, message)
             .help("check the relay with `junto relay status ADDRESS`"),
+        SessionError::Local(LocalError::Storage(what)) => Failure::failed(format_args!(
+            "this machine cannot store what the command needs: {what}"
+        ))
+        .help("make room on the disk of the profile and try again; nothing that was confirmed is lost"),
         SessionError::Local(_) => Failure::failed(message),
         SessionError::Defect(_) => {
             Failure::failed(message).help("this is our fault; please report it")

@@ -105,6 +105,8 @@ async fn show(junto: &Junto, session: &str, output: Output) -> Result<(), Failur
 }
 
 async fn close(junto: &Junto, session: &str, output: Output) -> Result<(), Failure> {
+    let found = junto.sessions.find(session).await;
+    junto.uses(found.map_err(session_failure)?.local).await?;
     junto
         .sessions
         .close(session)
@@ -246,16 +248,27 @@ async fn join(
 ) -> Result<(), Failure> {
     let formation = link.formation();
     let known = junto.sessions.list().await.map_err(session_failure)?;
-    let forming = if let Some(joined) = known.iter().find(|s| s.formation == formation) {
-        // The same command again, after a crash say: one party takes one place.
+    let mut tries = known
+        .iter()
+        .filter(|summary| summary.formation == formation);
+    let joined = tries.find(|summary| summary.stage != Stage::Closing);
+    if let Some(joined) = joined {
         let local = joined.local.to_string();
-        let forming = junto.sessions.resume(&local).await;
-        forming.map_err(session_failure)?
-    } else {
-        let persona = persona(junto, link.params().policy, nickname, relay).await?;
-        let forming = junto.sessions.join(link, persona).await;
-        forming.map_err(session_failure)?
-    };
+        let Some(failure) = &joined.failure else {
+            // The same command again, after a crash say: one party takes one place.
+            let forming = junto.sessions.resume(&local).await;
+            return wait_formed(junto, forming.map_err(session_failure)?, patience, output).await;
+        };
+        output.say(format_args!(
+            "An earlier try at this link failed: {failure}. Asking again."
+        ));
+        junto.uses(joined.local).await?;
+        let closed = junto.sessions.close(&local).await;
+        closed.map_err(session_failure)?;
+    }
+    let persona = persona(junto, link.params().policy, nickname, relay).await?;
+    let forming = junto.sessions.join(link, persona).await;
+    let forming = forming.map_err(session_failure)?;
     wait_formed(junto, forming, patience, output).await
 }
 
@@ -266,6 +279,7 @@ async fn wait_formed(
     patience: Duration,
     output: Output,
 ) -> Result<(), Failure> {
+    junto.uses(forming.local()).await?;
     let summary = forming.summary().await.map_err(session_failure)?;
     let progress = output.progress(lobby(&summary));
     let mut met_nobody = summary.connected < 2;
@@ -315,7 +329,7 @@ fn explain(junto: &Junto, met_nobody: bool, error: SessionError) -> Failure {
     let incomplete = matches!(error, SessionError::Incomplete { .. });
     let mut failure = session_failure(error);
     if let Some(trouble) = junto.sessions.carrier_trouble().filter(|_| incomplete) {
-        failure.message = format!("{}; last trouble: {trouble}", failure.message);
+        failure.message = format!("{}; last trouble: {}", failure.message, trouble.text);
     }
     failure
 }
@@ -367,6 +381,7 @@ fn describe(summary: &Summary) -> Value {
         "me": summary.me.map(|me| me.as_usize()),
         "safety_code": summary.safety_code.map(|code| code.to_string()),
         "verified": summary.verified,
+        "failure": summary.failure,
         "policy": format!("{:?}", summary.policy).to_lowercase(),
         "link": summary.link.as_ref().map(ToString::to_string),
         "roster": parties,
@@ -383,6 +398,9 @@ fn describe_text(summary: &Summary) -> String {
             summary.parties
         ),
     ];
+    if let Some(failure) = &summary.failure {
+        lines.push(format!("failed       {failure}"));
+    }
     if let Some(id) = summary.id {
         lines.push(format!("id           {id}"));
     }

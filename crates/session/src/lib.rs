@@ -38,7 +38,7 @@ pub use proto::{
     statement::{InstanceId, Round},
     step::LocalId,
 };
-pub use shell::{Channel, Execution, Forming, Session, Sessions};
+pub use shell::{Channel, Execution, Forming, Session, Sessions, Used};
 
 #[cfg(test)]
 mod world;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use junto_crypto::ed25519::SigningKey;
 use junto_session::{
-    DisplayName, Fault, IdentityFault, Misuse, Params, PartyCount, Persona, Policy, Session,
-    SessionError, Sessions, carrier::memory::Hub,
+    DisplayName, Fault, IdentityFault, Misuse, Params, PartyCount, Persona, Policy, Refusal,
+    Session, SessionError, Sessions, carrier::memory::Hub,
 };
 use table::{PATIENCE, open};
 
@@ -131,6 +131,53 @@ async fn one_profile_cannot_sit_twice() {
     for result in meet(&ada, &twin, Policy::Tofu).await {
         result.unwrap_err();
     }
+}
+
+#[tokio::test]
+async fn two_of_one_name_cannot_be_told_apart() {
+    let hub = Hub::new();
+    let (ada, bob) = (Person::new(&hub, "Ada", 1), Person::new(&hub, "Bob", 2));
+    let params = Params {
+        name: "meeting".to_owned(),
+        parties: PartyCount::new(3).unwrap(),
+        policy: Policy::Tofu,
+    };
+    let (hosting, link) = ada
+        .sessions
+        .new_session(params, ada.persona(), PATIENCE)
+        .await
+        .unwrap();
+    let first = bob
+        .sessions
+        .join(link.clone(), bob.persona())
+        .await
+        .unwrap();
+    while hosting.summary().await.unwrap().connected < 2 {
+        let before = hosting.summary().await.unwrap();
+        hosting.changed(&before).await.unwrap();
+    }
+    // Another Bob, and one who takes the host's name: there is a place, but not for that name.
+    for name in ["Bob", "Ada"] {
+        let second = Person::new(&hub, name, 3);
+        let joining = second.sessions.join(link.clone(), second.persona()).await;
+        let refused = joining.unwrap().formed(PATIENCE).await;
+        assert!(
+            matches!(refused, Err(SessionError::Refused(Refusal::NameTaken))),
+            "{refused:?}"
+        );
+    }
+    // Under another name there is.
+    let eve = Person::new(&hub, "Eve", 3);
+    let third = eve.sessions.join(link, eve.persona()).await.unwrap();
+    let (a, b, c) = tokio::join!(
+        hosting.formed(PATIENCE),
+        first.formed(PATIENCE),
+        third.formed(PATIENCE)
+    );
+    for formed in [a, b, c] {
+        formed.unwrap();
+    }
+    assert_eq!(ada.sessions.known_keys().await.unwrap().iter().count(), 2);
 }
 
 #[tokio::test]

@@ -823,6 +823,9 @@ fn with_request<T>(operation: &Operation, push: impl FnOnce(&Request<'_>) -> T) 
             Some(auth),
             Smp::Ack(Some(*message)),
         )),
+        Operation::Suspend { queue, auth } => {
+            push(&request(Entity::Queue(&queue.0), Some(auth), Smp::Off))
+        }
         Operation::Delete { queue, auth } => {
             push(&request(Entity::Queue(&queue.0), Some(auth), Smp::Delete))
         }
@@ -857,11 +860,11 @@ impl Heard {
     }
 
     fn tell(self, machine: &mut Machine, now: Instant, relay: RelayId, rng: &mut ChaCha8Rng) {
-        if let Some((token, answer)) = self.answer {
-            machine.handle_answer(now, token, answer, rng);
-        }
         if let Some(notice) = self.notice {
             machine.handle_notice(now, relay, notice, rng);
+        }
+        if let Some((token, answer)) = self.answer {
+            machine.handle_answer(now, token, answer, rng);
         }
     }
 }

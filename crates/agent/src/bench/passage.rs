@@ -312,6 +312,7 @@ impl Passage {
             Operation::Subscribe { .. }
             | Operation::Secure { .. }
             | Operation::Acknowledge { .. }
+            | Operation::Suspend { .. }
             | Operation::Delete { .. } => Ok(Answer::Done),
         }
     }

@@ -92,6 +92,11 @@ pub(super) fn request(operation: &Operation) -> Request<'_> {
             key: Some(auth),
             command: Command::Ack(Some(*message)),
         },
+        Operation::Suspend { queue, auth } => Request {
+            entity: Entity::Queue(queue.as_bytes()),
+            key: Some(auth),
+            command: Command::Off,
+        },
         Operation::Delete { queue, auth } => Request {
             entity: Entity::Queue(queue.as_bytes()),
             key: Some(auth),
@@ -132,10 +137,11 @@ pub(super) fn answered(
         Ok(_) | Err(ReplyFault::Unexpected) => return Err(ProtocolFault::Answer.into()),
         Err(ReplyFault::Refused(code)) => Answer::Refused(refusal(code)),
     };
-    notify(Notice::Answer { token, answer });
+    // The message first: with the answer the core knows whether there was one.
     if let Some(message) = message {
         notify(Notice::Relay(message));
     }
+    notify(Notice::Answer { token, answer });
     Ok(())
 }
 

@@ -250,15 +250,6 @@ impl Machine {
         } else {
             self.effects.changed(Owner::Address(tag));
         }
-        let pending = self
-            .requests
-            .iter()
-            .filter(|(_, request)| request.address == tag);
-        let pending: Vec<_> = pending.map(|(id, _)| *id).collect();
-        for id in pending {
-            self.requests.remove(&id);
-            self.effects.delta.delete(RowKey::Request(id));
-        }
     }
 
     fn connection_of(&mut self, tag: Tag) -> Option<&mut Connection> {

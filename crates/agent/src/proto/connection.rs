@@ -13,7 +13,7 @@ use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, MessageId, Tag};
 use super::instant::Instant;
 use super::link::InvitationLink;
-use super::queue::{ReceiveQueue, SendQueue};
+use super::queue::{ReceiveQueue, SendQueue, Subscription};
 use super::step::{Row, RowKey};
 use super::wire::{Malformed, Reader, put_large};
 
@@ -494,12 +494,24 @@ pub(super) fn link_row(link: &InvitationLink) -> Row {
     Zeroizing::new(link.to_string().into_bytes())
 }
 
+/// Whether senders are kept out of a queue, while we are connected to its relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Suspension {
+    Not,
+    InFlight,
+    /// Whatever was in the queue by then and is not acknowledged has been delivered.
+    Done,
+}
+
 /// A contact address of ours.
 pub(super) struct Address {
     pub(super) tag: Tag,
     pub(super) receive: ReceiveQueue,
     pub(super) closing: bool,
     pub(super) recent: VecDeque<Fingerprint>,
+
+    // Not stored.
+    pub(super) suspension: Suspension,
     /// Calls that wait for the link.
     pub(super) callers: Vec<Ticket>,
 }
@@ -511,8 +523,34 @@ impl Address {
             receive,
             closing: false,
             recent: VecDeque::new(),
+            suspension: Suspension::Not,
             callers: Vec::new(),
         }
+    }
+
+    /// Issues the next command of a closing address: nobody may ask any more, who asked already is
+    /// heard, and only then the queue goes. Else somebody would wait for an answer in vain.
+    pub(super) fn pump_close(&mut self, effects: &mut Effects) {
+        let owner = Owner::Address(self.tag);
+        match (self.receive.subscription, self.suspension) {
+            (Subscription::Idle, _) => self.receive.pump(owner, effects),
+            (Subscription::Live, Suspension::Not) => {
+                if self.receive.suspend(owner, effects) {
+                    self.suspension = Suspension::InFlight;
+                }
+            }
+            (Subscription::Live, Suspension::Done) if !effects.awaits_message(owner) => {
+                self.receive.pump_delete(owner, effects);
+            }
+            (Subscription::Taken, _) => self.receive.pump_delete(owner, effects),
+            (Subscription::InFlight | Subscription::Live, _) => {}
+        }
+    }
+
+    /// The connection to the relay died: everything in flight is void.
+    pub(super) fn disconnected(&mut self) {
+        self.receive.disconnected();
+        self.suspension = Suspension::Not;
     }
 
     pub(super) fn to_row(&self) -> Result<Row, Malformed> {

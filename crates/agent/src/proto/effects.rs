@@ -10,6 +10,7 @@ use super::command::{CallError, Reply, Ticket};
 use super::event::Event;
 use super::id::{ConnectionId, Tag};
 use super::instant::Instant;
+use super::machine::Lines;
 use super::relay::{Operation, RelayId, Token};
 use super::step::{Delta, Output};
 
@@ -32,6 +33,7 @@ pub(super) enum Purpose {
     /// Send the outbox row of this number.
     Send(u64),
     Acknowledge,
+    Suspend,
     Delete,
 }
 
@@ -159,11 +161,19 @@ impl Effects {
             .map(|state| &state.address)
     }
 
-    /// Whether no command waits for an answer, and every relay is there to take more.
-    pub(super) fn is_settled(&self) -> bool {
-        let mut needed = self.relays.iter().filter(|state| state.dialled);
-        let all_up = needed.all(|state| state.link == LinkState::Up);
-        self.pending.is_empty() && all_up
+    /// Whether a relay has not answered yet that a message of this queue is ours: another may come.
+    pub(super) fn awaits_message(&self, owner: Owner) -> bool {
+        self.pending
+            .values()
+            .any(|pending| pending.owner == owner && pending.purpose == Purpose::Acknowledge)
+    }
+
+    /// Whether a command of one of these lines waits for its answer.
+    pub(super) fn awaits_answer(&self, lines: &Lines) -> bool {
+        self.pending.values().any(|pending| match pending.owner {
+            Owner::Address(tag) => lines.addresses.contains(&tag),
+            Owner::Connection(id) => lines.connections.contains(&id),
+        })
     }
 
     pub(super) fn is_up(&self, relay: RelayId) -> bool {

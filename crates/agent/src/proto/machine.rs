@@ -5,7 +5,7 @@
 //! that is dropped at any point and restored from the store goes on where the last step that was
 //! stored left it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use junto_crypto::CryptoRng;
 use junto_ratchet::{SkippedId, SkippedKey};
@@ -30,6 +30,15 @@ pub(super) const REQUESTS_MAX: usize = 256;
 pub struct MachineConfig {
     /// Whether senders are told when the application has acknowledged their messages.
     pub receipts: bool,
+}
+
+/// Some of a profile's addresses and connections; those that are gone by now count for nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Lines {
+    /// Addresses, by tag.
+    pub addresses: BTreeSet<Tag>,
+    /// Connections.
+    pub connections: BTreeSet<ConnectionId>,
 }
 
 /// A row that is not what this version writes, or rows that do not fit together.
@@ -263,17 +272,36 @@ impl Machine {
         !self.effects.has_work()
     }
 
-    /// Whether everything that was to leave has been taken by its relay: a process that ends now
-    /// keeps nobody waiting.
+    /// Whether everything that was to leave on these lines has been taken by its relay, and the relays
+    /// are there to take more: a process that ends now keeps nobody waiting there.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        let sent = |connection: &Connection| {
-            connection.outbox.is_empty() && connection.stage != Stage::Deleting
+    pub fn is_settled(&self, lines: &Lines) -> bool {
+        let is_sent = |connection: &Connection| {
+            let sends_up = connection
+                .send
+                .as_ref()
+                .is_none_or(|send| self.effects.is_up(send.relay));
+            let is_up = sends_up && self.effects.is_up(connection.receive.relay);
+            match connection.stage {
+                Stage::Failed(_) => true,
+                Stage::Deleting => false,
+                Stage::Inviting | Stage::Joining | Stage::Confirming | Stage::Active => {
+                    is_up && connection.outbox.is_empty()
+                }
+            }
         };
+        let is_closed =
+            |address: &Address| !address.closing && self.effects.is_up(address.receive.relay);
+        let connections = lines.connections.iter();
+        let addresses = lines.addresses.iter();
         self.is_idle()
-            && self.effects.is_settled()
-            && self.connections.values().all(sent)
-            && !self.addresses.values().any(|address| address.closing)
+            && !self.effects.awaits_answer(lines)
+            && connections
+                .filter_map(|id| self.connections.get(id))
+                .all(is_sent)
+            && addresses
+                .filter_map(|tag| self.addresses.get(tag))
+                .all(is_closed)
     }
 
     /// Issues the commands that are due.
@@ -285,7 +313,7 @@ impl Machine {
                         continue;
                     };
                     if address.closing {
-                        address.receive.pump_delete(owner, &mut self.effects);
+                        address.pump_close(&mut self.effects);
                     } else {
                         address.receive.pump(owner, &mut self.effects);
                     }

@@ -43,7 +43,7 @@ pub use id::{ConnectionId, MessageId, RequestId, Tag};
 pub use instant::Instant;
 pub use layer::{Confirmed, QueueLayerError, SealedBody};
 pub use link::{ContactLink, InvitationLink, Link, LinkError};
-pub use machine::{Machine, MachineConfig, RestoreError};
+pub use machine::{Lines, Machine, MachineConfig, RestoreError};
 pub use message::{AgentMessage, Body, MAX_BODY, MAX_INFO, Receipt};
 pub use relay::{Answer, Auth, Operation, Refusal, RelayId, RelayNotice, Token};
 pub use step::{Committed, Delta, Output, Row, RowKey, Step};

@@ -165,6 +165,22 @@ impl ReceiveQueue {
         effects.command(self.relay, owner, purpose, operation);
     }
 
+    /// Issues `OFF` if the relay is there.
+    pub(super) fn suspend(&self, owner: Owner, effects: &mut Effects) -> bool {
+        let Some(created) = &self.created else {
+            return false;
+        };
+        if !effects.is_up(self.relay) {
+            return false;
+        }
+        let operation = Operation::Suspend {
+            queue: created.recipient_id,
+            auth: Arc::clone(&self.auth),
+        };
+        effects.command(self.relay, owner, Purpose::Suspend, operation);
+        true
+    }
+
     /// Issues `DEL` if it is time.
     pub(super) fn pump_delete(&mut self, owner: Owner, effects: &mut Effects) {
         let Some(created) = &self.created else { return };

@@ -314,9 +314,6 @@ impl Address {
         sealed: &Bytes,
         effects: &mut Effects,
     ) -> Option<(RequestId, Request)> {
-        if self.closing {
-            return None;
-        }
         let created = self.receive.created.as_ref()?;
         let opened = created.delivery.open(&message, sealed).ok();
         let request = opened.and_then(|opened| match opened.content() {

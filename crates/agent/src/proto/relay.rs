@@ -67,6 +67,13 @@ pub enum Operation {
         /// The message.
         message: QueueMessageId,
     },
+    /// `OFF`: nobody may send any more.
+    Suspend {
+        /// The queue.
+        queue: RecipientId,
+        /// The recipient's key.
+        auth: Auth,
+    },
     /// `DEL`.
     Delete {
         /// The queue.

@@ -2,7 +2,7 @@
 
 use junto_crypto::CryptoRng;
 
-use super::connection::Request;
+use super::connection::{Request, Suspension};
 use super::effects::{Effects, Owner, Purpose, Timer};
 use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, RequestId, Tag};
@@ -32,7 +32,7 @@ impl Machine {
     fn void(&mut self, relay: RelayId) {
         for address in self.addresses.values_mut() {
             if address.receive.relay == relay {
-                address.receive.disconnected();
+                address.disconnected();
             }
         }
         for connection in self.connections.values_mut() {
@@ -96,8 +96,16 @@ impl Machine {
                 }
             }
             Purpose::Subscribe if answer == Answer::Refused(Refusal::Auth) => {
-                self.renew_address(tag)
+                return self.lose_address(tag);
             }
+            Purpose::Suspend => match answer {
+                Answer::Done => address.suspension = Suspension::Done,
+                Answer::Refused(Refusal::Auth) => return self.remove_address(tag),
+                Answer::Refused(_) | Answer::Created { .. } => {
+                    address.suspension = Suspension::Not;
+                    return retry(&address.receive, &mut self.effects);
+                }
+            },
             Purpose::Subscribe => subscribed(&mut address.receive, &answer, &mut self.effects),
             Purpose::Delete => match answer {
                 Answer::Done | Answer::Refused(Refusal::Auth) => {
@@ -109,6 +117,7 @@ impl Machine {
             },
             Purpose::Secure | Purpose::Send(_) | Purpose::Acknowledge => {}
         }
+        self.effects.ready(Owner::Address(tag));
     }
 
     fn connection_answered(
@@ -142,7 +151,7 @@ impl Machine {
             }
             Purpose::Secure => connection.secured(&answer, effects),
             Purpose::Send(number) => connection.sent(number, &answer, effects, rng),
-            Purpose::Acknowledge => {}
+            Purpose::Acknowledge | Purpose::Suspend => {}
             Purpose::Delete => match answer {
                 Answer::Done | Answer::Refused(Refusal::Auth) => self.remove_connection(id),
                 Answer::Refused(_) | Answer::Created { .. } => retry(&connection.receive, effects),
@@ -206,14 +215,24 @@ impl Machine {
                     self.add_request(id, request);
                 }
             }
-            RelayNotice::Ended { .. } => address.receive.subscription = Subscription::Taken,
-            RelayNotice::Deleted { .. } => self.renew_address(tag),
+            RelayNotice::Ended { .. } => {
+                address.receive.subscription = Subscription::Taken;
+                self.effects.ready(Owner::Address(tag));
+            }
+            RelayNotice::Deleted { .. } => self.lose_address(tag),
         }
     }
 
-    /// The relay no longer has the queue of an address. Its link is dead; a new queue is made, and the
-    /// application gets the new link when it asks for the address again.
-    fn renew_address(&mut self, tag: Tag) {
+    /// The relay no longer has the queue of an address. Its link is dead; a new queue is made, unless it
+    /// is being closed, and the application gets the new link when it asks for the address again.
+    fn lose_address(&mut self, tag: Tag) {
+        if self
+            .addresses
+            .get(&tag)
+            .is_some_and(|address| address.closing)
+        {
+            return self.remove_address(tag);
+        }
         let Some(mut address) = self.addresses.remove(&tag) else {
             return;
         };

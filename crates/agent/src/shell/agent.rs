@@ -11,8 +11,8 @@ use super::engine::{Engine, EngineOptions, Input};
 use crate::client::ClientOptions;
 use crate::error::AgentError;
 use crate::proto::{
-    Command, ConnectionId, ContactLink, Event, InvitationLink, Link, MessageId, PostQuantum, Reply,
-    RequestId, Tag,
+    Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, PostQuantum,
+    Reply, RequestId, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -274,8 +274,9 @@ impl Agent {
         self.done(Command::Delete { connection }).await
     }
 
-    /// Closes an address: its queue is deleted from its relay, pending requests are forgotten,
-    /// connections made through it stay. Closing again does nothing.
+    /// Closes an address: whoever asks from now on is refused by the relay, and the queue is deleted
+    /// there. Requests that came before are still told, and stay until accepted or rejected; connections
+    /// made through it stay. Closing again does nothing.
     ///
     /// # Errors
     /// [`AgentError::Store`].
@@ -283,15 +284,16 @@ impl Agent {
         self.done(Command::CloseAddress { tag }).await
     }
 
-    /// Returns when everything that was to leave has been taken by its relay: messages, handshakes,
-    /// acknowledgements. For a process that wants to end; it waits for as long as a relay is away.
+    /// Returns when everything that was to leave on these lines has been taken by its relay: messages,
+    /// handshakes, acknowledgements. For a process that wants to end; it waits for as long as one of
+    /// their relays is away.
     ///
     /// # Errors
     /// [`AgentError::Closed`].
-    pub async fn settle(&self) -> Result<(), AgentError> {
+    pub async fn settle(&self, lines: Lines) -> Result<(), AgentError> {
         let (waiting, settled) = oneshot::channel();
         self.inputs
-            .send(Input::Settle(waiting))
+            .send(Input::Settle(lines, waiting))
             .await
             .map_err(|_| AgentError::Closed)?;
         settled.await.map_err(|_| AgentError::Closed)

@@ -18,7 +18,7 @@ use super::relay::{Commands, RelayTask};
 use super::timer;
 use crate::error::{AgentError, RelayFault};
 use crate::proto::{
-    Answer, CallError, Event, Instant, Machine, MachineConfig, Output, PostQuantum, RelayId,
+    Answer, CallError, Event, Instant, Lines, Machine, MachineConfig, Output, PostQuantum, RelayId,
     RelayNotice, Reply, Ticket, Token,
 };
 use crate::random::generator;
@@ -50,7 +50,7 @@ pub(super) enum Input {
         input: RelayInput,
     },
     Tick,
-    Settle(oneshot::Sender<()>),
+    Settle(Lines, oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
@@ -74,8 +74,8 @@ pub(super) struct Engine {
     sender: mpsc::WeakSender<Input>,
     events: mpsc::UnboundedSender<Event>,
     replies: Replies,
-    /// Who waits for everything to have left.
-    settling: Vec<oneshot::Sender<()>>,
+    /// Who waits for everything to have left, and on which lines.
+    settling: Vec<(Lines, oneshot::Sender<()>)>,
     last_ticket: u64,
     relays: BTreeMap<RelayId, Relay>,
     /// Counts starts of the core: inputs for an earlier one are void.
@@ -209,11 +209,12 @@ impl Engine {
             let stop = matches!(flow, Flow::Stop(_));
             // Whoever waits for everything to leave does not wait for company in a transaction.
             self.flush(stop || !self.settling.is_empty());
-            if !self.settling.is_empty() && self.machine.is_settled() {
-                for waiting in self.settling.drain(..) {
-                    let _ = waiting.send(());
-                }
+            let machine = &self.machine;
+            let settled = |(lines, _): &mut (Lines, _)| machine.is_settled(lines);
+            for (_, waiting) in self.settling.extract_if(.., settled) {
+                let _ = waiting.send(());
             }
+            self.settling.retain(|(_, waiting)| !waiting.is_closed());
             if let Flow::Stop(done) = flow {
                 for relay in self.relays.values() {
                     relay.task.abort();
@@ -272,7 +273,7 @@ impl Engine {
                 self.handle_relay(now, relay, input);
             }
             Input::Relay { .. } | Input::Tick => {}
-            Input::Settle(waiting) => self.settling.push(waiting),
+            Input::Settle(lines, waiting) => self.settling.push((lines, waiting)),
             Input::Close(done) => return Flow::Stop(Some(done)),
         }
         Flow::Continue
@@ -466,7 +467,7 @@ impl Engine {
                     // Nothing is lost by stopping now; dropping the sender tells the caller.
                     drop(done);
                 }
-                Ok(Input::Settle(waiting)) => self.settling.push(waiting),
+                Ok(Input::Settle(lines, waiting)) => self.settling.push((lines, waiting)),
                 Ok(Input::Relay { .. } | Input::Tick) => {}
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }

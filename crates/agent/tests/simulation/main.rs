@@ -13,7 +13,9 @@
 mod relay;
 mod world;
 
-use junto_agent::proto::{CallError, Command, ConnectionFault, HEAL_INTERVAL, Integrity, Reply};
+use junto_agent::proto::{
+    CallError, Command, ConnectionFault, HEAL_INTERVAL, Integrity, Lines, Reply,
+};
 use junto_agent::store::Store;
 use world::{Faults, Pair, World, relay_address, tag};
 
@@ -372,6 +374,61 @@ fn an_address_serves_many_and_closes() {
             .all(|fault| *fault == ConnectionFault::PeerGone)
     );
     assert_eq!(world.nodes[3].app.failed.len(), 1);
+}
+
+#[test]
+fn whoever_asked_before_an_address_was_closed_is_heard() {
+    let mut world = World::new(11, 4, 2, 128);
+    let relay = relay_address(0);
+    let call = world.call(
+        0,
+        Command::CreateAddress {
+            tag: tag("door"),
+            relay: relay.clone(),
+        },
+    );
+    world.settle();
+    let Some(Ok(Reply::Address(link))) = world.nodes[0].answers.remove(&call) else {
+        panic!()
+    };
+    // They ask while the host is away.
+    world.cut_all(0);
+    for node in 1..4 {
+        let command = Command::Join {
+            tag: tag("knock"),
+            link: link.clone().into(),
+            relay: relay_address(1),
+            info: vec![node as u8],
+        };
+        world.call(node, command);
+        world.settle_only(node);
+    }
+    world.call(0, Command::CloseAddress { tag: tag("door") });
+    world.settle();
+    let requests = world.nodes[0].app.requests.clone();
+    assert_eq!(requests.len(), 3);
+    // The queue is gone, and what was asked stays until it is answered.
+    let gone = Lines {
+        addresses: [tag("door")].into(),
+        ..Lines::default()
+    };
+    assert!(world.nodes[0].machine.is_settled(&gone));
+    world.nodes[0].app.requests.clear();
+    world.crash(0);
+    world.settle();
+    assert_eq!(world.nodes[0].app.requests, requests);
+    for request in requests.into_keys() {
+        let command = Command::Accept {
+            request,
+            relay: relay.clone(),
+            info: vec![],
+        };
+        world.call(0, command);
+    }
+    world.settle();
+    for node in 1..4 {
+        assert_eq!(world.nodes[node].app.connected.len(), 1, "{node}");
+    }
 }
 
 #[test]

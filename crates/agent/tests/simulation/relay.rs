@@ -25,6 +25,8 @@ struct Queue {
     subscriber: Option<Link>,
     /// The first message is with the subscriber.
     delivered: bool,
+    /// Nobody may send any more.
+    suspended: bool,
 }
 
 #[derive(Clone)]
@@ -84,10 +86,18 @@ impl Relay {
 
     /// Carries out one command; answers and events go to `out`.
     pub fn handle(&mut self, link: Link, operation: Operation, rng: &mut impl CryptoRng) {
+        // The next message is the answer to an acknowledgement.
+        let message_first = matches!(operation, Operation::Acknowledge { .. });
         let (answer, deliver) = self.carry_out(link, operation, rng);
-        self.out.push((link, Out::Answer(answer)));
+        let answer = (link, Out::Answer(answer));
+        let place = self.out.len();
         if let Some(sender) = deliver {
             self.deliver(sender, rng);
+        }
+        if message_first {
+            self.out.push(answer);
+        } else {
+            self.out.insert(place, answer);
         }
     }
 
@@ -117,6 +127,7 @@ impl Relay {
                     full: false,
                     subscriber: Some(link),
                     delivered: false,
+                    suspended: false,
                 };
                 self.queues.insert(sender, queue);
                 self.names.insert(recipient, sender);
@@ -169,7 +180,7 @@ impl Relay {
                 let Some(queue) = self.queues.get_mut(&name) else {
                     return refused;
                 };
-                if queue.sender_key != auth.as_deref().map(public) {
+                if queue.suspended || queue.sender_key != auth.as_deref().map(public) {
                     return refused;
                 }
                 if queue.full {
@@ -207,6 +218,16 @@ impl Relay {
                     queue.full = false;
                 }
                 (Answer::Done, Some(name))
+            }
+            Operation::Suspend { queue, auth } => {
+                let Some((_, queue)) = self.by_recipient(&queue) else {
+                    return refused;
+                };
+                if queue.recipient_key != public(&auth) {
+                    return refused;
+                }
+                queue.suspended = true;
+                (Answer::Done, None)
             }
             Operation::Delete { queue, auth } => {
                 let Some((name, queue)) = self.by_recipient(&queue) else {

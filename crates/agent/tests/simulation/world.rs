@@ -192,11 +192,13 @@ impl World {
 
     /// Everything that node can do without the others hearing of it.
     pub fn settle_only(&mut self, index: usize) {
-        self.dial(index);
         loop {
+            self.dial(index);
             self.step(index, Faults::NONE);
             let worked = self.relay_works(index);
-            if !self.node_hears(index) && !worked {
+            let mut wires = self.nodes[index].wires.values();
+            let dialled = wires.all(|wire| wire.link.is_some());
+            if !self.node_hears(index) && !worked && dialled {
                 return;
             }
         }

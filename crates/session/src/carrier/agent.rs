@@ -11,7 +11,8 @@ use futures::{
 use junto_agent::{self as agent, Agent, AgentError};
 
 use super::{
-    Carriage, Carrier, CarrierError, ConnectionId, Event, Events, MessageId, RequestId, Tag,
+    Carriage, Carrier, CarrierError, ConnectionId, Event, Events, Lines, MessageId, RequestId, Tag,
+    TroubleKind,
 };
 
 /// An opened agent as a carrier. The `relay` of each call is a server address (`smp://…`).
@@ -113,23 +114,24 @@ fn connection(id: ConnectionId) -> agent::ConnectionId {
 fn failed(error: AgentError) -> CarrierError {
     // The agent waits for relays by itself. What it reports is final, except a full or missing
     // disk, and a relay that may change its mind.
-    let may_retry = match &error {
-        AgentError::Store(_) | AgentError::Relay { .. } => true,
+    let kind = match &error {
+        AgentError::Store(_) => TroubleKind::Storage,
+        AgentError::Relay { .. } => TroubleKind::Relay,
         AgentError::Misuse(_)
         | AgentError::Link(_)
         | AgentError::Connection(_)
         | AgentError::Closed
-        | AgentError::Defect(_) => false,
+        | AgentError::Defect(_) => TroubleKind::Final,
     };
     CarrierError {
-        may_retry,
+        kind,
         source: Box::new(error),
     }
 }
 
 fn invalid(what: &'static str) -> CarrierError {
     CarrierError {
-        may_retry: false,
+        kind: TroubleKind::Final,
         source: what.into(),
     }
 }
@@ -264,8 +266,13 @@ impl Carrier for AgentCarrier {
         .boxed()
     }
 
-    fn settle(&self) -> BoxFuture<'_, Result<(), CarrierError>> {
-        async move { self.agent.settle().await.map_err(failed) }.boxed()
+    fn settle<'a>(&'a self, lines: &'a Lines) -> BoxFuture<'a, Result<(), CarrierError>> {
+        let tags = lines.tags.iter().map(|tag| agent::Tag::new(tag.0));
+        let lines = agent::Lines {
+            addresses: tags.collect(),
+            connections: lines.connections.iter().copied().map(connection).collect(),
+        };
+        async move { self.agent.settle(lines).await.map_err(failed) }.boxed()
     }
 
     fn delete(&self, id: ConnectionId) -> BoxFuture<'_, Result<(), CarrierError>> {

@@ -16,7 +16,8 @@ use junto_crypto::hash;
 use tokio::sync::mpsc;
 
 use super::{
-    Carriage, Carrier, CarrierError, ConnectionId, Event, Events, MessageId, RequestId, Tag,
+    Carriage, Carrier, CarrierError, ConnectionId, Event, Events, Lines, MessageId, RequestId, Tag,
+    TroubleKind,
 };
 
 /// What goes wrong between mailboxes. Nothing is lost: a carrier is durable.
@@ -41,7 +42,7 @@ enum MemoryError {
 impl From<MemoryError> for CarrierError {
     fn from(error: MemoryError) -> Self {
         Self {
-            may_retry: false,
+            kind: TroubleKind::Final,
             source: Box::new(error),
         }
     }
@@ -519,7 +520,7 @@ impl Carrier for MemoryCarrier {
         ready(Ok(()))
     }
 
-    fn settle(&self) -> BoxFuture<'_, Result<(), CarrierError>> {
+    fn settle<'a>(&'a self, _: &'a Lines) -> BoxFuture<'a, Result<(), CarrierError>> {
         ready(Ok(())) // there is nowhere else to be
     }
 

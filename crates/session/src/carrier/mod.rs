@@ -13,17 +13,37 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
 
-pub use crate::proto::endpoint::{ConnectionId, Event, MessageId, RequestId, Tag};
+pub use crate::proto::endpoint::{ConnectionId, Event, Lines, MessageId, RequestId, Tag};
 
 /// Why a carrier did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct CarrierError {
-    /// Whether it may succeed later (a relay out of reach), as opposed to never.
-    pub may_retry: bool,
+    /// Whose trouble it is, and whether it may pass.
+    pub kind: TroubleKind,
     /// What happened.
     #[source]
     pub source: Box<dyn core::error::Error + Send + Sync>,
+}
+
+/// Whose trouble something is, and whether it may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// A relay out of reach, or one that may change its mind.
+    Relay,
+    /// Storage of this machine: passes when its owner makes room.
+    Storage,
+    /// Trying again will not help.
+    Final,
+}
+
+/// What a carrier complained about last.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// Whose trouble it is.
+    pub kind: TroubleKind,
+    /// For people.
+    pub text: String,
 }
 
 /// Events of a carrier, in order per connection. Ends when the carrier is closed.
@@ -89,8 +109,8 @@ pub trait Carrier: Send + Sync + 'static {
         message: MessageId,
     ) -> BoxFuture<'_, Result<(), CarrierError>>;
 
-    /// Returns when everything given to the carrier has left this machine.
-    fn settle(&self) -> BoxFuture<'_, Result<(), CarrierError>>;
+    /// Returns when everything given to the carrier on these lines has left this machine.
+    fn settle<'a>(&'a self, lines: &'a Lines) -> BoxFuture<'a, Result<(), CarrierError>>;
 
     /// Ends a connection.
     fn delete(&self, connection: ConnectionId) -> BoxFuture<'_, Result<(), CarrierError>>;

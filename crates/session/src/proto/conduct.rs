@@ -11,7 +11,7 @@ use super::{
     execution::{Execution, Incoming, Kind, Purpose, Said, Seed, State},
     fault::{Blame, Fault, Reason},
     limits::{EXECUTIONS_OPEN_MAX, LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOX_BYTES, UNOPENED_MAX},
-    machine::{Agreed, Failure, Machine, Phase, Work},
+    machine::{Agreed, Machine, Phase, Work},
     party::{Members, PartyIndex, check_text},
     pipe::Arrived,
     record::{Header, Record},
@@ -27,8 +27,7 @@ impl Machine {
     pub(crate) fn formed(&self) -> Result<&Agreed, SessionError> {
         match (&self.phase, &self.agreed) {
             (Phase::Formed, Some(agreed)) => Ok(agreed),
-            (Phase::Failed(Failure::Blamed(blame)), _) => Err(SessionError::Peer(blame.clone())),
-            (Phase::Failed(Failure::Refused(refusal)), _) => Err(SessionError::Refused(*refusal)),
+            (Phase::Failed(failure), _) => Err(failure.error()),
             (Phase::Closing, _) => Err(Misuse::Closed.into()),
             (Phase::Meeting | Phase::Binding | Phase::Formed, _) => Err(Misuse::NotFormed.into()),
         }
@@ -67,7 +66,7 @@ impl Machine {
             .put(Key::Execution(self.local, id), execution.encode());
         let members = execution.others();
         self.executions.insert(id, execution);
-        self.catch_up_execution(id, false, work);
+        self.catch_up_execution(id, work);
         // A member that is out already will never take part.
         let out = members
             .iter()
@@ -85,10 +84,10 @@ impl Machine {
     }
 
     /// Feeds an execution what came for it before it was open.
-    pub(crate) fn catch_up_execution(&mut self, id: InstanceId, replay: bool, work: &mut Work<'_>) {
+    pub(crate) fn catch_up_execution(&mut self, id: InstanceId, work: &mut Work<'_>) {
         for (slot, _, arrived) in self.unopened.remove(&id).unwrap_or_default() {
             if let Ok(record) = Record::decode(&arrived.record) {
-                self.payload_record(slot, record, arrived, replay, work);
+                self.payload_record(slot, record, arrived, work);
             }
         }
     }
@@ -99,7 +98,6 @@ impl Machine {
         slot: PeerSlot,
         record: Record,
         arrived: Arrived,
-        replay: bool,
         work: &mut Work<'_>,
     ) {
         let (Record::P2p { header, .. }
@@ -124,7 +122,7 @@ impl Machine {
             self.keep_unopened(slot, &header, arrived, work);
             return;
         }
-        self.execution_record(slot, record, &header, &arrived, replay, work);
+        self.execution_record(slot, record, &header, &arrived, work);
     }
 
     fn execution_record(
@@ -133,7 +131,6 @@ impl Machine {
         record: Record,
         header: &Header,
         arrived: &Arrived,
-        replay: bool,
         work: &mut Work<'_>,
     ) {
         let formation = self.link.formation();
@@ -154,7 +151,6 @@ impl Machine {
             record,
             &self.court(&formation),
             &self.keys.signing,
-            replay,
         );
         if known && outcome.is_ok() {
             self.drop_rows(slot, arrived, &mut work.step.delta);
@@ -348,7 +344,6 @@ impl Machine {
         Ok(self.running(id)?.missing(round, kind, from))
     }
 
-    /// The deadline of a round has passed: ends the execution in the name of the silent.
     /// Whether `round` lacks nothing but echoes.
     pub(crate) fn lacks_echoes_only(
         &mut self,
@@ -360,6 +355,7 @@ impl Machine {
         Ok(self.running(id)?.lacks_echoes_only(round, kind, from))
     }
 
+    /// The deadline of a round has passed: ends the execution in the name of the silent.
     pub(crate) fn expire(
         &mut self,
         id: &InstanceId,

@@ -1,6 +1,7 @@
 //! What a carrier and the core call each other's things.
 
 use core::fmt;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
@@ -30,6 +31,26 @@ macro_rules! short_debug {
     )*};
 }
 short_debug!(ConnectionId, RequestId, Tag);
+
+/// What a carrier does for some sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Contact addresses, and connections that do not stand yet.
+    pub tags: BTreeSet<Tag>,
+    /// Connections.
+    pub connections: BTreeSet<ConnectionId>,
+    /// Requests that are being answered.
+    pub requests: BTreeSet<RequestId>,
+}
+
+impl Lines {
+    /// Adds others.
+    pub fn extend(&mut self, other: Self) {
+        self.tags.extend(other.tags);
+        self.connections.extend(other.connections);
+        self.requests.extend(other.requests);
+    }
+}
 
 /// What a carrier reports.
 #[derive(Clone, Debug)]

@@ -98,6 +98,9 @@ pub enum LocalError {
     /// The session store.
     #[error("session store: {0}")]
     Store(#[source] Box<dyn core::error::Error + Send + Sync>),
+    /// What the carrier stores on this machine: a full disk, say.
+    #[error("{0}")]
+    Storage(String),
     /// The carrier.
     #[error("carrier: {0}")]
     Carrier(#[source] Box<dyn core::error::Error + Send + Sync>),

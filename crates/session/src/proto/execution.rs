@@ -14,7 +14,7 @@ use super::{
     error::Misuse,
     evidence::{Court, Evidence},
     fault::{Blame, Fault, Reason},
-    limits::{LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, ROUNDS_AHEAD},
+    limits::{EARLY_CLAIM_BYTES, LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, ROUNDS_AHEAD},
     party::{Members, PartyIndex, check_text},
     record::{EchoEntry, Header, Record},
     roster::{Roster, SessionId},
@@ -124,6 +124,18 @@ pub(crate) struct Unread {
     pub(crate) messages: usize,
 }
 
+impl Unread {
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.messages += 1;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.messages -= 1;
+    }
+}
+
 /// Messages for others, in order, with the sent-log entry that each batch makes.
 pub(crate) struct Said {
     pub(crate) log: (Round, u8, PayloadHash),
@@ -158,7 +170,8 @@ pub(crate) struct Execution {
     spoken: u32,
     asked: Option<u32>,
     ready: VecDeque<(PartyIndex, Kind, Round)>,
-    /// Messages nobody asked for yet, with their bytes; and their sums by sender.
+    /// Messages nobody asked for yet, with their bytes; and their sums by sender, which count the
+    /// claims about broadcasts that are not here as well.
     unread: BTreeMap<(PartyIndex, Kind, Round), usize>,
     unread_sums: BTreeMap<PartyIndex, Unread>,
     /// Inbox rows that this execution needs until it ends.
@@ -365,8 +378,12 @@ impl Execution {
             .or_default()
             .entry(self.me)
             .or_default();
+        let is_new = mine.value.is_none();
         mine.value = Some((digest, signature, payload.clone()));
         mine.delivered = true;
+        if is_new {
+            self.note_no_longer_early(round, self.me);
+        }
         if said.is_none() {
             return Ok(None);
         }
@@ -390,18 +407,17 @@ impl Execution {
         }))
     }
 
-    /// Takes in a message of another member. `replay` is true for messages judged before.
+    /// Takes in a message of another member.
     pub(crate) fn receive(
         &mut self,
         from: PartyIndex,
         record: Record,
         court: &Court<'_>,
         key: &SigningKey,
-        replay: bool,
     ) -> Result<Vec<Said>, Blame> {
         match record {
             Record::P2p { header, payload } => {
-                self.check_order(&header, Kind::P2p, replay)?;
+                self.check_order(&header, Kind::P2p)?;
                 self.receive_p2p(header, payload)?;
                 Ok(Vec::new())
             }
@@ -410,7 +426,7 @@ impl Execution {
                 signature,
                 payload,
             } => {
-                self.check_order(&header, Kind::Broadcast, replay)?;
+                self.check_order(&header, Kind::Broadcast)?;
                 self.receive_broadcast(&header, signature, payload, court)?;
                 Ok(self.echo(header.round, from, key))
             }
@@ -419,7 +435,6 @@ impl Execution {
                 signature,
                 entries,
             } => {
-                self.check_ahead(&header, replay)?;
                 self.receive_echo(&header, signature, &entries, court)?;
                 Ok(Vec::new())
             }
@@ -467,25 +482,9 @@ impl Execution {
         }
     }
 
-    fn check_ahead(&self, header: &Header, replay: bool) -> Result<(), Blame> {
-        let reached = self.gathered.max(self.spoken);
-        if !replay
-            && self.purpose.mode == Mode::Rounds
-            && header.round != Round::CONFIRM
-            && header.round.0 > reached.saturating_add(ROUNDS_AHEAD)
-        {
-            return Err(Blame::party(
-                header.from,
-                Fault::TooFarAhead {
-                    round: header.round,
-                },
-            ));
-        }
-        Ok(())
-    }
-
-    fn check_order(&self, header: &Header, kind: Kind, replay: bool) -> Result<(), Blame> {
-        self.check_ahead(header, replay)?;
+    /// How far ahead somebody is breaks no rule: who gathers from some members only may be far ahead of
+    /// the others. What nobody reads is bounded instead ([`Execution::unread`]).
+    fn check_order(&self, header: &Header, kind: Kind) -> Result<(), Blame> {
         // In message mode numbers are the sender's count: nothing may be left out.
         if self.purpose.mode == Mode::Messages
             && header.round != Round::CONFIRM
@@ -574,6 +573,7 @@ impl Execution {
         let bytes = payload.len();
         broadcast.value = Some((digest, signature, payload));
         self.note_unread(header.from, Kind::Broadcast, header.round, bytes);
+        self.note_no_longer_early(header.round, header.from);
         self.deliver(header.round, header.from);
         Ok(())
     }
@@ -737,7 +737,14 @@ impl Execution {
         if let Some(other) = conflict {
             return Err(equivocation(slot, claim, other));
         }
-        broadcast.claims.insert(header.from, claim);
+        let is_early = broadcast.value.is_none();
+        let is_new = broadcast.claims.insert(header.from, claim).is_none();
+        if is_early && is_new {
+            self.unread_sums
+                .entry(header.from)
+                .or_default()
+                .add(EARLY_CLAIM_BYTES);
+        }
         self.deliver(header.round, entry.sender);
         Ok(())
     }
@@ -901,16 +908,26 @@ impl Execution {
 
     fn note_unread(&mut self, party: PartyIndex, kind: Kind, round: Round, bytes: usize) {
         self.unread.insert((party, kind, round), bytes);
-        let sum = self.unread_sums.entry(party).or_default();
-        sum.bytes += bytes;
-        sum.messages += 1;
+        self.unread_sums.entry(party).or_default().add(bytes);
     }
 
     fn note_read(&mut self, party: PartyIndex, kind: Kind, round: Round) {
         if let Some(bytes) = self.unread.remove(&(party, kind, round)) {
-            let sum = self.unread_sums.entry(party).or_default();
-            sum.bytes -= bytes;
-            sum.messages -= 1;
+            self.unread_sums.entry(party).or_default().remove(bytes);
+        }
+    }
+
+    /// A broadcast is here: what was claimed about it before is not early any more.
+    fn note_no_longer_early(&mut self, round: Round, sender: PartyIndex) {
+        let claims = self
+            .broadcasts
+            .get(&round)
+            .and_then(|round| round.get(&sender))
+            .map(|broadcast| &broadcast.claims);
+        for echoer in claims.into_iter().flat_map(BTreeMap::keys) {
+            if let Some(sum) = self.unread_sums.get_mut(echoer) {
+                sum.remove(EARLY_CLAIM_BYTES);
+            }
         }
     }
 

@@ -130,6 +130,11 @@ impl Machine {
         {
             return; // under way
         }
+        if self.phase == Phase::Closing {
+            // Nothing of the session will be left to say no.
+            step.effects.push(Effect::Reject { request });
+            return;
+        }
         let answer = match Hello::decode(info) {
             Err(_) => Welcome::Refused(Refusal::Unfit),
             Ok(hello) => self.judge(&hello),
@@ -178,6 +183,12 @@ impl Machine {
         let full = self.peers.len() + 1 >= self.link.params.parties.as_usize();
         if self.phase != Phase::Meeting || full {
             return Welcome::Refused(Refusal::Full);
+        }
+        let mut met = self.peers.values().filter_map(|peer| peer.entry.as_ref());
+        let name_taken = hello.entry.name == self.display_name
+            || met.any(|entry| entry.name == hello.entry.name);
+        if name_taken && self.link.params.policy.remembers_names() {
+            return Welcome::Refused(Refusal::NameTaken);
         }
         Welcome::Admitted
     }
@@ -497,6 +508,9 @@ impl Machine {
         }
         if !roster.iter().all(|(_, entry)| entry.satisfies(&self.link)) {
             return Err(Fault::BadRoster("does not satisfy the policy"));
+        }
+        if self.link.params.policy.remembers_names() && !roster.names_are_distinct() {
+            return Err(Fault::BadRoster("has two parties of one name"));
         }
         Ok(())
     }

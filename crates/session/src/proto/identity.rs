@@ -26,6 +26,11 @@ impl Policy {
         }
     }
 
+    /// Whether keys are remembered by name, so that two parties of one name cannot be told apart.
+    pub(crate) fn remembers_names(self) -> bool {
+        self == Self::Tofu
+    }
+
     pub(crate) fn from_code(code: u8) -> Result<Self, Malformed> {
         match code {
             0 => Ok(Self::Anonymous),

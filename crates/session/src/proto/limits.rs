@@ -54,8 +54,12 @@ pub const HELD_BYTES: usize = 2 * WINDOW_BYTES + 64 * 1024;
 /// Messages asked for by nobody yet, of one peer: bounds the bookkeeping of tiny messages.
 pub const INBOX_MESSAGES: usize = 65_536;
 
-/// Rounds that a party may be ahead of us in one execution. In a round-synchronous protocol it is
-/// at most one ahead; protocols with streaming parts need some more.
+/// What a claim about a broadcast that is not here yet counts among those bytes: about what it takes in
+/// memory. Such claims are of use only once the broadcast comes.
+pub const EARLY_CLAIM_BYTES: usize = 4096;
+
+/// Rounds that a program may speak in beyond what it gathered: a slip in its count shows at once. In a
+/// round-synchronous protocol it is one; protocols with streaming parts need some more.
 pub const ROUNDS_AHEAD: u32 = 64;
 /// Executions that one peer may have begun and we have not opened; what it said in the oldest one is
 /// forgotten beyond that. Parties that sign with a threshold key use one each time, and holders who

@@ -17,7 +17,8 @@ use junto_crypto::{
 
 use super::{
     channel::Channels,
-    endpoint::{ConnectionId, MessageId, RequestId, Tag},
+    endpoint::{ConnectionId, Lines, MessageId, RequestId, Tag},
+    error::SessionError,
     evidence::{Court, Culprit},
     execution::Execution,
     fault::{Blame, Fault},
@@ -48,6 +49,15 @@ pub enum Role {
 pub(crate) enum Failure {
     Blamed(Blame),
     Refused(Refusal),
+}
+
+impl Failure {
+    pub(crate) fn error(&self) -> SessionError {
+        match self {
+            Self::Blamed(blame) => SessionError::Peer(blame.clone()),
+            Self::Refused(refusal) => SessionError::Refused(*refusal),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,26 +289,33 @@ impl Machine {
             return;
         }
         self.take(slot, message, &body, work);
+        // A broadcast may be what the claims of somebody whose connection is not read waited for.
+        self.catch_up(work);
     }
 
     /// Reads held messages as far as the application has caught up.
     pub(crate) fn catch_up(&mut self, work: &mut Work<'_>) {
-        let slots: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.pipe.is_holding())
-            .map(|(&slot, _)| slot)
-            .collect();
-        for slot in slots {
-            while !self.is_behind(slot) {
-                let Some((message, body)) = self
-                    .peers
-                    .get_mut(&slot)
-                    .and_then(|peer| peer.pipe.unhold())
-                else {
-                    break;
-                };
-                self.take(slot, message, &body, work);
+        let mut any = true;
+        while any {
+            any = false;
+            let slots: Vec<_> = self
+                .peers
+                .iter()
+                .filter(|(_, peer)| peer.pipe.is_holding())
+                .map(|(&slot, _)| slot)
+                .collect();
+            for slot in slots {
+                while !self.is_behind(slot) {
+                    let Some((message, body)) = self
+                        .peers
+                        .get_mut(&slot)
+                        .and_then(|peer| peer.pipe.unhold())
+                    else {
+                        break;
+                    };
+                    self.take(slot, message, &body, work);
+                    any = true;
+                }
             }
         }
     }
@@ -349,20 +366,14 @@ impl Machine {
         match arrived {
             Ok(arrived) => {
                 for arrived in arrived {
-                    self.dispatch(slot, arrived, false, work);
+                    self.dispatch(slot, arrived, work);
                 }
             }
             Err(fault) => self.fault(slot, fault, work),
         }
     }
 
-    pub(crate) fn dispatch(
-        &mut self,
-        slot: PeerSlot,
-        arrived: Arrived,
-        replay: bool,
-        work: &mut Work<'_>,
-    ) {
+    pub(crate) fn dispatch(&mut self, slot: PeerSlot, arrived: Arrived, work: &mut Work<'_>) {
         let broken = |peer: &Peer| peer.broken.is_some() && !self.still_listens();
         if self.peers.get(&slot).is_none_or(broken) {
             self.drop_rows(slot, &arrived, &mut work.step.delta);
@@ -404,7 +415,7 @@ impl Machine {
                     self.fault(slot, fault, work);
                     return;
                 }
-                self.payload_record(slot, record, arrived, replay, work);
+                self.payload_record(slot, record, arrived, work);
             }
         }
     }
@@ -538,6 +549,28 @@ impl Machine {
             .all(|peer| peer.broken.is_some() || peer.binding.is_none() || peer.pipe.is_given())
     }
 
+    /// Whether it accepts requests, or refuses them, whose connections it does not know yet.
+    pub(crate) fn awaits_connection(&self) -> bool {
+        let mut peers = self.peers.values();
+        peers.any(|peer| peer.request.is_some() && peer.connection.is_none())
+            || !self.refused.is_empty()
+    }
+
+    /// What the carrier does for this session.
+    pub(crate) fn lines(&self) -> Lines {
+        let peers = self.peers.values();
+        let requests = peers.clone().filter_map(|peer| peer.request);
+        let connections = peers.filter_map(|peer| peer.connection);
+        let tags = self.peers.keys().map(|&slot| self.tag_peer(slot));
+        Lines {
+            tags: tags.chain([self.tag_address()]).collect(),
+            connections: connections
+                .chain(self.refused.values().copied().flatten())
+                .collect(),
+            requests: requests.chain(self.refused.keys().copied()).collect(),
+        }
+    }
+
     pub(crate) fn is_flushed(&self) -> bool {
         self.peers
             .values()
@@ -596,7 +629,7 @@ impl Machine {
                 blame.put(&mut bytes);
             }
             Phase::Failed(Failure::Refused(refusal)) => {
-                bytes.put_u8(4).put_flag(*refusal == Refusal::Unfit);
+                bytes.put_u8(4).put_u8(refusal.code() - 1);
             }
             Phase::Closing => {
                 bytes.put_u8(5);
@@ -645,11 +678,11 @@ impl Machine {
             1 => Phase::Binding,
             2 => Phase::Formed,
             3 => Phase::Failed(Failure::Blamed(Blame::read(&mut reader)?)),
-            4 => Phase::Failed(Failure::Refused(if reader.flag()? {
-                Refusal::Unfit
-            } else {
-                Refusal::Full
-            })),
+            4 => {
+                let code = reader.u8()?.saturating_add(1);
+                let refusal = Refusal::from_code(code).ok_or(reader.malformed())?;
+                Phase::Failed(Failure::Refused(refusal))
+            }
             5 => Phase::Closing,
             _ => return Err(reader.malformed()),
         };

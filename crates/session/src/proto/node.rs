@@ -14,13 +14,13 @@ use junto_crypto::{
 
 use super::{
     channel::{ChannelMessage, Receipt},
-    endpoint::{ConnectionId, Event, Tag},
+    endpoint::{ConnectionId, Event, Lines, Tag},
     error::{Misuse, SessionError},
     execution::{Execution, Incoming, Kind, Purpose, Seed},
     identity::{KnownKeys, Policy, ProfileBinding},
     limits::{ORPHANS_MAX, RELAY_BYTES_MAX, SESSIONS_MAX},
     link::{Params, SessionLink},
-    machine::{Failure, Machine, Phase, Role, Work},
+    machine::{Machine, Phase, Role, Work},
     party::{DisplayName, Members, PartyIndex},
     roster::{FormationId, Roster, SessionId, SessionKeys},
     safety_code::SafetyCode,
@@ -88,6 +88,8 @@ pub struct Summary {
     pub link: Option<SessionLink>,
     /// The roster, once it stands.
     pub roster: Option<Roster>,
+    /// Why it will never form, for people; if so.
+    pub failure: Option<String>,
 }
 
 /// The core: see the module.
@@ -230,7 +232,7 @@ impl Node {
                         rng,
                         known: &mut self.known,
                     };
-                    machine.dispatch(slot, arrived, true, &mut work);
+                    machine.dispatch(slot, arrived, &mut work);
                 }
             }
         }
@@ -514,6 +516,10 @@ impl Node {
 
     fn orphan(&mut self, connection: ConnectionId, event: Event) -> Step {
         let mut step = Step::default();
+        if self.is_of_nobody(&event) {
+            step.effects.push(Effect::Delete { connection });
+            return step;
+        }
         let refused = matches!(event, Event::Connected { .. })
             && self
                 .sessions
@@ -527,6 +533,22 @@ impl Node {
             self.drop_refused(&mut step);
         }
         step
+    }
+
+    /// Whether a connection came to stand that no session will claim: a process that died left it over.
+    fn is_of_nobody(&self, event: &Event) -> bool {
+        let Event::Connected { tag, .. } = event else {
+            return false;
+        };
+        match Machine::read_tag(tag) {
+            // Its place in the session is gone, or the session is: `owner`.
+            Some((_, Some(_))) => true,
+            // It is of an accepted request, unless an answer of the carrier is to say so.
+            Some((_, None)) | None => {
+                let awaits = |machine: &Machine| machine.awaits_connection();
+                !self.sessions.values().any(awaits)
+            }
+        }
     }
 
     /// Ends connections that only served to say no, once they have said it.
@@ -583,8 +605,7 @@ impl Node {
         match &machine.phase {
             Phase::Formed => Ok(true),
             Phase::Meeting | Phase::Binding => Ok(false),
-            Phase::Failed(Failure::Blamed(blame)) => Err(SessionError::Peer(blame.clone())),
-            Phase::Failed(Failure::Refused(refusal)) => Err(SessionError::Refused(*refusal)),
+            Phase::Failed(failure) => Err(failure.error()),
             Phase::Closing => Err(Misuse::Closed.into()),
         }
     }
@@ -598,10 +619,17 @@ impl Node {
         self.machine(local).map(Machine::is_flushed)
     }
 
-    /// Whether the carrier has everything that was said, in all sessions.
+    /// Whether the carrier has everything that was said in a session; of one that is gone it has.
     #[must_use]
-    pub fn is_given(&self) -> bool {
-        self.sessions.values().all(Machine::is_given)
+    pub fn is_given(&self, local: &LocalId) -> bool {
+        self.sessions.get(local).is_none_or(Machine::is_given)
+    }
+
+    /// What the carrier does for a session; nothing for one that is gone.
+    #[must_use]
+    pub fn lines(&self, local: &LocalId) -> Lines {
+        let machine = self.sessions.get(local);
+        machine.map(Machine::lines).unwrap_or_default()
     }
 
     /// For a caller whose patience ended before the session formed.
@@ -985,5 +1013,9 @@ fn summary(machine: &Machine) -> Summary {
         policy: machine.link.params.policy,
         link: (machine.role == Role::Host && stage == Stage::Meeting).then(|| machine.link.clone()),
         roster: agreed.map(|agreed| agreed.roster.clone()),
+        failure: match &machine.phase {
+            Phase::Failed(failure) => Some(failure.error().to_string()),
+            Phase::Meeting | Phase::Binding | Phase::Formed | Phase::Closing => None,
+        },
     }
 }

@@ -54,23 +54,44 @@ pub enum Refusal {
     /// The request does not fit the link or its policy.
     #[error("the request does not fit the session's policy")]
     Unfit,
+    /// Another party has the name, by which `tofu` remembers keys.
+    #[error("another party of the session has that name")]
+    NameTaken,
+}
+
+impl Refusal {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Full => 1,
+            Self::Unfit => 2,
+            Self::NameTaken => 3,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Full),
+            2 => Some(Self::Unfit),
+            3 => Some(Self::NameTaken),
+            _ => None,
+        }
+    }
 }
 
 impl Welcome {
     pub(crate) fn encode(self) -> Vec<u8> {
         vec![match self {
             Self::Admitted => 0,
-            Self::Refused(Refusal::Full) => 1,
-            Self::Refused(Refusal::Unfit) => 2,
+            Self::Refused(refusal) => refusal.code(),
         }]
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        const BAD: Malformed = Malformed("answer to a request to join");
         match bytes {
             [0] => Ok(Self::Admitted),
-            [1] => Ok(Self::Refused(Refusal::Full)),
-            [2] => Ok(Self::Refused(Refusal::Unfit)),
-            _ => Err(Malformed("answer to a request to join")),
+            [code] => Refusal::from_code(*code).map(Self::Refused).ok_or(BAD),
+            _ => Err(BAD),
         }
     }
 }

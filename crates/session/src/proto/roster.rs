@@ -1,6 +1,7 @@
 //! Who is in a session: the sorted roster and the identifiers that hash it.
 
 use core::fmt;
+use std::collections::BTreeSet;
 
 use junto_crypto::{
     CryptoRng,
@@ -162,6 +163,15 @@ impl Roster {
             .binary_search_by(|entry| entry.key.cmp(key))
             .ok()
             .and_then(PartyIndex::new)
+    }
+
+    pub(crate) fn names_are_distinct(&self) -> bool {
+        let names: BTreeSet<_> = self
+            .entries
+            .iter()
+            .map(|entry| entry.name.as_str())
+            .collect();
+        names.len() == self.entries.len()
     }
 
     pub(crate) fn verify(

@@ -1,6 +1,7 @@
 //! The one task that owns the core and the store. Everybody else asks it through [`Handle`].
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,11 +17,14 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    carrier::{Carriage, Carrier, CarrierError, Event, Events},
+    carrier::{
+        Carriage, Carrier, CarrierError, ConnectionId, Event, Events, Lines, RequestId, Tag,
+        Trouble, TroubleKind,
+    },
     proto::{
         error::{LocalError, SessionError},
         node::Node,
-        step::{Effect, Outcome, Step, Store},
+        step::{Effect, LocalId, Outcome, Step, Store},
     },
     store::SqliteStore,
 };
@@ -64,8 +68,8 @@ pub(crate) struct Handle {
     commands: mpsc::Sender<Attempt>,
     troubles: Arc<Troubles>,
     carrier: Arc<dyn Carrier>,
-    /// How many carrier calls are under way.
-    under_way: watch::Receiver<usize>,
+    /// Carrier calls that are under way.
+    under_way: watch::Receiver<UnderWay>,
 }
 
 /// What went wrong lately.
@@ -74,17 +78,74 @@ struct Troubles {
     /// Why the task ended.
     fatal: Mutex<Option<String>>,
     /// What the carrier said last.
-    carrier: Mutex<Option<String>>,
+    carrier: watch::Sender<Option<Trouble>>,
 }
 
 impl Troubles {
-    fn set(place: &Mutex<Option<String>>, text: impl Into<Option<String>>) {
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = text.into();
+    fn fatal(&self) -> Option<String> {
+        let fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+        fatal.clone()
     }
 
-    fn read(place: &Mutex<Option<String>>) -> Option<String> {
-        place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn set_fatal(&self, text: String) {
+        *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
     }
+
+    fn set_carrier(&self, kind: TroubleKind, text: String) {
+        self.carrier.send_replace(Some(Trouble { kind, text }));
+    }
+
+    /// Waits until the carrier complains of this machine's storage.
+    async fn storage(&self) -> String {
+        let mut troubles = self.carrier.subscribe();
+        let storage = |trouble: &Option<Trouble>| matches!(trouble, Some(trouble) if trouble.kind == TroubleKind::Storage);
+        match troubles.wait_for(storage).await.as_deref() {
+            Ok(Some(trouble)) => trouble.text.clone(),
+            // The sender is `self`.
+            Ok(None) | Err(_) => String::new(),
+        }
+    }
+}
+
+/// Carrier calls by number, and what each is about.
+type UnderWay = BTreeMap<u64, Place>;
+
+/// What a carrier call is about.
+#[derive(Clone, Copy)]
+enum Place {
+    Tag(Tag),
+    Connection(ConnectionId),
+    Request(RequestId),
+}
+
+impl Place {
+    fn of(effect: &Effect) -> Self {
+        match effect {
+            Effect::Address { tag, .. }
+            | Effect::CloseAddress { tag }
+            | Effect::Invite { tag, .. }
+            | Effect::Join { tag, .. } => Self::Tag(*tag),
+            Effect::Accept { request, .. } | Effect::Reject { request } => Self::Request(*request),
+            Effect::Send { connection, .. }
+            | Effect::Ack { connection, .. }
+            | Effect::Delete { connection } => Self::Connection(*connection),
+        }
+    }
+
+    fn is_among(self, lines: &Lines) -> bool {
+        match self {
+            Self::Tag(tag) => lines.tags.contains(&tag),
+            Self::Connection(connection) => lines.connections.contains(&connection),
+            Self::Request(request) => lines.requests.contains(&request),
+        }
+    }
+}
+
+/// Some sessions, and what the carrier does for them: also for those that have been closed since.
+#[derive(Clone, Default)]
+pub struct Used {
+    sessions: BTreeSet<LocalId>,
+    lines: Lines,
 }
 
 impl Handle {
@@ -122,21 +183,63 @@ impl Handle {
         answered.await.map_err(|_| self.stopped())?
     }
 
-    /// Returns when everything said so far has left this machine.
-    pub(crate) async fn settle(&self) -> Result<(), SessionError> {
-        // After this call is answered, whatever was said before it is with the carrier's calls. A
-        // message larger than the window takes answers of the peer to get there.
-        self.call(Answer::Durable, |node, _, _| {
-            node.is_given().then_some(Ok(()))
+    /// Adds a session to those that [`Handle::settle`] is about.
+    pub(crate) async fn note(&self, local: LocalId, used: &mut Used) -> Result<(), SessionError> {
+        used.sessions.insert(local);
+        let lines = self.lines(used.sessions.clone()).await?;
+        used.lines.extend(lines);
+        Ok(())
+    }
+
+    async fn lines(&self, sessions: BTreeSet<LocalId>) -> Result<Lines, SessionError> {
+        self.call(Answer::AtOnce, move |node, _, _| {
+            let mut lines = Lines::default();
+            for local in &sessions {
+                lines.extend(node.lines(local));
+            }
+            Some(Ok(lines))
         })
-        .await?;
-        let mut under_way = self.under_way.clone();
-        under_way
-            .wait_for(|count| *count == 0)
-            .await
-            .map_err(|_| self.stopped())?;
-        let settled = self.carrier.settle().await;
-        settled.map_err(|error| LocalError::Carrier(Box::new(error)).into())
+        .await
+    }
+
+    /// Returns when everything said so far in these sessions has left this machine.
+    pub(crate) async fn settle(&self, used: &Used) -> Result<(), SessionError> {
+        tokio::select! {
+            settled = self.settle_lines(used) => settled,
+            text = self.troubles.storage() => Err(LocalError::Storage(text).into()),
+        }
+    }
+
+    async fn settle_lines(&self, used: &Used) -> Result<(), SessionError> {
+        let mut lines = used.lines.clone();
+        loop {
+            // After this call is answered, whatever was said before it is with the carrier's calls. A
+            // message larger than the window takes answers of the peer to get there.
+            let sessions = used.sessions.clone();
+            self.call(Answer::Durable, move |node, _, _| {
+                sessions
+                    .iter()
+                    .all(|local| node.is_given(local))
+                    .then_some(Ok(()))
+            })
+            .await?;
+            lines.extend(self.lines(used.sessions.clone()).await?);
+            self.under_way
+                .clone()
+                .wait_for(|calls| !calls.values().any(|place| place.is_among(&lines)))
+                .await
+                .map_err(|_| self.stopped())?;
+            self.carrier
+                .settle(&lines)
+                .await
+                .map_err(|error| LocalError::Carrier(Box::new(error)))?;
+            // A request that came meanwhile gets its answer too.
+            let mut now = lines.clone();
+            now.extend(self.lines(used.sessions.clone()).await?);
+            if now == lines {
+                return Ok(());
+            }
+        }
     }
 
     /// Gives the task up, and returns when it has ended.
@@ -151,19 +254,20 @@ impl Handle {
     }
 
     fn stopped(&self) -> SessionError {
-        match Troubles::read(&self.troubles.fatal) {
+        match self.troubles.fatal() {
             Some(text) => LocalError::Store(text.into()).into(),
             None => LocalError::Stopped.into(),
         }
     }
 
     /// What the carrier complained about last.
-    pub(crate) fn carrier_trouble(&self) -> Option<String> {
-        Troubles::read(&self.troubles.carrier)
+    pub(crate) fn carrier_trouble(&self) -> Option<Trouble> {
+        self.troubles.carrier.borrow().clone()
     }
 }
 
-type Operation = BoxFuture<'static, Option<Report>>;
+/// The call's number and what is to be reported.
+type Operation = BoxFuture<'static, (u64, Option<Report>)>;
 
 enum Report {
     Outcome(Outcome),
@@ -179,7 +283,11 @@ struct Driver {
     commands: mpsc::Receiver<Attempt>,
     troubles: Arc<Troubles>,
     operations: FuturesUnordered<Operation>,
-    under_way: watch::Sender<usize>,
+    /// The number of the last call.
+    last_call: u64,
+    /// Calls that have ended since `under_way` was last told.
+    ended: Vec<u64>,
+    under_way: watch::Sender<UnderWay>,
     waiting: Vec<Attempt>,
     answers: Vec<Box<dyn FnOnce() + Send>>,
     /// Whether an application was told something since the last commit.
@@ -195,7 +303,7 @@ pub(crate) fn start(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Han
     let (node, step) = Node::load(rows, carriage.carrier.body_bytes(), &mut rng)
         .map_err(|e| local(format!("{} is damaged: {e}", store.path().display()).into()))?;
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let (count, under_way) = watch::channel(0);
+    let (calls, under_way) = watch::channel(UnderWay::new());
     let troubles = Arc::new(Troubles::default());
     let carrier = carriage.carrier.clone();
     let driver = Driver {
@@ -207,7 +315,9 @@ pub(crate) fn start(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Han
         commands,
         troubles: troubles.clone(),
         operations: FuturesUnordered::new(),
-        under_way: count,
+        last_call: 0,
+        ended: Vec::new(),
+        under_way: calls,
         waiting: Vec::new(),
         answers: Vec::new(),
         told: false,
@@ -253,7 +363,7 @@ impl Driver {
             self.told = false;
             if let Err(error) = self.commit(core::mem::take(&mut step)) {
                 tracing::error!(%error, "session store failed; the session task ends");
-                Troubles::set(&self.troubles.fatal, error.to_string());
+                self.troubles.set_fatal(error.to_string());
                 return;
             }
             if !self.input(&mut step).await {
@@ -330,15 +440,26 @@ impl Driver {
     }
 
     fn commit(&mut self, step: Step) -> Result<(), crate::store::StoreError> {
+        let mut begun = Vec::new();
         if !step.is_empty() {
             let proof = self.store.commit(step.delta())?;
             for effect in step.release(proof) {
-                let operation = perform(self.carrier.clone(), effect, self.troubles.clone());
-                self.operations.push(operation);
+                self.last_call += 1;
+                let number = self.last_call;
+                begun.push((number, Place::of(&effect)));
+                let call = perform(self.carrier.clone(), effect, self.troubles.clone());
+                self.operations
+                    .push(call.map(move |report| (number, report)).boxed());
             }
         }
-        self.under_way.send_if_modified(|count| {
-            core::mem::replace(count, self.operations.len()) != self.operations.len()
+        let ended = core::mem::take(&mut self.ended);
+        self.under_way.send_if_modified(|calls| {
+            let changed = !(begun.is_empty() && ended.is_empty());
+            calls.extend(begun);
+            for number in ended {
+                calls.remove(&number);
+            }
+            changed
         });
         for answer in self.answers.drain(..) {
             answer();
@@ -348,13 +469,17 @@ impl Driver {
 
     fn event(&mut self, event: Event, step: &mut Step) {
         if let Event::Relay { relay, reachable } = &event {
-            let text = (!reachable).then(|| format!("relay {relay} is out of reach"));
-            Troubles::set(&self.troubles.carrier, text);
+            let trouble = (!reachable).then(|| Trouble {
+                kind: TroubleKind::Relay,
+                text: format!("relay {relay} is out of reach"),
+            });
+            self.troubles.carrier.send_replace(trouble);
         }
         step.absorb(self.node.event(event, &mut self.rng));
     }
 
-    fn report(&mut self, report: Option<Report>, step: &mut Step) {
+    fn report(&mut self, (number, report): (u64, Option<Report>), step: &mut Step) {
+        self.ended.push(number);
         match report {
             None => {}
             Some(Report::Event(event)) => self.event(event, step),
@@ -362,7 +487,8 @@ impl Driver {
                 Ok(more) => step.absorb(more),
                 Err(error) => {
                     tracing::error!(%error, "the carrier's answer is of no use");
-                    Troubles::set(&self.troubles.carrier, error.to_string());
+                    self.troubles
+                        .set_carrier(TroubleKind::Final, error.to_string());
                 }
             },
         }
@@ -376,25 +502,32 @@ impl Driver {
 }
 
 /// Does one effect, as often as it takes.
-fn perform(carrier: Arc<dyn Carrier>, effect: Effect, troubles: Arc<Troubles>) -> Operation {
-    Box::pin(async move {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match once(&*carrier, &effect).await {
-                Ok(outcome) => return outcome.map(Report::Outcome),
-                Err(error) if error.may_retry => {
-                    tracing::debug!(%error, "carrier call failed; trying again");
-                    Troubles::set(&troubles.carrier, error.to_string());
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_LONGEST);
+async fn perform(
+    carrier: Arc<dyn Carrier>,
+    effect: Effect,
+    troubles: Arc<Troubles>,
+) -> Option<Report> {
+    let mut pause = RETRY_FIRST;
+    let mut troubled = false;
+    loop {
+        let error = match once(&*carrier, &effect).await {
+            Ok(outcome) => {
+                if troubled {
+                    troubles.carrier.send_replace(None);
                 }
-                Err(error) => {
-                    Troubles::set(&troubles.carrier, error.to_string());
-                    return given_up(&effect, &error);
-                }
+                return outcome.map(Report::Outcome);
             }
+            Err(error) => error,
+        };
+        troubles.set_carrier(error.kind, error.to_string());
+        if error.kind == TroubleKind::Final {
+            return given_up(&effect, &error);
         }
-    })
+        tracing::debug!(%error, "carrier call failed; trying again");
+        troubled = true;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LONGEST);
+    }
 }
 
 pub(crate) async fn once(
@@ -463,7 +596,7 @@ pub(crate) async fn once(
 fn given_up(effect: &Effect, error: &CarrierError) -> Option<Report> {
     tracing::debug!(%error, "carrier call failed for good");
     let reason = error.to_string();
-    let none = crate::carrier::Tag([0; 32]);
+    let none = Tag([0; 32]);
     let (connection, tag) = match effect {
         Effect::Send { connection, .. } => (Some(*connection), none),
         Effect::Join { tag, .. } | Effect::Invite { tag, .. } => (None, *tag),

@@ -34,6 +34,12 @@ impl Forming {
         Self { handle, local }
     }
 
+    /// Its name in this profile.
+    #[must_use]
+    pub fn local(&self) -> LocalId {
+        self.local
+    }
+
     /// Where it stands.
     ///
     /// # Errors

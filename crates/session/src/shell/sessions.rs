@@ -5,16 +5,16 @@ use std::{path::Path, time::Duration};
 use junto_crypto::{aead::StoreKey, ed25519::VerifyingKey};
 
 use super::{
-    driver::{self, Answer, Handle},
+    driver::{self, Answer, Handle, Used},
     session::Forming,
 };
 use crate::{
-    carrier::Carriage,
+    carrier::{Carriage, Trouble, TroubleKind},
     proto::{
         error::{LocalError, Misuse, SessionError},
         identity::KnownKeys,
         link::{Params, SessionLink},
-        node::{Persona, Summary},
+        node::{Persona, Stage, Summary},
         step::LocalId,
     },
 };
@@ -72,11 +72,14 @@ impl Sessions {
             Ok(link) => Ok((Forming::new(self.handle.clone(), local), link?)),
             Err(_) => {
                 self.close_local(local).await?;
-                let trouble = self
-                    .handle
-                    .carrier_trouble()
-                    .unwrap_or_else(|| "no contact address in time".to_owned());
-                Err(LocalError::Carrier(trouble.into()).into())
+                let error = match self.handle.carrier_trouble() {
+                    Some(trouble) if trouble.kind == TroubleKind::Storage => {
+                        LocalError::Storage(trouble.text)
+                    }
+                    Some(trouble) => LocalError::Carrier(trouble.text.into()),
+                    None => LocalError::Carrier("no contact address in time".into()),
+                };
+                Err(error.into())
             }
         }
     }
@@ -123,6 +126,10 @@ impl Sessions {
                 || begins(&summary.local.to_string())
                 || summary.id.is_some_and(|id| begins(&id.to_string()))
         });
+        // One that is being closed is found only if there is no other.
+        if found.iter().any(|summary| summary.stage != Stage::Closing) {
+            found.retain(|summary| summary.stage != Stage::Closing);
+        }
         match found.len() {
             0 => Err(Misuse::NoSuchSession.into()),
             1 => found.pop().ok_or(SessionError::Defect("one is none")),
@@ -169,14 +176,23 @@ impl Sessions {
             .await
     }
 
-    /// Waits up to `deadline` until everything said so far has left this machine: for a process that
-    /// wants to end. Unlike [`crate::Session::flush`] it does not wait for other parties. Whatever
-    /// has not left stays stored and goes out when the sessions are opened again.
+    /// Adds a session to those that [`Sessions::settle`] is about; before it is closed, if it is to be.
     ///
     /// # Errors
     /// [`SessionError::Local`] if the task has ended.
-    pub async fn settle(&self, deadline: Duration) -> Result<bool, SessionError> {
-        match tokio::time::timeout(deadline, self.handle.settle()).await {
+    pub async fn note(&self, local: LocalId, used: &mut Used) -> Result<(), SessionError> {
+        self.handle.note(local, used).await
+    }
+
+    /// Waits up to `deadline` until everything said so far in some sessions has left this machine: for a
+    /// process that wants to end. Unlike [`crate::Session::flush`] it does not wait for other parties.
+    /// Whatever has not left stays stored and goes out when the sessions are opened again.
+    ///
+    /// # Errors
+    /// [`LocalError::Storage`] as soon as this machine cannot store what is to leave;
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn settle(&self, used: &Used, deadline: Duration) -> Result<bool, SessionError> {
+        match tokio::time::timeout(deadline, self.handle.settle(used)).await {
             Ok(settled) => settled.map(|()| true),
             Err(_) => Ok(false),
         }
@@ -214,9 +230,9 @@ impl Sessions {
             .await
     }
 
-    /// What the carrier complained about last: for progress messages.
+    /// What the carrier complained about last, unless it has passed.
     #[must_use]
-    pub fn carrier_trouble(&self) -> Option<String> {
+    pub fn carrier_trouble(&self) -> Option<Trouble> {
         self.handle.carrier_trouble()
     }
 }

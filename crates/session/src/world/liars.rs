@@ -298,12 +298,6 @@ fn a_letter_under_another_number_is_seen() {
 }
 
 #[test]
-fn a_letter_far_ahead_is_seen() {
-    let world = lying_letter(|header| header.round = Round(1000));
-    assert_seen(&world, 1, &Fault::TooFarAhead { round: Round(1000) });
-}
-
-#[test]
 fn a_second_letter_in_one_place_is_seen() {
     let world = lying_letter(|header| header.round = Round(0));
     assert_seen(&world, 1, &Fault::Conflict { round: Round(0) });

@@ -3,14 +3,16 @@
 
 use bytes::Bytes;
 
-use super::World;
+use super::{Lie, World};
 use crate::{
     Fault, InstanceId, Kind, Members, Mode, PartyIndex, Purpose, Reason, Round,
+    carrier::{ConnectionId, Event, Tag},
     proto::{
-        limits::{EXECUTIONS_OPEN_MAX, UNOPENED_MAX},
+        execution::Unread,
+        limits::{EARLY_CLAIM_BYTES, EXECUTIONS_OPEN_MAX, ROUNDS_AHEAD, UNOPENED_MAX},
         record::Record,
         statement,
-        step::{Key, Store},
+        step::{Effect, Key, Store},
     },
 };
 
@@ -29,6 +31,16 @@ fn party(index: usize) -> PartyIndex {
 }
 
 fn open(world: &mut World, place: usize, label: &str, members: &[usize]) -> InstanceId {
+    open_as(world, place, label, members, Mode::Rounds)
+}
+
+fn open_as(
+    world: &mut World,
+    place: usize,
+    label: &str,
+    members: &[usize],
+    mode: Mode,
+) -> InstanceId {
     let party = &mut world.parties[place];
     let purpose = Purpose {
         label: label.to_owned(),
@@ -37,7 +49,7 @@ fn open(world: &mut World, place: usize, label: &str, members: &[usize]) -> Inst
             .copied()
             .filter_map(PartyIndex::new)
             .collect(),
-        mode: Mode::Rounds,
+        mode,
     };
     let local = party.local.unwrap();
     let (id, step) = party.node.open_execution(&local, purpose, &mut party.rng);
@@ -62,13 +74,23 @@ fn send(world: &mut World, place: usize, id: &InstanceId, round: u32, to: usize,
 }
 
 fn letter(world: &mut World, place: usize, id: &InstanceId, from: usize) -> Option<Bytes> {
+    letter_of(world, place, id, 0, from)
+}
+
+fn letter_of(
+    world: &mut World,
+    place: usize,
+    id: &InstanceId,
+    round: u32,
+    from: usize,
+) -> Option<Bytes> {
     let receiver = &mut world.parties[place];
     let local = receiver.local.unwrap();
     let from = Members::NONE.with(party(from));
     let (gathered, step) =
         receiver
             .node
-            .gather(&local, id, Round(0), Kind::P2p, from, &mut receiver.rng);
+            .gather(&local, id, Round(round), Kind::P2p, from, &mut receiver.rng);
     world.settle(place, step);
     gathered.unwrap()?.into_values().next()
 }
@@ -193,4 +215,142 @@ fn nobody_is_silent_in_a_round_that_nobody_has_come_to() {
     };
     assert_eq!(blame.culprit, crate::Culprit::Party(party(1)));
     assert!(matches!(blame.fault, Fault::GaveUp(_)), "{blame:?}");
+}
+
+#[test]
+fn whoever_goes_on_without_us_is_far_ahead_and_breaks_no_rule() {
+    let (mut world, order) = formed(3);
+    let id = open(&mut world, order[0], "work", &[0, 1, 2]);
+    open(&mut world, order[1], "work", &[0, 1, 2]);
+    open(&mut world, order[2], "work", &[0, 1, 2]);
+    // Two go from round to round by themselves; what is meant for the third waits for it.
+    let rounds = 3 * ROUNDS_AHEAD;
+    for round in 0..rounds {
+        for (from, to) in [(1, 2), (2, 1), (1, 0)] {
+            send(&mut world, order[from], &id, round, to, "step");
+        }
+        world.run();
+        for (at, from) in [(1, 2), (2, 1)] {
+            letter_of(&mut world, order[at], &id, round, from).unwrap();
+        }
+    }
+    for round in 0..rounds {
+        assert_eq!(
+            letter_of(&mut world, order[0], &id, round, 1).unwrap(),
+            "step"
+        );
+    }
+}
+
+/// A world of three in message mode, in which the second party alters what it says.
+fn talking(lie: Lie) -> (World, Vec<usize>, InstanceId) {
+    let (mut world, order) = formed(3);
+    world.parties[order[1]].lie = Some(lie);
+    let open = |place| open_as(&mut world, place, "work", &[0, 1, 2], Mode::Messages);
+    let ids: Vec<_> = order.iter().copied().map(open).collect();
+    (world, order, ids[0])
+}
+
+fn broadcast(world: &mut World, place: usize, id: &InstanceId, round: u32) {
+    let sender = &mut world.parties[place];
+    let local = sender.local.unwrap();
+    let (said, step) = sender.node.broadcast(
+        &local,
+        id,
+        Round(round),
+        &Bytes::from_static(b"news"),
+        &mut sender.rng,
+    );
+    world.settle(place, step);
+    said.unwrap();
+    world.run();
+}
+
+/// What `from` has said at `place` that nobody has asked for yet.
+fn unread(world: &World, place: usize, id: &InstanceId, from: usize) -> Unread {
+    let owner = &world.parties[place];
+    let machine = owner.node.machine_of(&owner.local.unwrap());
+    machine.executions[id].unread(party(from))
+}
+
+#[test]
+fn claims_about_what_never_came_are_bounded_like_what_nobody_reads() {
+    // The first party hears of the second's broadcasts from the third alone.
+    let (mut world, order, id) = talking(Box::new(|_, to, record| match record {
+        Record::Broadcast { .. } if to == Some(party(0)) => Record::Ready,
+        record => record,
+    }));
+    for round in 0..20 {
+        broadcast(&mut world, order[1], &id, round);
+    }
+    let claims = unread(&world, order[0], &id, 2);
+    assert_eq!(
+        (claims.messages, claims.bytes),
+        (20, 20 * EARLY_CLAIM_BYTES)
+    );
+    // It is the same after a restart.
+    world.reboot(order[0]);
+    open_as(&mut world, order[0], "work", &[0, 1, 2], Mode::Messages);
+    assert_eq!(unread(&world, order[0], &id, 2), claims);
+}
+
+#[test]
+fn claims_count_no_more_once_the_broadcast_is_here() {
+    // The second party tells the first each time what it should have told the last time.
+    let mut late = None;
+    let (mut world, order, id) = talking(Box::new(move |_, to, record| match record {
+        Record::Broadcast { .. } if to == Some(party(0)) => {
+            late.replace(record).unwrap_or(Record::Ready)
+        }
+        record => record,
+    }));
+    for round in 0..20 {
+        broadcast(&mut world, order[1], &id, round);
+        assert_eq!(unread(&world, order[0], &id, 2).messages, 1, "{round}");
+    }
+    assert_eq!(unread(&world, order[0], &id, 1).messages, 19);
+}
+
+#[test]
+fn what_others_claim_of_us_counts_until_we_have_said_it_again() {
+    let (mut world, order, id) = talking(Box::new(|_, _, record| record));
+    for round in 0..20 {
+        broadcast(&mut world, order[0], &id, round);
+    }
+    assert_eq!(unread(&world, order[0], &id, 1), Unread::default());
+    world.reboot(order[0]);
+    open_as(&mut world, order[0], "work", &[0, 1, 2], Mode::Messages);
+    assert_eq!(unread(&world, order[0], &id, 1).messages, 20);
+    for round in 0..20 {
+        broadcast(&mut world, order[0], &id, round);
+    }
+    assert_eq!(unread(&world, order[0], &id, 1), Unread::default());
+}
+
+#[test]
+fn a_connection_that_a_dead_process_left_over_is_ended() {
+    let (mut world, order) = formed(2);
+    let owner = &mut world.parties[order[0]];
+    let local = owner.local.unwrap();
+    let mut gone = [0; 32];
+    gone[..16].copy_from_slice(&local.0);
+    (gone[16], gone[17]) = (1, 40);
+    // Of a request that was refused, of a place that is empty, of a session that is no more.
+    for tag in [[9; 32], gone, {
+        gone[0] ^= 1;
+        gone
+    }] {
+        let connection = ConnectionId([9; 32]);
+        let event = Event::Connected {
+            connection,
+            tag: Tag(tag),
+            info: vec![],
+            binding: [0; 32],
+        };
+        let step = owner.node.event(event, &mut owner.rng);
+        assert!(
+            matches!(step.effects[..], [Effect::Delete { connection: ended }] if ended == connection),
+            "{tag:?}"
+        );
+    }
 }
