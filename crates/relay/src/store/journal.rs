@@ -45,8 +45,8 @@ use super::replay::{End, replay};
 use super::segment::{self, SegmentName};
 use super::{Cell, CreateFault, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed};
 
-/// A journal shorter than this is left alone: 64 MiB.
-const COMPACT_BYTES_MIN: u64 = 64 << 20;
+/// A journal shorter than this is left alone: 16 MiB.
+const COMPACT_BYTES_MIN: u64 = 16 << 20;
 /// A journal is compacted when it is this many times as long as what is alive in it.
 const GARBAGE_RATIO: u64 = 3;
 /// What an empty queue takes in a journal, about: for guessing how much is alive.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Each test file uses a part.
 
+pub(crate) mod lasting;
+
 use std::time::Duration;
 
 use junto_relay::bench::{Heard, OwnQueue, Peer, PeerError, Said};
