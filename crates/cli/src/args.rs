@@ -115,11 +115,51 @@ pub(crate) enum RelayCommand {
         #[arg(long, default_value_t = 5223, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
     },
-    /// Run the relay until Ctrl-C or SIGTERM
+    /// Run the relay until Ctrl-C or SIGTERM; SIGHUP makes it read relay.toml and its certificate again
+    ///
+    /// The log goes to stderr, at the level in relay.toml unless -v or JUNTO_LOG says otherwise. It
+    /// never names a client, an address of one, or a queue.
     Start {
         /// Folder made by `junto relay init`
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
+    },
+    /// Look for mistakes in a relay's settings and files, without starting it
+    ///
+    /// Names every problem with its line in relay.toml and what to do about it, and gives advice
+    /// about what works but may be unwise. Exit code 0 if the relay can start, 2 if not.
+    Check {
+        /// Folder made by `junto relay init`
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Back a relay up into a new file, while it runs
+    ///
+    /// The file holds settings, certificates, the key of the server's certificate, queues and
+    /// undelivered messages: everything that was answered before. It does not hold ca.key.
+    Export {
+        /// Folder of the relay
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// File to make; an existing one is never overwritten
+        file: PathBuf,
+    },
+    /// Make a relay's folder from a file written by `junto relay export`
+    Import {
+        /// Folder to make; it must be empty or absent
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The exported file
+        file: PathBuf,
+    },
+    /// Give a relay a new certificate under the same address; it shows it after SIGHUP
+    RotateCertificate {
+        /// Folder of the relay
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Folder with ca.key and ca.crt, if they are not kept with the relay
+        #[arg(long, value_name = "DIR")]
+        ca: Option<PathBuf>,
     },
     /// Ask a relay whether it is there, speaks our protocol and is the one that its address names
     Status {

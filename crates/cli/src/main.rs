@@ -6,6 +6,7 @@ mod bls;
 mod demo;
 mod failure;
 mod input;
+mod log;
 mod open;
 mod output;
 mod profile;
@@ -16,7 +17,6 @@ mod talk;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
 use crate::failure::{Context, Failure};
@@ -35,26 +35,11 @@ fn main() -> ExitCode {
         json: cli.global.json,
         quiet: cli.global.quiet,
     };
-    start_log(cli.global.verbose);
+    log::start(cli.global.verbose);
     match run(cli, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => ExitCode::from(output.failure(&failure) as u8),
     }
-}
-
-/// Logs go to stderr and are off unless asked for; `JUNTO_LOG` takes a filter for finer choice.
-fn start_log(verbose: u8) {
-    let level = match verbose {
-        0 => "error",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_env("JUNTO_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
 }
 
 fn run(cli: Cli, output: Output) -> Result<(), Failure> {

@@ -83,12 +83,33 @@ pub fn init_dir(dir: &Path, host: &str, port: u16) -> Result<ServerAddress, Fold
 /// # Errors
 /// [`FolderError`].
 pub fn load_dir(dir: &Path) -> Result<(RelayConfig, ServerIdentity), FolderError> {
+    let config = load_config(dir)?;
+    Ok((config, load_identity(dir)?))
+}
+
+fn load_config(dir: &Path) -> Result<RelayConfig, FolderError> {
     let path = dir.join(CONFIG_FILE);
     let text = fs::read_to_string(&path).map_err(at(&path))?;
-    let config =
-        RelayConfig::parse(&text, dir).map_err(|source| FolderError::Config { path, source })?;
-    let identity = ServerIdentity::load(dir, UnixTime::now())?;
-    Ok((config, identity))
+    RelayConfig::parse(&text, dir).map_err(|source| FolderError::Config { path, source })
+}
+
+/// Reads the identity of the relay in `dir`.
+pub(crate) fn load_identity(dir: &Path) -> Result<ServerIdentity, IdentityError> {
+    ServerIdentity::load(dir, UnixTime::now())
+}
+
+/// Makes a new leaf certificate for the relay in `dir`, whose address stays the same. The offline
+/// key is in `authority`, or in `dir` itself. A running relay shows it after a reload.
+///
+/// # Errors
+/// [`FolderError`]; the old certificate stays then.
+pub fn rotate_certificate(dir: &Path, authority: Option<&Path>) -> Result<(), FolderError> {
+    let config = load_config(dir)?;
+    let name = config.hosts.first().map_or("relay", Host::as_str);
+    let mut rng = generator().map_err(FolderError::Random)?;
+    let authority = OfflineIdentity::load(authority.unwrap_or(dir))?;
+    ServerIdentity::rotate_with(dir, &authority, name, &mut rng, UnixTime::now())?;
+    Ok(())
 }
 
 /// The address of a relay: what its users need to know.

@@ -10,6 +10,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`config`], [`folder`] | what an operator writes, and where |
+//! | [`mod@check`], [`backup`] | a look before the start; copies of a running relay |
 //! | [`relay`](Relay) | the listener, limits on connections, start and shutdown |
 //! | `settings`, `sources` | what may change while it runs; what limits by source need to know |
 //! | `metrics`, `monitor`, `statistics` | what it counts, and how an operator sees it |
@@ -24,7 +25,9 @@
 //! * Unknown queues cost the same work and get the same answer as wrong keys.
 //! * Logs and statistics count; they never name a queue, key or address.
 
+pub mod backup;
 pub mod bench;
+mod check;
 pub mod config;
 mod connection;
 pub mod folder;
@@ -36,8 +39,9 @@ mod sources;
 mod statistics;
 pub mod store;
 
+pub use check::{Checked, check};
 pub use config::{ConfigError, Limits, RelayConfig, Storage, Timeouts};
-pub use folder::{FolderError, address, init_dir, load_dir};
+pub use folder::{FolderError, address, init_dir, load_dir, rotate_certificate};
 pub use metrics::Stats;
 pub use relay::{Relay, RelayError, RunningRelay};
 pub use settings::Reloaded;

@@ -61,6 +61,12 @@ pub enum IdentityError {
     /// The certificates do not form a chain that clients accept.
     #[error("the certificates are unusable: {0}")]
     Chain(ChainError),
+    /// The authority is not the one that the server's clients know. Nothing was changed.
+    #[error("{} is the certificate of another authority; the address would change", path.display())]
+    OtherAuthority {
+        /// The certificate that clients know.
+        path: PathBuf,
+    },
     /// A key does not belong to its certificate.
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
@@ -138,7 +144,24 @@ impl ServerIdentity {
         rng: &mut impl rand_core::CryptoRng,
         now: UnixTime,
     ) -> Result<Self, IdentityError> {
-        let authority = OfflineIdentity::load(dir)?;
+        Self::rotate_with(dir, &OfflineIdentity::load(dir)?, name, rng, now)
+    }
+
+    /// As [`ServerIdentity::rotate`], with an authority whose key is kept elsewhere.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; [`IdentityError::OtherAuthority`] before anything is changed.
+    pub fn rotate_with(
+        dir: &Path,
+        authority: &OfflineIdentity,
+        name: &str,
+        rng: &mut impl rand_core::CryptoRng,
+        now: UnixTime,
+    ) -> Result<Self, IdentityError> {
+        let path = dir.join(AUTHORITY_CERTIFICATE);
+        if certificates(&path)?.first() != Some(authority.certificate()) {
+            return Err(IdentityError::OtherAuthority { path });
+        }
         let fresh = authority.issue(name, rng, now)?;
         let staged = |file: &str| dir.join(format!("{file}.new"));
         for (file, content, mode) in [
@@ -380,6 +403,27 @@ mod tests {
         assert_eq!(before.fingerprint(), after.fingerprint());
         assert_ne!(before.chain()[0], after.chain()[0]);
         assert_eq!(before.chain()[1], after.chain()[1]);
+    }
+
+    #[test]
+    fn the_authority_may_be_elsewhere_and_must_be_the_same() {
+        let (dir, safe) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let before = created(dir.path());
+        for name in [AUTHORITY_KEY, AUTHORITY_CERTIFICATE] {
+            fs::copy(dir.path().join(name), safe.path().join(name)).unwrap();
+        }
+        fs::remove_file(dir.path().join(AUTHORITY_KEY)).unwrap();
+        let authority = OfflineIdentity::load(safe.path()).unwrap();
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let after =
+            ServerIdentity::rotate_with(dir.path(), &authority, "host", &mut rng, now()).unwrap();
+        assert_eq!(before.fingerprint(), after.fingerprint());
+        let other = OfflineIdentity::generate(&mut rng, now()).unwrap();
+        let error =
+            ServerIdentity::rotate_with(dir.path(), &other, "host", &mut rng, now()).unwrap_err();
+        assert!(matches!(error, IdentityError::OtherAuthority { .. }));
+        let kept = ServerIdentity::load(dir.path(), now()).unwrap();
+        assert_eq!(kept.chain(), after.chain());
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! `junto relay`: make, run and ask a relay.
+//! `junto relay`: make, run, keep and ask a relay.
+
+mod upkeep;
 
 use std::path::Path;
 use std::time::Instant;
 
 use junto_agent::client::{ClientError, ClientOptions, RelayClient};
-use junto_relay::{FolderError, Relay, RelayConfig, RelayError, init_dir, load_dir};
+use junto_relay::{FolderError, Relay, RelayConfig, RelayError, RunningRelay, init_dir, load_dir};
 use junto_smp::address::ServerAddress;
 use junto_tls::ClientTls;
 use serde_json::json;
@@ -18,6 +20,10 @@ pub(crate) async fn run(command: RelayCommand, output: Output) -> Result<(), Fai
     match command {
         RelayCommand::Init { dir, host, port } => init(&dir, &host, port, output),
         RelayCommand::Start { dir } => start(&dir, output).await,
+        RelayCommand::Check { dir } => upkeep::look(&dir, output),
+        RelayCommand::Export { dir, file } => upkeep::export(&dir, &file, output),
+        RelayCommand::Import { dir, file } => upkeep::import(&dir, &file, output),
+        RelayCommand::RotateCertificate { dir, ca } => upkeep::rotate(&dir, ca.as_deref(), output),
         RelayCommand::Status {
             address: Some(address),
             ..
@@ -34,9 +40,8 @@ fn folder_failure(error: FolderError) -> Failure {
     match &error {
         FolderError::Exists { .. } => Failure::usage(&error)
             .help("start it with `junto relay start --dir DIR`, or name another folder"),
-        FolderError::Config { .. } => {
-            Failure::usage(&error).help("correct the file and start again")
-        }
+        FolderError::Config { .. } => Failure::usage(&error)
+            .help("correct the file; `junto relay check` tells when it is right"),
         _ => Failure::failed(&error),
     }
 }
@@ -66,21 +71,61 @@ fn address_of(dir: &Path) -> Result<String, Failure> {
 
 async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
     let (config, identity) = load_dir(dir).map_err(folder_failure)?;
+    crate::log::level(config.log.name());
     let mut relay = Relay::start(config, identity)
         .await
         .map_err(relay_failure)?;
+    let mut signals = Signals::new()?;
     let address = relay.address().to_string();
-    output.result(&json!({ "address": address }), || address.clone())?;
+    let monitor = relay.monitor_addr();
+    let report = json!({ "address": address, "monitor": monitor });
+    output.result(&report, || address.clone())?;
     output.say(format_args!(
         "listening on {}; end with Ctrl-C",
         relay.local_addr()
     ));
-    tokio::select! {
-        ended = relay.ended() => return ended.map_err(relay_failure),
-        asked = asked_to_end() => asked?,
+    if let Some(monitor) = monitor {
+        output.say(format_args!("metrics and health on http://{monitor}"));
+    }
+    loop {
+        let signal = tokio::select! {
+            ended = relay.ended() => return ended.map_err(relay_failure),
+            signal = signals.next() => signal,
+        };
+        match signal {
+            Signal::End => break,
+            Signal::Reload => reload(&relay, dir, output),
+        }
     }
     output.say("ending: letting connections finish");
     relay.shutdown().await.map_err(relay_failure)
+}
+
+/// Reads settings and certificate again. With a mistake in them, the relay goes on as it was.
+fn reload(relay: &RunningRelay, dir: &Path, output: Output) {
+    let taken = load_dir(dir)
+        .map_err(folder_failure)
+        .and_then(|(config, identity)| {
+            let level = config.log;
+            let reloaded = relay.reload(config, &identity).map_err(relay_failure)?;
+            crate::log::level(level.name());
+            Ok(reloaded)
+        });
+    match taken {
+        Ok(reloaded) => {
+            output.say("reloaded");
+            if reloaded.certificate {
+                output.say("reloaded: a new certificate is shown");
+            }
+            for name in reloaded.waiting {
+                output.say(format_args!(
+                    "reloaded, but `{name}` waits for the next start"
+                ));
+            }
+        }
+        // A person must see it, also with `--quiet`.
+        Err(failure) => tracing::error!("not reloaded, goes on as before: {}", failure.message),
+    }
 }
 
 fn relay_failure(error: RelayError) -> Failure {
@@ -96,21 +141,62 @@ fn relay_failure(error: RelayError) -> Failure {
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn asked_to_end() -> Result<(), Failure> {
-    let cannot =
-        |error: std::io::Error| Failure::failed(format_args!("cannot wait for signals: {error}"));
-    #[cfg(unix)]
-    {
+/// What somebody wants of a running relay.
+enum Signal {
+    /// Ctrl-C or SIGTERM.
+    End,
+    /// SIGHUP.
+    Reload,
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> Result<Self, Failure> {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::failed(format_args!("cannot wait for signals: {error}")))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            result = tokio::signal::ctrl_c() => result.map_err(cannot),
-            _ = terminate.recv() => Ok(()),
+            // A reload that was asked for before the end is not lost.
+            biased;
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.interrupt.recv() => Signal::End,
         }
     }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await.map_err(cannot)
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> Signal {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => Signal::End,
+            Err(_) => core::future::pending().await,
+        }
+    }
 }
 
 async fn status(text: &str, output: Output) -> Result<(), Failure> {

@@ -1,0 +1,109 @@
+//! What an operator does to a relay's folder while the relay runs or rests.
+
+use std::path::Path;
+
+use junto_relay::backup::{self, BackupError};
+use junto_relay::config::Problem;
+use junto_relay::{check, rotate_certificate};
+use serde_json::{Value, json};
+
+use super::{address_of, folder_failure};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// `junto relay check`.
+pub(super) fn look(dir: &Path, output: Output) -> Result<(), Failure> {
+    let checked = check(dir).map_err(folder_failure)?;
+    let shown = |problems: &[Problem]| -> Vec<Value> {
+        problems
+            .iter()
+            .map(|problem| {
+                json!({
+                    "line": problem.line, "message": problem.message, "remedy": problem.remedy,
+                })
+            })
+            .collect()
+    };
+    let ok = checked.problems.is_empty();
+    let report = json!({
+        "ok": ok,
+        "problems": shown(&checked.problems),
+        "advice": shown(&checked.advice),
+    });
+    output.result(&report, || {
+        let problems = checked
+            .problems
+            .iter()
+            .map(|problem| format!("problem: {problem}"));
+        let advice = checked
+            .advice
+            .iter()
+            .map(|advice| format!("advice: {advice}"));
+        let ready = ok.then(|| "ready to start".to_owned());
+        problems
+            .chain(advice)
+            .chain(ready)
+            .collect::<Vec<_>>()
+            .join("\n")
+    })?;
+    match checked.problems.len() {
+        0 => Ok(()),
+        count => Err(
+            Failure::usage(format_args!("{count} problems in {}", dir.display()))
+                .help("correct what is listed above and check again"),
+        ),
+    }
+}
+
+/// `junto relay export`.
+pub(super) fn export(dir: &Path, out: &Path, output: Output) -> Result<(), Failure> {
+    let contents = backup::export(dir, out).map_err(backup_failure)?;
+    let report = json!({
+        "file": out, "segments": contents.segments, "bytes": contents.bytes,
+    });
+    output.result(&report, || {
+        format!(
+            "{}: {} bytes, as secret as the relay itself. The offline key is not in it.",
+            out.display(),
+            contents.bytes
+        )
+    })
+}
+
+/// `junto relay import`.
+pub(super) fn import(dir: &Path, file: &Path, output: Output) -> Result<(), Failure> {
+    let contents = backup::import(file, dir).map_err(backup_failure)?;
+    let address = address_of(dir)?;
+    let report = json!({
+        "address": address, "dir": dir, "segments": contents.segments, "bytes": contents.bytes,
+    });
+    output.result(&report, || {
+        let dir = dir.display();
+        format!("{address}\n\nStart it with: junto relay start --dir {dir}")
+    })
+}
+
+fn backup_failure(error: BackupError) -> Failure {
+    match error {
+        BackupError::Folder(error) => folder_failure(error),
+        BackupError::NotEmpty { .. } => {
+            Failure::usage(&error).help("name a folder that is empty or does not exist")
+        }
+        BackupError::Malformed { .. } => {
+            Failure::refused(&error).help("nothing was changed; use another copy")
+        }
+        _ => Failure::failed(&error),
+    }
+}
+
+/// `junto relay rotate-certificate`.
+pub(super) fn rotate(dir: &Path, ca: Option<&Path>, output: Output) -> Result<(), Failure> {
+    rotate_certificate(dir, ca).map_err(folder_failure)?;
+    let address = address_of(dir)?;
+    output.result(&json!({ "address": address }), || {
+        format!(
+            "new certificate, same address: {address}\n\
+             A running relay shows it after SIGHUP (`systemctl reload junto-relay`)."
+        )
+    })
+}

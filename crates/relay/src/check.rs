@@ -1,0 +1,124 @@
+//! A look at a relay's folder before it is started: what would go wrong, and what is unwise.
+
+use std::path::Path;
+
+use crate::config::{Problem, RelayConfig, Storage};
+use crate::folder::{self, CONFIG_FILE, FolderError};
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// What must be corrected before the relay starts.
+    pub problems: Vec<Problem>,
+    /// What works and may not be what the operator wants.
+    pub advice: Vec<Problem>,
+}
+
+/// File descriptors that a relay needs besides those of its connections.
+const SPARE_FILES: usize = 64;
+
+/// Looks at the relay in `dir`. Changes nothing, and does not care whether the relay runs.
+///
+/// # Errors
+/// [`FolderError::Io`] if `relay.toml` cannot be read; everything else is found.
+pub fn check(dir: &Path) -> Result<Checked, FolderError> {
+    let mut checked = Checked::default();
+    let path = dir.join(CONFIG_FILE);
+    let text = std::fs::read_to_string(&path).map_err(|source| FolderError::Io { path, source })?;
+    match RelayConfig::parse(&text, dir) {
+        Ok(config) => advise(&config, dir, &mut checked.advice),
+        Err(error) => checked.problems.extend_from_slice(error.problems()),
+    }
+    if let Err(error) = folder::load_identity(dir) {
+        checked.problems.push(Problem {
+            line: None,
+            message: error.to_string().into(),
+            remedy: "restore the file, or make a new leaf with `junto relay rotate-certificate`"
+                .into(),
+        });
+    }
+    Ok(checked)
+}
+
+fn advise(config: &RelayConfig, dir: &Path, advice: &mut Vec<Problem>) {
+    let mut say = |holds: bool, message: &str, remedy: &str| {
+        if holds {
+            advice.push(Problem {
+                line: None,
+                message: message.into(),
+                remedy: remedy.into(),
+            });
+        }
+    };
+    say(
+        config.password.is_none(),
+        "everybody may create queues here",
+        "set `password` if this relay is not for the public",
+    );
+    say(
+        config
+            .monitor
+            .listen
+            .is_some_and(|at| !at.ip().is_loopback()),
+        "`monitor.listen` is open to other machines, without encryption or password",
+        "listen on 127.0.0.1, or let only your monitoring reach it",
+    );
+    say(
+        config.storage == Storage::Memory,
+        "`storage.mode` is \"memory\": a restart loses all queues",
+        "set it to \"journal\" unless that is what you want",
+    );
+    say(
+        dir.join(junto_tls::identity::AUTHORITY_KEY).exists(),
+        "ca.key is on this machine: whoever breaks in can be this relay for ever",
+        "move it to a safe place; only `junto relay rotate-certificate` needs it",
+    );
+    let needed = config.limits.connections.saturating_add(SPARE_FILES);
+    let files = open_files_limit();
+    say(
+        files.is_some_and(|files| files < needed),
+        &format!(
+            "`limits.connections` needs {needed} open files, and this shell allows {}",
+            files.unwrap_or_default()
+        ),
+        "raise the limit of the service (LimitNOFILE= in its unit), or lower `limits.connections`",
+    );
+}
+
+/// How many files a process may open, where the system tells it as Linux does.
+fn open_files_limit() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_relay_has_no_problem_and_some_advice() {
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("relay");
+        folder::init_dir(&dir, "relay.example", 5223).unwrap();
+        let checked = check(&dir).unwrap();
+        assert_eq!(checked.problems, []);
+        let all = format!("{:?}", checked.advice);
+        assert!(all.contains("ca.key") && all.contains("password"), "{all}");
+    }
+
+    #[test]
+    fn settings_and_identity_are_looked_at_together() {
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("relay");
+        folder::init_dir(&dir, "relay.example", 5223).unwrap();
+        std::fs::write(dir.join(CONFIG_FILE), "hosts = []\nport = 0.5\n").unwrap();
+        std::fs::remove_file(dir.join(junto_tls::identity::LEAF_KEY)).unwrap();
+        let checked = check(&dir).unwrap();
+        assert_eq!(checked.problems.len(), 3, "{checked:?}");
+        assert!(checked.problems[2].message.contains("server.key"));
+        assert!(check(&outer.path().join("none")).is_err());
+    }
+}
