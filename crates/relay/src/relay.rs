@@ -10,6 +10,8 @@ use std::time::{Instant, SystemTime};
 
 use junto_smp::address::ServerAddress;
 use junto_smp::block::{Block, new_block};
+use junto_smp::blocking::Blocking;
+use junto_smp::id::ID_BYTES;
 use junto_smp::queue::ConnectionId;
 use junto_smp::server;
 use junto_smp::version::VersionRange;
@@ -27,7 +29,7 @@ use crate::monitor;
 use crate::settings::{Current, Fixed, Reloaded, Settings};
 use crate::sources::{Act, Bucket, Source, Sources};
 use crate::statistics::Statistics;
-use crate::store::{JournalError, JournalStore, Memory, MemoryStore, Store};
+use crate::store::{JournalError, JournalStore, Memory, MemoryStore, Name, Store};
 
 /// Connections that the system may hold until we take them.
 const BACKLOG: i32 = 1_024;
@@ -214,6 +216,38 @@ impl RunningRelay {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.stats()
+    }
+
+    /// Blocks or (with `None`) unblocks the queue that somebody knows as `id`, be it the
+    /// recipient's, a sender's or a link's name for it. `false` if there is none. It is durable when
+    /// this returns.
+    ///
+    /// # Errors
+    /// [`RelayError::StoreFailed`].
+    pub async fn block(
+        &self,
+        id: &[u8; ID_BYTES],
+        blocking: Option<Blocking>,
+    ) -> Result<bool, RelayError> {
+        let store = &self.shared.store;
+        let find = |name| store.find(name, id);
+        let Some(cell) = Name::ALL.into_iter().find_map(find) else {
+            return Ok(false);
+        };
+        let position = {
+            let mut queue = cell.lock();
+            if cell.is_deleted() {
+                return Ok(false);
+            }
+            if let Some(change) = queue.set_blocking(blocking) {
+                store.record(&queue, change);
+            }
+            store.position()
+        };
+        core::future::poll_fn(|cx| store.poll_durable(position, cx))
+            .await
+            .map_err(|_| RelayError::StoreFailed)?;
+        Ok(true)
     }
 
     /// Takes new settings, and a new certificate of the same identity. Connections that are open

@@ -11,7 +11,7 @@ use junto_smp::client::{Client, Event, Incoming, Options, RejectReason, ReplyFau
 use junto_smp::command::{Command, NewMode, NewQueue};
 use junto_smp::error::ErrorCode;
 use junto_smp::hello::{HelloFault, LeafKey};
-use junto_smp::id::{Entity, MessageId, NotifierId, RecipientId, SenderId};
+use junto_smp::id::{CorrelationId, Entity, MessageId, NotifierId, RecipientId, SenderId};
 use junto_smp::key::AuthSecret;
 use junto_smp::message::{DeliveryKey, MessageFlags};
 use junto_smp::notification::NotificationNonce;
@@ -205,6 +205,17 @@ impl Peer {
         self.client.version()
     }
 
+    /// The TLS session, which authorisations are bound to.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.client.session()
+    }
+
+    /// The events that have come so far and were not asked for.
+    pub fn heard(&mut self) -> impl Iterator<Item = Heard> {
+        self.events.drain(..)
+    }
+
     /// The stream below, to misbehave on.
     pub fn stream(&mut self) -> &mut TlsStream<TcpStream> {
         &mut self.stream
@@ -220,16 +231,29 @@ impl Peer {
     /// # Errors
     /// [`PeerError`].
     pub async fn ask(&mut self, request: &Request<'_>) -> Result<u64, PeerError> {
+        let correlation = CorrelationId::random(&mut self.rng);
+        self.ask_as(request, correlation).await
+    }
+
+    /// As [`Peer::ask`], with this correlation id, which must not be used twice.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn ask_as(
+        &mut self,
+        request: &Request<'_>,
+        correlation: CorrelationId,
+    ) -> Result<u64, PeerError> {
         self.asked += 1;
         let pushed = self
             .client
-            .push(&mut self.outgoing, request, self.asked, &mut self.rng);
+            .push_as(&mut self.outgoing, request, self.asked, correlation);
         match pushed {
             Ok(()) => {}
             Err(rejected) if rejected.reason == RejectReason::BlockFull => {
                 self.send().await?;
                 self.client
-                    .push(&mut self.outgoing, request, self.asked, &mut self.rng)
+                    .push_as(&mut self.outgoing, request, self.asked, correlation)
                     .map_err(|rejected| rejected.reason)?;
             }
             Err(rejected) => return Err(rejected.reason.into()),

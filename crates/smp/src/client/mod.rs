@@ -167,6 +167,12 @@ impl<T> Client<T> {
         self.version
     }
 
+    /// The TLS session, which authorisations are bound to.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
     /// Requests waiting for their answers.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -184,6 +190,22 @@ impl<T> Client<T> {
         ticket: T,
         rng: &mut impl CryptoRng,
     ) -> Result<(), Rejected<T>> {
+        self.push_as(block, request, ticket, CorrelationId::random(rng))
+    }
+
+    /// As [`Client::push`], with a correlation id that the caller has drawn at random, because the
+    /// sender id of a new queue with link data follows from it
+    /// ([`CorrelationId::derived_sender_id`]). Each one may be used once.
+    ///
+    /// # Errors
+    /// As [`Client::push`].
+    pub fn push_as(
+        &mut self,
+        block: &mut OutgoingBlock,
+        request: &Request<'_>,
+        ticket: T,
+        correlation: CorrelationId,
+    ) -> Result<(), Rejected<T>> {
         if self.pending.len() >= IN_FLIGHT_MAX {
             let reason = RejectReason::Busy;
             return Err(Rejected { reason, ticket });
@@ -192,7 +214,6 @@ impl<T> Client<T> {
             Ok(authoriser) => authoriser,
             Err(reason) => return Err(Rejected { reason, ticket }),
         };
-        let correlation = CorrelationId::random(rng);
         let pushed = block.push_with(|room| {
             authoriser
                 .encode(

@@ -1,0 +1,92 @@
+//! Queues that the operator has blocked.
+
+use junto_relay::bench::Said;
+use junto_smp::blocking::{Blocking, BlockingReason, ClientNotice};
+use junto_smp::command::Command;
+use junto_smp::error::ErrorCode;
+use junto_smp::id::LinkId;
+use junto_smp::key::AuthSecret;
+
+use crate::site::C;
+use crate::world::{Wishes, World, ask, create, refused, send};
+
+const NOTICE: Blocking = Blocking {
+    reason: BlockingReason::Content,
+    notice: Some(ClientNotice {
+        ttl_seconds: Some(86_400),
+    }),
+};
+
+pub(crate) async fn senders_and_owners_are_told_with_the_reason(world: World) {
+    let mut peer = world.connect().await;
+    let wishes = Wishes {
+        contact: Some(LinkId([6; 24])),
+        blobs: Some((b"fixed", b"user")),
+        ..Wishes::default()
+    };
+    let queue = create(&mut peer, wishes).await.unwrap();
+    let spam = Some(BlockingReason::Spam.into());
+    // By whatever name the operator was told of it.
+    for id in [queue.recipient().0, queue.sender().0, [6; 24]] {
+        assert!(world.relay().block(&id, None).await.unwrap());
+        ask(&mut peer, &queue.sender().0, None, send(b"m"))
+            .await
+            .unwrap();
+        assert!(world.relay().block(&id, spam).await.unwrap());
+        let code = refused(&mut peer, &queue.sender().0, None, send(b"m")).await;
+        assert_eq!(code, ErrorCode::Blocked(BlockingReason::Spam.into()));
+    }
+    assert!(!world.relay().block(&[9; 24], spam).await.unwrap());
+    let blocked = ErrorCode::Blocked(BlockingReason::Spam.into());
+    let code = refused(&mut peer, &[6; 24], None, Command::ReadLink).await;
+    assert_eq!(code, blocked);
+    let (id, key) = (queue.recipient().0, Some(&queue.key));
+    for command in [
+        Command::Sub,
+        Command::Get,
+        Command::Info,
+        Command::DeleteLink,
+    ] {
+        assert_eq!(refused(&mut peer, &id, key, command).await, blocked);
+    }
+    // Whoever has no key does not learn that.
+    let wrong = AuthSecret::generate(peer.rng());
+    let code = refused(&mut peer, &id, Some(&wrong), Command::Sub).await;
+    assert_eq!(code, ErrorCode::Auth);
+}
+
+pub(crate) async fn notices_begin_with_version_18(world: World) {
+    let mut owner = world.connect().await;
+    let queue = owner.create(C, false, None).await.unwrap();
+    assert!(
+        world
+            .relay()
+            .block(&queue.sender().0, Some(NOTICE))
+            .await
+            .unwrap()
+    );
+    for version in 15..=20 {
+        let mut peer = world.connect_in(version).await;
+        let code = refused(&mut peer, &queue.sender().0, None, send(b"m")).await;
+        let expected = match version {
+            ..18 => BlockingReason::Content.into(),
+            _ => NOTICE,
+        };
+        assert_eq!(code, ErrorCode::Blocked(expected), "{version}");
+    }
+}
+
+pub(crate) async fn a_blocked_queue_can_be_left_and_unblocked(world: World) {
+    let mut peer = world.connect().await;
+    let queue = peer.create(C, true, None).await.unwrap();
+    let (relay, id) = (world.relay(), queue.recipient().0);
+    relay.block(&id, Some(NOTICE)).await.unwrap();
+    relay.block(&id, None).await.unwrap();
+    let sent = ask(&mut peer, &queue.sender().0, None, send(b"m")).await;
+    assert_eq!(sent.unwrap(), Said::Ok);
+    relay.block(&id, Some(NOTICE)).await.unwrap();
+    for command in [Command::Off, Command::Delete] {
+        assert_eq!(peer.own(&queue, command).await.unwrap(), Said::Ok);
+    }
+    assert_eq!(relay.stats().queues, 0);
+}
