@@ -158,6 +158,19 @@ impl Peer {
     ) -> Result<Self, PeerError> {
         let host = address.hosts().first().ok_or(PeerError::Unexpected)?;
         let tcp = TcpStream::connect((host.for_resolver(), address.port())).await?;
+        Self::connect_over(address, tcp, versions, encrypt).await
+    }
+
+    /// Connects over this TCP connection.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn connect_over(
+        address: &ServerAddress,
+        tcp: TcpStream,
+        versions: VersionRange,
+        encrypt: bool,
+    ) -> Result<Self, PeerError> {
         tcp.set_nodelay(true)?;
         let tls = ClientTls::new().map_err(HandshakeError::Tls)?;
         let pin = Fingerprint::from_bytes(address.fingerprint().0);
