@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use junto_agent::proto::{self as agent, CallError, Command, Reply, Ticket};
-use junto_session::proto::{
-    endpoint::{ConnectionId, Event, MessageId, RequestId, Tag},
-    step::{Effect, Outcome},
+use junto_session::{
+    carrier::agent::{agents_connection, agents_request, connection_of, event_of},
+    proto::{
+        endpoint::{ConnectionId, RequestId, Tag},
+        step::{Effect, Outcome},
+    },
 };
 
 use crate::{
@@ -88,7 +91,7 @@ impl Stack {
             .insert(group, (connection, bodies.len()));
         for body in bodies {
             let command = Command::Send {
-                connection: agent::ConnectionId::new(narrow(&connection.0)),
+                connection: agents_connection(connection),
                 body: body.to_vec(),
             };
             self.call(party, Call::Send(group), command);
@@ -102,7 +105,10 @@ impl Stack {
                 self.memories[party] = Memory::default();
                 Some(News::Crashed)
             }
-            Report::Event(event) => translate(event).map(News::Event),
+            Report::Event(agent::Event::Unreadable { connection }) => {
+                panic!("a message on {connection:?} cannot be read")
+            }
+            Report::Event(event) => event_of(event).map(News::Event),
             Report::Answer(ticket, answer) => {
                 let call = self.memories[party].calls.remove(&ticket);
                 call.and_then(|call| self.answered(party, call, answer))
@@ -126,15 +132,15 @@ impl Stack {
             }
             (Call::Invite(tag), Reply::Invitation(id, link)) => Some(Outcome::Invitation {
                 tag,
-                connection: ConnectionId(widen(id.as_bytes())),
+                connection: connection_of(id),
                 link: link.to_string(),
             }),
             (Call::Join(tag), Reply::Connection(id)) => {
-                let connection = ConnectionId(widen(id.as_bytes()));
+                let connection = connection_of(id);
                 Some(Outcome::Joined { tag, connection })
             }
             (Call::Accept(request), Reply::Connection(id)) => {
-                let connection = ConnectionId(widen(id.as_bytes()));
+                let connection = connection_of(id);
                 Some(Outcome::Accepted {
                     request,
                     connection,
@@ -193,7 +199,7 @@ impl Stack {
                 (Call::Join(tag), command)
             }
             Effect::Accept { request, info, .. } => {
-                let id = agent::RequestId::new(narrow(&request.0));
+                let id = agents_request(request);
                 let command = Command::Accept {
                     request: id,
                     relay,
@@ -202,7 +208,7 @@ impl Stack {
                 (Call::Accept(request), command)
             }
             Effect::Reject { request } => {
-                let request = agent::RequestId::new(narrow(&request.0));
+                let request = agents_request(request);
                 (Call::Other, Command::Reject { request })
             }
             Effect::Ack {
@@ -210,13 +216,13 @@ impl Stack {
                 message,
             } => {
                 let command = Command::Acknowledge {
-                    connection: agent::ConnectionId::new(narrow(&connection.0)),
+                    connection: agents_connection(connection),
                     message: agent::MessageId::new(message.0),
                 };
                 (Call::Other, command)
             }
             Effect::Delete { connection } => {
-                let connection = agent::ConnectionId::new(narrow(&connection.0));
+                let connection = agents_connection(connection);
                 (Call::Other, Command::Delete { connection })
             }
             Effect::Send { .. } => unreachable!("sends are many commands"),
@@ -287,63 +293,4 @@ impl Carrier for Stack {
     fn trace(&mut self) -> &mut Trace {
         &mut self.agents.trace
     }
-}
-
-fn translate(event: agent::Event) -> Option<Event> {
-    Some(match event {
-        agent::Event::Request { id, tag, info } => Event::Request {
-            id: RequestId(widen(id.as_bytes())),
-            tag: Tag(*tag.as_bytes()),
-            info,
-        },
-        agent::Event::Connected {
-            connection,
-            tag,
-            info,
-            binding,
-        } => Event::Connected {
-            connection: ConnectionId(widen(connection.as_bytes())),
-            tag: Tag(*tag.as_bytes()),
-            info,
-            binding,
-        },
-        agent::Event::Message {
-            connection,
-            id,
-            body,
-            ..
-        } => Event::Message {
-            connection: ConnectionId(widen(connection.as_bytes())),
-            id: MessageId(id.number()),
-            body: Bytes::from(body),
-        },
-        agent::Event::Failed {
-            connection,
-            tag,
-            error,
-        } => Event::Failed {
-            connection: Some(ConnectionId(widen(connection.as_bytes()))),
-            tag: Tag(*tag.as_bytes()),
-            reason: error.to_string(),
-        },
-        agent::Event::RelayDown { .. }
-        | agent::Event::RelayUp { .. }
-        | agent::Event::Delivered { .. } => return None,
-        agent::Event::Unreadable { connection } => {
-            panic!("a message on {connection:?} cannot be read")
-        }
-    })
-}
-
-/// The agent's identifiers have 16 bytes, those of carriers 32.
-fn widen(id: &[u8; 16]) -> [u8; 32] {
-    let mut wide = [0; 32];
-    wide[..16].copy_from_slice(id);
-    wide
-}
-
-fn narrow(id: &[u8; 32]) -> [u8; 16] {
-    let mut narrow = [0; 16];
-    narrow.copy_from_slice(&id[..16]);
-    narrow
 }

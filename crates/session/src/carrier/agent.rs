@@ -35,7 +35,7 @@ fn translate(events: agent::Events) -> Events {
     stream::unfold(events, |mut events| async move {
         loop {
             let event = events.next().await?;
-            if let Some(event) = translate_one(event) {
+            if let Some(event) = event_of(event) {
                 return Some((event, events));
             }
         }
@@ -43,10 +43,12 @@ fn translate(events: agent::Events) -> Events {
     .boxed()
 }
 
-fn translate_one(event: agent::Event) -> Option<Event> {
+/// What an event of the agent is to a session; `None` if it is nothing to it.
+#[must_use]
+pub fn event_of(event: agent::Event) -> Option<Event> {
     Some(match event {
         agent::Event::Request { id, tag, info } => Event::Request {
-            id: RequestId(widen(id.as_bytes())),
+            id: request_of(id),
             tag: Tag(*tag.as_bytes()),
             info,
         },
@@ -56,7 +58,7 @@ fn translate_one(event: agent::Event) -> Option<Event> {
             info,
             binding,
         } => Event::Connected {
-            connection: ConnectionId(widen(connection.as_bytes())),
+            connection: connection_of(connection),
             tag: Tag(*tag.as_bytes()),
             info,
             binding,
@@ -69,7 +71,7 @@ fn translate_one(event: agent::Event) -> Option<Event> {
             body,
             ..
         } => Event::Message {
-            connection: ConnectionId(widen(connection.as_bytes())),
+            connection: connection_of(connection),
             id: MessageId(id.number()),
             body: Bytes::from(body),
         },
@@ -78,7 +80,7 @@ fn translate_one(event: agent::Event) -> Option<Event> {
             tag,
             error,
         } => Event::Failed {
-            connection: Some(ConnectionId(widen(connection.as_bytes()))),
+            connection: Some(connection_of(connection)),
             tag: Tag(*tag.as_bytes()),
             reason: error.to_string(),
         },
@@ -107,8 +109,26 @@ fn narrow(id: &[u8; 32]) -> [u8; 16] {
     narrow
 }
 
-fn connection(id: ConnectionId) -> agent::ConnectionId {
+/// A session's name for a connection of the agent.
+#[must_use]
+pub fn connection_of(id: agent::ConnectionId) -> ConnectionId {
+    ConnectionId(widen(id.as_bytes()))
+}
+
+/// The agent's name for it.
+#[must_use]
+pub fn agents_connection(id: ConnectionId) -> agent::ConnectionId {
     agent::ConnectionId::new(narrow(&id.0))
+}
+
+fn request_of(id: agent::RequestId) -> RequestId {
+    RequestId(widen(id.as_bytes()))
+}
+
+/// The agent's name for a request.
+#[must_use]
+pub fn agents_request(id: RequestId) -> agent::RequestId {
+    agent::RequestId::new(narrow(&id.0))
 }
 
 fn failed(error: AgentError) -> CarrierError {
@@ -185,7 +205,7 @@ impl Carrier for AgentCarrier {
                 .create_invitation(agent::Tag::new(tag.0), &relay, &[])
                 .await
                 .map_err(failed)?;
-            Ok((ConnectionId(widen(id.as_bytes())), link.to_string()))
+            Ok((connection_of(id), link.to_string()))
         }
         .boxed()
     }
@@ -205,7 +225,7 @@ impl Carrier for AgentCarrier {
                 .join(agent::Tag::new(tag.0), &link, &relay, info)
                 .await
                 .map_err(failed)?;
-            Ok(ConnectionId(widen(id.as_bytes())))
+            Ok(connection_of(id))
         }
         .boxed()
     }
@@ -218,10 +238,9 @@ impl Carrier for AgentCarrier {
     ) -> BoxFuture<'a, Result<ConnectionId, CarrierError>> {
         async move {
             let relay = server(relay)?;
-            let request = agent::RequestId::new(narrow(&request.0));
+            let request = agents_request(request);
             let id = self.agent.accept(request, &relay, info).await;
-            id.map(|id| ConnectionId(widen(id.as_bytes())))
-                .map_err(failed)
+            id.map(connection_of).map_err(failed)
         }
         .boxed()
     }
@@ -229,7 +248,7 @@ impl Carrier for AgentCarrier {
     fn reject(&self, request: RequestId) -> BoxFuture<'_, Result<(), CarrierError>> {
         async move {
             self.agent
-                .reject(agent::RequestId::new(narrow(&request.0)))
+                .reject(agents_request(request))
                 .await
                 .map_err(failed)
         }
@@ -246,7 +265,7 @@ impl Carrier for AgentCarrier {
             // of each goes in order and the agent's queue is fair.
             let sends: FuturesOrdered<_> = bodies
                 .iter()
-                .map(|body| self.agent.send(connection(id), body))
+                .map(|body| self.agent.send(agents_connection(id), body))
                 .collect();
             sends
                 .try_for_each(|_| async { Ok(()) })
@@ -259,7 +278,7 @@ impl Carrier for AgentCarrier {
     fn ack(&self, id: ConnectionId, message: MessageId) -> BoxFuture<'_, Result<(), CarrierError>> {
         async move {
             self.agent
-                .ack(connection(id), agent::MessageId::new(message.0))
+                .ack(agents_connection(id), agent::MessageId::new(message.0))
                 .await
                 .map_err(failed)
         }
@@ -270,12 +289,23 @@ impl Carrier for AgentCarrier {
         let tags = lines.tags.iter().map(|tag| agent::Tag::new(tag.0));
         let lines = agent::Lines {
             addresses: tags.collect(),
-            connections: lines.connections.iter().copied().map(connection).collect(),
+            connections: lines
+                .connections
+                .iter()
+                .copied()
+                .map(agents_connection)
+                .collect(),
         };
         async move { self.agent.settle(lines).await.map_err(failed) }.boxed()
     }
 
     fn delete(&self, id: ConnectionId) -> BoxFuture<'_, Result<(), CarrierError>> {
-        async move { self.agent.delete(connection(id)).await.map_err(failed) }.boxed()
+        async move {
+            self.agent
+                .delete(agents_connection(id))
+                .await
+                .map_err(failed)
+        }
+        .boxed()
     }
 }

@@ -1,22 +1,24 @@
 //! One run of a protocol: rounds, private messages, reliable broadcast (`docs/spec/session.md` §7).
 
+mod broadcast;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use junto_crypto::{
     CryptoRng,
     ed25519::{Signature, SigningKey},
-    hash,
 };
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use self::broadcast::Broadcast;
 use super::{
     error::Misuse,
-    evidence::{Court, Evidence},
+    evidence::Court,
     fault::{Blame, Fault, Reason},
-    limits::{EARLY_CLAIM_BYTES, LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, ROUNDS_AHEAD},
+    limits::{LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, ROUNDS_AHEAD},
     party::{Members, PartyIndex, check_text},
-    record::{EchoEntry, Header, Record},
+    record::{Header, Record},
     roster::{Roster, SessionId},
     statement::{self, InstanceId, PayloadHash, Round, Slot},
     step::PeerSlot,
@@ -109,14 +111,6 @@ const SENT_ECHO: u8 = 65;
 /// Plus the index of the sender whose single broadcast was echoed.
 const SENT_ECHO_OF: u8 = 128;
 
-#[derive(Default)]
-struct Broadcast {
-    value: Option<(PayloadHash, Signature, Bytes)>,
-    /// What each echoer says the sender signed.
-    claims: BTreeMap<PartyIndex, (PayloadHash, Signature)>,
-    delivered: bool,
-}
-
 /// Bytes and messages that arrived and were asked for by nobody yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unread {
@@ -165,9 +159,8 @@ pub(crate) struct Execution {
     p2p: BTreeMap<(Round, PartyIndex), Bytes>,
     broadcasts: BTreeMap<Round, BTreeMap<PartyIndex, Broadcast>>,
     sent: BTreeMap<(Round, u8), PayloadHash>,
-    /// Highest round gathered, highest round spoken in, and highest round asked for.
+    /// Highest round gathered, and highest round asked for.
     gathered: u32,
-    spoken: u32,
     asked: Option<u32>,
     ready: VecDeque<(PartyIndex, Kind, Round)>,
     /// Messages nobody asked for yet, with their bytes; and their sums by sender, which count the
@@ -208,7 +201,6 @@ impl Execution {
             broadcasts: BTreeMap::new(),
             sent: BTreeMap::new(),
             gathered: 0,
-            spoken: 0,
             asked: None,
             ready: VecDeque::new(),
             unread: BTreeMap::new(),
@@ -275,7 +267,6 @@ impl Execution {
 
     pub(crate) fn restore_sent(&mut self, round: Round, position: u8, payload: PayloadHash) {
         self.sent.insert((round, position), payload);
-        self.note_spoken(round);
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -284,12 +275,6 @@ impl Execution {
 
     pub(crate) fn others(&self) -> Members {
         self.purpose.members.without(self.me)
-    }
-
-    fn note_spoken(&mut self, round: Round) {
-        if round != Round::CONFIRM {
-            self.spoken = self.spoken.max(round.0);
-        }
     }
 
     fn slot(&self, round: Round, sender: PartyIndex) -> Slot {
@@ -349,7 +334,6 @@ impl Execution {
             return Ok(None);
         };
         self.sent.insert((round, to.as_u8()), digest);
-        self.note_spoken(round);
         Ok(Some(Said {
             log: (round, to.as_u8(), digest),
             records: vec![(
@@ -359,51 +343,6 @@ impl Execution {
                     payload: payload.clone(),
                 },
             )],
-        }))
-    }
-
-    /// A broadcast; the records are empty if it was made before.
-    pub(crate) fn broadcast(
-        &mut self,
-        round: Round,
-        payload: &Bytes,
-        key: &SigningKey,
-    ) -> Result<Option<Said>, Misuse> {
-        let said = self.may_say(round, SENT_BROADCAST, payload)?;
-        let digest = said.unwrap_or_else(|| statement::payload(payload));
-        let signature = key.sign(&self.slot(round, self.me).broadcast(&digest));
-        let mine = self
-            .broadcasts
-            .entry(round)
-            .or_default()
-            .entry(self.me)
-            .or_default();
-        let is_new = mine.value.is_none();
-        mine.value = Some((digest, signature, payload.clone()));
-        mine.delivered = true;
-        if is_new {
-            self.note_no_longer_early(round, self.me);
-        }
-        if said.is_none() {
-            return Ok(None);
-        }
-        self.sent.insert((round, SENT_BROADCAST), digest);
-        self.note_spoken(round);
-        let records = self
-            .others()
-            .iter()
-            .map(|to| {
-                let record = Record::Broadcast {
-                    header: self.header(round, to),
-                    signature,
-                    payload: payload.clone(),
-                };
-                (to, record)
-            })
-            .collect();
-        Ok(Some(Said {
-            log: (round, SENT_BROADCAST, digest),
-            records,
         }))
     }
 
@@ -462,14 +401,10 @@ impl Execution {
             Record::Broadcast { header, .. } => self.has_value(header.round, header.from),
             Record::Echo {
                 header, entries, ..
-            } => {
-                let round = self.broadcasts.get(&header.round);
-                entries.iter().all(|entry| {
-                    round
-                        .and_then(|round| round.get(&entry.sender))
-                        .is_some_and(|broadcast| broadcast.claims.contains_key(&header.from))
-                })
-            }
+            } => entries.iter().all(|entry| {
+                self.broadcast_of(header.round, entry.sender)
+                    .is_some_and(|broadcast| broadcast.claims.contains_key(&header.from))
+            }),
             Record::Offer(_)
             | Record::Introduction(_)
             | Record::Bind(_)
@@ -493,11 +428,7 @@ impl Execution {
             let before = Round(header.round.0 - 1);
             let known = match kind {
                 Kind::P2p => self.p2p.contains_key(&(before, header.from)),
-                Kind::Broadcast => self
-                    .broadcasts
-                    .get(&before)
-                    .and_then(|round| round.get(&header.from))
-                    .is_some_and(|broadcast| broadcast.value.is_some()),
+                Kind::Broadcast => self.has_value(before, header.from),
             };
             if !known {
                 return Err(Blame::party(
@@ -530,222 +461,6 @@ impl Execution {
             self.ready.push_back((header.from, Kind::P2p, header.round));
         }
         self.p2p.insert(place, payload);
-        Ok(())
-    }
-
-    fn receive_broadcast(
-        &mut self,
-        header: &Header,
-        signature: Signature,
-        payload: Bytes,
-        court: &Court<'_>,
-    ) -> Result<(), Blame> {
-        let digest = statement::payload(&payload);
-        let slot = self.slot(header.round, header.from);
-        if !verify(
-            court.roster,
-            header.from,
-            &slot.broadcast(&digest),
-            &signature,
-        ) {
-            return Err(Blame::party(header.from, Fault::BadSignature("broadcast")));
-        }
-        let broadcast = self
-            .broadcasts
-            .entry(header.round)
-            .or_default()
-            .entry(header.from)
-            .or_default();
-        let mine = (digest, signature);
-        let conflict = broadcast
-            .value
-            .as_ref()
-            .map(|(digest, signature, _)| (*digest, *signature))
-            .into_iter()
-            .chain(broadcast.claims.values().copied())
-            .find(|(other, _)| *other != digest);
-        if let Some(other) = conflict {
-            return Err(equivocation(slot, mine, other));
-        }
-        if broadcast.value.is_some() {
-            return Ok(()); // the same again
-        }
-        let bytes = payload.len();
-        broadcast.value = Some((digest, signature, payload));
-        self.note_unread(header.from, Kind::Broadcast, header.round, bytes);
-        self.note_no_longer_early(header.round, header.from);
-        self.deliver(header.round, header.from);
-        Ok(())
-    }
-
-    /// Marks a broadcast as delivered once everybody else confirmed it.
-    fn deliver(&mut self, round: Round, sender: PartyIndex) {
-        let echoers = self.others().without(sender);
-        let Some(broadcast) = self
-            .broadcasts
-            .get_mut(&round)
-            .and_then(|round| round.get_mut(&sender))
-        else {
-            return;
-        };
-        if broadcast.delivered || broadcast.value.is_none() {
-            return;
-        }
-        // Claims that differ from the value never get here: they end the execution.
-        if echoers
-            .iter()
-            .all(|echoer| broadcast.claims.contains_key(&echoer))
-        {
-            broadcast.delivered = true;
-            self.ready.push_back((sender, Kind::Broadcast, round));
-        }
-    }
-
-    fn echo(&mut self, round: Round, sender: PartyIndex, key: &SigningKey) -> Vec<Said> {
-        if self.purpose.members.len() == 2 {
-            return Vec::new(); // there is nobody to tell
-        }
-        let (position, senders) = match self.purpose.mode {
-            Mode::Rounds => (SENT_ECHO, self.others()),
-            Mode::Messages => (SENT_ECHO_OF + sender.as_u8(), Members::NONE.with(sender)),
-        };
-        if self.sent.contains_key(&(round, position)) {
-            return Vec::new();
-        }
-        let received = self.broadcasts.get(&round);
-        let entries: Vec<_> = senders
-            .iter()
-            .filter_map(|sender| {
-                let (payload, signature, _) = received?.get(&sender)?.value.as_ref()?;
-                Some(EchoEntry {
-                    sender,
-                    payload: *payload,
-                    signature: *signature,
-                })
-            })
-            .collect();
-        if entries.len() < senders.len() {
-            return Vec::new();
-        }
-        let bytes = EchoEntry::encode_all(&entries);
-        let signature = key.sign(&self.slot(round, self.me).echo(&bytes));
-        let digest = hash::sha256(&bytes);
-        self.sent.insert((round, position), digest);
-        let records = self
-            .others()
-            .iter()
-            .map(|to| {
-                let record = Record::Echo {
-                    header: self.header(round, to),
-                    signature,
-                    entries: entries.clone(),
-                };
-                (to, record)
-            })
-            .collect();
-        vec![Said {
-            log: (round, position, digest),
-            records,
-        }]
-    }
-
-    fn receive_echo(
-        &mut self,
-        header: &Header,
-        signature: Signature,
-        entries: &[EchoEntry],
-        court: &Court<'_>,
-    ) -> Result<(), Blame> {
-        let slot = self.slot(header.round, header.from);
-        let bytes = EchoEntry::encode_all(entries);
-        if !verify(court.roster, header.from, &slot.echo(&bytes), &signature) {
-            return Err(Blame::party(header.from, Fault::BadSignature("echo")));
-        }
-        let senders: Members = entries.iter().map(|entry| entry.sender).collect();
-        let echoable = self.purpose.members.without(header.from);
-        let complete = match self.purpose.mode {
-            Mode::Rounds => senders == echoable,
-            Mode::Messages => senders.len() == 1 && echoable.covers(senders),
-        };
-        if !complete {
-            return Err(Blame::party(header.from, Fault::Malformed("echo")));
-        }
-        for (position, entry) in (0u8..).zip(entries) {
-            let false_echo = || {
-                Blame::party(
-                    header.from,
-                    Fault::Proven(Box::new(Evidence::FalseEcho {
-                        slot,
-                        entries: entries.to_vec(),
-                        signature,
-                        entry: position,
-                    })),
-                )
-            };
-            self.receive_claim(header, entry, court, false_echo)?;
-        }
-        Ok(())
-    }
-
-    fn receive_claim(
-        &mut self,
-        header: &Header,
-        entry: &EchoEntry,
-        court: &Court<'_>,
-        false_echo: impl Fn() -> Blame,
-    ) -> Result<(), Blame> {
-        let slot = self.slot(header.round, entry.sender);
-        let claim = (entry.payload, entry.signature);
-        let broadcast = self
-            .broadcasts
-            .entry(header.round)
-            .or_default()
-            .entry(entry.sender)
-            .or_default();
-        let known = broadcast
-            .value
-            .as_ref()
-            .map(|(digest, signature, _)| (*digest, *signature))
-            .into_iter()
-            .chain(broadcast.claims.values().copied());
-        let mut conflict = None;
-        let mut verified = false;
-        for other in known {
-            verified |= other == claim;
-            if other.0 != claim.0 {
-                conflict = Some(other);
-            }
-        }
-        if !verified
-            && !verify(
-                court.roster,
-                entry.sender,
-                &slot.broadcast(&entry.payload),
-                &entry.signature,
-            )
-        {
-            return Err(false_echo());
-        }
-        if entry.sender == self.me && broadcast.value.is_none() {
-            // Signed by us, yet not said in this run: only a restarted protocol that has not
-            // spoken yet gets here, and its sent log says what it will say.
-            let said = self.sent.get(&(header.round, SENT_BROADCAST));
-            if said != Some(&entry.payload) {
-                return Err(false_echo());
-            }
-        }
-        if let Some(other) = conflict {
-            return Err(equivocation(slot, claim, other));
-        }
-        let is_early = broadcast.value.is_none();
-        let is_new = broadcast.claims.insert(header.from, claim).is_none();
-        if is_early && is_new {
-            self.unread_sums
-                .entry(header.from)
-                .or_default()
-                .add(EARLY_CLAIM_BYTES);
-        }
-        self.deliver(header.round, entry.sender);
         Ok(())
     }
 
@@ -804,11 +519,14 @@ impl Execution {
         self.p2p.contains_key(&(round, party)) || self.has_value(round, party)
     }
 
-    fn has_value(&self, round: Round, party: PartyIndex) -> bool {
-        self.broadcasts
-            .get(&round)
-            .and_then(|round| round.get(&party))
-            .is_some_and(|broadcast| broadcast.value.is_some())
+    fn payload(&self, round: Round, kind: Kind, sender: PartyIndex) -> Option<&Bytes> {
+        match kind {
+            Kind::P2p => self.p2p.get(&(round, sender)),
+            Kind::Broadcast => {
+                let (_, _, payload) = self.broadcast_of(round, sender)?.value.as_ref()?;
+                Some(payload)
+            }
+        }
     }
 
     /// The messages of `from` in `round`, once all are there; for broadcasts ours is among them.
@@ -824,16 +542,7 @@ impl Execution {
         }
         let mut gathered = BTreeMap::new();
         for party in from.with(self.me).iter() {
-            let payload = match kind {
-                Kind::P2p => self.p2p.get(&(round, party)),
-                Kind::Broadcast => self
-                    .broadcasts
-                    .get(&round)
-                    .and_then(|round| round.get(&party))
-                    .and_then(|broadcast| broadcast.value.as_ref())
-                    .map(|(_, _, payload)| payload),
-            };
-            if let Some(payload) = payload {
+            if let Some(payload) = self.payload(round, kind, party) {
                 gathered.insert(party, payload.clone());
                 self.note_read(party, kind, round);
             }
@@ -860,7 +569,7 @@ impl Execution {
         }
         let mut unconfirmed = Members::NONE;
         for sender in from.iter() {
-            let broadcast = self.broadcasts.get(&round).and_then(|r| r.get(&sender));
+            let broadcast = self.broadcast_of(round, sender);
             for echoer in self.others().without(sender).iter() {
                 if !broadcast.is_some_and(|b| b.claims.contains_key(&echoer)) {
                     unconfirmed = unconfirmed.with(echoer);
@@ -883,16 +592,7 @@ impl Execution {
     /// The next message that is complete, in order of completion.
     pub(crate) fn next_message(&mut self) -> Option<Incoming> {
         let (sender, kind, round) = self.ready.pop_front()?;
-        let payload = match kind {
-            Kind::P2p => self.p2p.get(&(round, sender)),
-            Kind::Broadcast => self
-                .broadcasts
-                .get(&round)
-                .and_then(|round| round.get(&sender))
-                .and_then(|broadcast| broadcast.value.as_ref())
-                .map(|(_, _, payload)| payload),
-        }?
-        .clone();
+        let payload = self.payload(round, kind, sender)?.clone();
         self.note_read(sender, kind, round);
         Some(Incoming {
             sender,
@@ -914,20 +614,6 @@ impl Execution {
     fn note_read(&mut self, party: PartyIndex, kind: Kind, round: Round) {
         if let Some(bytes) = self.unread.remove(&(party, kind, round)) {
             self.unread_sums.entry(party).or_default().remove(bytes);
-        }
-    }
-
-    /// A broadcast is here: what was claimed about it before is not early any more.
-    fn note_no_longer_early(&mut self, round: Round, sender: PartyIndex) {
-        let claims = self
-            .broadcasts
-            .get(&round)
-            .and_then(|round| round.get(&sender))
-            .map(|broadcast| &broadcast.claims);
-        for echoer in claims.into_iter().flat_map(BTreeMap::keys) {
-            if let Some(sum) = self.unread_sums.get_mut(echoer) {
-                sum.remove(EARLY_CLAIM_BYTES);
-            }
         }
     }
 
@@ -997,19 +683,4 @@ fn verify(
     signature: &Signature,
 ) -> bool {
     roster.is_some_and(|roster| roster.verify(party, statement, signature))
-}
-
-fn equivocation(
-    slot: Slot,
-    first: (PayloadHash, Signature),
-    second: (PayloadHash, Signature),
-) -> Blame {
-    Blame::party(
-        slot.sender,
-        Fault::Proven(Box::new(Evidence::Equivocation {
-            slot,
-            first,
-            second,
-        })),
-    )
 }

@@ -1,11 +1,13 @@
 //! All sessions of a profile over one carrier: the machine that a shell drives.
 
+mod calls;
+mod load;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
-use bytes::Bytes;
 use junto_crypto::{
     CryptoRng,
     ed25519::{SigningKey, VerifyingKey},
@@ -13,20 +15,17 @@ use junto_crypto::{
 };
 
 use super::{
-    channel::{ChannelMessage, Receipt},
     endpoint::{ConnectionId, Event, Lines, Tag},
     error::{Misuse, SessionError},
-    execution::{Execution, Incoming, Kind, Purpose, Seed},
     identity::{KnownKeys, Policy, ProfileBinding},
     limits::{ORPHANS_MAX, RELAY_BYTES_MAX, SESSIONS_MAX},
     link::{Params, SessionLink},
     machine::{Machine, Phase, Role, Work},
-    party::{DisplayName, Members, PartyIndex},
+    party::{DisplayName, PartyIndex},
     roster::{FormationId, Roster, SessionId, SessionKeys},
     safety_code::SafetyCode,
-    statement::{InstanceId, Round},
-    step::{Delta, Effect, Key, LocalId, Outcome, PeerSlot, Rows, Step},
-    wire::{Malformed, Put, Reader},
+    step::{Delta, Effect, Key, LocalId, Outcome, PeerSlot, Step},
+    wire::Put,
 };
 
 /// What a party brings into a session.
@@ -102,141 +101,40 @@ pub struct Node {
     body_bytes: usize,
 }
 
-/// Opens a machine for one call, and pumps it afterwards.
-macro_rules! with_machine {
-    ($node:ident, $local:expr, $rng:ident, |$machine:ident, $work:ident| $body:expr) => {{
-        let mut step = Step::default();
-        let result = match $node.sessions.get_mut($local) {
-            None => Err(SessionError::Misuse(Misuse::NoSuchSession)),
-            Some($machine) => {
-                let mut work = Work {
-                    step: &mut step,
-                    rng: $rng,
-                    known: &mut $node.known,
-                };
-                let $work = &mut work;
-                let result = $body;
-                $machine.pump(&mut step);
-                result
-            }
-        };
-        (result, step)
-    }};
-}
-
 impl Node {
-    /// Takes up everything stored, for a carrier whose messages hold up to `body_bytes`. The step
-    /// repeats what a crash may have interrupted.
-    ///
-    /// # Errors
-    /// [`Malformed`] if the rows are not what this version stores.
-    pub fn load(
-        rows: Rows,
-        body_bytes: usize,
+    /// Opens a machine for one call, and pumps it afterwards.
+    fn with<T>(
+        &mut self,
+        local: &LocalId,
         rng: &mut dyn CryptoRng,
-    ) -> Result<(Self, Step), Malformed> {
-        let mut node = Self {
-            sessions: BTreeMap::new(),
-            connections: BTreeMap::new(),
-            known: KnownKeys::default(),
-            orphans: VecDeque::new(),
-            body_bytes,
-        };
-        let mut stored = Vec::with_capacity(rows.len());
-        for (key, value) in rows {
-            stored.push((Key::decode(&key).ok_or(Malformed("stored key"))?, value));
-        }
-        // Later kinds rest on earlier ones.
-        stored.sort_by_key(|(key, _)| (order(key), *key));
+        call: impl FnOnce(&mut Machine, &mut Work<'_>) -> Result<T, SessionError>,
+    ) -> (Result<T, SessionError>, Step) {
         let mut step = Step::default();
-        for (key, value) in stored {
-            node.load_row(key, &value, &mut step, rng)?;
-        }
-        let locals: Vec<_> = node.sessions.keys().copied().collect();
-        for local in locals {
-            let Some(machine) = node.sessions.get_mut(&local) else {
-                continue;
-            };
-            for peer in machine.peers.values_mut() {
-                peer.pipe.restored()?;
-            }
-            machine.begin(&mut step);
-            machine.pump(&mut step);
-        }
-        Ok((node, step))
+        let Some(machine) = self.sessions.get_mut(local) else {
+            return (Err(Misuse::NoSuchSession.into()), step);
+        };
+        let mut work = Work {
+            step: &mut step,
+            rng,
+            known: &mut self.known,
+        };
+        let result = call(machine, &mut work);
+        machine.pump(&mut step);
+        (result, step)
     }
 
-    fn load_row(
+    /// The same for what cannot fail; nothing happens to a session that is gone.
+    fn tell(
         &mut self,
-        key: Key,
-        value: &Bytes,
-        step: &mut Step,
+        local: &LocalId,
         rng: &mut dyn CryptoRng,
-    ) -> Result<(), Malformed> {
-        const BAD: Malformed = Malformed("stored key");
-        if let Key::Known(_) = key {
-            let mut reader = Reader::new("stored profile key", value);
-            let known = reader.verifying_key()?;
-            let name = reader.rest();
-            self.known.insert(reader.text(name)?, known);
-            return Ok(());
-        }
-        if let Key::Session(local) = key {
-            let machine = Machine::restore(local, self.body_bytes, value)?;
-            self.sessions.insert(local, machine);
-            return Ok(());
-        }
-        let (Key::Peer(local, _)
-        | Key::Pipe(local, _)
-        | Key::Out(local, _, _)
-        | Key::In(local, _, _)
-        | Key::Execution(local, _)
-        | Key::Sent(local, _, _, _)
-        | Key::Session(local)) = key
-        else {
-            return Err(BAD);
-        };
-        let machine = self.sessions.get_mut(&local).ok_or(BAD)?;
-        match key {
-            Key::Known(_) | Key::Session(_) => {}
-            Key::Peer(_, slot) => {
-                machine.restore_peer(slot, value)?;
-                if let Some(connection) = machine.peers.get(&slot).and_then(|peer| peer.connection)
-                {
-                    self.connections.insert(connection, (local, slot));
-                }
-            }
-            Key::Pipe(_, slot) => machine.pipe(slot)?.restore(value)?,
-            Key::Out(_, slot, seq) => machine.pipe(slot)?.restore_out(seq, value)?,
-            Key::Execution(_, id) => {
-                let agreed = machine.agreed.as_ref().ok_or(BAD)?;
-                let execution = Execution::decode(agreed.id, agreed.me, value)?;
-                if execution.is_running() {
-                    machine.executions.insert(id, execution);
-                } else {
-                    machine.ended.insert(id, execution);
-                }
-            }
-            Key::Sent(_, id, round, position) => {
-                let digest = value[..].try_into().map_err(|_| BAD)?;
-                machine
-                    .executions
-                    .get_mut(&id)
-                    .ok_or(BAD)?
-                    .restore_sent(round, position, digest);
-            }
-            Key::In(_, slot, seq) => {
-                if let Some(arrived) = machine.pipe(slot)?.restore_in(seq, value)? {
-                    let mut work = Work {
-                        step,
-                        rng,
-                        known: &mut self.known,
-                    };
-                    machine.dispatch(slot, arrived, &mut work);
-                }
-            }
-        }
-        Ok(())
+        call: impl FnOnce(&mut Machine, &mut Work<'_>),
+    ) -> Step {
+        let (_, step) = self.with(local, rng, |machine, work| {
+            call(machine, work);
+            Ok(())
+        });
+        step
     }
 
     /// Makes a session as its host. Its link is in its [`Summary`] once the carrier has made the
@@ -354,9 +252,11 @@ impl Node {
                 let Some((local, None)) = Machine::read_tag(&tag) else {
                     return Ok(Step::default());
                 };
-                let (result, step) = with_machine!(self, &local, rng, |machine, work| machine
-                    .address(link, work.step)
-                    .map_err(SessionError::Defect));
+                let (result, step) = self.with(&local, rng, |machine, work| {
+                    machine
+                        .address(link, work.step)
+                        .map_err(SessionError::Defect)
+                });
                 gone_is_fine(result)?;
                 step
             }
@@ -369,9 +269,11 @@ impl Node {
                     return Ok(Step::default());
                 };
                 claimed = Some((connection, local, slot));
-                let (result, step) = with_machine!(self, &local, rng, |machine, work| machine
-                    .invitation(slot, connection, &link, work)
-                    .map_err(SessionError::Defect));
+                let (result, step) = self.with(&local, rng, |machine, work| {
+                    machine
+                        .invitation(slot, connection, &link, work)
+                        .map_err(SessionError::Defect)
+                });
                 gone_is_fine(result)?;
                 step
             }
@@ -380,11 +282,9 @@ impl Node {
                     return Ok(Step::default());
                 };
                 claimed = Some((connection, local, slot));
-                let (_, step) = with_machine!(self, &local, rng, |machine, work| {
+                self.tell(&local, rng, |machine, work| {
                     machine.attach(slot, connection, work.step);
-                    Ok::<_, SessionError>(())
-                });
-                step
+                })
             }
             Outcome::Accepted {
                 request,
@@ -403,10 +303,7 @@ impl Node {
                 let Some(&(local, slot)) = self.connections.get(&connection) else {
                     return Ok(Step::default());
                 };
-                let (_, mut step) = with_machine!(self, &local, rng, |machine, _work| {
-                    machine.sent(slot);
-                    Ok::<_, SessionError>(())
-                });
+                let mut step = self.tell(&local, rng, |machine, _| machine.sent(slot));
                 if let Some(machine) = self.sessions.get_mut(&local) {
                     machine.after_sent(slot, &mut step);
                 }
@@ -442,9 +339,9 @@ impl Node {
                 let Some((local, None)) = Machine::read_tag(&tag) else {
                     return Step::default();
                 };
-                let (result, mut step) = with_machine!(self, &local, rng, |machine, work| {
+                let (result, mut step) = self.with(&local, rng, |machine, work| {
                     machine.request(id, &info, work.step);
-                    Ok::<_, SessionError>(())
+                    Ok(())
                 });
                 if result.is_err() {
                     step.effects.push(Effect::Reject { request: id });
@@ -460,12 +357,10 @@ impl Node {
                 let Some((local, slot)) = self.owner(connection, Some(tag)) else {
                     return self.orphan(connection, event);
                 };
-                let (_, step) = with_machine!(self, &local, rng, |machine, work| {
+                self.tell(&local, rng, |machine, work| {
                     machine.attach(slot, connection, work.step);
                     machine.connected(slot, binding, info, work);
-                    Ok::<_, SessionError>(())
-                });
-                step
+                })
             }
             Event::Message {
                 connection,
@@ -475,9 +370,8 @@ impl Node {
                 let Some((local, slot)) = self.owner(connection, None) else {
                     return self.orphan(connection, event);
                 };
-                let (_, step) = with_machine!(self, &local, rng, |machine, work| {
+                let step = self.tell(&local, rng, |machine, work| {
                     machine.message(slot, id, body.clone(), work);
-                    Ok::<_, SessionError>(())
                 });
                 self.sweep(&local);
                 step
@@ -492,9 +386,8 @@ impl Node {
                 let Some((local, slot)) = owner else {
                     return Step::default();
                 };
-                let (_, step) = with_machine!(self, &local, rng, |machine, work| {
+                let step = self.tell(&local, rng, |machine, work| {
                     machine.unreachable(slot, work);
-                    Ok::<_, SessionError>(())
                 });
                 self.sweep(&local);
                 step
@@ -596,6 +489,12 @@ impl Node {
             .ok_or(SessionError::Misuse(Misuse::NoSuchSession))
     }
 
+    fn machine_mut(&mut self, local: &LocalId) -> Result<&mut Machine, SessionError> {
+        self.sessions
+            .get_mut(local)
+            .ok_or(SessionError::Misuse(Misuse::NoSuchSession))
+    }
+
     /// Whether the session has formed; an error if it never will.
     ///
     /// # Errors
@@ -655,10 +554,7 @@ impl Node {
     /// # Errors
     /// [`Misuse::NotFormed`] before there is a code.
     pub fn verify(&mut self, local: &LocalId, verified: bool) -> Result<Step, SessionError> {
-        let machine = self
-            .sessions
-            .get_mut(local)
-            .ok_or(SessionError::Misuse(Misuse::NoSuchSession))?;
+        let machine = self.machine_mut(local)?;
         machine.formed()?;
         machine.verified = verified;
         let mut step = Step::default();
@@ -675,9 +571,9 @@ impl Node {
         local: &LocalId,
         rng: &mut dyn CryptoRng,
     ) -> Result<Step, SessionError> {
-        let (result, step) = with_machine!(self, local, rng, |machine, work| {
+        let (result, step) = self.with(local, rng, |machine, work| {
             machine.close(work.step);
-            Ok::<_, SessionError>(())
+            Ok(())
         });
         result?;
         self.sweep(local);
@@ -733,250 +629,11 @@ impl Node {
     }
 }
 
-/// Executions and channels of formed sessions: each call is that of [`crate::Execution`] or
-/// [`crate::Channel`].
-#[expect(
-    missing_docs,
-    reason = "documented at the shell's methods of the same names"
-)]
-#[expect(
-    clippy::missing_errors_doc,
-    reason = "documented at the shell's methods of the same names"
-)]
-impl Node {
-    pub fn open_execution(
-        &mut self,
-        local: &LocalId,
-        purpose: Purpose,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<InstanceId, SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .open_execution(purpose, work))
-    }
-
-    pub fn seed(&mut self, local: &LocalId, id: &InstanceId) -> Result<Seed, SessionError> {
-        self.sessions
-            .get_mut(local)
-            .ok_or(SessionError::Misuse(Misuse::NoSuchSession))?
-            .seed(id)
-    }
-
-    pub fn send(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        round: Round,
-        to: PartyIndex,
-        payload: &Bytes,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<(), SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .say(id, round, to, payload, work))
-    }
-
-    pub fn broadcast(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        round: Round,
-        payload: &Bytes,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<(), SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .broadcast(id, round, payload, work))
-    }
-
-    pub fn gather(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        round: Round,
-        kind: Kind,
-        from: Members,
-        rng: &mut dyn CryptoRng,
-    ) -> (
-        Result<Option<BTreeMap<PartyIndex, Bytes>>, SessionError>,
-        Step,
-    ) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .gather(id, round, kind, from, work))
-    }
-
-    pub fn next_message(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<Option<Incoming>, SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .next_message(id, work))
-    }
-
-    pub fn probe(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        round: Round,
-        kind: Kind,
-        from: Members,
-        rng: &mut dyn CryptoRng,
-    ) -> Step {
-        let (_, step) = with_machine!(self, local, rng, |machine, _work| {
-            machine.probe_round(id, round, kind, from);
-            Ok::<_, SessionError>(())
-        });
-        step
-    }
-
-    /// Asks all other parties of a session what they have.
-    pub fn probe_all(&mut self, local: &LocalId, rng: &mut dyn CryptoRng) -> Step {
-        let (_, step) = with_machine!(self, local, rng, |machine, _work| {
-            machine.probe(machine.others());
-            Ok::<_, SessionError>(())
-        });
-        step
-    }
-
-    /// Who keeps a round from being complete.
-    ///
-    /// # Errors
-    /// How the execution ended, if it has.
-    pub fn missing(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        round: Round,
-        kind: Kind,
-        from: Members,
-    ) -> Result<Members, SessionError> {
-        self.sessions
-            .get_mut(local)
-            .ok_or(SessionError::Misuse(Misuse::NoSuchSession))?
-            .missing(id, round, kind, from)
-    }
-
-    /// Whether a round lacks nothing but echoes: then whoever echoes not may itself be waiting for the
-    /// value, and should be given the time to say so.
-    ///
-    /// # Errors
-    /// How the execution ended, if it has.
-    pub fn lacks_echoes_only(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        round: Round,
-        kind: Kind,
-        from: Members,
-    ) -> Result<bool, SessionError> {
-        self.sessions
-            .get_mut(local)
-            .ok_or(SessionError::Misuse(Misuse::NoSuchSession))?
-            .lacks_echoes_only(id, round, kind, from)
-    }
-
-    pub fn expire(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        round: Round,
-        kind: Kind,
-        from: Members,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<(), SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .expire(id, round, kind, from, work))
-    }
-
-    pub fn give_up(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        text: &str,
-        accused: Members,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<(), SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .give_up(id, text, accused, work))
-    }
-
-    pub fn transcript(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-    ) -> Result<[u8; 32], SessionError> {
-        self.sessions
-            .get_mut(local)
-            .ok_or(SessionError::Misuse(Misuse::NoSuchSession))?
-            .transcript(id)
-    }
-
-    pub fn finish(
-        &mut self,
-        local: &LocalId,
-        id: &InstanceId,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<[u8; 32], SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine.finish(id, work))
-    }
-
-    pub fn channel(&self, local: &LocalId, label: &str) -> Result<InstanceId, SessionError> {
-        self.machine(local)?.channel(label)
-    }
-
-    pub fn channel_send(
-        &mut self,
-        local: &LocalId,
-        channel: &InstanceId,
-        to: PartyIndex,
-        payload: Bytes,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<(), SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .channel_say(channel, to, payload, work))
-    }
-
-    pub fn channel_next(
-        &mut self,
-        local: &LocalId,
-        channel: &InstanceId,
-        rng: &mut dyn CryptoRng,
-    ) -> (Result<Option<ChannelMessage>, SessionError>, Step) {
-        with_machine!(self, local, rng, |machine, work| machine
-            .channel_next(channel, work))
-    }
-
-    pub fn channel_done(
-        &mut self,
-        local: &LocalId,
-        receipt: &Receipt,
-        rng: &mut dyn CryptoRng,
-    ) -> Step {
-        let (_, step) = with_machine!(self, local, rng, |machine, work| {
-            machine.channel_done(receipt, work);
-            Ok::<_, SessionError>(())
-        });
-        step
-    }
-}
-
 /// A session that is gone needs no outcome any more.
 fn gone_is_fine(result: Result<(), SessionError>) -> Result<(), SessionError> {
     match result {
         Err(SessionError::Misuse(Misuse::NoSuchSession)) => Ok(()),
         result => result,
-    }
-}
-
-fn order(key: &Key) -> u8 {
-    match key {
-        Key::Known(_) => 0,
-        Key::Session(_) => 1,
-        Key::Peer(..) => 2,
-        Key::Pipe(..) => 3,
-        Key::Out(..) => 4,
-        Key::Execution(..) => 5,
-        Key::Sent(..) => 6,
-        Key::In(..) => 7,
     }
 }
 
