@@ -104,6 +104,7 @@ impl Junto {
             profile,
             sessions,
             agent,
+            used: Mutex::default(),
         })
     }
 
