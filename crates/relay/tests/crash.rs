@@ -208,7 +208,7 @@ impl Traffic {
 
 /// The body of message `n`: of any length, so that records end anywhere.
 fn body(n: u32) -> Vec<u8> {
-    let length = if n % 3 == 0 {
+    let length = if n.is_multiple_of(3) {
         BODY_BYTES_MAX
     } else {
         4 + (n as usize * 37) % 900
