@@ -144,14 +144,11 @@ pub(crate) enum RelayCommand {
         /// File to make; an existing one is never overwritten
         file: PathBuf,
     },
-    /// Make a relay's folder from a file written by `junto relay export`
-    Import {
-        /// Folder to make; it must be empty or absent
-        #[arg(long, value_name = "DIR")]
-        dir: PathBuf,
-        /// The exported file
-        file: PathBuf,
-    },
+    /// Make a relay's folder from a backup, or from a reference (SimpleX) server that does not run
+    ///
+    /// From a reference server come its address (certificates and the server's key) and all queues
+    /// with keys, short links, notifiers and blocks; not settings, services, or undelivered messages.
+    Import(Import),
     /// Give a relay a new certificate under the same address; it shows it after SIGHUP
     RotateCertificate {
         /// Folder of the relay
@@ -170,6 +167,31 @@ pub(crate) enum RelayCommand {
         #[arg(long, value_name = "DIR", conflicts_with = "address")]
         dir: Option<PathBuf>,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Import {
+    /// Folder to make; it must be empty or absent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// A file written by `junto relay export`
+    #[arg(required_unless_present = "from_simplex_store_log")]
+    pub(crate) file: Option<PathBuf>,
+    /// The reference server's store log, usually /var/opt/simplex/smp-server-store.log
+    #[arg(long, value_name = "FILE", conflicts_with = "file", requires_all = ["host"])]
+    pub(crate) from_simplex_store_log: Option<PathBuf>,
+    /// Folder with the reference server's ca.crt, server.crt and server.key
+    #[arg(long, value_name = "DIR", default_value = "/etc/opt/simplex")]
+    pub(crate) simplex_config: PathBuf,
+    /// The host name in the reference server's address
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// The port in the reference server's address
+    #[arg(long, default_value_t = 5223, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: u16,
+    /// Leave out lines of the store log that make no sense, and count them, instead of giving up
+    #[arg(long)]
+    pub(crate) skip_damaged: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -385,3 +385,61 @@ async fn the_log_of_a_busy_process_names_no_client_and_no_queue() {
         }
     }
 }
+
+#[test]
+fn a_reference_server_is_taken_over_by_name_of_its_files() {
+    let stage = Stage::new();
+    let old = stage.path("old");
+    let init = [
+        "relay",
+        "init",
+        "--dir",
+        text(&old),
+        "--host",
+        "smp.example",
+    ];
+    let address = stage.run("operator", &init).text("address");
+    // Ed25519 and base64url, as the reference server writes them.
+    let key = format!("MCowBQYDK2VwAyEAWGZm{}ZmY=", "ZmZm".repeat(9)); // the base point
+    let queue = format!(
+        "CREATE rid={} rk={key} rdh={} sid={} sk= queue_mode=M\n",
+        "A".repeat(32),
+        "B".repeat(42) + "A",
+        "C".repeat(32)
+    );
+    let log = stage.file(
+        "smp-server-store.log",
+        format!("{queue}nonsense\n").as_bytes(),
+    );
+    let new = stage.path("new");
+    let import = [
+        "relay",
+        "import",
+        "--dir",
+        text(&new),
+        "--from-simplex-store-log",
+        &log,
+        "--simplex-config",
+        text(&old),
+        "--host",
+        "smp.example",
+    ];
+    let refused = stage.run("operator", &import);
+    assert!(
+        refused.failed(5)["message"]
+            .as_str()
+            .unwrap()
+            .contains("line 2")
+    );
+    assert!(
+        !refused.stderr.contains("nonsense"),
+        "what stands there is nobody's business"
+    );
+    let import = [&import[..], &["--skip-damaged"]].concat();
+    let moved = stage.run("operator", &import);
+    assert_eq!(moved.text("address"), address);
+    assert_eq!(moved.ok()["moved"]["queues"], 1);
+    assert_eq!(moved.ok()["moved"]["skipped"], 1);
+    let check = ["relay", "check", "--dir", text(&new)];
+    assert_eq!(stage.run("operator", &check).ok()["ok"], true);
+}

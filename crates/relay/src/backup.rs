@@ -382,6 +382,13 @@ fn settle(dir: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
+/// Writes a file that must not exist.
+pub(crate) fn write_new(path: &Path, content: &[u8], private: bool) -> Result<(), BackupError> {
+    let mut file = create(path, private)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    written.map_err(at(path))
+}
+
 fn create(path: &Path, private: bool) -> Result<File, BackupError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

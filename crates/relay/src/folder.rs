@@ -78,6 +78,15 @@ pub fn init_dir(dir: &Path, host: &str, port: u16) -> Result<ServerAddress, Fold
     address(&server, vec![host], port)
 }
 
+/// Writes new settings for a relay whose identity comes from elsewhere.
+pub(crate) fn write_config(dir: &Path, host: &str, port: u16) -> Result<(), FolderError> {
+    let host: Host = host.parse()?;
+    if port == 0 {
+        return Err(AddressError::Port.into());
+    }
+    write_private(&dir.join(CONFIG_FILE), &config::template(&host, port))
+}
+
 /// Reads the relay in `dir`.
 ///
 /// # Errors

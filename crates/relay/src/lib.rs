@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`config`], [`folder`] | what an operator writes, and where |
 //! | [`mod@check`], [`backup`] | a look before the start; copies of a running relay |
+//! | [`simplex`] | moving from the reference server |
 //! | [`relay`](Relay) | the listener, limits on connections, start and shutdown |
 //! | `settings`, `sources` | what may change while it runs; what limits by source need to know |
 //! | `metrics`, `monitor`, `statistics` | what it counts, and how an operator sees it |
@@ -35,6 +36,7 @@ mod metrics;
 mod monitor;
 mod relay;
 mod settings;
+pub mod simplex;
 mod sources;
 mod statistics;
 pub mod store;

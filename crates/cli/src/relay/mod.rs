@@ -22,7 +22,7 @@ pub(crate) async fn run(command: RelayCommand, output: Output) -> Result<(), Fai
         RelayCommand::Start { dir } => start(&dir, output).await,
         RelayCommand::Check { dir } => upkeep::look(&dir, output),
         RelayCommand::Export { dir, file } => upkeep::export(&dir, &file, output),
-        RelayCommand::Import { dir, file } => upkeep::import(&dir, &file, output),
+        RelayCommand::Import(arguments) => upkeep::import(&arguments, output),
         RelayCommand::RotateCertificate { dir, ca } => upkeep::rotate(&dir, ca.as_deref(), output),
         RelayCommand::Status {
             address: Some(address),

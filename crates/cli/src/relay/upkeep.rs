@@ -4,10 +4,12 @@ use std::path::Path;
 
 use junto_relay::backup::{self, BackupError};
 use junto_relay::config::Problem;
-use junto_relay::{check, rotate_certificate};
+use junto_relay::simplex::{MoveError, Reference, move_reference, undelivered};
+use junto_relay::{FolderError, check, rotate_certificate};
 use serde_json::{Value, json};
 
 use super::{address_of, folder_failure};
+use crate::args::Import;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -71,7 +73,31 @@ pub(super) fn export(dir: &Path, out: &Path, output: Output) -> Result<(), Failu
 }
 
 /// `junto relay import`.
-pub(super) fn import(dir: &Path, file: &Path, output: Output) -> Result<(), Failure> {
+pub(super) fn import(arguments: &Import, output: Output) -> Result<(), Failure> {
+    let dir = &arguments.dir;
+    match (
+        &arguments.file,
+        &arguments.from_simplex_store_log,
+        &arguments.host,
+    ) {
+        (Some(file), _, _) => restore(dir, file, output),
+        (None, Some(store_log), Some(host)) => {
+            let reference = Reference {
+                store_log,
+                identity: &arguments.simplex_config,
+                host,
+                port: arguments.port,
+                lenient: arguments.skip_damaged,
+            };
+            take_over(dir, &reference, output)
+        }
+        _ => Err(Failure::usage(
+            "name an exported file, or a store log and the host of its server",
+        )),
+    }
+}
+
+fn restore(dir: &Path, file: &Path, output: Output) -> Result<(), Failure> {
     let contents = backup::import(file, dir).map_err(backup_failure)?;
     let address = address_of(dir)?;
     let report = json!({
@@ -81,6 +107,52 @@ pub(super) fn import(dir: &Path, file: &Path, output: Output) -> Result<(), Fail
         let dir = dir.display();
         format!("{address}\n\nStart it with: junto relay start --dir {dir}")
     })
+}
+
+fn take_over(dir: &Path, reference: &Reference<'_>, output: Output) -> Result<(), Failure> {
+    let moved = move_reference(reference, dir).map_err(move_failure)?;
+    let address = address_of(dir)?;
+    if let Some(path) = undelivered(reference.store_log) {
+        output.say(format_args!(
+            "note: undelivered messages in {} are not taken over; see docs/operating/relay.md",
+            path.display()
+        ));
+    }
+    let report = json!({ "address": address, "dir": dir, "moved": moved });
+    output.result(&report, || {
+        let mut text = format!(
+            "{address}\n\n{} queues ({} with a short link, {} with a notifier, {} switched off, {} blocked)\n\
+             from {} lines; ",
+            moved.queues, moved.links, moved.notifiers, moved.suspended, moved.blocked, moved.lines,
+        );
+        text.push_str(&format!(
+            "not taken: {} lines that make no sense {:?}, {} queues whose name another has, \
+             {} records about no queue,\nthe service of {} queues{}.\n\
+             Compare the address, then start it with: junto relay start --dir {}",
+            moved.skipped,
+            moved.skipped_lines,
+            moved.conflicts,
+            moved.strays,
+            moved.services,
+            if moved.cut { ", the last line, which is cut" } else { "" },
+            dir.display()
+        ));
+        text
+    })
+}
+
+fn move_failure(error: MoveError) -> Failure {
+    match error {
+        MoveError::Backup(error) => backup_failure(error),
+        MoveError::Folder(error @ FolderError::Identity(_)) => Failure::failed(&error).help(
+            "this relay's own key must be Ed25519; an Ed448 authority can sign one: \
+             docs/operating/relay.md, \"Ed448\"",
+        ),
+        MoveError::Folder(error) => folder_failure(error),
+        MoveError::Line { .. } => Failure::refused(&error)
+            .help("nothing was made; `--skip-damaged` leaves such lines out and counts them"),
+        _ => Failure::failed(&error),
+    }
 }
 
 fn backup_failure(error: BackupError) -> Failure {

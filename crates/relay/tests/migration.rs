@@ -1,0 +1,362 @@
+//! Moving from the reference server: the same address, the same queues.
+//!
+//! The store log here is written as the reference server's sources write it, by this file's own
+//! encoder, from keys that this file's client has.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are not `#[test]` functions
+
+mod site;
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use junto_relay::bench::{OwnQueue, Said};
+use junto_relay::simplex::{MoveError, Moved, Reference, move_reference};
+use junto_relay::{Relay, init_dir, load_dir};
+use junto_smp::command::{Command, QueueMode};
+use junto_smp::error::ErrorCode;
+use junto_smp::id::{RecipientId, SenderId};
+use junto_smp::key::AuthSecret;
+use junto_smp::message::DeliveryKey;
+use junto_smp::response::QueueIds;
+use proptest::prelude::*;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+
+use site::{acked, connect, heard, refused};
+
+fn b64(bytes: &[u8]) -> String {
+    URL_SAFE.encode(bytes)
+}
+
+fn spki(key: &AuthSecret) -> String {
+    let mut bytes = Vec::new();
+    key.public_key().write_spki(&mut bytes);
+    b64(&bytes)
+}
+
+/// A queue of the reference server, and what its recipient and sender know.
+struct Old {
+    own: OwnQueue,
+    sender_key: AuthSecret,
+    secret: [u8; 32],
+}
+
+impl Old {
+    fn new(rng: &mut ChaCha20Rng) -> Self {
+        // Any 32 bytes are a secret; an id is random and at hand.
+        let mut secret = [3; 32];
+        secret[..24].copy_from_slice(&RecipientId::random(rng).0);
+        let key = junto_crypto::x25519::SecretKey::generate(rng);
+        let ids = QueueIds {
+            recipient: RecipientId::random(rng),
+            sender: SenderId::random(rng),
+            server_dh_key: key.public_key(),
+            mode: Some(QueueMode::Messaging),
+            link: None,
+            service: None,
+            notifier: None,
+        };
+        Self {
+            own: OwnQueue {
+                ids,
+                key: AuthSecret::generate(rng),
+                delivery: DeliveryKey::from_bytes(&secret),
+            },
+            sender_key: AuthSecret::generate(rng),
+            secret,
+        }
+    }
+
+    fn id(&self) -> String {
+        b64(&self.own.recipient().0)
+    }
+
+    fn create(&self, rest: &str) -> String {
+        let (id, key, secret) = (self.id(), spki(&self.own.key), b64(&self.secret));
+        let sender = b64(&self.own.sender().0);
+        format!("CREATE rid={id} rk={key} rdh={secret} sid={sender} {rest}")
+    }
+}
+
+/// A reference server's folder, and an empty one for the relay.
+struct Stage {
+    _outer: tempfile::TempDir,
+    old: PathBuf,
+    log: PathBuf,
+    new: PathBuf,
+    fingerprint: String,
+}
+
+fn stage(lines: &[String]) -> Stage {
+    let outer = tempfile::tempdir().unwrap();
+    let old = outer.path().join("old");
+    let address = init_dir(&old, "smp.example", 5223).unwrap();
+    // What makes it a relay of ours.
+    std::fs::remove_file(old.join("relay.toml")).unwrap();
+    let log = outer.path().join("smp-server-store.log");
+    let lines: String = lines
+        .iter()
+        .flat_map(|line| [line.as_str(), "\n"])
+        .collect();
+    std::fs::write(&log, lines).unwrap();
+    Stage {
+        old,
+        log,
+        new: outer.path().join("new"),
+        fingerprint: address.to_string(),
+        _outer: outer,
+    }
+}
+
+impl Stage {
+    fn go(&self, lenient: bool) -> Result<Moved, MoveError> {
+        let reference = Reference {
+            store_log: &self.log,
+            identity: &self.old,
+            host: "smp.example",
+            port: 5223,
+            lenient,
+        };
+        move_reference(&reference, &self.new)
+    }
+}
+
+fn rng() -> ChaCha20Rng {
+    ChaCha20Rng::seed_from_u64(7)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_and_address_stay_as_they_were() {
+    let rng = &mut rng();
+    let [plain, secured, off, deleted, blocked, rekeyed] = [(); 6].map(|()| Old::new(rng));
+    let other_key = AuthSecret::generate(rng);
+    let reason = "reason=spam,notice={\"ttl\":86400}";
+    let lines = [
+        plain.create("sk= queue_mode=M updated_at=1771977600"),
+        secured.create("sk= sndSecure=T"),
+        format!("SECURE {} {}", secured.id(), spki(&secured.sender_key)),
+        // A second key is not taken.
+        format!("SECURE {} {}", secured.id(), spki(&other_key)),
+        format!("TIME {} 1772064000", secured.id()),
+        off.create("sk="),
+        format!("SUSPEND {}", off.id()),
+        deleted.create("sk="),
+        format!("DELETE {}", deleted.id()),
+        format!("SUSPEND {}", deleted.id()),
+        blocked.create(&format!("sk= queue_mode=C status=blocked,{reason}")),
+        rekeyed.create(&format!(
+            "sk={} rsrv={}",
+            spki(&rekeyed.sender_key),
+            b64(&[1; 24])
+        )),
+        format!(
+            "KEYS {} {},{}",
+            rekeyed.id(),
+            spki(&other_key),
+            spki(&rekeyed.own.key)
+        ),
+        "NEW_SERVICE service_id=AAAA role=M cert=AAAA cert_hash=AAAA created_at=1".to_owned(),
+    ];
+    let stage = stage(&lines);
+    let moved = stage.go(false).unwrap();
+    let expected = Moved {
+        lines: 14,
+        queues: 5,
+        suspended: 1,
+        blocked: 1,
+        services: 1,
+        strays: 1,
+        ..Moved::default()
+    };
+    assert_eq!(moved, expected);
+
+    let (mut config, identity) = load_dir(&stage.new).unwrap();
+    assert_eq!(config.bind.port(), 5223);
+    config.bind = "127.0.0.1:0".parse().unwrap();
+    config.hosts = vec!["127.0.0.1".parse().unwrap()];
+    let relay = Relay::start(config, identity).await.unwrap();
+    assert!(
+        stage
+            .fingerprint
+            .contains(&relay.address().fingerprint().to_string())
+    );
+    let mut peer = connect(&relay).await;
+    for (queue, key) in [(&plain, None), (&secured, Some(&secured.sender_key))] {
+        assert_eq!(
+            peer.own(&queue.own, Command::Sub).await.unwrap(),
+            Said::Subscribed
+        );
+        let to = queue.own.sender();
+        assert_eq!(
+            peer.send_message(to, key, b"still works").await.unwrap(),
+            Said::Ok
+        );
+        let (id, body) = heard(&mut peer, &queue.own).await;
+        assert_eq!(
+            body.unwrap(),
+            b"still works",
+            "the delivery key is the same"
+        );
+        acked(&mut peer, &queue.own, id).await;
+    }
+    let unsigned = peer.send_message(secured.own.sender(), None, b"m").await;
+    assert_eq!(refused(unsigned), ErrorCode::Auth);
+    let to_off = peer.send_message(off.own.sender(), None, b"m").await;
+    assert_eq!(refused(to_off), ErrorCode::Auth);
+    let to_blocked = peer.send_message(blocked.own.sender(), None, b"m").await;
+    assert!(matches!(refused(to_blocked), ErrorCode::Blocked(_)));
+    assert_eq!(
+        refused(peer.own(&deleted.own, Command::Sub).await),
+        ErrorCode::Auth
+    );
+    // Either of the keys will do.
+    peer.own(&rekeyed.own, Command::Sub).await.unwrap();
+    let with_other = OwnQueue {
+        key: other_key,
+        ..rekeyed.own
+    };
+    peer.own(&with_other, Command::Sub).await.unwrap();
+    relay.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_and_notifiers_come_along() {
+    let rng = &mut rng();
+    let [with, late, without] = [(); 3].map(|()| Old::new(rng));
+    let notifier = AuthSecret::generate(rng);
+    let credentials = |n: u8| format!("{} {} {}", b64(&[n; 24]), spki(&notifier), b64(&[n; 32]));
+    let data = format!("{} {}", b64(b"fixed data"), b64(b"user data"));
+    let lines = [
+        with.create(&format!(
+            "sk= queue_mode=C link_id={} queue_data={data} notifier={} nsrv={}",
+            b64(&[5; 24]),
+            credentials(6),
+            b64(&[7; 24]),
+        )),
+        late.create("sk= queue_mode=C"),
+        format!("LINK {} {} {data}", late.id(), b64(&[8; 24])),
+        format!("NOTIFIER {} {}", late.id(), credentials(9)),
+        without.create(&format!("sk= queue_mode=C notifier={}", credentials(10))),
+        format!("LINK {} {} {data}", without.id(), b64(&[11; 24])),
+        format!("LDELETE {}", without.id()),
+        format!("NDELETE {}", without.id()),
+    ];
+    let stage = stage(&lines);
+    let moved = stage.go(false).unwrap();
+    assert_eq!((moved.queues, moved.links, moved.notifiers), (3, 2, 2));
+
+    // Through the journal, as the relay will see them.
+    let memory = junto_relay::store::Memory::new(1 << 20);
+    let dir = stage.new.join("journal");
+    let store = junto_relay::store::JournalStore::open(&dir, false, 9, memory).unwrap();
+    use junto_relay::store::{Name, Store as _};
+    for (queue, n) in [(&with, 5), (&late, 8)] {
+        let cell = store.find(Name::Link, &[n; 24]).unwrap();
+        assert_eq!(cell.lock().recipient(), queue.own.recipient());
+        let found = cell.lock().link().unwrap().blobs().user().to_vec();
+        assert_eq!(found, b"user data");
+        let cell = store.find(Name::Notifier, &[n + 1; 24]).unwrap();
+        assert_eq!(cell.lock().recipient(), queue.own.recipient());
+    }
+    assert!(store.find(Name::Link, &[11; 24]).is_none());
+    assert!(store.find(Name::Notifier, &[10; 24]).is_none());
+    store.close().unwrap();
+}
+
+#[test]
+fn a_line_that_makes_no_sense_stops_the_move_or_is_counted() {
+    let rng = &mut rng();
+    let [first, second] = [(); 2].map(|()| Old::new(rng));
+    let good = [first.create("sk="), second.create("sk=")];
+    for bad in [
+        "FROBNICATE x".to_owned(),
+        String::new(),
+        format!("DELETE {} more", first.id()),
+        "DELETE not/base64".to_owned(),
+        "SUSPEND AAAA".to_owned(),
+        format!("SECURE {} {}", first.id(), b64(&[1; 44])),
+        format!("BLOCK {} reason=mood", first.id()),
+        format!("LINK {} {} {}", first.id(), b64(&[1; 24]), b64(&[1; 2_049])),
+        first.create("sk= queue_mode=X"),
+        first.create("sk= status=asleep"),
+        "x".repeat(70_000),
+    ] {
+        let stage = stage(&[good[0].clone(), bad.clone(), good[1].clone()]);
+        match stage.go(false) {
+            Err(MoveError::Line { line: 2, what, .. }) => assert!(!what.is_empty()),
+            other => panic!("{bad}: {other:?}"),
+        }
+        assert!(!stage.new.exists(), "nothing is made");
+        let moved = stage.go(true).unwrap();
+        assert_eq!(
+            (moved.queues, moved.skipped, moved.skipped_lines),
+            (2, 1, vec![2]),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn a_cut_last_line_is_what_a_crash_leaves() {
+    let rng = &mut rng();
+    let queue = Old::new(rng);
+    let stage = stage(&[queue.create("sk=")]);
+    let whole = std::fs::read(&stage.log).unwrap();
+    let cut = [whole.as_slice(), &whole[..100]].concat();
+    std::fs::write(&stage.log, cut).unwrap();
+    let moved = stage.go(false).unwrap();
+    assert!(moved.cut);
+    assert_eq!((moved.lines, moved.queues), (2, 1));
+}
+
+#[test]
+fn one_name_belongs_to_one_queue() {
+    let rng = &mut rng();
+    let (first, mut second) = (Old::new(rng), Old::new(rng));
+    second.own.ids.sender = first.own.ids.sender;
+    let moved = stage(&[
+        first.create("sk="),
+        second.create("sk="),
+        first.create("sk="),
+    ])
+    .go(false)
+    .unwrap();
+    assert_eq!((moved.queues, moved.conflicts, moved.strays), (1, 1, 1));
+}
+
+#[test]
+fn an_identity_that_cannot_be_used_leaves_nothing_behind() {
+    let stage = stage(&[]);
+    std::fs::write(stage.old.join("server.key"), "nonsense").unwrap();
+    assert!(matches!(stage.go(false), Err(MoveError::Folder(_))));
+    assert!(is_empty(&stage.new));
+    std::fs::remove_file(stage.old.join("server.key")).unwrap();
+    assert!(matches!(stage.go(false), Err(MoveError::Io { .. })));
+    assert!(is_empty(&stage.new));
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).unwrap().next().is_none()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_log_is_read_or_refused(
+        lines in prop::collection::vec("(CREATE|LINK|KEYS|BLOCK|NOTIFIER|TIME)?( [ -~]{0,60}){0,8}", 0..6),
+        tail in prop::collection::vec(any::<u8>(), 0..100),
+    ) {
+        let stage = stage(&lines);
+        let mut bytes = std::fs::read(&stage.log).unwrap();
+        bytes.extend_from_slice(&tail);
+        std::fs::write(&stage.log, bytes).unwrap();
+        let strict = stage.go(false);
+        if strict.is_err() {
+            prop_assert!(!stage.new.exists());
+            let moved = stage.go(true).unwrap();
+            prop_assert!(moved.skipped > 0);
+        }
+    }
+}
