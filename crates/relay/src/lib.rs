@@ -16,6 +16,7 @@
 //! | `settings`, `sources` | what may change while it runs; what limits by source need to know |
 //! | `metrics`, `monitor`, `statistics` | what it counts, and how an operator sees it |
 //! | `connection` | one task per connection, from handshake to goodbye |
+//! | `proxy` | connections to other relays, for clients that hide their address from those |
 //! | [`store`] | all queues: in memory, with a journal for restarts |
 //! | [`mod@bench`] | what a message costs, against the floor |
 //!
@@ -34,6 +35,7 @@ mod connection;
 pub mod folder;
 mod metrics;
 mod monitor;
+mod proxy;
 mod relay;
 mod settings;
 pub mod simplex;
@@ -45,5 +47,6 @@ pub use check::{Checked, check};
 pub use config::{ConfigError, Limits, RelayConfig, Storage, Timeouts};
 pub use folder::{FolderError, address, init_dir, load_dir, rotate_certificate};
 pub use metrics::Stats;
+pub use proxy::{Endpoint, ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
 pub use relay::{Relay, RelayError, RunningRelay};
 pub use settings::Reloaded;

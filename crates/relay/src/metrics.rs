@@ -35,6 +35,16 @@ struct Why {
     reason: &'static str,
 }
 
+/// What the proxy counts.
+#[derive(Clone, Default)]
+pub(crate) struct ProxyMetrics {
+    pub(crate) destinations: Gauge,
+    pub(crate) connected: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) passed_on: Counter,
+    pub(crate) refused: Counter,
+}
+
 /// All counters, gauges and histograms.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -58,6 +68,8 @@ pub(crate) struct Metrics {
     pub(crate) messages_received: Counter,
     messages_acknowledged: Counter,
     messages_expired: Counter,
+    pub(crate) forwarded: Counter,
+    pub(crate) proxy: ProxyMetrics,
     errors: Family<Why, Counter>,
     queues: Gauge,
     message_bytes: Gauge,
@@ -100,6 +112,28 @@ impl Metrics {
             "Messages that recipients acknowledged",
         );
         let messages_expired = counter("messages_expired", "Messages that nobody fetched in time");
+        let forwarded = counter("forwarded_commands", "Commands that came through proxies");
+        let proxy = ProxyMetrics {
+            destinations: Gauge::default(),
+            connected: counter("proxy_connections", "Connections made to other relays"),
+            failed: counter(
+                "proxy_connections_failed",
+                "Connections to other relays that could not be made",
+            ),
+            passed_on: counter(
+                "proxy_commands",
+                "Commands passed on to other relays and answered",
+            ),
+            refused: counter(
+                "proxy_commands_failed",
+                "Commands that could not be passed on to other relays, or were not answered",
+            ),
+        };
+        all.register(
+            "proxy_destinations",
+            "Open connections to other relays",
+            proxy.destinations.clone(),
+        );
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             all.register(name, help, gauge.clone());
@@ -149,6 +183,8 @@ impl Metrics {
             messages_received,
             messages_acknowledged,
             messages_expired,
+            forwarded,
+            proxy,
             errors,
             queues,
             message_bytes,
@@ -256,6 +292,12 @@ impl Metrics {
             messages_acknowledged: self.messages_acknowledged.get(),
             messages_expired: self.messages_expired.get(),
             verifications: self.verifications.get(),
+            forwarded_received: self.forwarded.get(),
+            proxy_destinations: usize::try_from(self.proxy.destinations.get()).unwrap_or(0),
+            proxy_connected: self.proxy.connected.get(),
+            proxy_failed: self.proxy.failed.get(),
+            proxy_passed_on: self.proxy.passed_on.get(),
+            proxy_refused: self.proxy.refused.get(),
         }
     }
 
@@ -319,6 +361,18 @@ pub struct Stats {
     pub messages_expired: u64,
     /// Signatures and authenticators of commands verified.
     pub verifications: u64,
+    /// Commands that came through proxies.
+    pub forwarded_received: u64,
+    /// Open connections to other relays.
+    pub proxy_destinations: usize,
+    /// Connections made to other relays.
+    pub proxy_connected: u64,
+    /// Connections to other relays that could not be made.
+    pub proxy_failed: u64,
+    /// Commands passed on to other relays and answered.
+    pub proxy_passed_on: u64,
+    /// Commands that could not be passed on, or were not answered.
+    pub proxy_refused: u64,
 }
 
 #[cfg(test)]
@@ -358,6 +412,12 @@ mod tests {
                 "messages_received",
                 "messages_acknowledged",
                 "messages_expired",
+                "forwarded_commands",
+                "proxy_connections",
+                "proxy_connections_failed",
+                "proxy_commands",
+                "proxy_commands_failed",
+                "proxy_destinations",
                 "connections",
                 "handshakes",
                 "queues",

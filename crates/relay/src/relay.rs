@@ -15,7 +15,7 @@ use junto_smp::id::ID_BYTES;
 use junto_smp::queue::ConnectionId;
 use junto_smp::server;
 use junto_smp::version::VersionRange;
-use junto_tls::ServerIdentity;
+use junto_tls::{ClientTls, ServerIdentity};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ use crate::connection::{self, Ended, Registry};
 use crate::folder::{self, FolderError};
 use crate::metrics::{Metrics, Stats, Turned};
 use crate::monitor;
+use crate::proxy::{Own, Proxy};
 use crate::settings::{Current, Fixed, Reloaded, Settings};
 use crate::sources::{Act, Bucket, Source, Sources};
 use crate::statistics::Statistics;
@@ -111,6 +112,7 @@ impl Relay {
         let hosts = config.hosts.clone();
         let bind = config.bind;
         let storage = config.storage.clone();
+        let proxy = config.proxy.clone();
         let settings = Settings::new(config, &identity, versions)?;
         let store = open_store(storage, &settings).await?;
         let listener = listen(bind)?;
@@ -121,13 +123,31 @@ impl Relay {
             (Some(listener), Some(at)) => Some(address_of(listener, at)?),
             _ => None,
         };
+        let metrics = Metrics::new();
+        let proxy = if proxy.enabled {
+            let own = Own {
+                fingerprint: address.fingerprint(),
+                hosts: address.hosts().to_vec(),
+                listening: local_addr,
+            };
+            let tls = ClientTls::new()?;
+            Some(Arc::new(Proxy::new(
+                &proxy,
+                own,
+                tls,
+                metrics.proxy.clone(),
+            )))
+        } else {
+            None
+        };
         let shared = Arc::new(Shared {
+            proxy,
             settings: Current::new(settings),
             store,
             registry: Registry::default(),
             blocks: Blocks::default(),
             sources: Sources::new(),
-            metrics: Metrics::new(),
+            metrics,
             stopping: AtomicBool::new(false),
         });
         let statistics = statistics
@@ -329,6 +349,8 @@ pub(crate) struct Shared {
     pub(crate) blocks: Blocks,
     pub(crate) sources: Arc<Sources>,
     pub(crate) metrics: Metrics,
+    /// None if switched off.
+    pub(crate) proxy: Option<Arc<Proxy>>,
     stopping: AtomicBool,
 }
 
@@ -504,6 +526,9 @@ async fn run(
     let drain = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(shared.settings.get().timeouts.drain, drain).await;
     connections.shutdown().await;
+    if let Some(proxy) = &shared.proxy {
+        proxy.close();
+    }
     write_statistics(&shared, statistics.as_mut());
     if let Some(sweeping) = sweeping {
         let _ = sweeping.await;

@@ -10,6 +10,7 @@ use junto_smp::version::VersionRange;
 use junto_tls::{ServerIdentity, ServerTls};
 
 use crate::config::{Limits, Monitor, Password, RelayConfig, Storage, Timeouts};
+use crate::proxy::ProxyConfig;
 use crate::relay::RelayError;
 
 /// What may change. A connection looks at it anew with every block that it receives.
@@ -17,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) tls: ServerTls,
     pub(crate) identity: server::Identity,
     pub(crate) password: Option<Password>,
+    /// Of the proxy; without one, `password` holds for it too.
+    pub(crate) proxy_password: Option<Password>,
     pub(crate) limits: Limits,
     pub(crate) queue_limits: queue::Limits,
     pub(crate) timeouts: Timeouts,
@@ -35,6 +38,7 @@ impl Settings {
             tls: ServerTls::new(identity)?,
             identity: server::Identity::new(chain, leaf)?.with_versions(versions),
             password: config.password,
+            proxy_password: config.proxy_password,
             limits: config.limits,
             queue_limits: queue::Limits {
                 messages: config.limits.messages_per_queue,
@@ -71,6 +75,7 @@ pub(crate) struct Fixed {
     bind: core::net::SocketAddr,
     storage: Storage,
     monitor: Monitor,
+    proxy: ProxyConfig,
     sweep: core::time::Duration,
 }
 
@@ -85,6 +90,7 @@ impl Fixed {
             bind: config.bind,
             storage: config.storage.clone(),
             monitor: config.monitor.clone(),
+            proxy: config.proxy.clone(),
             sweep: config.timeouts.sweep,
         }
     }
@@ -97,6 +103,7 @@ impl Fixed {
             ("bind", self.bind.ip() != other.bind.ip()),
             ("storage", self.storage != other.storage),
             ("monitor", self.monitor != other.monitor),
+            ("proxy", self.proxy != other.proxy),
             ("timeouts.sweep_s", self.sweep != other.sweep),
         ]
         .into_iter()

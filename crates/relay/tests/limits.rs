@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use junto_relay::bench::{Peer, PeerError, Said};
 use junto_relay::config::Rate;
 use junto_relay::{RelayConfig, RunningRelay};
-use junto_smp::client::Request;
+use junto_smp::client::{Options, Request};
 use junto_smp::command::Command;
 use junto_smp::error::ErrorCode;
 use junto_smp::id::Entity;
 use junto_smp::message::BODY_BYTES_MAX;
-use junto_smp::version::VersionRange;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -46,8 +45,8 @@ async fn tcp_from(source: [u8; 4], relay: &RunningRelay) -> TcpStream {
 
 async fn peer_from(source: [u8; 4], relay: &RunningRelay) -> Result<Peer, PeerError> {
     let tcp = tcp_from(source, relay).await;
-    let versions = VersionRange::SUPPORTED;
-    in_time(Peer::connect_over(&relay.address(), tcp, versions, true)).await
+    let options = Options::new(relay.address().fingerprint());
+    in_time(Peer::connect_over(&relay.address(), tcp, &options)).await
 }
 
 const A: [u8; 4] = [127, 0, 0, 1];

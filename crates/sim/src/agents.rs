@@ -903,7 +903,9 @@ fn answer(
             };
             (Answer::Refused(refusal), None)
         }
-        (Err(ReplyFault::Unexpected), _) => panic!("a relay gives an answer of the wrong kind"),
+        (Err(ReplyFault::Unexpected | ReplyFault::Proxy(_)), _) => {
+            panic!("a relay gives an answer of the wrong kind")
+        }
     }
 }
 

@@ -8,43 +8,15 @@ pub use new::{NewMode, NewNotifier, NewQueue, QueueMode};
 
 use crate::{
     encoding::{DecodeError, Reader, Writer},
-    error::{ErrorCode, ProxyFault},
+    error::ErrorCode,
     id::{Entity, LinkId, MessageId},
     key::{AuthKey, decode_x25519, encode_x25519},
     link::LinkBlobs,
     message::MessageFlags,
+    proxy::{Forward, ProxyRequest},
     service::ServiceQueues,
     version::Version,
 };
-
-/// Commands of proxying, which this relay knows by name and does not offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsupported {
-    /// `PRXY`: connect to another relay.
-    Prxy,
-    /// `PFWD`: forward a command.
-    Pfwd,
-    /// `RFWD`: a forwarded command.
-    Rfwd,
-}
-
-impl Unsupported {
-    const ALL: [(Self, &'static str); 3] = [
-        (Self::Prxy, "PRXY"),
-        (Self::Pfwd, "PFWD"),
-        (Self::Rfwd, "RFWD"),
-    ];
-
-    /// The answer: what a server says that has the feature switched off.
-    #[must_use]
-    pub fn refusal(self) -> ErrorCode {
-        match self {
-            Self::Prxy => ErrorCode::Proxy(ProxyFault::BasicAuth),
-            Self::Pfwd => ErrorCode::Proxy(ProxyFault::NoSession),
-            Self::Rfwd => ErrorCode::PROHIBITED,
-        }
-    }
-}
 
 /// Who gives a command, which is also by which of its ids it names a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +33,7 @@ pub enum Party {
     Notifier,
     /// The entity is the id of a service: no queue in particular.
     Service,
-    /// `PING`, `RSLV`: no queue.
+    /// `PING`, `RSLV`, and commands through other relays: no queue.
     Nobody,
 }
 
@@ -131,14 +103,20 @@ pub enum Command<'a> {
     Resolve(&'a [u8]),
     /// Answer: `PONG`.
     Ping,
+    /// `PRXY`: connect to another relay. Answer: `PKEY`.
+    Proxy(Box<ProxyRequest<'a>>),
+    /// `PFWD`: pass a command on, to the destination that the entity names by its session. Answer:
+    /// `PRES`.
+    ProxyForward(Forward<'a>),
+    /// `RFWD`: a command that a proxy passes on, in a box for us. Answer: `RRES`.
+    RelayForward(&'a [u8]),
 }
 
 impl<'a> Command<'a> {
     /// Parses the content of a transmission.
     ///
     /// # Errors
-    /// The code to answer with: `CMD UNKNOWN`, `CMD SYNTAX`, or the refusal of a command that is
-    /// not offered.
+    /// The code to answer with: `CMD UNKNOWN` or `CMD SYNTAX`.
     pub fn decode(content: &'a [u8], version: Version) -> Result<Self, ErrorCode> {
         let length = content
             .iter()
@@ -169,7 +147,14 @@ impl<'a> Command<'a> {
             b"NSUBS" => decode_service_sub(&mut reader, version).map(Self::NotifierServiceSub),
             b"RSLV" => decode_name(&mut reader).map(Self::Resolve),
             b"PING" => Ok(Self::Ping),
-            _ => return Err(unsupported(word)),
+            b"PRXY" => space(&mut reader)
+                .and_then(|()| ProxyRequest::decode(&mut reader))
+                .map(|request| Self::Proxy(Box::new(request))),
+            b"PFWD" => space(&mut reader)
+                .and_then(|()| Forward::decode(&mut reader))
+                .map(Self::ProxyForward),
+            b"RFWD" => space(&mut reader).map(|()| Self::RelayForward(reader.tail())),
+            _ => return Err(ErrorCode::UNKNOWN),
         };
         command
             .and_then(|command| reader.finish().map(|()| command))
@@ -239,7 +224,28 @@ impl<'a> Command<'a> {
                 writer.bytes(name);
             }
             Self::Ping => writer.bytes(b"PING"),
+            Self::Proxy(request) => {
+                writer.bytes(b"PRXY ");
+                request.encode(writer);
+            }
+            Self::ProxyForward(forward) => {
+                writer.bytes(b"PFWD ");
+                forward.encode(writer);
+            }
+            Self::RelayForward(sealed) => {
+                writer.bytes(b"RFWD ");
+                writer.bytes(sealed);
+            }
         }
+    }
+
+    /// Whether a proxy may pass it on: what senders do, and nothing else (reference §4).
+    #[must_use]
+    pub fn is_forwardable(&self) -> bool {
+        matches!(
+            self,
+            Self::Send { .. } | Self::SenderKey(_) | Self::LinkKey(_) | Self::ReadLink
+        )
     }
 
     /// Who gives this command.
@@ -263,7 +269,11 @@ impl<'a> Command<'a> {
             Self::LinkKey(_) | Self::ReadLink => Party::LinkReader,
             Self::NotifierSub => Party::Notifier,
             Self::ServiceSub(_) | Self::NotifierServiceSub(_) => Party::Service,
-            Self::Resolve(_) | Self::Ping => Party::Nobody,
+            Self::Resolve(_)
+            | Self::Ping
+            | Self::Proxy(_)
+            | Self::ProxyForward(_)
+            | Self::RelayForward(_) => Party::Nobody,
         }
     }
 
@@ -277,23 +287,27 @@ impl<'a> Command<'a> {
         match self {
             Self::New(_) if !authorised => Err(ErrorCode::NO_AUTH),
             Self::New(_) if named => Err(ErrorCode::HAS_AUTH),
-            Self::Send { .. } | Self::ReadLink if !named => Err(ErrorCode::NO_ENTITY),
-            Self::ReadLink if authorised => Err(ErrorCode::HAS_AUTH),
-            Self::Ping | Self::Resolve(_) if authorised || named => Err(ErrorCode::HAS_AUTH),
-            Self::New(_) | Self::Send { .. } | Self::ReadLink | Self::Ping | Self::Resolve(_) => {
-                Ok(())
+            Self::Send { .. } | Self::ReadLink | Self::ProxyForward(_) if !named => {
+                Err(ErrorCode::NO_ENTITY)
             }
+            Self::ReadLink | Self::ProxyForward(_) if authorised => Err(ErrorCode::HAS_AUTH),
+            Self::Ping | Self::Resolve(_) | Self::Proxy(_) | Self::RelayForward(_)
+                if authorised || named =>
+            {
+                Err(ErrorCode::HAS_AUTH)
+            }
+            Self::New(_)
+            | Self::Send { .. }
+            | Self::ReadLink
+            | Self::Ping
+            | Self::Resolve(_)
+            | Self::Proxy(_)
+            | Self::ProxyForward(_)
+            | Self::RelayForward(_) => Ok(()),
             _ if !authorised || !named => Err(ErrorCode::NO_AUTH),
             _ => Ok(()),
         }
     }
-}
-
-fn unsupported(word: &[u8]) -> ErrorCode {
-    Unsupported::ALL
-        .iter()
-        .find(|(_, name)| name.as_bytes() == word)
-        .map_or(ErrorCode::UNKNOWN, |(command, _)| command.refusal())
 }
 
 fn space(reader: &mut Reader<'_>) -> Result<(), DecodeError> {

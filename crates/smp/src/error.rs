@@ -53,21 +53,84 @@ pub enum BrokerFault {
     Host,
     /// The server does not offer the service.
     NoService,
-    /// Handshake or block failed. The kind is dropped.
-    Transport,
+    /// Handshake or block failed.
+    Transport(TransportFault),
     /// No answer in time.
     Timeout,
 }
 
 impl BrokerFault {
-    const ALL: [(Self, &'static str); 7] = [
-        (Self::Response, "RESPONSE"),
-        (Self::Unexpected, "UNEXPECTED"),
+    /// Those without arguments.
+    const PLAIN: [(Self, &'static str); 4] = [
         (Self::Network, "NETWORK"),
         (Self::Host, "HOST"),
         (Self::NoService, "NO_SERVICE"),
-        (Self::Transport, "TRANSPORT"),
         (Self::Timeout, "TIMEOUT"),
+    ];
+
+    fn encode(self, writer: &mut Writer<'_>) {
+        match self {
+            // Readers require the text that we do not give.
+            Self::Response => {
+                writer.bytes(b"RESPONSE ");
+                writer.short(b"");
+            }
+            Self::Unexpected => {
+                writer.bytes(b"UNEXPECTED ");
+                writer.short(b"");
+            }
+            Self::Transport(fault) => {
+                writer.bytes(b"TRANSPORT ");
+                writer.bytes(word_of(&TransportFault::ALL, &fault).as_bytes());
+                if fault == TransportFault::Handshake {
+                    writer.bytes(b" IDENTITY");
+                }
+            }
+            plain => writer.bytes(word_of(&Self::PLAIN, &plain).as_bytes()),
+        }
+    }
+
+    /// Servers may add details to all of them.
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let fault = match take_word(reader) {
+            b"RESPONSE" => Ok(Self::Response),
+            b"UNEXPECTED" => Ok(Self::Unexpected),
+            b"TRANSPORT" => {
+                space(reader)?;
+                value_of(&TransportFault::ALL, take_word(reader)).map(Self::Transport)
+            }
+            word => value_of(&Self::PLAIN, word),
+        };
+        let _ = reader.tail();
+        fault
+    }
+}
+
+/// How a proxy failed to talk to a server that it has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportFault {
+    /// A block does not open or parse.
+    Block,
+    /// No common version.
+    Version,
+    /// Too large for a block.
+    LargeMessage,
+    /// The hello belongs to another TLS session.
+    Session,
+    /// One side has no hello key.
+    NoAuth,
+    /// The hello was refused. The reason is dropped, and `IDENTITY` when we write it.
+    Handshake,
+}
+
+impl TransportFault {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Block, "BLOCK"),
+        (Self::Version, "VERSION"),
+        (Self::LargeMessage, "LARGE_MSG"),
+        (Self::Session, "SESSION"),
+        (Self::NoAuth, "NO_AUTH"),
+        (Self::Handshake, "HANDSHAKE"),
     ];
 }
 
@@ -84,22 +147,40 @@ pub enum ProxyFault {
     NoSession,
 }
 
-/// The error of a destination behind a proxy: all of [`ErrorCode`] except another proxy's, so that
+/// The error of a destination behind a proxy: an [`ErrorCode`], except another proxy's, so that
 /// errors nest once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarded {
-    /// `AUTH`.
-    Auth,
-    /// `QUOTA`.
-    Quota,
-    /// `LARGE_MSG`.
-    LargeMessage,
-    /// `BLOCKED`.
-    Blocked(Blocking),
     /// `CMD` and which.
     Command(CommandFault),
-    /// Any other one.
-    Other,
+    /// `BLOCKED`.
+    Blocked(Blocking),
+    /// `NAME`.
+    Name,
+    /// `BLOCK`.
+    Block,
+    /// `SESSION`.
+    Session,
+    /// `AUTH`.
+    Auth,
+    /// `SERVICE`.
+    Service,
+    /// `CRYPTO`.
+    Crypto,
+    /// `QUOTA`.
+    Quota,
+    /// `STORE`.
+    Store,
+    /// `EXPIRED`.
+    Expired,
+    /// `NO_MSG`.
+    NoMessage,
+    /// `LARGE_MSG`.
+    LargeMessage,
+    /// `INTERNAL`.
+    Internal,
+    /// `DUPLICATE_`.
+    Duplicate,
 }
 
 /// Error kinds without arguments and their spelling.
@@ -223,7 +304,7 @@ impl ProxyFault {
             }
             Self::Broker(fault) => {
                 writer.bytes(b"BROKER ");
-                writer.bytes(word_of(&BrokerFault::ALL, &fault).as_bytes());
+                fault.encode(writer);
             }
             Self::BasicAuth => writer.bytes(b"BASIC_AUTH"),
             Self::NoSession => writer.bytes(b"NO_SESSION"),
@@ -234,18 +315,17 @@ impl ProxyFault {
         match take_word(reader) {
             b"PROTOCOL" => {
                 space(reader)?;
-                // A nested proxy error does not parse: `Forwarded` keeps the recursion at one.
+                // Refused before it is parsed, so that the recursion ends here.
                 if reader.rest().starts_with(b"PROXY") {
                     return Err(DecodeError::Invalid("nested proxy error"));
                 }
-                ErrorCode::decode(reader).map(|code| Self::Protocol(Forwarded::from_code(code)))
+                Forwarded::from_code(ErrorCode::decode(reader)?)
+                    .map(Self::Protocol)
+                    .ok_or(DecodeError::Invalid("nested proxy error"))
             }
             b"BROKER" => {
                 space(reader)?;
-                let fault = value_of(&BrokerFault::ALL, take_word(reader))?;
-                // Servers may add details.
-                let _ = reader.tail();
-                Ok(Self::Broker(fault))
+                BrokerFault::decode(reader).map(Self::Broker)
             }
             b"BASIC_AUTH" => Ok(Self::BasicAuth),
             b"NO_SESSION" => Ok(Self::NoSession),
@@ -255,25 +335,48 @@ impl ProxyFault {
 }
 
 impl Forwarded {
-    fn from_code(code: ErrorCode) -> Self {
-        match code {
-            ErrorCode::Auth => Self::Auth,
-            ErrorCode::Quota => Self::Quota,
-            ErrorCode::LargeMessage => Self::LargeMessage,
-            ErrorCode::Blocked(blocking) => Self::Blocked(blocking),
+    /// `None` for another proxy's error.
+    #[must_use]
+    pub fn from_code(code: ErrorCode) -> Option<Self> {
+        Some(match code {
+            ErrorCode::Proxy(_) => return None,
             ErrorCode::Command(fault) => Self::Command(fault),
-            _ => Self::Other,
-        }
+            ErrorCode::Blocked(reason) => Self::Blocked(reason),
+            ErrorCode::Name => Self::Name,
+            ErrorCode::Block => Self::Block,
+            ErrorCode::Session => Self::Session,
+            ErrorCode::Auth => Self::Auth,
+            ErrorCode::Service => Self::Service,
+            ErrorCode::Crypto => Self::Crypto,
+            ErrorCode::Quota => Self::Quota,
+            ErrorCode::Store => Self::Store,
+            ErrorCode::Expired => Self::Expired,
+            ErrorCode::NoMessage => Self::NoMessage,
+            ErrorCode::LargeMessage => Self::LargeMessage,
+            ErrorCode::Internal => Self::Internal,
+            ErrorCode::Duplicate => Self::Duplicate,
+        })
     }
 
-    fn to_code(self) -> ErrorCode {
+    /// The error that the destination said.
+    #[must_use]
+    pub fn to_code(self) -> ErrorCode {
         match self {
-            Self::Auth => ErrorCode::Auth,
-            Self::Quota => ErrorCode::Quota,
-            Self::LargeMessage => ErrorCode::LargeMessage,
-            Self::Blocked(blocking) => ErrorCode::Blocked(blocking),
             Self::Command(fault) => ErrorCode::Command(fault),
-            Self::Other => ErrorCode::Internal,
+            Self::Blocked(reason) => ErrorCode::Blocked(reason),
+            Self::Name => ErrorCode::Name,
+            Self::Block => ErrorCode::Block,
+            Self::Session => ErrorCode::Session,
+            Self::Auth => ErrorCode::Auth,
+            Self::Service => ErrorCode::Service,
+            Self::Crypto => ErrorCode::Crypto,
+            Self::Quota => ErrorCode::Quota,
+            Self::Store => ErrorCode::Store,
+            Self::Expired => ErrorCode::Expired,
+            Self::NoMessage => ErrorCode::NoMessage,
+            Self::LargeMessage => ErrorCode::LargeMessage,
+            Self::Internal => ErrorCode::Internal,
+            Self::Duplicate => ErrorCode::Duplicate,
         }
     }
 }
@@ -338,19 +441,33 @@ mod tests {
     fn every_error_has_one_spelling() {
         let mut all: Vec<ErrorCode> = PLAIN.iter().map(|(code, _)| *code).collect();
         all.extend(CommandFault::ALL.map(|(fault, _)| ErrorCode::Command(fault)));
-        all.extend(BrokerFault::ALL.map(|(f, _)| ErrorCode::Proxy(ProxyFault::Broker(f))));
         all.extend([
-            ErrorCode::Proxy(ProxyFault::BasicAuth),
-            ErrorCode::Proxy(ProxyFault::NoSession),
-            ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Auth)),
-            ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Quota)),
-            ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::LargeMessage)),
-            ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Blocked(
-                BlockingReason::Spam.into(),
-            ))),
             ErrorCode::Blocked(BlockingReason::Spam.into()),
             ErrorCode::Blocked(BlockingReason::Content.into()),
             ErrorCode::Name,
+        ]);
+        let forwarded: Vec<_> = all
+            .iter()
+            .copied()
+            .filter_map(Forwarded::from_code)
+            .collect();
+        assert_eq!(forwarded.len(), all.len());
+        all.extend(
+            forwarded
+                .iter()
+                .map(|f| ErrorCode::Proxy(ProxyFault::Protocol(*f))),
+        );
+        let mut brokers = BrokerFault::PLAIN.map(|(fault, _)| fault).to_vec();
+        brokers.extend([BrokerFault::Response, BrokerFault::Unexpected]);
+        brokers.extend(TransportFault::ALL.map(|(fault, _)| BrokerFault::Transport(fault)));
+        all.extend(
+            brokers
+                .iter()
+                .map(|f| ErrorCode::Proxy(ProxyFault::Broker(*f))),
+        );
+        all.extend([
+            ErrorCode::Proxy(ProxyFault::BasicAuth),
+            ErrorCode::Proxy(ProxyFault::NoSession),
         ]);
         for code in all {
             assert_eq!(decoded(&encoded(code)), Ok(code), "{}", encoded(code));

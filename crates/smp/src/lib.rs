@@ -13,6 +13,7 @@
 //! | [`transmission`] | authorisation of commands, correlation with answers |
 //! | [`command`], [`response`], [`error`], [`blocking`] | what is said |
 //! | [`message`], [`notification`], [`link`], [`service`] | what it is about |
+//! | [`proxy`] | commands through another relay, for those who must not see the sender's address |
 //! | [`queue`] | the state machine of one queue |
 //! | [`server`] | the server half of a connection |
 //! | [`client`] | the client half of a connection |
@@ -30,6 +31,7 @@ pub mod key;
 pub mod link;
 pub mod message;
 pub mod notification;
+pub mod proxy;
 pub mod queue;
 pub mod response;
 pub mod server;

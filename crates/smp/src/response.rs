@@ -10,6 +10,7 @@ use crate::{
     key::{decode_x25519, encode_x25519},
     link::LinkData,
     notification::NotificationNonce,
+    proxy::ProxyKey,
     service::ServiceQueues,
     version::Version,
 };
@@ -79,6 +80,12 @@ pub enum Response<'a> {
     Info(&'a [u8]),
     /// Answer to `PING`.
     Pong,
+    /// `PKEY`: the proxy is connected to the destination.
+    ProxyKey(ProxyKey<'a>),
+    /// `PRES`: what the destination answered, in a box for the sender.
+    ProxyAnswer(&'a [u8]),
+    /// `RRES`: what a destination answers, in a box for the proxy.
+    RelayAnswer(&'a [u8]),
     /// Event: another connection has subscribed to the queue.
     End,
     /// Event: the queue was deleted.
@@ -129,6 +136,18 @@ impl<'a> Response<'a> {
                 writer.bytes(json);
             }
             Self::Pong => writer.bytes(b"PONG"),
+            Self::ProxyKey(key) => {
+                writer.bytes(b"PKEY ");
+                key.encode(writer);
+            }
+            Self::ProxyAnswer(sealed) => {
+                writer.bytes(b"PRES ");
+                writer.bytes(sealed);
+            }
+            Self::RelayAnswer(sealed) => {
+                writer.bytes(b"RRES ");
+                writer.bytes(sealed);
+            }
             Self::End => writer.bytes(b"END"),
             Self::Deleted => writer.bytes(b"DELD"),
             Self::Error(code) => {
@@ -181,6 +200,9 @@ impl<'a> Response<'a> {
             b"OK" => Self::Ok,
             b"INFO" => Self::Info(space(&mut reader)?.tail()),
             b"PONG" => Self::Pong,
+            b"PKEY" => ProxyKey::decode(space(&mut reader)?).map(Self::ProxyKey)?,
+            b"PRES" => Self::ProxyAnswer(space(&mut reader)?.tail()),
+            b"RRES" => Self::RelayAnswer(space(&mut reader)?.tail()),
             b"END" => Self::End,
             b"DELD" => Self::Deleted,
             b"ERR" => ErrorCode::decode(space(&mut reader)?).map(Self::Error)?,
@@ -197,7 +219,7 @@ impl<'a> Response<'a> {
         let named = entity != Entity::None;
         let valid = match self {
             Self::Ids(_) | Self::Error(_) => true,
-            Self::Pong | Self::AllDelivered => !named,
+            Self::Pong | Self::AllDelivered | Self::ProxyKey(_) | Self::RelayAnswer(_) => !named,
             _ => named,
         };
         if valid {

@@ -62,6 +62,11 @@ fn malformed_commands_get_their_exact_error() {
         let blob = |length: u16| [&length.to_be_bytes()[..], &vec![7; length.into()]].concat();
         [&b"LSET \x18"[..], &QUEUE, &blob(fixed), &blob(user)].concat()
     };
+    let prxy = |server: &[u8], password: &[u8]| [b"PRXY ", server, &[7; 32], password].concat();
+    let pfwd = {
+        let key = x25519::SecretKey::from_bytes(&[1; 32]).public_key();
+        [&b"PFWD \0\x11\x2c"[..], &key.to_spki(), b"box"].concat()
+    };
     let cases: Vec<Case<'_>> = vec![
         (none, none, b"PING".to_vec(), None),
         (none, none, b"PING ".to_vec(), syntax),
@@ -120,8 +125,61 @@ fn malformed_commands_get_their_exact_error() {
         (none, none, b"RSLV ".to_vec(), syntax),
         (none, none, b"RSLV".to_vec(), syntax),
         (&signed, none, b"RSLV x".to_vec(), has_auth),
-        // Known, not offered.
-        (none, none, b"RFWD x".to_vec(), Some(ErrorCode::PROHIBITED)),
+        (none, none, b"RFWD x".to_vec(), None),
+        (none, none, b"RFWD".to_vec(), syntax),
+        (&signed, none, b"RFWD x".to_vec(), has_auth),
+        (none, &QUEUE, b"RFWD x".to_vec(), has_auth),
+        (none, &[9; 32], pfwd.clone(), None),
+        (none, none, pfwd.clone(), no_entity),
+        (&signed, &[9; 32], pfwd.clone(), has_auth),
+        (none, &[9; 32], pfwd[..40].to_vec(), syntax),
+        (none, none, prxy(b"\x01\x05h.tld\x045223\x20", b"0"), None),
+        // Without a port, with an IPv6 address as others write it, with a password.
+        (none, none, prxy(b"\x01\x03::1\0\x20", b"1\x02pw"), None),
+        (none, none, prxy(b"\0\x045223\x20", b"0"), syntax),
+        (
+            none,
+            none,
+            prxy(
+                b"\x09\x01h\x01h\x01h\x01h\x01h\x01h\x01h\x01h\x01h\0\x20",
+                b"0",
+            ),
+            syntax,
+        ),
+        (none, none, prxy(b"\x01\x05h tld\x045223\x20", b"0"), syntax),
+        (none, none, prxy(b"\x01\x05h.tld\x010\x20", b"0"), syntax),
+        (
+            none,
+            none,
+            prxy(b"\x01\x05h.tld\x0565536\x20", b"0"),
+            syntax,
+        ),
+        (
+            none,
+            none,
+            prxy(b"\x01\x05h.tld\x0505223\x20", b"0"),
+            syntax,
+        ),
+        (none, none, prxy(b"\x01\x05h.tld\x045223\x1f", b"0"), syntax),
+        (none, none, prxy(b"\x01\x05h.tld\x045223\x20", b""), syntax),
+        (
+            none,
+            none,
+            prxy(b"\x01\x05h.tld\x045223\x20", b"00"),
+            syntax,
+        ),
+        (
+            &signed,
+            none,
+            prxy(b"\x01\x05h.tld\x045223\x20", b"0"),
+            has_auth,
+        ),
+        (
+            none,
+            &QUEUE,
+            prxy(b"\x01\x05h.tld\x045223\x20", b"0"),
+            has_auth,
+        ),
     ];
     for version in Version::ALL {
         for (authorization, entity, content, expected) in &cases {

@@ -4,17 +4,20 @@
 use junto_crypto::{ed25519, x25519};
 use junto_smp::{
     address::{Fingerprint, Host, ServerAddress},
-    block::{Batch, OutgoingBlock, Protection, SessionId},
+    block::{BATCH_BYTES_MAX, Batch, OutgoingBlock, Protection, SessionId},
     blocking::{Blocking, BlockingReason, ClientNotice},
     command::{Command, NewMode, NewNotifier, NewQueue, QueueMode},
     encoding::Writer,
-    error::{BrokerFault, CommandFault, ErrorCode, Forwarded, ProxyFault},
-    hello::{ClientHello, ServerHello, SignedKey},
+    error::{BrokerFault, CommandFault, ErrorCode, Forwarded, ProxyFault, TransportFault},
+    hello::{ClientHello, HelloFault, LeafKey, ServerHello, SignedKey},
     id::{Entity, LinkId, MessageId, NotifierId, RecipientId, SenderId, ServiceId},
     key::AuthKey,
     link::{LinkBlobs, LinkData},
     message::{Delivered, MessageFlags},
     notification::NotificationNonce,
+    proxy::{
+        CHAIN_BYTES_MAX, Destination, FORWARDED_VERSION_MAX, Forward, Introduction, ProxyRequest,
+    },
     response::{NotifierIds, QueueIds, Response},
     service::{QueuesHash, ServiceQueues},
     transmission::Transmission,
@@ -164,7 +167,28 @@ impl Parts {
             Command::NotifierServiceSub(queues),
             Command::Resolve(&self.id),
             Command::Ping,
+            Command::Proxy(Box::new(ProxyRequest {
+                server: self.server(),
+                password: self.short.as_deref(),
+            })),
+            Command::ProxyForward(Forward {
+                version: u16::from(self.id[0]),
+                key: self.dh_key,
+                sealed: &self.bytes,
+            }),
+            Command::RelayForward(&self.bytes),
         ]
+    }
+
+    fn server(&self) -> ServerAddress {
+        let hosts = ["relay.example", "[::1]", "abc.onion"][..usize::from(self.id[1] % 3) + 1]
+            .iter()
+            .map(|host| host.parse().unwrap())
+            .collect();
+        let mut pin = [0; 32];
+        pin[..24].copy_from_slice(&self.id);
+        let port = u16::from_be_bytes([self.id[2], self.id[3]]).max(1);
+        ServerAddress::new(Fingerprint(pin), hosts, port).unwrap()
     }
 
     fn responses(&self, version: Version) -> Vec<Response<'_>> {
@@ -193,6 +217,8 @@ impl Parts {
             Response::ServiceSubscribed(self.queues(version)),
             Response::AllDelivered,
             Response::ServiceEnd(self.queues(version)),
+            Response::ProxyAnswer(&self.bytes),
+            Response::RelayAnswer(&self.bytes),
         ];
         for (mode, link) in [
             (None, None),
@@ -247,6 +273,14 @@ fn error_code() -> impl Strategy<Value = ErrorCode> {
         ErrorCode::Blocked(BlockingReason::Content.into()),
         ErrorCode::Proxy(ProxyFault::BasicAuth),
         ErrorCode::Proxy(ProxyFault::Broker(BrokerFault::Timeout)),
+        ErrorCode::Proxy(ProxyFault::Broker(BrokerFault::Response)),
+        ErrorCode::Proxy(ProxyFault::Broker(BrokerFault::Transport(
+            TransportFault::Version,
+        ))),
+        ErrorCode::Proxy(ProxyFault::Broker(BrokerFault::Transport(
+            TransportFault::Handshake,
+        ))),
+        ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Crypto)),
         ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Auth)),
     ]);
     let commands = proptest::sample::select(commands.map(ErrorCode::Command).to_vec());
@@ -285,6 +319,9 @@ fn command_like() -> impl Strategy<Value = Vec<u8>> {
         "NSUBS",
         "RSLV ",
         "PRXY ",
+        "PRXY \u{1}\u{1}h\u{4}5223\u{20}",
+        "PFWD ",
+        "RFWD ",
         "",
         " ",
     ];
@@ -314,6 +351,10 @@ fn response_like() -> impl Strategy<Value = Vec<u8>> {
         "SOKS ",
         "ALLS",
         "ENDS ",
+        "LNK ",
+        "PKEY ",
+        "PRES ",
+        "RRES ",
         "",
     ];
     (
@@ -429,6 +470,54 @@ proptest! {
         let _ = ServerHello::decode(&bytes);
         let text = [number.to_be_bytes().as_slice(), &[32], &[7; 32], &bytes].concat();
         let _ = ClientHello::decode(&text, VersionRange::SUPPORTED);
+    }
+
+    #[test]
+    fn introductions(
+        chain in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..2_500), 2..5),
+        session in any::<[u8; 32]>(),
+        (min, max) in (6u16..22, 6u16..22),
+        version in version(),
+    ) {
+        let leaf = ed25519::SigningKey::from_seed(&[1; 32]);
+        let hello = ServerHello {
+            versions: VersionRange::new(min.min(max), min.max(max)).unwrap(),
+            session: SessionId(session),
+            chain: chain.iter().map(Vec::as_slice).collect(),
+            signed_key: SignedKey::sign(x25519::SecretKey::from_bytes(&session).public_key(), &leaf),
+        };
+        let length: usize = chain.iter().map(|certificate| certificate.len() + 2).sum();
+        let introduction = Introduction::new(&hello);
+        let speaks = min.min(max) <= FORWARDED_VERSION_MAX && min.max(max) >= 15;
+        if !speaks {
+            prop_assert_eq!(introduction, Err(HelloFault::Version));
+            return Ok(());
+        }
+        if length + 1 > CHAIN_BYTES_MAX {
+            prop_assert_eq!(introduction, Err(HelloFault::Syntax));
+            return Ok(());
+        }
+        let introduction = introduction.unwrap();
+        let answer = Response::ProxyKey(introduction.answer());
+        let bytes = written(|writer| answer.encode(writer, version));
+        // It fits into a block with everything around it.
+        prop_assert!(bytes.len() + 64 < BATCH_BYTES_MAX);
+        prop_assert_eq!(Response::decode(&bytes, version), Ok(answer));
+        prop_assert!(Response::decode(&bytes[..bytes.len() - 1], version).is_err());
+        prop_assert!(introduction.answer().chain.iter().eq(chain.iter()));
+        let pin = Fingerprint::of_certificate(&chain[1]);
+        let key = LeafKey::Ed25519(leaf.verifying_key());
+        let verify = |pin, key| {
+            Destination::verify(&introduction.answer(), pin, key, VersionRange::SUPPORTED)
+        };
+        let destination = verify(pin, &key).unwrap();
+        prop_assert_eq!(destination.session(), SessionId(session));
+        let agreed = min.max(max).min(FORWARDED_VERSION_MAX);
+        prop_assert_eq!(destination.version().number(), agreed);
+        prop_assert_eq!(verify(Fingerprint([1; 32]), &key), Err(HelloFault::Identity));
+        let other = ed25519::SigningKey::from_seed(&[2; 32]).verifying_key();
+        let other = LeafKey::Ed25519(other);
+        prop_assert_eq!(verify(pin, &other), Err(HelloFault::Signature));
     }
 
     #[test]

@@ -23,9 +23,9 @@ pub(crate) fn waiting(version: Version, relay: &mut Relay) -> (Client<usize>, Ou
     let (mut hello, mut answer) = (new_block(), new_block());
     let handshake = relay.greet(0, &mut hello);
     let options = Options {
-        identity: relay.identity.fingerprint(),
         versions: VersionRange::only(version),
         encrypt: false,
+        ..Options::new(relay.identity.fingerprint())
     };
     let leaf = LeafKey::Ed25519(ed25519::SigningKey::from_seed(&LEAF_SEED).verifying_key());
     let mut rng = seeds::rng(7);

@@ -87,7 +87,9 @@ impl Peer {
                             Ok(Response::Ids(ids)) => Got::Ids(ids),
                             Ok(_) => Got::Done,
                             Err(ReplyFault::Refused(code)) => Got::Refused(code),
-                            Err(ReplyFault::Unexpected) => panic!("an answer of the wrong kind"),
+                            Err(ReplyFault::Unexpected | ReplyFault::Proxy(_)) => {
+                                panic!("an answer of the wrong kind")
+                            }
                         });
                     }
                     Incoming::Event(Event::Message { id, sealed, .. }) => {

@@ -115,7 +115,7 @@ pub(super) fn answered(
         return match result {
             Err(ReplyFault::Unexpected) => Err(ProtocolFault::Answer.into()),
             // Any answer shows that the relay is there.
-            Ok(_) | Err(ReplyFault::Refused(_)) => Ok(()),
+            Ok(_) | Err(ReplyFault::Refused(_) | ReplyFault::Proxy(_)) => Ok(()),
         };
     };
     let mut message = None;
@@ -134,7 +134,10 @@ pub(super) fn answered(
             Answer::Done
         }
         Ok(Response::Ok | Response::Subscribed(_)) => Answer::Done,
-        Ok(_) | Err(ReplyFault::Unexpected) => return Err(ProtocolFault::Answer.into()),
+        // We send nothing through proxies.
+        Ok(_) | Err(ReplyFault::Unexpected | ReplyFault::Proxy(_)) => {
+            return Err(ProtocolFault::Answer.into());
+        }
         Err(ReplyFault::Refused(code)) => Answer::Refused(refusal(code)),
     };
     // The message first: with the answer the core knows whether there was one.
@@ -165,9 +168,8 @@ pub(super) fn told(event: Event<'_>) -> Result<Notice, ClientError> {
         Event::End(queue) => RelayNotice::Ended { queue },
         Event::Deleted(queue) => RelayNotice::Deleted { queue },
         // We are no notification server and no service.
-        Event::Notification { .. }
-        | Event::AllDelivered
-        | Event::ServiceEnd(_)
-        | Event::Fault => return Err(ProtocolFault::Answer.into()),
+        Event::Notification { .. } | Event::AllDelivered | Event::ServiceEnd(_) | Event::Fault => {
+            return Err(ProtocolFault::Answer.into());
+        }
     }))
 }

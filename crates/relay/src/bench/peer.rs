@@ -9,17 +9,20 @@ use junto_smp::address::ServerAddress;
 use junto_smp::block::{Block, BlockFault, OutgoingBlock, SessionId, new_block};
 use junto_smp::client::{Client, Event, Incoming, Options, RejectReason, ReplyFault, Request};
 use junto_smp::command::{Command, NewMode, NewQueue};
+use junto_smp::encoding::Writer;
 use junto_smp::error::ErrorCode;
 use junto_smp::hello::{HelloFault, LeafKey};
 use junto_smp::id::{CorrelationId, Entity, MessageId, NotifierId, RecipientId, SenderId};
 use junto_smp::key::AuthSecret;
 use junto_smp::message::{DeliveryKey, MessageFlags};
 use junto_smp::notification::NotificationNonce;
+use junto_smp::proxy::{Destination, Forward, ProxyRequest};
 use junto_smp::response::{NotifierIds, QueueIds, Response};
 use junto_smp::version::{Version, VersionRange};
 use junto_tls::handshake::{self, HandshakeError};
-use junto_tls::{ClientTls, Fingerprint, PeerKey};
+use junto_tls::{ChainError, ClientTls, Fingerprint, PeerChain, PeerKey};
 use rand_chacha::ChaCha20Rng;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -36,6 +39,9 @@ pub enum PeerError {
     /// No TLS with this server.
     #[error(transparent)]
     Tls(#[from] HandshakeError),
+    /// The server behind the proxy is another one.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
     /// No SMP with this server.
     #[error(transparent)]
     Hello(#[from] HelloFault),
@@ -48,6 +54,9 @@ pub enum PeerError {
     /// The server refused.
     #[error("refused: {0:?}")]
     Refused(ErrorCode),
+    /// The proxy refused.
+    #[error("refused by the proxy: {0:?}")]
+    Proxy(ErrorCode),
     /// The server said something that makes no sense here.
     #[error("unexpected answer")]
     Unexpected,
@@ -99,6 +108,10 @@ pub enum Said {
     NotifierIds(NotifierIds),
     /// `PONG`.
     Pong,
+    /// `PKEY`, encoded.
+    ProxyKey(Vec<u8>),
+    /// `PRES` or `RRES`, with its box.
+    Sealed(Vec<u8>),
 }
 
 /// An event, owned.
@@ -156,9 +169,22 @@ impl Peer {
         versions: VersionRange,
         encrypt: bool,
     ) -> Result<Self, PeerError> {
+        let options = Options {
+            versions,
+            encrypt,
+            ..Options::new(address.fingerprint())
+        };
+        Self::connect_as(address, &options).await
+    }
+
+    /// Connects as `options` say, for example as a proxy.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn connect_as(address: &ServerAddress, options: &Options) -> Result<Self, PeerError> {
         let host = address.hosts().first().ok_or(PeerError::Unexpected)?;
         let tcp = TcpStream::connect((host.for_resolver(), address.port())).await?;
-        Self::connect_over(address, tcp, versions, encrypt).await
+        Self::connect_over(address, tcp, options).await
     }
 
     /// Connects over this TCP connection.
@@ -168,35 +194,19 @@ impl Peer {
     pub async fn connect_over(
         address: &ServerAddress,
         tcp: TcpStream,
-        versions: VersionRange,
-        encrypt: bool,
+        options: &Options,
     ) -> Result<Self, PeerError> {
         tcp.set_nodelay(true)?;
         let tls = ClientTls::new().map_err(HandshakeError::Tls)?;
         let pin = Fingerprint::from_bytes(address.fingerprint().0);
         let connected = handshake::connect(&tls, pin, tcp).await?;
         let mut stream = connected.stream;
-        let leaf = match connected.chain.leaf_key() {
-            PeerKey::Ed25519(key) => LeafKey::Ed25519(*key),
-            PeerKey::Ed448(key) => LeafKey::Ed448(Box::new(*key)),
-        };
-        let options = Options {
-            identity: address.fingerprint(),
-            versions,
-            encrypt,
-        };
+        let leaf = leaf_key(connected.chain.leaf_key());
         let session = SessionId(*connected.session_id.as_bytes());
         let mut rng = generator().map_err(PeerError::Random)?;
         let (mut incoming, mut hello) = (new_block(), new_block());
         stream.read_exact(&mut *incoming).await?;
-        let client = Client::open(
-            &options,
-            session,
-            &leaf,
-            &mut incoming,
-            &mut hello,
-            &mut rng,
-        )?;
+        let client = Client::open(options, session, &leaf, &mut incoming, &mut hello, &mut rng)?;
         stream.write_all(&*hello).await?;
         stream.flush().await?;
         Ok(Self {
@@ -216,6 +226,12 @@ impl Peer {
     #[must_use]
     pub fn version(&self) -> Version {
         self.client.version()
+    }
+
+    /// The relay's hello key.
+    #[must_use]
+    pub fn server_key(&self) -> x25519::PublicKey {
+        self.client.server_key()
     }
 
     /// The TLS session, which authorisations are bound to.
@@ -274,6 +290,91 @@ impl Peer {
         Ok(self.asked)
     }
 
+    /// As [`Peer::ask`], for a command to `destination` through this relay.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn ask_through(
+        &mut self,
+        destination: &Destination,
+        request: &Request<'_>,
+    ) -> Result<u64, PeerError> {
+        // It takes a block of its own.
+        self.send().await?;
+        self.asked += 1;
+        self.client
+            .push_forwarded(
+                &mut self.outgoing,
+                destination,
+                request,
+                self.asked,
+                &mut self.rng,
+            )
+            .map_err(|rejected| rejected.reason)?;
+        Ok(self.asked)
+    }
+
+    /// Adds a command that another has sealed for this relay, as a proxy does.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn ask_relayed(
+        &mut self,
+        correlation: &CorrelationId,
+        forward: &Forward<'_>,
+    ) -> Result<u64, PeerError> {
+        self.asked += 1;
+        self.client
+            .push_relayed(
+                &mut self.outgoing,
+                correlation,
+                forward,
+                self.asked,
+                &mut self.rng,
+            )
+            .map_err(|rejected| rejected.reason)?;
+        Ok(self.asked)
+    }
+
+    /// Gives a command to `destination` through this relay and waits for the answer.
+    ///
+    /// # Errors
+    /// [`PeerError::Refused`] by the destination, [`PeerError::Proxy`] by this relay.
+    pub async fn call_through(
+        &mut self,
+        destination: &Destination,
+        request: &Request<'_>,
+    ) -> Result<Said, PeerError> {
+        let number = self.ask_through(destination, request).await?;
+        self.send().await?;
+        self.answer(number).await
+    }
+
+    /// Has this relay connect to `server`, and verifies that it did.
+    ///
+    /// # Errors
+    /// [`PeerError::Refused`] by this relay; [`PeerError::Chain`] or [`PeerError::Hello`] if it
+    /// shows another server.
+    pub async fn proxy_to(
+        &mut self,
+        server: &ServerAddress,
+        password: Option<&[u8]>,
+    ) -> Result<Destination, PeerError> {
+        let request = ProxyRequest {
+            server: server.clone(),
+            password,
+        };
+        let request = Request {
+            entity: Entity::None,
+            key: None,
+            command: Command::Proxy(Box::new(request)),
+        };
+        let Said::ProxyKey(content) = self.call(&request).await? else {
+            return Err(PeerError::Unexpected);
+        };
+        verified(&content, server, self.client.version())
+    }
+
     /// Sends what was asked.
     ///
     /// # Errors
@@ -300,10 +401,12 @@ impl Peer {
     pub async fn receive(&mut self) -> Result<(), PeerError> {
         self.stream.read_exact(&mut *self.incoming).await?;
         self.blocks.received += 1;
+        let version = self.client.version();
         for incoming in self.client.receive(&mut self.incoming)? {
             match incoming {
                 Incoming::Reply { ticket, result } => {
-                    self.answers.push_back((ticket, result.and_then(own)));
+                    self.answers
+                        .push_back((ticket, result.and_then(|response| own(response, version))));
                 }
                 Incoming::Event(event) => self.events.push_back(match event {
                     Event::Message { queue, id, sealed } => {
@@ -347,6 +450,7 @@ impl Peer {
             if let Some((_, result)) = found.and_then(|found| self.answers.remove(found)) {
                 return result.map_err(|fault| match fault {
                     ReplyFault::Refused(code) => PeerError::Refused(code),
+                    ReplyFault::Proxy(code) => PeerError::Proxy(code),
                     ReplyFault::Unexpected => PeerError::Unexpected,
                 });
             }
@@ -466,7 +570,7 @@ impl Peer {
     }
 }
 
-fn own(response: Response<'_>) -> Result<Said, ReplyFault> {
+fn own(response: Response<'_>, version: Version) -> Result<Said, ReplyFault> {
     Ok(match response {
         Response::Ids(ids) => Said::Ids(Box::new(ids)),
         Response::Subscribed(_) => Said::Subscribed,
@@ -480,6 +584,10 @@ fn own(response: Response<'_>) -> Result<Said, ReplyFault> {
         ),
         Response::NotifierIds(ids) => Said::NotifierIds(ids),
         Response::Pong => Said::Pong,
+        Response::ProxyKey(_) => Said::ProxyKey(encoded(&response, version)),
+        Response::ProxyAnswer(sealed) | Response::RelayAnswer(sealed) => {
+            Said::Sealed(sealed.to_vec())
+        }
         Response::Notification { .. }
         | Response::ServiceSubscribed(_)
         | Response::AllDelivered
@@ -488,4 +596,41 @@ fn own(response: Response<'_>) -> Result<Said, ReplyFault> {
         | Response::Deleted
         | Response::Error(_) => return Err(ReplyFault::Unexpected),
     })
+}
+
+fn leaf_key(key: &PeerKey) -> LeafKey {
+    match key {
+        PeerKey::Ed25519(key) => LeafKey::Ed25519(*key),
+        PeerKey::Ed448(key) => LeafKey::Ed448(Box::new(*key)),
+    }
+}
+
+fn encoded(response: &Response<'_>, version: Version) -> Vec<u8> {
+    let mut buffer = new_block();
+    let mut writer = Writer::new(&mut *buffer);
+    response.encode(&mut writer, version);
+    let used = writer.finish().unwrap_or(0);
+    buffer.get(..used).unwrap_or_default().to_vec()
+}
+
+/// Accepts the encoded `PKEY` for `server`.
+fn verified(
+    content: &[u8],
+    server: &ServerAddress,
+    version: Version,
+) -> Result<Destination, PeerError> {
+    let Ok(Response::ProxyKey(answer)) = Response::decode(content, version) else {
+        return Err(PeerError::Unexpected);
+    };
+    let certificates: Vec<_> = answer.chain.iter().map(CertificateDer::from).collect();
+    let pin = Fingerprint::from_bytes(server.fingerprint().0);
+    let chain = PeerChain::verify(&certificates, UnixTime::now())?.expect(&pin)?;
+    let leaf = leaf_key(chain.leaf_key());
+    let versions = VersionRange::SUPPORTED;
+    Ok(Destination::verify(
+        &answer,
+        server.fingerprint(),
+        &leaf,
+        versions,
+    )?)
 }

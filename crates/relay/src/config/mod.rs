@@ -15,6 +15,8 @@ use zeroize::Zeroizing;
 
 pub use read::{ConfigError, Problem};
 
+use crate::proxy::ProxyConfig;
+
 /// Everything that a relay needs to know, except who it is.
 #[derive(Debug)]
 pub struct RelayConfig {
@@ -37,6 +39,10 @@ pub struct RelayConfig {
     pub monitor: Monitor,
     /// What is logged.
     pub log: Level,
+    /// Passing commands on to other relays.
+    pub proxy: ProxyConfig,
+    /// Who may use the proxy. Absent: those who may create queues.
+    pub proxy_password: Option<Password>,
 }
 
 impl RelayConfig {
@@ -63,6 +69,8 @@ impl RelayConfig {
             exempt_sources: loopback(),
             monitor: Monitor::default(),
             log: Level::default(),
+            proxy: ProxyConfig::default(),
+            proxy_password: None,
         })
     }
 
@@ -328,7 +336,7 @@ mod tests {
         let text = template(&host, 5223);
         let plain = parse(&text).unwrap();
         // What these would switch on is off by default.
-        let off = ["password", "listen", "statistics"];
+        let off = ["password", "listen", "statistics", "socks = "];
         // With every comment that looks like a setting switched on, nothing changes.
         let active: String = text
             .lines()
@@ -370,7 +378,7 @@ mod tests {
         assert_eq!(
             error.problems()[2].to_string(),
             "line 3: `prot` is unknown here; remove it, or write one of: \
-             hosts, port, bind, password, limits, storage, timeouts, monitor, log"
+             hosts, port, bind, password, limits, proxy, storage, timeouts, monitor, log"
         );
         assert_eq!(
             error.problems()[5].to_string(),
@@ -411,10 +419,39 @@ mod tests {
                 "timeouts.message_days",
             ),
             ("hosts = [\"a\"]\n[storage]\nmode = \"sql\"", "mode"),
+            ("hosts = [\"a\"]\n[proxy]\nforwards = 0", "proxy.forwards"),
+            ("hosts = [\"a\"]\n[proxy]\nprivate = true", "proxy.private"),
+            (
+                "hosts = [\"a\"]\n[proxy]\npassword = \"\"",
+                "proxy.password",
+            ),
+            ("hosts = [\"a\"]\n[proxy]\nsocks = \"9050\"", "proxy.socks"),
+            (
+                "hosts = [\"a\"]\n[proxy]\nsocks_mode = \"always\"",
+                "proxy.socks",
+            ),
+            (
+                "hosts = [\"a\"]\n[proxy]\nforwards_per_destination = 513",
+                "513",
+            ),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_proxy_is_on_and_stays_out_of_private_networks() {
+        let config = parse("hosts = [\"a\"]").unwrap();
+        assert_eq!(config.proxy, ProxyConfig::default());
+        assert!(config.proxy.enabled && !config.proxy.allow_private);
+        let text = "hosts = [\"a\"]\n[proxy]\nsocks = \"tor:9050\"\nsocks_mode = \"always\"\n\
+            enabled = false\nallow_private = true\npassword = \"p\"\nanswer_s = 3";
+        let config = parse(text).unwrap();
+        assert_eq!(config.proxy.socks.unwrap().port, 9050);
+        assert!(!config.proxy.enabled && config.proxy.allow_private);
+        assert!(config.proxy_password.unwrap().matches(b"p"));
+        assert_eq!(config.proxy.timeouts.answer, Duration::from_secs(3));
     }
 
     #[test]

@@ -11,11 +11,13 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use junto_smp::address::{DEFAULT_PORT, HOSTS_MAX, Host};
+use junto_smp::client::IN_FLIGHT_MAX;
 use toml::Spanned;
 use toml::de::{DeInteger, DeString, DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::{Limits, Monitor, Password, Rate, RelayConfig, Storage, Timeouts};
+use crate::proxy::{ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
 
 /// Most problems that are reported: a file that is no `relay.toml` at all has one in every line.
 const PROBLEMS_MAX: usize = 50;
@@ -99,15 +101,9 @@ fn root_section(root: &mut Section<'_, '_>, dir: &Path) -> RelayConfig {
     let bind = root
         .parsed("bind", "an IP address, for example \"::\" or \"127.0.0.1\"")
         .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-    let password = root.text("password").and_then(|(span, text)| {
-        let password = Password::new(&Zeroizing::new(text));
-        if password.is_none() {
-            let remedy = "write one, or remove the line: then everybody may create queues";
-            root.wrong(span, "password", "is empty", remedy.to_owned());
-        }
-        password
-    });
+    let password = root.password("write one, or remove the line: then everybody may create queues");
     let (limits, exempt_sources) = limits(&mut root.section("limits"));
+    let (proxy, proxy_password) = proxy(&mut root.section("proxy"));
     RelayConfig {
         hosts,
         bind: SocketAddr::new(bind, port),
@@ -123,6 +119,8 @@ fn root_section(root: &mut Section<'_, '_>, dir: &Path) -> RelayConfig {
             log.end();
             level.unwrap_or_default()
         },
+        proxy,
+        proxy_password,
     }
 }
 
@@ -241,6 +239,59 @@ fn monitor(section: &mut Section<'_, '_>, dir: &Path) -> Monitor {
     let statistics = section.text("statistics").map(|(_, name)| dir.join(name));
     section.end();
     Monitor { listen, statistics }
+}
+
+fn proxy(section: &mut Section<'_, '_>) -> (ProxyConfig, Option<Password>) {
+    let default = ProxyConfig::default();
+    let enabled = section.flag("enabled", default.enabled);
+    let password =
+        section.password("write one, or remove the line: then the one for creating queues holds");
+    let allow_private = section.flag("allow_private", default.allow_private);
+    let expected = "the host and port of a SOCKS5 server, for example \"127.0.0.1:9050\"";
+    let socks = section.parsed("socks", expected);
+    let socks_mode = section
+        .parsed("socks_mode", "\"onion\" or \"always\"")
+        .unwrap_or_default();
+    if socks_mode == SocksMode::Always && !section.has("socks") {
+        let span = section.span("socks_mode");
+        let remedy = format!("write socks = {expected}");
+        section.wrong(span, "socks", "is missing", remedy);
+    }
+    let (l, t) = (default.limits, default.timeouts);
+    let mut size = |name, default, max| section.size(name, default, 1..=max);
+    let limits = ProxyLimits {
+        destinations: size("destinations", l.destinations, 1 << 16),
+        connecting: size("connecting", l.connecting, 256),
+        connecting_per_client: size("connecting_per_client", l.connecting_per_client, 256),
+        forwards: size("forwards", l.forwards, 1 << 20),
+        // So that answers which nobody waits for any more have a place as well.
+        forwards_per_destination: size(
+            "forwards_per_destination",
+            l.forwards_per_destination,
+            IN_FLIGHT_MAX as u64 / 2,
+        ),
+        forwards_per_client: size("forwards_per_client", l.forwards_per_client, 1 << 16),
+    };
+    let mut seconds = |name, default: Duration| {
+        Duration::from_secs(section.number(name, default.as_secs(), 1..=86_400))
+    };
+    let timeouts = ProxyTimeouts {
+        connect: seconds("connect_s", t.connect),
+        answer: seconds("answer_s", t.answer),
+        idle: seconds("idle_s", t.idle),
+        retry: seconds("retry_s", t.retry),
+        retry_max: seconds("retry_max_s", t.retry_max),
+    };
+    section.end();
+    let config = ProxyConfig {
+        enabled,
+        allow_private,
+        socks,
+        socks_mode,
+        limits,
+        timeouts,
+    };
+    (config, password)
 }
 
 /// What was found so far.
@@ -391,6 +442,16 @@ impl<'p, 't> Section<'p, 't> {
             );
         }
         Some((value.span(), text?))
+    }
+
+    /// A password, which is in no message.
+    fn password(&mut self, remedy: &str) -> Option<Password> {
+        let (span, text) = self.text("password")?;
+        let password = Password::new(&Zeroizing::new(text));
+        if password.is_none() {
+            self.wrong(span, "password", "is empty", remedy.to_owned());
+        }
+        password
     }
 
     /// A text that means something.

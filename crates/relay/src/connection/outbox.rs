@@ -5,15 +5,17 @@
 
 use core::cell::RefCell;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use junto_smp::block::{Block, BlockFull, OutgoingBlock};
 use junto_smp::error::ErrorCode;
 use junto_smp::id::{CorrelationId, Entity, ID_BYTES};
 use junto_smp::queue::{Alert, Answer, Content, Delivery, Event};
 use junto_smp::response::{QueueIds, Response};
-use junto_smp::server::{Refusal, ReplyWriter};
+use junto_smp::server::{Back, Refusal, ReplyWriter};
 
 use super::mailbox::Happened;
+use crate::proxy::Link;
 use crate::store::{Body, Position};
 
 /// Replies from which on a connection reads and takes no more. One received block adds at most 255
@@ -61,9 +63,35 @@ pub(crate) enum What {
     Ids(Box<QueueIds>),
     Pong,
     Refused(ErrorCode),
+    /// The proxy is connected to a destination.
+    ProxyKey(Arc<Link>),
+    /// What a destination answered, for its sender.
+    ProxyAnswer(Box<[u8]>),
+    /// The answer to a command that came through a proxy, and the way back.
+    Through(Box<(Back, What)>),
 }
 
 impl What {
+    /// As the answer to a command of a sender, which is all that comes through a proxy.
+    fn to_sender(&self) -> Response<'_> {
+        match self {
+            Self::Answer(Answer::Ok) => Response::Ok,
+            Self::Answer(Answer::Error(code)) | Self::Refused(code) => Response::Error(*code),
+            Self::Answer(Answer::Link(copy)) => Response::Link(copy.data()),
+            Self::Answer(
+                Answer::Subscribed | Answer::Message(_) | Answer::Info(_) | Answer::NotifierIds(_),
+            )
+            | Self::Delivery(_)
+            | Self::Alert(_)
+            | Self::Event(_)
+            | Self::Ids(_)
+            | Self::Pong
+            | Self::ProxyKey(_)
+            | Self::ProxyAnswer(_)
+            | Self::Through(_) => Response::Error(ErrorCode::Internal),
+        }
+    }
+
     /// Of the message or link data in it.
     fn bytes(&self) -> usize {
         match self {
@@ -79,6 +107,8 @@ impl What {
                 let blobs = copy.link.blobs();
                 blobs.fixed().len() + blobs.user().len()
             }
+            Self::ProxyAnswer(sealed) => sealed.len(),
+            Self::Through(through) => through.1.bytes(),
             _ => 0,
         }
     }
@@ -120,6 +150,12 @@ impl Reply {
             (What::Ids(ids), _) => say(Response::Ids(**ids)),
             (What::Pong, _) => say(Response::Pong),
             (What::Refused(code), _) => say(Response::Error(*code)),
+            (What::ProxyKey(link), _) => say(Response::ProxyKey(link.introduction.answer())),
+            (What::ProxyAnswer(sealed), _) => say(Response::ProxyAnswer(sealed)),
+            (What::Through(through), correlation) => {
+                let (back, what) = &**through;
+                writer.push_forwarded(block, back, correlation, entity, &what.to_sender())
+            }
         }
     }
 }
@@ -150,6 +186,19 @@ impl Outbox {
     /// Bytes of messages that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Replies that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// Sends the reply at `index`, the last one, back through the proxy that its command came from.
+    pub(crate) fn answer_through(&mut self, index: usize, back: Back) {
+        if let Some(reply) = self.replies.get_mut(index) {
+            let what = core::mem::replace(&mut reply.what, What::Pong);
+            reply.what = What::Through(Box::new((back, what)));
+        }
     }
 
     /// How many more replies are welcome.

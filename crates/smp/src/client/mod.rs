@@ -12,6 +12,7 @@
 //! A *ticket* is whatever the shell wants back with the answer, for example the sending end of a
 //! one-shot channel.
 
+mod forward;
 mod reply;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,9 @@ pub struct Options {
     pub versions: VersionRange,
     /// Encrypt blocks inside TLS, as today's clients do.
     pub encrypt: bool,
+    /// We are a proxy, which never encrypts blocks: it encrypts the commands that it passes on
+    /// ([`Client::push_relayed`]).
+    pub proxy: bool,
 }
 
 impl Options {
@@ -57,6 +61,17 @@ impl Options {
             identity,
             versions: VersionRange::SUPPORTED,
             encrypt: true,
+            proxy: false,
+        }
+    }
+
+    /// As a proxy's connection to a destination.
+    #[must_use]
+    pub fn proxy(identity: Fingerprint) -> Self {
+        Self {
+            encrypt: false,
+            proxy: true,
+            ..Self::new(identity)
         }
     }
 }
@@ -105,6 +120,8 @@ pub struct Client<T> {
     server_key: x25519::PublicKey,
     send: Protection,
     receive: Protection,
+    /// Between us, a proxy, and the server.
+    relay_key: Option<BoxKey>,
     pending: BTreeMap<CorrelationId, reply::Pending<T>>,
 }
 
@@ -130,23 +147,27 @@ impl<T> Client<T> {
             .versions
             .highest_common(hello.versions)
             .ok_or(HelloFault::Version)?;
-        let mut key = None;
+        let (mut key, mut relay_key) = (None, None);
         let (mut send, mut receive) = (Protection::Plain, Protection::Plain);
-        if options.encrypt {
+        if options.encrypt || options.proxy {
             let secret = x25519::SecretKey::generate(rng);
             let shared = secret
                 .diffie_hellman(&server_key)
                 .map_err(|_| HelloFault::Signature)?;
-            let (from_server, from_client) = BlockChain::pair(&session, &shared);
-            send = Protection::Sealed(from_client);
-            receive = Protection::Sealed(from_server);
+            if options.proxy {
+                relay_key = Some(BoxKey::from_shared(&shared));
+            } else {
+                let (from_server, from_client) = BlockChain::pair(&session, &shared);
+                send = Protection::Sealed(from_client);
+                receive = Protection::Sealed(from_server);
+            }
             key = Some(secret.public_key());
         }
         ClientHello {
             version,
             identity: options.identity,
             key,
-            proxy: false,
+            proxy: options.proxy,
             service: false,
         }
         .encode(block)
@@ -157,6 +178,7 @@ impl<T> Client<T> {
             server_key,
             send,
             receive,
+            relay_key,
             pending: BTreeMap::new(),
         })
     }
@@ -171,6 +193,12 @@ impl<T> Client<T> {
     #[must_use]
     pub fn session(&self) -> SessionId {
         self.session
+    }
+
+    /// The server's hello key, as verified.
+    #[must_use]
+    pub fn server_key(&self) -> x25519::PublicKey {
+        self.server_key
     }
 
     /// Requests waiting for their answers.
@@ -210,7 +238,7 @@ impl<T> Client<T> {
             let reason = RejectReason::Busy;
             return Err(Rejected { reason, ticket });
         }
-        let authoriser = match self.authoriser(request.key) {
+        let authoriser = match authoriser(request.key, &self.server_key) {
             Ok(authoriser) => authoriser,
             Err(reason) => return Err(Rejected { reason, ticket }),
         };
@@ -232,25 +260,7 @@ impl<T> Client<T> {
                 self.pending.insert(correlation, pending);
                 Ok(())
             }
-            Err(BlockFull) => {
-                let reason = if block.is_empty() {
-                    RejectReason::TooLarge
-                } else {
-                    RejectReason::BlockFull
-                };
-                Err(Rejected { reason, ticket })
-            }
-        }
-    }
-
-    fn authoriser<'k>(&self, key: Option<&'k AuthSecret>) -> Result<Authoriser<'k>, RejectReason> {
-        match key {
-            None => Ok(Authoriser::None),
-            Some(AuthSecret::Ed25519(key)) => Ok(Authoriser::Ed25519(key)),
-            Some(AuthSecret::X25519(key)) => key
-                .diffie_hellman(&self.server_key)
-                .map(|shared| Authoriser::Authenticator(BoxKey::from_shared(&shared)))
-                .map_err(|_| RejectReason::WeakKey),
+            Err(full) => Err(rejected(block, full, ticket)),
         }
     }
 
@@ -274,6 +284,7 @@ impl<T> Client<T> {
             batch: Batch::parse(text)?,
             version: self.version,
             session: self.session,
+            relay_key: self.relay_key.as_ref(),
             pending: &mut self.pending,
         })
     }
@@ -282,4 +293,27 @@ impl<T> Client<T> {
     pub fn into_tickets(self) -> impl Iterator<Item = T> {
         self.pending.into_values().map(|pending| pending.ticket)
     }
+}
+
+fn authoriser<'k>(
+    key: Option<&'k AuthSecret>,
+    server: &x25519::PublicKey,
+) -> Result<Authoriser<'k>, RejectReason> {
+    match key {
+        None => Ok(Authoriser::None),
+        Some(AuthSecret::Ed25519(key)) => Ok(Authoriser::Ed25519(key)),
+        Some(AuthSecret::X25519(key)) => key
+            .diffie_hellman(server)
+            .map(|shared| Authoriser::Authenticator(BoxKey::from_shared(&shared)))
+            .map_err(|_| RejectReason::WeakKey),
+    }
+}
+
+fn rejected<T>(block: &OutgoingBlock, BlockFull: BlockFull, ticket: T) -> Rejected<T> {
+    let reason = if block.is_empty() {
+        RejectReason::TooLarge
+    } else {
+        RejectReason::BlockFull
+    };
+    Rejected { reason, ticket }
 }

@@ -1,14 +1,18 @@
 //! Answers matched with their requests, and events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use junto_crypto::secretbox::BoxKey;
 
 use super::Request;
 use crate::{
     block::{Batch, SessionId},
     command::Command,
+    encoding::Reader,
     error::ErrorCode,
     id::{CorrelationId, Entity, ID_BYTES, MessageId, NotifierId, RecipientId},
     notification::NotificationNonce,
+    proxy::{open_box, single},
     response::Response,
     service::ServiceQueues,
     transmission::Transmission,
@@ -28,6 +32,27 @@ enum Expected {
     ServiceSubscribed,
     Name,
     Pong,
+    ProxyKey,
+    ProxyAnswer,
+    RelayAnswer,
+}
+
+/// What opens an answer that comes in a box of its own.
+pub(super) enum Opener {
+    /// `PRES`: the answer of a destination to a command of ours.
+    Destination {
+        /// Between the destination and us.
+        key: BoxKey,
+        /// Of the command.
+        version: Version,
+        /// Of proxy and destination.
+        session: SessionId,
+    },
+    /// `RRES`: the answer to a command that we, a proxy, have passed on.
+    Relay {
+        /// Of the command, from its sender.
+        correlation: CorrelationId,
+    },
 }
 
 /// A request that waits for its answer.
@@ -35,6 +60,7 @@ pub(super) struct Pending<T> {
     expected: Expected,
     /// The queue it is about.
     entity: Option<[u8; ID_BYTES]>,
+    opener: Option<Box<Opener>>,
     pub(super) ticket: T,
 }
 
@@ -47,6 +73,9 @@ impl<T> Pending<T> {
                 Command::Ack(_) | Command::Get => Expected::OkOrMessage,
                 Command::Info => Expected::Info,
                 Command::Ping => Expected::Pong,
+                Command::Proxy(_) => Expected::ProxyKey,
+                Command::ProxyForward(_) => Expected::ProxyAnswer,
+                Command::RelayForward(_) => Expected::RelayAnswer,
                 Command::Key(_)
                 | Command::SenderKey(_)
                 | Command::Send { .. }
@@ -67,6 +96,25 @@ impl<T> Pending<T> {
                 Entity::Queue(id) => Some(*id),
                 Entity::None | Entity::Other(_) => None,
             },
+            opener: None,
+            ticket,
+        }
+    }
+
+    /// A request whose answer `opener` opens.
+    pub(super) fn sealed(request: &Request<'_>, opener: Opener, ticket: T) -> Self {
+        Self {
+            opener: Some(Box::new(opener)),
+            ..Self::new(request, ticket)
+        }
+    }
+
+    /// A command of somebody else, that we pass on.
+    pub(super) fn relayed(opener: Opener, ticket: T) -> Self {
+        Self {
+            expected: Expected::RelayAnswer,
+            entity: None,
+            opener: Some(Box::new(opener)),
             ticket,
         }
     }
@@ -79,10 +127,12 @@ impl<T> Pending<T> {
     ) -> Result<Response<'b>, ReplyFault> {
         let fits = match (&response, self.expected) {
             (Response::Error(code), _) => return Err(ReplyFault::Refused(*code)),
-            // The answer to NEW need not name the queue, PONG must not.
-            (Response::Ids(_), Expected::Ids) | (Response::Pong, Expected::Pong) => {
-                return Ok(response);
-            }
+            // The answer to NEW need not name the queue, the others are about none.
+            (Response::Ids(_), Expected::Ids)
+            | (Response::Pong, Expected::Pong)
+            | (Response::ProxyKey(_), Expected::ProxyKey)
+            | (Response::ProxyAnswer(_), Expected::ProxyAnswer)
+            | (Response::RelayAnswer(_), Expected::RelayAnswer) => return Ok(response),
             (Response::Subscribed(_) | Response::Ok, Expected::Subscribed)
             | (Response::Ok, Expected::Ok | Expected::OkOrMessage)
             | (Response::Message { .. }, Expected::OkOrMessage)
@@ -107,6 +157,9 @@ pub enum ReplyFault {
     /// The server answered with an error.
     #[error("server refused: {0:?}")]
     Refused(ErrorCode),
+    /// The proxy answered with an error. About the destination's queue this proves nothing.
+    #[error("proxy refused: {0:?}")]
+    Proxy(ErrorCode),
     /// The answer does not parse, is of the wrong kind or about another queue: the server is at
     /// fault.
     #[error("unexpected answer")]
@@ -168,6 +221,7 @@ pub struct Replies<'c, 'b, T> {
     pub(super) batch: Batch<'b>,
     pub(super) version: Version,
     pub(super) session: SessionId,
+    pub(super) relay_key: Option<&'c BoxKey>,
     pub(super) pending: &'c mut BTreeMap<CorrelationId, Pending<T>>,
 }
 
@@ -182,6 +236,15 @@ impl<'b, T> Iterator for Replies<'_, 'b, T> {
 
 impl<'b, T> Replies<'_, 'b, T> {
     fn incoming(&mut self, bytes: &'b mut [u8]) -> Incoming<'b, T> {
+        if let Some((correlation, start)) = head(bytes)
+            && let Entry::Occupied(entry) = self.pending.entry(correlation)
+            && entry.get().opener.is_some()
+        {
+            let pending = entry.remove();
+            let result = self.open(&pending, correlation, &mut bytes[start..]);
+            let ticket = pending.ticket;
+            return Incoming::Reply { ticket, result };
+        }
         let Ok(transmission) = Transmission::decode(bytes, self.version, &self.session) else {
             return Incoming::Event(Event::Fault);
         };
@@ -203,6 +266,66 @@ impl<'b, T> Replies<'_, 'b, T> {
             (None, Err(_)) => Incoming::Event(Event::Fault),
         }
     }
+}
+
+impl<'b, T> Replies<'_, 'b, T> {
+    /// The answer in the box that `content` holds.
+    fn open(
+        &self,
+        pending: &Pending<T>,
+        correlation: CorrelationId,
+        content: &'b mut [u8],
+    ) -> Result<Response<'b>, ReplyFault> {
+        let unexpected = |_| ReplyFault::Unexpected;
+        let nonce = correlation.nonce().reversed();
+        let word = content.first_chunk().copied();
+        match (word.as_ref(), pending.opener.as_deref(), self.relay_key) {
+            (
+                Some(b"PRES "),
+                Some(Opener::Destination {
+                    key,
+                    version,
+                    session,
+                }),
+                _,
+            ) => {
+                let text =
+                    open_box(key, &nonce, &mut content[5..]).map_err(|_| ReplyFault::Unexpected)?;
+                let bytes = single(text).map_err(|_| ReplyFault::Unexpected)?;
+                let answer = Transmission::decode(bytes, *version, session)
+                    .map_err(|_| ReplyFault::Unexpected)?;
+                let response = Response::decode(answer.content, *version).map_err(unexpected)?;
+                response.check_entity(answer.entity).map_err(unexpected)?;
+                pending.check(response, answer.entity)
+            }
+            (Some(b"RRES "), Some(Opener::Relay { correlation }), Some(key)) => {
+                let text =
+                    open_box(key, &nonce, &mut content[5..]).map_err(|_| ReplyFault::Unexpected)?;
+                let mut reader = Reader::new(text);
+                match CorrelationId::decode(&mut reader) {
+                    Ok(id) if id == *correlation => Ok(Response::ProxyAnswer(reader.tail())),
+                    _ => Err(ReplyFault::Unexpected),
+                }
+            }
+            (_, opener, _) => match Response::decode(content, self.version) {
+                Ok(Response::Error(code)) => Err(match opener {
+                    Some(Opener::Destination { .. }) => ReplyFault::Proxy(code),
+                    Some(Opener::Relay { .. }) | None => ReplyFault::Refused(code),
+                }),
+                _ => Err(ReplyFault::Unexpected),
+            },
+        }
+    }
+}
+
+/// Whom an answer is for, and where its content begins.
+fn head(bytes: &[u8]) -> Option<(CorrelationId, usize)> {
+    let mut reader = Reader::new(bytes);
+    // Answers carry no authorisation.
+    reader.expect(0, "authorisation").ok()?;
+    let correlation = CorrelationId::decode(&mut reader).ok()?;
+    reader.short().ok()?;
+    Some((correlation, bytes.len() - reader.rest().len()))
 }
 
 fn event<'b>(response: Response<'b>, entity: Entity<'_>) -> Event<'b> {
@@ -232,6 +355,9 @@ fn event<'b>(response: Response<'b>, entity: Entity<'_>) -> Event<'b> {
         | Response::ServiceSubscribed(_)
         | Response::AllDelivered
         | Response::Pong
+        | Response::ProxyKey(_)
+        | Response::ProxyAnswer(_)
+        | Response::RelayAnswer(_)
         | Response::Error(_) => Event::Fault,
     }
 }

@@ -64,7 +64,10 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
             | Command::ServiceSub(_)
             | Command::NotifierServiceSub(_)
             | Command::Resolve(_)
-            | Command::Ping => Outcome::error(ErrorCode::PROHIBITED),
+            | Command::Ping
+            | Command::Proxy(_)
+            | Command::ProxyForward(_)
+            | Command::RelayForward(_) => Outcome::error(ErrorCode::PROHIBITED),
         }
     }
 

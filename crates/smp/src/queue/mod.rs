@@ -98,7 +98,11 @@ impl Credential {
     pub fn without_queue(command: &Command<'_>) -> Self {
         match command {
             Command::New(new) => Self::Key(new.auth_key.clone()),
-            Command::Ping | Command::Resolve(_) => Self::Open,
+            Command::Ping
+            | Command::Resolve(_)
+            | Command::Proxy(_)
+            | Command::ProxyForward(_)
+            | Command::RelayForward(_) => Self::Open,
             _ => Self::Nobody,
         }
     }
@@ -363,7 +367,10 @@ impl<B> Queue<B> {
             | Command::ServiceSub(_)
             | Command::NotifierServiceSub(_)
             | Command::Resolve(_)
-            | Command::Ping => Credential::Nobody,
+            | Command::Ping
+            | Command::Proxy(_)
+            | Command::ProxyForward(_)
+            | Command::RelayForward(_) => Credential::Nobody,
         }
     }
 

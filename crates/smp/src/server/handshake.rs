@@ -2,7 +2,7 @@
 
 use junto_crypto::{CryptoRng, ed25519, x25519};
 
-use super::{ReplyWriter, RequestReader};
+use super::{ReplyWriter, RequestReader, forward::relay_keys};
 use crate::{
     address::Fingerprint,
     block::{Block, BlockChain, Protection, SessionId, plain_block, unpad},
@@ -105,23 +105,34 @@ impl Handshake {
         if hello.service {
             return Err(HelloFault::Service);
         }
-        let (receive, send) = match hello.key.filter(|_| !hello.proxy) {
-            None => (Protection::Plain, Protection::Plain),
+        let shared = match &hello.key {
+            None => None,
             Some(key) => {
-                let shared = self
-                    .hello_key
-                    .diffie_hellman(&key)
-                    .map_err(|_| HelloFault::Signature)?;
-                let (from_server, from_client) = BlockChain::pair(&self.session, &shared);
+                let agreed = self.hello_key.diffie_hellman(key);
+                Some(agreed.map_err(|_| HelloFault::Signature)?)
+            }
+        };
+        // A proxy encrypts the commands that it passes on, not the blocks.
+        let (receive, send) = match shared.as_ref().filter(|_| !hello.proxy) {
+            None => (Protection::Plain, Protection::Plain),
+            Some(shared) => {
+                let (from_server, from_client) = BlockChain::pair(&self.session, shared);
                 (
                     Protection::Sealed(from_client),
                     Protection::Sealed(from_server),
                 )
             }
         };
+        let keys = shared.as_ref().map(relay_keys).unzip();
         Ok(Connection {
-            requests: RequestReader::new(hello.version, self.session, self.hello_key, receive),
-            replies: ReplyWriter::new(hello.version, send),
+            requests: RequestReader::new(
+                hello.version,
+                self.session,
+                self.hello_key,
+                receive,
+                keys.0,
+            ),
+            replies: ReplyWriter::new(hello.version, send, keys.1),
         })
     }
 }

@@ -23,10 +23,12 @@
 //!
 //! Reading and writing are separate values, so they can live in separate tasks.
 
+mod forward;
 mod handshake;
 mod reply;
 mod request;
 
+pub use forward::{Back, Forwarded};
 pub use handshake::{Connection, Handshake, Identity, IdentityError, service_refusal};
 pub use reply::ReplyWriter;
 pub use request::{Authorised, Refusal, Request, RequestReader, Requests};

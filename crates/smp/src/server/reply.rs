@@ -1,5 +1,7 @@
 //! Answers and events on their way to a client.
 
+use junto_crypto::secretbox::BoxKey;
+
 use crate::{
     block::{Block, BlockFull, OutgoingBlock, Protection},
     encoding::Writer,
@@ -15,13 +17,16 @@ use crate::{
 pub struct ReplyWriter {
     version: Version,
     protection: Protection,
+    /// Between a proxy and us, if the client showed a hello key.
+    pub(super) proxy_key: Option<BoxKey>,
 }
 
 impl ReplyWriter {
-    pub(super) fn new(version: Version, protection: Protection) -> Self {
+    pub(super) fn new(version: Version, protection: Protection, proxy_key: Option<BoxKey>) -> Self {
         Self {
             version,
             protection,
+            proxy_key,
         }
     }
 
@@ -159,7 +164,11 @@ impl ReplyWriter {
     }
 }
 
-fn start(writer: &mut Writer<'_>, correlation: Option<&CorrelationId>, entity: Entity<'_>) {
+pub(super) fn start(
+    writer: &mut Writer<'_>,
+    correlation: Option<&CorrelationId>,
+    entity: Entity<'_>,
+) {
     // Answers carry no authorisation.
     writer.u8(0);
     encode_header(writer, correlation, entity);

@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use junto_crypto::x25519;
+use junto_crypto::{secretbox::BoxKey, x25519};
 
 use crate::{
     block::{Batch, Block, BlockFault, Protection, SessionId},
@@ -18,11 +18,13 @@ use crate::{
 /// Opens received blocks and verifies authorisations.
 pub struct RequestReader {
     version: Version,
-    session: SessionId,
-    hello_key: x25519::SecretKey,
+    pub(super) session: SessionId,
+    pub(super) hello_key: x25519::SecretKey,
     protection: Protection,
     /// See [`RequestReader::take_verifications`].
     verifications: Cell<u64>,
+    /// Between a proxy and us, if the client showed a hello key.
+    pub(super) proxy_key: Option<BoxKey>,
 }
 
 impl RequestReader {
@@ -31,6 +33,7 @@ impl RequestReader {
         session: SessionId,
         hello_key: x25519::SecretKey,
         protection: Protection,
+        proxy_key: Option<BoxKey>,
     ) -> Self {
         Self {
             version,
@@ -38,6 +41,7 @@ impl RequestReader {
             hello_key,
             protection,
             verifications: Cell::new(0),
+            proxy_key,
         }
     }
 

@@ -203,6 +203,10 @@ impl Relay {
             Command::Ping => {
                 connection.push(|w, b| w.push(b, Some(&correlation), entity, &Response::Pong))
             }
+            Command::Proxy(_) | Command::ProxyForward(_) | Command::RelayForward(_) => {
+                let response = Response::Error(ErrorCode::PROHIBITED);
+                connection.push(|w, b| w.push(b, Some(&correlation), entity, &response));
+            }
             Command::New(_) => {
                 let response = match Queue::create(
                     &command,
@@ -322,6 +326,9 @@ impl Got {
             Response::End => Self::End,
             Response::Deleted => Self::Deleted,
             Response::Error(code) => Self::Error(*code),
+            Response::ProxyKey(_) | Response::ProxyAnswer(_) | Response::RelayAnswer(_) => {
+                Self::Unexpected
+            }
         }
     }
 }
@@ -393,7 +400,9 @@ impl Peer {
                     Incoming::Reply { ticket, result } => {
                         answers[ticket] = Some(match result {
                             Ok(response) => Got::from_response(&response),
-                            Err(ReplyFault::Refused(code)) => Got::Error(code),
+                            Err(ReplyFault::Refused(code) | ReplyFault::Proxy(code)) => {
+                                Got::Error(code)
+                            }
                             Err(ReplyFault::Unexpected) => Got::Unexpected,
                         });
                     }
