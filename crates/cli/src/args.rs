@@ -389,6 +389,10 @@ pub(crate) enum BenchCommand {
         /// With a journal: `true` waits for the disk, `false` for the system only [default: in memory]
         #[arg(long, value_name = "SYNC")]
         journal: Option<bool>,
+        /// The costs from 2 to 10,000 connections and 1 to 1,000,000 queues, on one thread and two, and
+        /// the rate of one durable queue: about ten minutes, and 20,100 open files
+        #[arg(long, conflicts_with_all = ["messages", "threads", "journal"])]
+        curves: bool,
     },
     /// A session's send and receive, against the same bytes over plain TCP and over TLS
     Session {

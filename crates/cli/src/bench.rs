@@ -28,10 +28,12 @@ const TLS_BUFFER_BYTES: usize = 256 * 1024;
 pub(crate) async fn run(command: BenchCommand, output: Output) -> Result<(), Failure> {
     match command {
         BenchCommand::Bls { rounds } => bls(rounds, output),
+        BenchCommand::Relay { curves: true, .. } => relay_curves(output).await,
         BenchCommand::Relay {
             messages,
             threads,
             journal,
+            curves: false,
         } => relay(messages, threads, journal, output).await,
         BenchCommand::Session { messages, memory } => session(messages, memory, output).await,
     }
@@ -93,6 +95,49 @@ async fn relay(
             format!("relay at start        {:>10.1} MiB", r.start_bytes as f64 / 1048576.0),
         ]
         .join("\n")
+    })
+}
+
+async fn relay_curves(output: Output) -> Result<(), Failure> {
+    let progress = output.progress("measuring the relay with few and many connections and queues");
+    let curves = junto_relay::bench::curves(&Default::default())
+        .await
+        .map_err(Failure::failed)?;
+    progress.done();
+    output.result(&curves, || {
+        let head = |first: &str, second: &str, third: &str| {
+            format!("threads {first:>11} {second:>14} {third:>10}  messages/CPU-s  floor over relay")
+        };
+        let mut lines = vec![head("connections", "opened/CPU-s", "KiB each")];
+        lines.extend(curves.connections.iter().map(|p| {
+            format!(
+                "{:>7} {:>11} {:>14.0} {:>10.1} {:>15.0} {:>15.0} %",
+                p.threads,
+                p.connections,
+                p.opened_per_cpu_second,
+                p.connection_bytes / 1024.0,
+                p.message.per_cpu_second,
+                p.message.floor_ratio * 100.0
+            )
+        }));
+        lines.push(head("queues", "created/CPU-s", "bytes each"));
+        lines.extend(curves.queues.iter().map(|p| {
+            format!(
+                "{:>7} {:>11} {:>14.0} {:>10.0} {:>15.0} {:>15.0} %",
+                p.threads,
+                p.queues,
+                p.created_per_cpu_second,
+                p.queue_bytes,
+                p.message.per_cpu_second,
+                p.message.floor_ratio * 100.0
+            )
+        }));
+        let d = &curves.durable;
+        lines.push(format!(
+            "one durable queue: {:.0} messages/s; the disk confirms {:.0} times a second (median {:.0} µs)",
+            d.per_second, d.confirmations_per_second, d.confirmation_us.p50
+        ));
+        lines.join("\n")
     })
 }
 

@@ -6,9 +6,6 @@ mod site;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,69 +18,14 @@ use junto_smp::message::BODY_BYTES_MAX;
 use tokio::sync::Semaphore;
 
 use site::lasting::{drained, open, relay_dir, segments};
+use site::process::Process;
 use site::{C, M, acked, heard, in_time, opened, refused, until};
-
-const CHILD_DIR: &str = "JUNTO_TEST_RELAY_DIR";
-
-/// A relay in a process of its own, which `kill -9` ends.
-struct Process {
-    child: Child,
-    address: ServerAddress,
-}
-
-impl Process {
-    fn spawn(dir: &Path) -> Child {
-        std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "relay_process", "--ignored", "--nocapture"])
-            .env(CHILD_DIR, dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    }
-
-    fn start(dir: &Path) -> Self {
-        let mut child = Self::spawn(dir);
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines
-            .map_while(Result::ok)
-            .find_map(|line| Some(line[line.find("smp://")?..].parse().unwrap()))
-            .expect("the relay process did not start");
-        Self { child, address }
-    }
-
-    /// Starts one, and kills it after `delay`, wherever it is then.
-    fn start_and_kill(dir: &Path, delay: Duration) {
-        let mut child = Self::spawn(dir);
-        std::thread::sleep(delay);
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// SIGKILL: nothing of the process gets to run any more.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
 
 /// Not a test: the process that [`Process`] starts.
 #[test]
 #[ignore = "runs for ever; started by the tests of this file"]
 fn relay_process() {
-    let dir = PathBuf::from(std::env::var_os(CHILD_DIR).unwrap());
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let mut relay = open(&dir).await.unwrap();
-        println!("\n{}", relay.address());
-        std::io::stdout().flush().unwrap();
-        // Ends with its parent.
-        tokio::task::spawn_blocking(|| {
-            let _ = std::io::stdin().lines().count();
-            std::process::exit(0);
-        });
-        relay.ended().await.unwrap();
-    });
+    site::process::serve();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,7 @@
 //! The host program must call [`child`] first thing in `main`, before it has any thread: the
 //! processes are itself, started again with a variable in the environment.
 
+mod curves;
 mod floor;
 mod load;
 mod peer;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use curves::{ConnectionsPoint, CurveOptions, Curves, DurableReport, QueuesPoint, curves};
 pub use peer::{Blocks, Heard, OwnQueue, Peer, PeerError, Said};
 pub use process::child;
 
@@ -219,18 +221,28 @@ pub async fn run(options: BenchOptions) -> Result<BenchReport, BenchError> {
 async fn messages(options: &BenchOptions) -> Result<MessageReport, BenchError> {
     let relay = Process::start(Kind::Relay, options).await?;
     let floor = Process::start(Kind::Floor, options).await?;
+    let mut pairs = load::pairs(&relay.address, options.pairs).await?;
+    exchange(&relay, &floor, &mut pairs, options).await
+}
+
+/// Messages through `pairs` of the relay, and the same through the floor, in turns.
+async fn exchange(
+    relay: &Process,
+    floor: &Process,
+    pairs: &mut Vec<load::Pair>,
+    options: &BenchOptions,
+) -> Result<MessageReport, BenchError> {
     let (mut relay_cpu, mut floor_cpu) = (Duration::ZERO, Duration::ZERO);
     let mut total = load::Done::default();
-    let mut pairs = load::pairs(&relay.address, options.pairs).await?;
     // Both have met their code and memory before it counts.
-    let warm_up = load::messages(&mut pairs, options.messages / 10 + 1).await?;
-    load::floor(&floor.address, options.pairs, &warm_up).await?;
+    let warm_up = load::messages(pairs, options.messages / 10 + 1).await?;
+    load::floor(&floor.address, pairs.len(), &warm_up).await?;
     for _ in 0..options.rounds {
         let before = relay.cpu()?;
-        let done = load::messages(&mut pairs, options.messages).await?;
+        let done = load::messages(pairs, options.messages).await?;
         relay_cpu += relay.cpu()?.saturating_sub(before);
         let before = floor.cpu()?;
-        load::floor(&floor.address, options.pairs, &done).await?;
+        load::floor(&floor.address, pairs.len(), &done).await?;
         floor_cpu += floor.cpu()?.saturating_sub(before);
         total.add(&done);
     }

@@ -43,12 +43,7 @@ impl Process {
     }
 
     fn start_blocking(kind: Kind, options: &BenchOptions) -> io::Result<Self> {
-        let journal = options.journal.map(|_| {
-            let unique = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |since| since.as_nanos());
-            std::env::temp_dir().join(format!("junto-bench-{}-{unique}", std::process::id()))
-        });
+        let journal = options.journal.map(|_| Self::temporary());
         let storage = match (&journal, options.journal) {
             (Some(dir), Some(sync)) => format!("{sync} {}", dir.display()),
             _ => "memory".to_owned(),
@@ -77,6 +72,14 @@ impl Process {
                 "the program does not start the measured process",
             )),
         }
+    }
+
+    /// A path that nobody else uses.
+    pub(super) fn temporary() -> PathBuf {
+        let unique = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        std::env::temp_dir().join(format!("junto-bench-{}-{unique}", std::process::id()))
     }
 
     /// CPU time of all its threads so far.
@@ -175,6 +178,10 @@ async fn start_relay(
 ) -> io::Result<crate::relay::RunningRelay> {
     let bind = core::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = RelayConfig::in_memory("127.0.0.1", bind).map_err(io::Error::other)?;
+    // The longest curves and what warms them up.
+    config.limits.connections = 20_000;
+    config.limits.queues = 2_000_000;
+    config.limits.handshakes = 1_000;
     if let Some((sync, dir)) = storage.split_once(' ') {
         config.storage = Storage::Journal {
             dir: dir.into(),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Each test file uses a part.
 
 pub(crate) mod lasting;
+pub(crate) mod process;
 
 use std::time::Duration;
 
