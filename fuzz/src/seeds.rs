@@ -72,7 +72,9 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "ratchet_params" => ratchet_params(),
         "ratchet_state" => ratchet_states(),
         "relay_config" => configs(),
+        "relay_export" => exports(),
         "relay_journal" => journals(),
+        "relay_store_log" => store_logs(),
         "session_evidence" => evidence(),
         "session_link" => session::seeds_of_links(),
         "session_node" => session::seeds_of_node(),
@@ -143,6 +145,42 @@ fn kem_values() -> Vec<Vec<u8>> {
 }
 
 // The queue protocol.
+
+/// A whole export with an identity of its own, and one of nothing.
+fn exports() -> Vec<Vec<u8>> {
+    let outer = tempfile::tempdir().unwrap();
+    let dir = outer.path().join("relay");
+    junto_relay::init_dir(&dir, "relay.example", 5223).unwrap();
+    let mut out = vec![0];
+    for name in ["relay.toml", "ca.crt", "server.crt", "server.key"] {
+        piece(&mut out, name.as_bytes());
+        let content = std::fs::read(dir.join(name)).unwrap();
+        piece(&mut out, &content);
+    }
+    piece(&mut out, b"journal/journal.0");
+    piece(&mut out, b"junto relay journal 1\n");
+    vec![out, b"\x01junto relay export 1\n\0".to_vec()]
+}
+
+/// Every record of the reference server's store log.
+fn store_logs() -> Vec<Vec<u8>> {
+    let key = format!("MCowBQYDK2VwAyEAWGZm{}ZmY=", "ZmZm".repeat(9)); // the base point
+    let id = |c: char| c.to_string().repeat(32);
+    let (a, b, c) = (id('A'), id('B'), id('C'));
+    let secret = "A".repeat(43) + "=";
+    let create = format!("CREATE rid={a} rk={key} rdh={secret} sid={b} sk=");
+    let log = format!(
+        "{create} sndSecure=T\nSECURE {a} {key}\nKEYS {a} {key},{key}\nLINK {a} {c} AAAA BBBB\n\
+         LDELETE {a}\nNOTIFIER {a} {c} {key} {secret} nsrv={c}\nNDELETE {a}\nSUSPEND {a}\n\
+         BLOCK {a} reason=spam,notice={{\"ttl\":60}}\nUNBLOCK {a}\nTIME {a} 86400\n\
+         QUEUE_SERVICE {a} R {c}\nNEW_SERVICE x\nDELETE {a}\n"
+    );
+    let full = format!(
+        "{create}{key} queue_mode=C link_id={c} queue_data=AAAA BBBB notifier={c} {key} {secret} \
+         updated_at=86400 status=blocked,reason=content rsrv={c}\nDELETE {a}"
+    );
+    vec![log.into_bytes(), full.into_bytes()]
+}
 
 fn addresses() -> Vec<Vec<u8>> {
     let hosts = [

@@ -21,6 +21,7 @@ const SLOW: &[&str] = &[
     "crypto_kem",
     "ratchet_conversation",
     "ratchet_params",
+    "relay_export",
     "relay_journal",
     "smp_queue",
     "smp_server",

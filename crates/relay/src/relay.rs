@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::config::{RelayConfig, Storage};
-use crate::connection::{self, Ended, Registry};
+use crate::connection::{self, Ended, Handshaking, Registry};
 use crate::folder::{self, FolderError};
 use crate::metrics::{Metrics, Stats, Turned};
 use crate::monitor;
@@ -617,11 +617,11 @@ fn take(
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
     metrics.accepted.inc();
     metrics.open.inc();
-    metrics.handshaking.inc();
     let limit = settings.limits.handshakes;
     let serve = {
         let (shared, handshakes) = (Arc::clone(shared), Arc::clone(handshakes));
-        async move { connection::serve(shared, id, stream, source, &handshakes).await }
+        let handshaking = Handshaking::begin(&shared);
+        async move { connection::serve(shared, id, stream, source, handshaking, &handshakes).await }
     };
     if handshakes.begin(limit, id, || connections.spawn(serve)) {
         tracing::debug!("too many handshakes: gave up the oldest");

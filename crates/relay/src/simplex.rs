@@ -142,7 +142,12 @@ pub struct Reference<'a> {
 /// [`MoveError`]; `dir` is then as it was.
 pub fn move_reference(reference: &Reference<'_>, dir: &Path) -> Result<Moved, MoveError> {
     // Before anything is made.
-    let (queues, mut moved) = read_log(reference.store_log, reference.lenient)?;
+    let path = reference.store_log;
+    let file = File::open(path).map_err(|source| MoveError::Io {
+        path: path.into(),
+        source,
+    })?;
+    let (queues, mut moved) = read_log(BufReader::new(file), path, reference.lenient)?;
     backup::prepare_empty(dir)?;
     let made = take_identity(reference, dir).and_then(|()| store(queues, dir, &mut moved));
     if made.is_err() {
@@ -198,13 +203,27 @@ fn store(queues: Queues, dir: &Path, moved: &mut Moved) -> Result<(), MoveError>
 
 type Queues = BTreeMap<RecipientId, Record>;
 
-/// Reads the whole log.
-fn read_log(path: &Path, lenient: bool) -> Result<(Queues, Moved), MoveError> {
+/// What a store log holds, without making anything of it.
+///
+/// # Errors
+/// [`MoveError::Line`], unless `lenient`; [`MoveError::Io`].
+pub fn survey(lines: impl BufRead, path: &Path, lenient: bool) -> Result<Moved, MoveError> {
+    read_log(lines, path, lenient).map(|(queues, mut moved)| {
+        moved.queues = queues.len() as u64;
+        moved
+    })
+}
+
+/// Reads the whole log, whose name is `path`.
+fn read_log(
+    mut lines: impl BufRead,
+    path: &Path,
+    lenient: bool,
+) -> Result<(Queues, Moved), MoveError> {
     let failed = |source| MoveError::Io {
         path: path.into(),
         source,
     };
-    let mut lines = BufReader::new(File::open(path).map_err(failed)?);
     let (mut queues, mut moved) = (Queues::new(), Moved::default());
     let mut line = Zeroizing::new(Vec::with_capacity(LINE_BYTES_MAX + 1));
     loop {

@@ -177,6 +177,22 @@ async fn silent_monitors_do_not_pile_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_are_given_up_are_counted_out() {
+    let mut config = monitored();
+    config.limits.handshakes = 1;
+    let relay = start(config).await;
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(TcpStream::connect(relay.local_addr()).await.unwrap());
+    }
+    until(|| relay.stats().connections_total == 30 && relay.stats().connections == 1).await;
+    assert_eq!(scraped(&relay).await["junto_relay_handshakes"], 1.0);
+    drop(silent);
+    until(|| relay.stats().connections == 0).await;
+    assert_eq!(scraped(&relay).await["junto_relay_handshakes"], 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_listens_unless_asked_for() {
     let relay = start(config()).await;
     assert_eq!(relay.monitor_addr(), None);

@@ -79,19 +79,16 @@ pub(crate) async fn serve(
     id: ConnectionId,
     stream: TcpStream,
     source: Source,
+    handshaking: Handshaking,
     handshakes: &Handshakes,
 ) -> Ended {
     let settings = shared.settings.get();
-    let opened = {
-        let _counted = Handshaking(&shared);
-        let began = Instant::now();
-        let timeout = settings.timeouts.handshake;
-        let opened = tokio::time::timeout(timeout, open(&settings, stream)).await;
-        if let Ok(Ok(_)) = &opened {
-            shared.metrics.handshake_done(began.elapsed());
-        }
-        opened
-    };
+    let began = Instant::now();
+    let opened = tokio::time::timeout(settings.timeouts.handshake, open(&settings, stream)).await;
+    drop(handshaking);
+    if let Ok(Ok(_)) = &opened {
+        shared.metrics.handshake_done(began.elapsed());
+    }
     handshakes.done(id);
     let (stream, connection, rng) = match opened {
         Ok(Ok(opened)) => opened,
@@ -104,10 +101,17 @@ pub(crate) async fn serve(
     ended
 }
 
-/// Counts a handshake until it is over, however it ends.
-struct Handshaking<'s>(&'s Shared);
+/// Counts a handshake until it is over, however it ends: also if its task never ran.
+pub(crate) struct Handshaking(Arc<Shared>);
 
-impl Drop for Handshaking<'_> {
+impl Handshaking {
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Self {
+        shared.metrics.handshaking.inc();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Handshaking {
     fn drop(&mut self) {
         self.0.metrics.handshaking.dec();
     }
