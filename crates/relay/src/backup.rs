@@ -209,7 +209,7 @@ fn segment_number(name: &str) -> Option<u64> {
 }
 
 /// Restores an export into `dir`, which must be absent or empty, and makes sure that a relay can
-/// start from it. Whatever fails, `dir` is then as it was.
+/// start from it. Whatever fails, `dir` is empty then.
 ///
 /// # Errors
 /// [`BackupError`].

@@ -139,7 +139,7 @@ pub struct Reference<'a> {
 /// Only reads what is the reference server's. Undelivered messages are not in its store log.
 ///
 /// # Errors
-/// [`MoveError`]; `dir` is then as it was.
+/// [`MoveError`]; `dir` is empty then, if it was made at all.
 pub fn move_reference(reference: &Reference<'_>, dir: &Path) -> Result<Moved, MoveError> {
     // Before anything is made.
     let path = reference.store_log;
