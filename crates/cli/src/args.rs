@@ -243,6 +243,17 @@ pub(crate) enum SessionCommand {
         /// Name of the session
         session: String,
     },
+    /// Turn away somebody who asked to join and never came: the place is free again
+    ///
+    /// For the host, until all parties are there. A place stays with who asked first, so one who asks
+    /// and vanishes keeps the others waiting. `junto session show` lists who asked, by number.
+    Drop {
+        /// Name of the session
+        session: String,
+        /// Number of the joiner
+        #[arg(long, value_name = "NUMBER")]
+        joiner: u8,
+    },
     /// Record that you compared the safety code with the others, by voice or in person
     Verify {
         /// Name of the session

@@ -83,6 +83,12 @@ pub(crate) async fn run(
         SessionCommand::Show { session } => {
             Junto::with(global, async |junto| show(junto, &session, output).await).await
         }
+        SessionCommand::Drop { session, joiner } => {
+            Junto::with(global, async |junto| {
+                turn_away(junto, &session, joiner, output).await
+            })
+            .await
+        }
         SessionCommand::Verify { session, code } => {
             Junto::with(global, async |junto| {
                 verify(junto, &session, &code, output).await
@@ -102,6 +108,27 @@ async fn show(junto: &Junto, session: &str, output: Output) -> Result<(), Failur
         .await
         .map_err(session_failure)?;
     output.result(&describe(&summary), || describe_text(&summary))
+}
+
+async fn turn_away(
+    junto: &Junto,
+    session: &str,
+    joiner: u8,
+    output: Output,
+) -> Result<(), Failure> {
+    let found = junto.sessions.find(session).await;
+    junto.uses(found.map_err(session_failure)?.local).await?;
+    junto
+        .sessions
+        .turn_away(session, joiner)
+        .await
+        .map_err(|error| {
+            session_failure(error).help("`junto session show NAME` lists who asked to join")
+        })?;
+    junto.settle(SETTLE).await?;
+    output.result(&json!({ "session": session, "dropped": joiner }), || {
+        format!("The place is free again; `junto session wait {session}` goes on waiting.")
+    })
 }
 
 async fn close(junto: &Junto, session: &str, output: Output) -> Result<(), Failure> {
@@ -372,6 +399,17 @@ fn describe(summary: &Summary) -> Value {
             })
         })
         .collect();
+    let joiners: Vec<Value> = summary
+        .joiners
+        .iter()
+        .map(|joiner| {
+            json!({
+                "number": joiner.number,
+                "name": joiner.name.as_str(),
+                "connected": joiner.connected,
+            })
+        })
+        .collect();
     json!({
         "session": summary.name,
         "id": summary.id.map(|id| id.to_string()),
@@ -381,6 +419,7 @@ fn describe(summary: &Summary) -> Value {
         "me": summary.me.map(|me| me.as_usize()),
         "safety_code": summary.safety_code.map(|code| code.to_string()),
         "verified": summary.verified,
+        "joiners": joiners,
         "failure": summary.failure,
         "policy": format!("{:?}", summary.policy).to_lowercase(),
         "link": summary.link.as_ref().map(ToString::to_string),
@@ -398,6 +437,18 @@ fn describe_text(summary: &Summary) -> String {
             summary.parties
         ),
     ];
+    for joiner in &summary.joiners {
+        let state = if joiner.connected {
+            "is here"
+        } else {
+            "asked, and has not come yet"
+        };
+        lines.push(format!(
+            "joiner {:<5} {state}  {}",
+            joiner.number,
+            joiner.name.as_str()
+        ));
+    }
     if let Some(failure) = &summary.failure {
         lines.push(format!("failed       {failure}"));
     }

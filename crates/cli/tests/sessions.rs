@@ -387,6 +387,39 @@ fn who_was_refused_may_ask_again() {
 }
 
 #[test]
+fn the_host_may_turn_a_joiner_away() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let new = ["session", "new", "--name", "s", "--parties", "3"];
+    let how = ["--relay", &address, "--timeout", "6"];
+    let mut host = stage.start("p1", &[&new[..], &how].concat());
+    let link = host.link();
+    // Somebody comes, and goes for good.
+    let join = ["session", "join", &link, "--as", "Ghost", "--timeout", "3"];
+    stage.run("p2", &join).failed(3);
+    host.wait().failed(3);
+    let shown = stage.run("p1", &["session", "show", "s"]);
+    let joiners = shown.ok()["joiners"].as_array().unwrap().clone();
+    assert_eq!(joiners.len(), 1, "{joiners:?}");
+    assert_eq!(joiners[0]["name"], "Ghost");
+    assert_eq!(joiners[0]["connected"], true);
+    let number = joiners[0]["number"].to_string();
+    let drop = ["session", "drop", "s", "--joiner", &number];
+    stage.run("p1", &drop).ok();
+    stage.run("p1", &drop).failed(2);
+    // The place is for somebody else now.
+    let host = stage.start("p1", &["session", "wait", "s"]);
+    let others = ["p3", "p4"].map(|party| stage.start(party, &["session", "join", &link]));
+    let [third, fourth] = others;
+    agreed(&wait_all(vec![host, third, fourth]), "safety_code");
+    // Who was turned away learns that nobody waits for it.
+    let ghost = stage.run("p2", &["session", "wait", "s", "--timeout", "60"]);
+    assert!(matches!(ghost.code, Some(3 | 5)), "{ghost:#?}");
+    assert!(!ghost.stderr.contains("only 2 of 3"), "{}", ghost.stderr);
+    stage.run("p1", &drop).failed(2);
+}
+
+#[test]
 fn only_pinned_keys_are_let_in() {
     let stage = Stage::new();
     let (_relay, address) = stage.relay();

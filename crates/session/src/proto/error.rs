@@ -36,6 +36,12 @@ pub enum Misuse {
     /// The label is in use with other members or another mode.
     #[error("the label is in use for something else")]
     LabelInUse,
+    /// The roster stands, or we are not the host.
+    #[error("only the host can turn joiners away, and only while it waits for parties")]
+    NotMeeting,
+    /// Nobody of that number has asked to join.
+    #[error("nobody of number {0} has asked to join")]
+    NoJoiner(u8),
     /// No such execution is open.
     #[error("no such execution is open")]
     NotOpen,

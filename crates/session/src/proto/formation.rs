@@ -5,6 +5,7 @@ use junto_crypto::secretbox::{BoxKey, NONCE_BYTES, Nonce};
 
 use super::{
     endpoint::{ConnectionId, RequestId},
+    error::Misuse,
     evidence::{Court, Culprit, Evidence},
     fault::{Blame, Fault, Reason},
     identity,
@@ -162,6 +163,21 @@ impl Machine {
             relay: self.relay.clone(),
             info: answer.encode(),
         });
+    }
+
+    /// At the host: frees the place of a joiner that never comes.
+    pub(crate) fn turn_away(&mut self, joiner: PeerSlot, step: &mut Step) -> Result<(), Misuse> {
+        if self.role != Role::Host || self.phase != Phase::Meeting {
+            return Err(Misuse::NotMeeting);
+        }
+        let Some(peer) = self.peers.get(&joiner) else {
+            return Err(Misuse::NoJoiner(joiner));
+        };
+        if let (Some(request), None) = (peer.request, peer.connection) {
+            step.effects.push(Effect::Reject { request });
+        }
+        self.remove_peer(joiner, step);
+        Ok(())
     }
 
     fn judge(&self, hello: &Hello) -> Welcome {

@@ -25,6 +25,7 @@ use super::{
     identity::{KnownKeys, ProfileBinding},
     limits::{INBOX_BYTES, INBOX_MESSAGES},
     link::SessionLink,
+    node::Joiner,
     party::{DisplayName, Members, PartyIndex},
     pipe::{Arrived, Bundle, Pipe},
     record::{Record, Refusal},
@@ -501,6 +502,16 @@ impl Machine {
         }
     }
 
+    /// Asks everybody. Before there is a roster a joiner asks its host, who may have turned it away.
+    pub(crate) fn probe_all(&mut self) {
+        if self.role == Role::Joiner && self.phase == Phase::Meeting {
+            for peer in self.peers.values_mut() {
+                peer.pipe.probe();
+            }
+        }
+        self.probe(self.others());
+    }
+
     /// Tells the others and forgets everything.
     pub(crate) fn close(&mut self, step: &mut Step) {
         if self.phase == Phase::Closing {
@@ -547,6 +558,22 @@ impl Machine {
         self.peers
             .values()
             .all(|peer| peer.broken.is_some() || peer.binding.is_none() || peer.pipe.is_given())
+    }
+
+    /// At a host that waits for parties: who has asked to join.
+    pub(crate) fn joiners(&self) -> Vec<Joiner> {
+        if self.role != Role::Host || self.phase != Phase::Meeting {
+            return Vec::new();
+        }
+        let joiner = |(&number, peer): (&PeerSlot, &Peer)| Joiner {
+            number,
+            name: peer
+                .entry
+                .as_ref()
+                .map_or_else(DisplayName::default, |entry| entry.name.clone()),
+            connected: peer.binding.is_some(),
+        };
+        self.peers.iter().map(joiner).collect()
     }
 
     /// Whether it accepts requests, or refuses them, whose connections it does not know yet.

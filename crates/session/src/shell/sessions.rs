@@ -159,6 +159,22 @@ impl Sessions {
             .await
     }
 
+    /// Frees the place of somebody who asked to join a session of ours and never comes
+    /// ([`Summary::joiners`]).
+    ///
+    /// # Errors
+    /// As [`Sessions::find`]; [`Misuse::NotMeeting`], [`Misuse::NoJoiner`].
+    pub async fn turn_away(&self, name_or_id: &str, joiner: u8) -> Result<(), SessionError> {
+        let local = self.find(name_or_id).await?.local;
+        self.handle
+            .call(Answer::Durable, move |node, rng, step| {
+                let (done, more) = node.turn_away(&local, joiner, rng);
+                step.absorb(more);
+                Some(done)
+            })
+            .await
+    }
+
     /// Closes a session: tells the other parties and forgets all of it.
     ///
     /// # Errors

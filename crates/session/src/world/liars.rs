@@ -834,4 +834,24 @@ fn a_place_stays_with_who_asked_first() {
     // Whoever is in the middle of connecting is not robbed of its place; who comes after is told so.
     assert_eq!(world.summary(0).stage, crate::Stage::Meeting);
     assert_eq!(world.summary(2).stage, crate::Stage::Failed);
+    // Until the host turns the one away that never came.
+    let joiners = world.summary(0).joiners;
+    let there: Vec<_> = joiners.iter().map(|joiner| joiner.connected).collect();
+    assert_eq!(there, [true, false]);
+    let turn_away = |world: &mut World, place: usize, number: u8| {
+        let party = &mut world.parties[place];
+        let local = party.local.unwrap();
+        let (done, step) = party.node.turn_away(&local, number, &mut party.rng);
+        world.settle(place, step);
+        done
+    };
+    assert!(turn_away(&mut world, 0, 9).is_err());
+    assert!(turn_away(&mut world, 1, 0).is_err());
+    turn_away(&mut world, 0, joiners[1].number).unwrap();
+    world.parties[2].error = None;
+    world.join(2);
+    world.reboot(0);
+    world.run();
+    world.assert_all_succeeded("the ghost is gone");
+    assert!(turn_away(&mut world, 0, joiners[0].number).is_err());
 }

@@ -112,7 +112,7 @@ impl Node {
 
     /// Asks all other parties of a session what they have.
     pub fn probe_all(&mut self, local: &LocalId, rng: &mut dyn CryptoRng) -> Step {
-        self.tell(local, rng, |machine, _| machine.probe(machine.others()))
+        self.tell(local, rng, |machine, _| machine.probe_all())
     }
 
     /// Who keeps a round from being complete.

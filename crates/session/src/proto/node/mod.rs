@@ -56,6 +56,17 @@ pub enum Stage {
     Closing,
 }
 
+/// Somebody who asked to join a session of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joiner {
+    /// The host's number for it.
+    pub number: u8,
+    /// What it calls itself; proves nothing.
+    pub name: DisplayName,
+    /// Whether it came after it was let in.
+    pub connected: bool,
+}
+
 /// What there is to say about a session.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -85,6 +96,8 @@ pub struct Summary {
     pub policy: Policy,
     /// The link, at a host whose session still waits for parties.
     pub link: Option<SessionLink>,
+    /// Who has asked to join, at a host whose session still waits for parties.
+    pub joiners: Vec<Joiner>,
     /// The roster, once it stands.
     pub roster: Option<Roster>,
     /// Why it will never form, for people; if so.
@@ -562,6 +575,21 @@ impl Node {
         Ok(step)
     }
 
+    /// Frees the place of somebody who asked to join and never comes.
+    ///
+    /// # Errors
+    /// [`Misuse::NotMeeting`], [`Misuse::NoJoiner`].
+    pub fn turn_away(
+        &mut self,
+        local: &LocalId,
+        joiner: u8,
+        rng: &mut dyn CryptoRng,
+    ) -> (Result<(), SessionError>, Step) {
+        self.with(local, rng, |machine, work| {
+            Ok(machine.turn_away(joiner, work.step)?)
+        })
+    }
+
     /// Closes a session: tells the others, forgets all of it, keys first.
     ///
     /// # Errors
@@ -669,6 +697,7 @@ fn summary(machine: &Machine) -> Summary {
         verified: machine.verified,
         policy: machine.link.params.policy,
         link: (machine.role == Role::Host && stage == Stage::Meeting).then(|| machine.link.clone()),
+        joiners: machine.joiners(),
         roster: agreed.map(|agreed| agreed.roster.clone()),
         failure: match &machine.phase {
             Phase::Failed(failure) => Some(failure.error().to_string()),
