@@ -4,7 +4,7 @@
 //! ways in which disks do: full, short, broken, a confirmation that does not come, the machine gone
 //! between two operations. After a loss of power the disk has what it confirmed, and of the rest
 //! whatever the seed chooses: a part of a write, with holes, and any of the changes of names.
-//! Nothing here uses a thread or a clock, so a case replays exactly.
+//! Nothing here depends on a thread or a clock, so a case replays exactly.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

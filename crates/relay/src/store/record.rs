@@ -54,6 +54,8 @@ use std::sync::Arc;
 const HEAD_BYTES: usize = 8;
 /// The longest body: a message.
 const BODY_MAX: usize = 1 + 2 * ID_BYTES + 8 + 1 + BODY_BYTES_MAX;
+/// The longest record.
+pub(super) const RECORD_BYTES_MAX: usize = HEAD_BYTES + BODY_MAX;
 const _: () = assert!(1 + 2 * ID_BYTES + 2 + FIXED_BYTES_MAX + USER_BYTES_MAX <= BODY_MAX);
 const _: () = assert!(1 + ID_BYTES + 1 + RECIPIENT_KEYS_MAX * 256 <= BODY_MAX);
 

@@ -1,16 +1,21 @@
 //! Reading a journal back.
 
+use core::ops::Range;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::Scope;
 
 use junto_smp::id::RecipientId;
 
 use super::record::{self, MARK_RECORD_BYTES, Record};
 use super::segment::MAGIC;
-use super::{Cell, MemoryStore, Name, Queue, Store as _};
+use super::{Cell, Memory, MemoryStore, Name, Queue, Store as _};
 
 /// Bytes read at a time: 1 MiB.
 const READ_BYTES: u64 = 1 << 20;
+/// Threads that decode, each with that much.
+const DECODERS_MAX: usize = 8;
 
 /// What a segment had to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +56,69 @@ pub(super) fn replay(
     Ok(Replayed { end, speaks })
 }
 
+/// What was read at once: whole records, and where their bodies are.
+struct Batch {
+    bytes: Vec<u8>,
+    /// Where each record begins in the file, and its body in `bytes`.
+    bodies: Vec<(u64, Range<usize>)>,
+}
+
+/// Records of a batch, and where each begins in the file; `None` for what is none of ours.
+type Decoded = Vec<(u64, Option<Record>)>;
+
+/// Threads that decode batches in turns, because the public keys of a million queues take seconds to
+/// check. The order stays.
+struct Decoders {
+    threads: Vec<(SyncSender<Batch>, Receiver<Decoded>)>,
+    given: usize,
+    taken: usize,
+}
+
+impl Decoders {
+    fn start<'scope>(scope: &'scope Scope<'scope, '_>, memory: &'scope Arc<Memory>) -> Self {
+        let count = std::thread::available_parallelism().map_or(1, |n| n.get().min(DECODERS_MAX));
+        let start = |_| {
+            // One batch under way for each thread.
+            let (batches, to_do) = mpsc::sync_channel::<Batch>(1);
+            let (done, decoded) = mpsc::sync_channel(1);
+            scope.spawn(move || {
+                for Batch { bytes, bodies } in to_do {
+                    let decode = |(at, body)| (at, record::decode(&bytes[body], memory));
+                    if done.send(bodies.into_iter().map(decode).collect()).is_err() {
+                        return; // The reader has given up.
+                    }
+                }
+            });
+            (batches, decoded)
+        };
+        Self {
+            threads: (0..count).map(start).collect(),
+            given: 0,
+            taken: 0,
+        }
+    }
+
+    /// Gives a batch to a thread, and takes the oldest back if there are enough under way.
+    fn exchange(&mut self, batch: Batch) -> io::Result<Option<Decoded>> {
+        let busy = self.given - self.taken == self.threads.len();
+        let oldest = if busy { self.next()? } else { None };
+        let (batches, _) = &self.threads[self.given % self.threads.len()];
+        batches.send(batch).map_err(io::Error::other)?;
+        self.given += 1;
+        Ok(oldest)
+    }
+
+    /// The oldest batch under way, if there is one.
+    fn next(&mut self) -> io::Result<Option<Decoded>> {
+        if self.taken == self.given {
+            return Ok(None);
+        }
+        let (_, decoded) = &self.threads[self.taken % self.threads.len()];
+        self.taken += 1;
+        decoded.recv().map(Some).map_err(io::Error::other)
+    }
+}
+
 struct Replay<'a> {
     queues: &'a MemoryStore,
     partial: Option<Partial>,
@@ -63,38 +131,61 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn run(&mut self, file: &mut dyn Read) -> io::Result<End> {
+        let memory = Arc::clone(self.queues.memory());
+        std::thread::scope(|scope| self.scan(file, &mut Decoders::start(scope, &memory)))
+    }
+
+    fn scan(&mut self, file: &mut dyn Read, decoders: &mut Decoders) -> io::Result<End> {
         let mut bytes = Vec::new();
-        let mut start = 0;
         let mut offset = 0_u64;
         loop {
-            bytes.drain(..start);
-            start = 0;
             let read = (&mut *file).take(READ_BYTES).read_to_end(&mut bytes)?;
+            let mut start = 0;
             if offset == 0 {
                 if !bytes.starts_with(MAGIC) {
                     return self.torn(0, bytes, file);
                 }
                 start = MAGIC.len();
             }
+            let mut bodies = Vec::new();
             while let Some(body) = record::first(&bytes[start..]) {
                 let at = offset + start as u64;
-                let decoded = record::decode(&bytes[start..][body.clone()], self.queues.memory());
-                if !decoded.is_some_and(|record| self.apply(record, at)) {
-                    // The checksum is right: written by us, but not by this version.
-                    return Ok(End::Damaged(at));
-                }
+                bodies.push((at, start + body.start..start + body.end));
                 start += body.end;
             }
             offset += start as u64;
-            if read == 0 {
-                bytes.drain(..start);
-                return match self.partial.take() {
-                    None if bytes.is_empty() && self.copied => Ok(End::Whole),
-                    None => self.torn(offset, bytes, file),
-                    Some(partial) => self.torn(partial.began, bytes, file),
-                };
+            let rest = bytes.split_off(start);
+            if let Some(decoded) = decoders.exchange(Batch { bytes, bodies })?
+                && let Some(at) = self.apply_all(decoded)
+            {
+                return Ok(End::Damaged(at));
             }
+            bytes = rest;
+            if read > 0 && bytes.len() < record::RECORD_BYTES_MAX {
+                continue;
+            }
+            while let Some(decoded) = decoders.next()? {
+                if let Some(at) = self.apply_all(decoded) {
+                    return Ok(End::Damaged(at));
+                }
+            }
+            return match self.partial.take() {
+                None if bytes.is_empty() && self.copied => Ok(End::Whole),
+                None => self.torn(offset, bytes, file),
+                Some(partial) => self.torn(partial.began, bytes, file),
+            };
         }
+    }
+
+    /// Carries out records; gives the place of the first that cannot stand there. Its checksum is
+    /// right: it was written by us, but not by this version.
+    fn apply_all(&mut self, decoded: Decoded) -> Option<u64> {
+        let mut decoded = decoded.into_iter();
+        let refused = |(at, record): (u64, Option<Record>)| {
+            let applied = record.is_some_and(|record| self.apply(record, at));
+            (!applied).then_some(at)
+        };
+        decoded.find_map(refused)
     }
 
     /// Nothing from `offset` on can be read. Whether a crash explains that: not if the disk had
