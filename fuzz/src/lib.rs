@@ -66,6 +66,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smp_client", smp::client),
     ("smp_client_hello", smp::client_hello),
     ("smp_command", smp::command),
+    ("smp_forward", smp::forward),
     ("smp_keys", smp::keys),
     ("smp_message", smp::message),
     ("smp_queue", smp::queue),

@@ -17,6 +17,7 @@ use junto_smp::{
     link::{LinkBlobs, LinkData},
     message::MessageFlags,
     notification::NotificationNonce,
+    proxy::{Forward, ProxyRequest},
     response::{NotifierIds, QueueIds, Response},
     service::{QueuesHash, ServiceQueues},
     version::{Version, VersionRange},
@@ -85,6 +86,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "smp_client" => answers(),
         "smp_client_hello" => client_hellos(),
         "smp_command" => commands(Version::MAX),
+        "smp_forward" => crate::smp::seeds_of_forward(),
         "smp_message" => vec![
             b"\0\0\0\0\x65\0\0\0T hello".to_vec(),
             b"QUOTA \0\0\0\0\x65\0\0\0".to_vec(),
@@ -316,6 +318,18 @@ fn every_command() -> Vec<Command<'static>> {
         Command::NotifierServiceSub(Some(service_queues())),
         Command::Resolve(b"name.simplex"),
         Command::Ping,
+        Command::Proxy(Box::new(ProxyRequest {
+            server: "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=@relay.example,[::1]:443"
+                .parse()
+                .unwrap(),
+            password: Some(b"password"),
+        })),
+        Command::ProxyForward(Forward {
+            version: 17,
+            key: dh_key(),
+            sealed: b"box",
+        }),
+        Command::RelayForward(b"box"),
     ]
 }
 
@@ -382,11 +396,24 @@ fn responses(version: Version) -> Vec<Vec<u8>> {
         Response::Pong,
         Response::End,
         Response::Deleted,
+        Response::ProxyAnswer(b"box"),
+        Response::RelayAnswer(b"box"),
     ];
+    let key = SignedKey::sign(dh_key(), &server::signer()).to_der();
+    let introduction = written(|writer| {
+        writer.bytes(b"PKEY ");
+        writer.short(&[3; 32]);
+        writer.bytes(&[0, 15, 0, 17, 2]);
+        writer.large(b"leaf");
+        writer.large(b"identity");
+        writer.large(&key);
+    });
     let texts = [
         "ERR STORE text",
         "ERR PROXY PROTOCOL CMD SYNTAX",
         "ERR PROXY BROKER TIMEOUT x",
+        "ERR PROXY BROKER TRANSPORT HANDSHAKE IDENTITY",
+        "ERR PROXY BROKER RESPONSE \u{5}BLOCK",
         "ERR BLOCKED reason=content,notice={}",
     ];
     responses
@@ -394,6 +421,7 @@ fn responses(version: Version) -> Vec<Vec<u8>> {
         .chain(errors.map(Response::Error))
         .map(|response| written(|writer| response.encode(writer, version)))
         .chain(texts.map(|text| text.as_bytes().to_vec()))
+        .chain([introduction])
         .collect()
 }
 
@@ -454,7 +482,11 @@ fn conversations_with_server() -> Vec<Vec<u8>> {
             .zip(1..)
             .map(|(command, correlation)| {
                 let entity: &[u8] = match command {
-                    Command::New(_) | Command::Resolve(_) | Command::Ping => &[],
+                    Command::New(_)
+                    | Command::Resolve(_)
+                    | Command::Ping
+                    | Command::Proxy(_)
+                    | Command::RelayForward(_) => &[],
                     Command::Send { .. } | Command::SenderKey(_) => &sender,
                     _ => &recipient,
                 };

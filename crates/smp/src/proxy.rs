@@ -382,3 +382,92 @@ pub fn single(text: &mut [u8]) -> Result<&mut [u8], ForwardFault> {
         Some(_) => Err(ForwardFault::Single),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{id::Entity, transmission::encode_header};
+
+    const VECTORS: &str = include_str!("../../../vectors/simplex-primitives.txt");
+
+    fn vector<const N: usize>(name: &str) -> [u8; N] {
+        let mut lines = VECTORS.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = lines.find(|(key, _)| *key == name).unwrap();
+        hex::decode(value).unwrap().try_into().unwrap()
+    }
+
+    fn key() -> BoxKey {
+        BoxKey::from_symmetric(&vector("x25519_shared"))
+    }
+
+    fn correlation() -> CorrelationId {
+        CorrelationId(vector("authenticator_nonce"))
+    }
+
+    /// The box of `content`, as command or answer.
+    fn sealed(nonce: &Nonce, content: &[u8]) -> Vec<u8> {
+        let mut room = vec![0; FORWARDED_BOX_BYTES];
+        seal_one(&key(), nonce, &mut room, |room| {
+            let mut writer = Writer::new(room);
+            writer.u8(0);
+            let entity = vector("forward_entity");
+            encode_header(&mut writer, Some(&correlation()), Entity::Queue(&entity));
+            writer.bytes(content);
+            writer.finish()
+        })
+        .unwrap();
+        room
+    }
+
+    fn is(bytes: &[u8], tag: &str, digest: &str) {
+        assert_eq!(bytes[..TAG_BYTES], vector::<TAG_BYTES>(tag));
+        let found = junto_crypto::hash::sha256(bytes);
+        assert_eq!(found, vector::<32>(digest));
+    }
+
+    #[test]
+    fn boxes_match_the_vectors() {
+        let nonce = correlation().nonce();
+        let command = sealed(&nonce, b"SEND T hi");
+        is(&command, "forward_command_tag", "forward_command_sha256");
+        // Trap 1.
+        assert_eq!(nonce.reversed().0, vector("forward_answer_nonce"));
+        let mut answer = sealed(&nonce.reversed(), b"OK");
+        is(&answer, "forward_answer_tag", "forward_answer_sha256");
+
+        let relayed = CorrelationId(vector("relay_corr_id")).nonce();
+        let forward = Forward {
+            version: 17,
+            key: x25519::PublicKey::from_bytes(&vector("relay_sender_key")),
+            sealed: &command,
+        };
+        let mut text = vec![0; 17_000];
+        let mut writer = Writer::new(&mut text);
+        correlation().encode(&mut writer);
+        forward.encode(&mut writer);
+        let used = writer.finish().unwrap();
+        assert_eq!(decode_relayed(&text[..used]), Ok((correlation(), forward)));
+        let mut outer = Vec::new();
+        key().seal(&relayed, &text[..used], &mut outer);
+        is(&outer, "relay_command_tag", "relay_command_sha256");
+        let envelope = [&[24][..], &correlation().0, &answer].concat();
+        let mut outer = Vec::new();
+        key().seal(&relayed.reversed(), &envelope, &mut outer);
+        is(&outer, "relay_answer_tag", "relay_answer_sha256");
+
+        let text = open_box(&key(), &nonce.reversed(), &mut answer).unwrap();
+        assert!(single(text).unwrap().ends_with(b"OK"));
+    }
+
+    #[test]
+    fn the_largest_command_of_all_just_fits() {
+        // Ed448 is the longest authorisation; from version 16 a marker follows it.
+        let authorization = 1 + junto_crypto::ed448::SIGNATURE_BYTES + 1;
+        let header = 25 + 25;
+        let command = b"SEND T ".len() + crate::message::BODY_BYTES_MAX;
+        assert_eq!(
+            HEAD_BYTES + authorization + header + command,
+            FORWARDED_BYTES
+        );
+    }
+}
