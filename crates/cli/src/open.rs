@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use junto_agent::store::StoreError;
 use junto_agent::{Agent, AgentConfig, AgentError};
 use junto_crypto::aead::StoreKey;
 use junto_crypto::ed25519::SigningKey;
@@ -15,7 +16,7 @@ use tokio::sync::Mutex;
 
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
-use crate::profile::{self, Profile};
+use crate::profile::{self, Profile, Succession};
 use crate::random;
 
 /// How long a process that is done waits for the relays to take what it said.
@@ -68,7 +69,14 @@ impl Junto {
             None => profile::default_dir()?,
         };
         let profile = Profile::open(&dir, global.passphrase_file.as_deref())?;
-        let config = AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
+        let succession = Succession::begin(&profile)?;
+        let succeed = || {
+            let succession = succession.clone();
+            Box::new(move |found| succession.succeed(found))
+        };
+        let mut config =
+            AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
+        config.succeed = Some(succeed());
         let (agent, events) = Agent::open(config).await.map_err(|error| {
             let mut failure = agent_failure(error);
             failure.message = format!(
@@ -79,8 +87,10 @@ impl Junto {
             failure
         })?;
         let carriage = junto_session::carrier::agent::carriage(agent.clone(), events);
-        let sessions = Sessions::open(profile.dir(), subkey(&profile, "session.db"), carriage)
+        let key = subkey(&profile, "session.db");
+        let sessions = Sessions::open_succeeding(profile.dir(), key, carriage, succeed())
             .map_err(session_failure)?;
+        succession.finish(&profile)?;
         Ok(Junto {
             profile,
             sessions,
@@ -202,7 +212,15 @@ fn subkey(profile: &Profile, name: &str) -> StoreKey {
     StoreKey::from_bytes(&key)
 }
 
+/// What to do about an older copy of a database.
+const OUTDATED: &str = "using it could repeat or contradict what was sent already: put the newest copy \
+     back. Without one, removing the file `mark` from the profile lets you go on; close the sessions that \
+     were open then, and make new ones";
+
 fn agent_failure(error: AgentError) -> Failure {
+    if matches!(error, AgentError::Store(StoreError::Outdated)) {
+        return Failure::refused(error).help(OUTDATED);
+    }
     let exit = match &error {
         AgentError::Misuse(_) | AgentError::Link(_) => Exit::Usage,
         AgentError::Relay { .. } => Exit::Unreachable,
@@ -242,6 +260,14 @@ pub(crate) fn session_failure(error: SessionError) -> Failure {
             "this machine cannot store what the command needs: {what}"
         ))
         .help("make room on the disk of the profile and try again; nothing that was confirmed is lost"),
+        SessionError::Local(LocalError::Store(source))
+            if matches!(
+                source.downcast_ref::<junto_session::store::StoreError>(),
+                Some(junto_session::store::StoreError::Outdated(_))
+            ) =>
+        {
+            Failure::refused(message).help(OUTDATED)
+        }
         SessionError::Local(_) => Failure::failed(message),
         SessionError::Defect(_) => {
             Failure::failed(message).help("this is our fault; please report it")

@@ -6,6 +6,7 @@
 //! lock           held while a process uses the profile
 //! agent.db       connections, ratchets, messages on their way
 //! session.db     sessions and protocol runs
+//! mark           tells older copies of the databases from those in use
 //! bls/           key shares, each sealed with the store key
 //! ```
 
@@ -140,6 +141,68 @@ impl Profile {
             .help("restore it from a backup")
         })?;
         Ok(Some(plaintext))
+    }
+}
+
+/// What tells older copies of a profile's databases, restored from a backup say, from those in use: each
+/// opening leaves a fresh mark in all of them, and in a file beside them. Using an old copy could send
+/// something else in the place of what was sent already, and with keys that were used already.
+///
+/// It cannot tell when all files of the profile went back together.
+#[derive(Clone)]
+pub(crate) struct Succession {
+    /// What the databases may say; nothing if it is not known, and then they may say anything.
+    accepted: Vec<[u8; 16]>,
+    next: [u8; 16],
+}
+
+impl Succession {
+    const FILE: &str = "mark";
+
+    /// Begins an opening. Until [`Succession::finish`] the file names the mark before and the next one: the
+    /// process may die when some databases have one and some the other.
+    pub(crate) fn begin(profile: &Profile) -> Result<Self, Failure> {
+        use rand_core::Rng;
+        let stored = profile.read_sealed(Self::FILE)?;
+        let (accepted, odd) = match &stored {
+            None => (Vec::new(), false),
+            Some(stored) => {
+                let (marks, rest) = stored.as_chunks::<16>();
+                (marks.to_vec(), !rest.is_empty())
+            }
+        };
+        if odd || accepted.len() > 2 {
+            return Err(Failure::failed(format_args!(
+                "{} is damaged; nothing was changed",
+                profile.dir.join(Self::FILE).display()
+            ))
+            .help("restore it from a backup"));
+        }
+        if let [_, next] = accepted[..] {
+            return Ok(Self { accepted, next });
+        }
+        let mut next = [0; 16];
+        random().fill_bytes(&mut next);
+        if let [before] = accepted[..] {
+            profile.write_sealed(Self::FILE, &[before, next].concat())?;
+            return Ok(Self {
+                accepted: vec![before, next],
+                next,
+            });
+        }
+        Ok(Self { accepted, next })
+    }
+
+    /// The mark to leave in a database that has this one; none if the database is an older copy.
+    pub(crate) fn succeed(&self, found: Option<[u8; 16]>) -> Option<[u8; 16]> {
+        let known =
+            found.is_none_or(|found| self.accepted.is_empty() || self.accepted.contains(&found));
+        known.then_some(self.next)
+    }
+
+    /// All databases have the next mark.
+    pub(crate) fn finish(self, profile: &Profile) -> Result<(), Failure> {
+        profile.write_sealed(Self::FILE, &self.next)
     }
 }
 

@@ -66,8 +66,8 @@ fn a_key_does_not_get_lost_on_a_full_disk() {
     agreed(&[again, other.wait()], "public_key");
 }
 
-/// What is in a profile's files.
-fn content(profile: &Path) -> Vec<(String, Vec<u8>)> {
+/// What is in a profile's key and in one of its databases.
+fn content(profile: &Path, database: &str) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(profile)
         .unwrap()
         .map(|entry| entry.unwrap())
@@ -76,7 +76,7 @@ fn content(profile: &Path) -> Vec<(String, Vec<u8>)> {
             let name = entry.file_name().to_string_lossy().into_owned();
             (name, std::fs::read(entry.path()).unwrap())
         })
-        .filter(|(name, _)| name.ends_with(".db") || name.starts_with("key"))
+        .filter(|(name, _)| name == database || name.starts_with("key"))
         .collect();
     files.sort();
     files
@@ -109,7 +109,7 @@ fn a_damaged_database_is_reported_and_left_alone() {
         ];
         for (what, damaged) in damages {
             std::fs::write(&path, &damaged).unwrap();
-            let before = content(&profile);
+            let before = content(&profile, name);
             for command in [
                 &["session", "list"][..],
                 &["send", "--session", "s", "x", "--timeout", "5"],
@@ -121,7 +121,7 @@ fn a_damaged_database_is_reported_and_left_alone() {
                 assert!(message.contains(name), "{name} {what}: {error}");
             }
             assert!(
-                content(&profile) == before,
+                content(&profile, name) == before,
                 "{name} {what}: files were changed"
             );
         }
@@ -153,6 +153,42 @@ fn a_database_of_another_profile_is_refused_and_left_alone() {
         std::fs::write(&path, own).unwrap();
         stage.run("p1", &["session", "list"]).ok();
     }
+}
+
+#[test]
+fn an_older_copy_of_a_database_is_refused_and_left_alone() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    for name in ["agent.db", "session.db"] {
+        let path = stage.path("p1").join(name);
+        let old = std::fs::read(&path).unwrap();
+        stage.run("p1", &["send", "--session", "s", "newer"]).ok();
+        let newest = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &old).unwrap();
+        // However often one tries.
+        for _ in 0..3 {
+            let refused = stage.run("p1", &["send", "--session", "s", "again"]);
+            let error = refused.failed(5);
+            let message = error["message"].as_str().unwrap();
+            assert!(
+                message.contains(name) && message.contains("older"),
+                "{error}"
+            );
+            assert!(std::fs::read(&path).unwrap() == old, "{name} was changed");
+        }
+        std::fs::write(&path, newest).unwrap();
+        stage.run("p1", &["session", "show", "s"]).ok();
+    }
+    // Whoever has no newer copy says so by taking the mark away.
+    let path = stage.path("p1").join("session.db");
+    let old = std::fs::read(&path).unwrap();
+    stage.run("p1", &["session", "list"]).ok();
+    std::fs::write(&path, &old).unwrap();
+    stage.run("p1", &["session", "list"]).failed(5);
+    std::fs::remove_file(stage.path("p1").join("mark")).unwrap();
+    stage.run("p1", &["session", "list"]).ok();
+    stage.run("p1", &["session", "list"]).ok();
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub use proto::{
     statement::{InstanceId, Round},
     step::LocalId,
 };
-pub use shell::{Channel, Execution, Forming, Session, Sessions, Used};
+pub use shell::{Channel, Execution, Forming, Session, Sessions, Succeed, Used};
 
 #[cfg(test)]
 mod world;

@@ -16,12 +16,18 @@ use crate::proto::{
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
+/// See [`AgentConfig::succeed`].
+pub type Succeed = Box<dyn FnOnce(Option<[u8; 16]>) -> Option<[u8; 16]> + Send>;
+
 /// How to open an agent.
 pub struct AgentConfig {
     /// The SQLite file; made if it does not exist. Its folder must exist.
     pub path: PathBuf,
     /// Seals every record in the file.
     pub key: StoreKey,
+    /// Tells an older copy of the file from the one in use: gets the mark that the last opening left in it
+    /// (none in a new file), and gives the one to leave now, or none to refuse the file.
+    pub succeed: Option<Succeed>,
     /// Whether acknowledging a message tells its sender ([`Event::Delivered`] there). On by default;
     /// receipts are gathered and cost one message for up to 255.
     pub receipts: bool,
@@ -60,6 +66,7 @@ impl AgentConfig {
         Self {
             path: path.into(),
             key,
+            succeed: None,
             receipts: true,
             post_quantum: PostQuantum::default(),
             client: ClientOptions::default(),
@@ -103,7 +110,11 @@ impl Agent {
             reconnect: config.reconnect,
         };
         let store = move || -> Result<Box<dyn Store>, StoreError> {
-            Ok(Box::new(SqliteStore::open(&config.path, config.key)?))
+            let mut store = SqliteStore::open(&config.path, config.key)?;
+            if let Some(succeed) = config.succeed {
+                store.exchange_mark(succeed)?;
+            }
+            Ok(Box::new(store))
         };
         let (inputs, events) = Engine::start(options, store).await?;
         Ok((Self { inputs }, Events { events }))

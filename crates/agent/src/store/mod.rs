@@ -40,6 +40,9 @@ pub enum StoreError {
     /// The file is not an agent store, or it is damaged. It was left as it is.
     #[error("the profile's database is damaged or not one of ours ({0}); it was left as it is")]
     Damaged(&'static str),
+    /// It is an older copy, restored from a backup, say. It was left as it is.
+    #[error("the profile's database is an older copy than the one in use; it was left as it is")]
+    Outdated,
     /// A newer version of the program made it.
     #[error("the profile was made by a newer version (format {found}, this version reads {known})")]
     Newer {
@@ -65,6 +68,7 @@ impl StoreError {
         match self {
             Self::Busy => Self::Busy,
             Self::WrongKey => Self::WrongKey,
+            Self::Outdated => Self::Outdated,
             Self::Damaged(what) => Self::Damaged(what),
             Self::Newer { found, known } => Self::Newer {
                 found: *found,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use junto_crypto::aead::StoreKey;
 use rand_chacha::ChaCha20Rng;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction};
 
 use super::schema::{self, APPLICATION_ID, FORMAT};
 use super::{Store, StoreError};
@@ -83,6 +83,41 @@ impl SqliteStore {
             }
             Err(error) => Err(fault(error)),
         }
+    }
+
+    /// Exchanges the mark that the last opening left for another one, if `succeed` knows it. With the
+    /// marks kept elsewhere as well, an older copy of the file is told from the one in use.
+    ///
+    /// # Errors
+    /// [`StoreError::Outdated`] if `succeed` gives none for it; the file is then left as it is.
+    pub fn exchange_mark(
+        &mut self,
+        succeed: impl FnOnce(Option<[u8; 16]>) -> Option<[u8; 16]>,
+    ) -> Result<(), StoreError> {
+        const CONTEXT: &[u8] = b"profile mark";
+        let sql = "SELECT body FROM profile WHERE name = 'mark'";
+        let found: Option<Vec<u8>> = self
+            .database
+            .query_row(sql, [], |row| row.get(0))
+            .optional()
+            .map_err(fault)?;
+        let found = match found {
+            None => None,
+            Some(body) => {
+                let opened = self.key.open(CONTEXT, &body);
+                let mark = opened.ok().and_then(|mark| mark.as_slice().try_into().ok());
+                Some(mark.ok_or(StoreError::Damaged("its mark is forged"))?)
+            }
+        };
+        let next = succeed(found).ok_or(StoreError::Outdated)?;
+        if found == Some(next) {
+            return Ok(());
+        }
+        let sealed = self.key.seal(CONTEXT, &next, &mut self.rng);
+        let sealed = sealed.map_err(|_| StoreError::Damaged("mark"))?;
+        let sql = "INSERT OR REPLACE INTO profile (name, body) VALUES ('mark', ?1)";
+        self.database.execute(sql, [sealed]).map_err(fault)?;
+        Ok(())
     }
 
     fn rows_of<K>(

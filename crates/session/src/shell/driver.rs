@@ -141,6 +141,10 @@ impl Place {
     }
 }
 
+/// Tells an older copy of a store from the one in use: gets the mark that the last opening left in it (none
+/// in a new one), and gives the one to leave now, or none to refuse it.
+pub type Succeed = Box<dyn FnOnce(Option<[u8; 16]>) -> Option<[u8; 16]> + Send>;
+
 /// Some sessions, and what the carrier does for them: also for those that have been closed since.
 #[derive(Clone, Default)]
 pub struct Used {
@@ -295,10 +299,18 @@ struct Driver {
 }
 
 /// Opens the store, loads the core and starts the task on a thread of its own: commits block.
-pub(crate) fn start(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Handle, SessionError> {
+pub(crate) fn start(
+    dir: &Path,
+    key: StoreKey,
+    carriage: Carriage,
+    succeed: Option<Succeed>,
+) -> Result<Handle, SessionError> {
     let local = |error: Box<dyn core::error::Error + Send + Sync>| LocalError::Store(error);
     let mut rng = generator()?;
     let mut store = SqliteStore::open(dir, key, generator()?).map_err(|e| local(e.into()))?;
+    if let Some(succeed) = succeed {
+        store.exchange_mark(succeed).map_err(|e| local(e.into()))?;
+    }
     let rows = store.load().map_err(|e| local(e.into()))?;
     let (node, step) = Node::load(rows, carriage.carrier.body_bytes(), &mut rng)
         .map_err(|e| local(format!("{} is damaged: {e}", store.path().display()).into()))?;

@@ -7,7 +7,7 @@ mod session;
 mod sessions;
 
 pub use channel::Channel;
-pub use driver::Used;
+pub use driver::{Succeed, Used};
 pub use execution::Execution;
 pub use session::{Forming, Session};
 pub use sessions::Sessions;

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use junto_crypto::{aead::StoreKey, ed25519::VerifyingKey};
 
 use super::{
-    driver::{self, Answer, Handle, Used},
+    driver::{self, Answer, Handle, Succeed, Used},
     session::Forming,
 };
 use crate::{
@@ -36,7 +36,21 @@ impl Sessions {
     /// [`LocalError::Store`] if the file is in use by another process, damaged, or made with another
     /// key; it is then unchanged.
     pub fn open(dir: &Path, key: StoreKey, carriage: Carriage) -> Result<Self, SessionError> {
-        driver::start(dir, key, carriage).map(|handle| Self { handle })
+        driver::start(dir, key, carriage, None).map(|handle| Self { handle })
+    }
+
+    /// As [`Sessions::open`], unless the file is an older copy than the one in use.
+    ///
+    /// # Errors
+    /// As [`Sessions::open`]; [`crate::store::StoreError::Outdated`] if `succeed` does not know the file's
+    /// mark.
+    pub fn open_succeeding(
+        dir: &Path,
+        key: StoreKey,
+        carriage: Carriage,
+        succeed: Succeed,
+    ) -> Result<Self, SessionError> {
+        driver::start(dir, key, carriage, Some(succeed)).map(|handle| Self { handle })
     }
 
     /// Makes a session as its host and waits up to `patience` for its link.

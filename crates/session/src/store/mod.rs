@@ -40,6 +40,9 @@ pub enum StoreError {
         /// What does not fit.
         what: String,
     },
+    /// It is an older copy, restored from a backup, say. Nothing was overwritten.
+    #[error("{0} is an older copy than the one in use; it was left as it is")]
+    Outdated(PathBuf),
     /// It was made by another version of this program.
     #[error("{path} has schema {found}, this program knows {SCHEMA_VERSION}")]
     Version {
@@ -157,6 +160,48 @@ impl SqliteStore {
             Ok(plain) if plain.as_slice() == CHECK => Ok(()),
             Ok(_) | Err(_) => Err(StoreError::WrongKey(path)),
         }
+    }
+
+    /// Exchanges the mark that the last opening left for another one, if `succeed` knows it. With the
+    /// marks kept elsewhere as well, an older copy of the file is told from the one in use.
+    ///
+    /// # Errors
+    /// [`StoreError::Outdated`] if `succeed` gives none for it; the file is then left as it is.
+    pub fn exchange_mark(
+        &mut self,
+        succeed: impl FnOnce(Option<[u8; 16]>) -> Option<[u8; 16]>,
+    ) -> Result<(), StoreError> {
+        let fail = |source| failure(&self.path, source);
+        let found: Option<Vec<u8>> = self
+            .connection
+            .query_row("SELECT value FROM meta WHERE name = 'mark'", [], |row| {
+                row.get(0)
+            })
+            .optional()
+            .map_err(fail)?;
+        let found = match found {
+            None => None,
+            Some(sealed) => {
+                let opened = self.key.open(b"mark", &sealed);
+                let mark = opened.ok().and_then(|mark| mark.as_slice().try_into().ok());
+                Some(mark.ok_or_else(|| self.damaged("its mark does not open"))?)
+            }
+        };
+        let next = succeed(found).ok_or_else(|| StoreError::Outdated(self.path.clone()))?;
+        if found == Some(next) {
+            return Ok(());
+        }
+        let sealed = self
+            .key
+            .seal(b"mark", &next, &mut self.rng)
+            .map_err(|_| StoreError::Seal)?;
+        self.connection
+            .execute(
+                "INSERT OR REPLACE INTO meta VALUES ('mark', ?1)",
+                params![sealed],
+            )
+            .map_err(|source| failure(&self.path, source))?;
+        Ok(())
     }
 
     fn damaged(&self, what: &str) -> StoreError {
