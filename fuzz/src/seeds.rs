@@ -597,6 +597,9 @@ fn journals() -> Vec<Vec<u8>> {
     let said = |tag: &[u8], rest: &[u8]| [tag, &recipient, rest].concat();
     let text = |id: [u8; 24]| said(b"M", &[&id[..], &7_u64.to_be_bytes(), b"Thello"].concat());
     let marker = said(b"F", &[&[5; 24][..], &7_u64.to_be_bytes()].concat());
+    let owners = said(b"R", &[&[2][..], &key, &key].concat());
+    let link = said(b"L", &[&[7; 24][..], b"\0\x05fixeduser"].concat());
+    let notifier = said(b"N", &[&[8; 24][..], &[9; 32], &key].concat());
     let write = |bodies: &[Vec<u8>]| {
         let mut out = vec![0];
         bodies.iter().for_each(|body| piece(&mut out, body));
@@ -615,6 +618,25 @@ fn journals() -> Vec<Vec<u8>> {
         ]),
         write(&[queue(3, 2), text([6; 24]), marker, said(b"D", b"")]),
         write(&[queue(2, 3), text(message)]),
+        write(&[
+            queue(0, 4),
+            owners.clone(),
+            link.clone(),
+            notifier.clone(),
+            text(message),
+            said(b"B", b"ST\0\0\0\0\0\0\0\x3c"),
+            said(b"U", b""),
+            said(b"l", b""),
+            said(b"n", b""),
+        ]),
+        write(&[
+            queue(1, 0),
+            notifier,
+            link,
+            owners,
+            said(b"B", b"C"),
+            said(b"B", b"CF"),
+        ]),
         raw,
         vec![1],
     ]
