@@ -10,8 +10,6 @@ use std::time::{Instant, SystemTime};
 
 use junto_smp::address::ServerAddress;
 use junto_smp::block::{Block, new_block};
-use junto_smp::blocking::Blocking;
-use junto_smp::id::ID_BYTES;
 use junto_smp::queue::ConnectionId;
 use junto_smp::server;
 use junto_smp::version::VersionRange;
@@ -21,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-use crate::config::{RelayConfig, Storage};
+use crate::config::{Blocked, RelayConfig, Storage};
 use crate::connection::{self, Ended, Handshaking, Registry};
 use crate::folder::{self, FolderError};
 use crate::metrics::{Metrics, Stats, Turned};
@@ -113,8 +111,10 @@ impl Relay {
         let bind = config.bind;
         let storage = config.storage.clone();
         let proxy = config.proxy.clone();
+        let blocked = config.blocked.clone();
         let settings = Settings::new(config, &identity, versions)?;
         let store = open_store(storage, &settings).await?;
+        block(&*store, &blocked);
         let listener = listen(bind)?;
         let local_addr = address_of(&listener, bind)?;
         let address = folder::address(&identity, hosts, local_addr.port())?;
@@ -238,38 +238,6 @@ impl RunningRelay {
         self.shared.stats()
     }
 
-    /// Blocks or (with `None`) unblocks the queue that somebody knows as `id`, be it the
-    /// recipient's, a sender's or a link's name for it. `false` if there is none. It is durable when
-    /// this returns.
-    ///
-    /// # Errors
-    /// [`RelayError::StoreFailed`].
-    pub async fn block(
-        &self,
-        id: &[u8; ID_BYTES],
-        blocking: Option<Blocking>,
-    ) -> Result<bool, RelayError> {
-        let store = &self.shared.store;
-        let find = |name| store.find(name, id);
-        let Some(cell) = Name::ALL.into_iter().find_map(find) else {
-            return Ok(false);
-        };
-        let position = {
-            let mut queue = cell.lock();
-            if cell.is_deleted() {
-                return Ok(false);
-            }
-            if let Some(change) = queue.set_blocking(blocking) {
-                store.record(&queue, change);
-            }
-            store.position()
-        };
-        core::future::poll_fn(|cx| store.poll_durable(position, cx))
-            .await
-            .map_err(|_| RelayError::StoreFailed)?;
-        Ok(true)
-    }
-
     /// Takes new settings, and a new certificate of the same identity. Connections that are open
     /// stay; what concerns them holds from their next block on.
     ///
@@ -284,6 +252,7 @@ impl RunningRelay {
             return Err(RelayError::OtherIdentity);
         }
         let waiting = self.fixed.differences(&Fixed::of(&config));
+        block(&*self.shared.store, &config.blocked);
         let settings = Settings::new(config, identity, self.versions)?;
         let limits = settings.limits;
         self.shared.settings.replace(settings);
@@ -338,6 +307,21 @@ impl Drop for RunningRelay {
 impl core::fmt::Debug for RunningRelay {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("RunningRelay").finish_non_exhaustive()
+    }
+}
+
+/// Blocks queues, or lifts that, as the settings say.
+fn block(store: &dyn Store, blocked: &[Blocked]) {
+    for Blocked { queue, blocking } in blocked {
+        let find = |name| store.find(name, &queue.0);
+        if let Some(cell) = Name::ALL.into_iter().find_map(find) {
+            let mut queue = cell.lock();
+            if !cell.is_deleted()
+                && let Some(change) = queue.set_blocking(*blocking)
+            {
+                store.record(&queue, change);
+            }
+        }
     }
 }
 

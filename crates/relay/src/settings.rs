@@ -4,12 +4,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::IpNet;
 use junto_crypto::ed25519::SigningKey;
+use junto_smp::error::ErrorCode;
+use junto_smp::id::LinkId;
 use junto_smp::queue;
 use junto_smp::server;
 use junto_smp::version::VersionRange;
 use junto_tls::{ServerIdentity, ServerTls};
 
-use crate::config::{Limits, Monitor, Password, RelayConfig, Storage, Timeouts};
+use crate::config::{Blocked, Limits, Monitor, Password, RelayConfig, Storage, Timeouts};
 use crate::proxy::ProxyConfig;
 use crate::relay::RelayError;
 
@@ -24,6 +26,7 @@ pub(crate) struct Settings {
     pub(crate) queue_limits: queue::Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) exempt_sources: Vec<IpNet>,
+    blocked: Vec<Blocked>,
 }
 
 impl Settings {
@@ -46,7 +49,17 @@ impl Settings {
             },
             timeouts: config.timeouts,
             exempt_sources: config.exempt_sources,
+            blocked: config.blocked,
         })
+    }
+
+    /// Why nobody may use this link: otherwise a blocked address came back under its old link.
+    pub(crate) fn blocked(&self, link: LinkId) -> Option<ErrorCode> {
+        let mut blocked = self.blocked.iter();
+        blocked
+            .find(|blocked| blocked.queue.0 == link.0)
+            .and_then(|blocked| blocked.blocking)
+            .map(ErrorCode::Blocked)
     }
 }
 

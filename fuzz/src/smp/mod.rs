@@ -13,7 +13,6 @@ use junto_smp::{
     block::{Batch, Block, BlockFault, OutgoingBlock, Protection, SessionId, new_block},
     command::Command,
     encoding::Writer,
-    error::ErrorCode,
     hello::{ClientHello, LeafKey, ServerHello, SignedKey},
     id::MessageId,
     key::AuthKey,

@@ -8,8 +8,12 @@ use core::str::FromStr;
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use junto_smp::address::{AddressError, Host};
+use junto_smp::blocking::Blocking;
+use junto_smp::id::ID_BYTES;
 use junto_smp::queue;
 use zeroize::Zeroizing;
 
@@ -35,6 +39,8 @@ pub struct RelayConfig {
     /// Networks whose addresses many clients share, such as the relay's own machine, to which an
     /// onion service forwards: the limits for one source do not hold for them.
     pub exempt_sources: Vec<IpNet>,
+    /// Queues to block or unblock. Those that are not listed stay as they are.
+    pub blocked: Vec<Blocked>,
     /// What the operator can watch.
     pub monitor: Monitor,
     /// What is logged.
@@ -67,6 +73,7 @@ impl RelayConfig {
             timeouts: Timeouts::default(),
             storage: Storage::Memory,
             exempt_sources: loopback(),
+            blocked: Vec::new(),
             monitor: Monitor::default(),
             log: Level::default(),
             proxy: ProxyConfig::default(),
@@ -93,6 +100,39 @@ fn loopback() -> Vec<IpNet> {
     .zip([8, 128])
     .filter_map(|(address, bits)| IpNet::new(address, bits).ok())
     .collect()
+}
+
+/// What becomes of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// Which.
+    pub queue: QueueName,
+    /// Why nobody may use it, and whether their users should be told; `None`: it is blocked no more.
+    pub blocking: Option<Blocking>,
+}
+
+/// Any name of a queue: its recipient's, a sender's, a short link's. In text as in links, base64url.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct QueueName(pub [u8; ID_BYTES]);
+
+impl fmt::Debug for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QueueName(..)")
+    }
+}
+
+/// The text is not the name of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a queue is named by 32 letters of base64url, as in a link")]
+pub struct QueueNameError;
+
+impl FromStr for QueueName {
+    type Err = QueueNameError;
+
+    fn from_str(text: &str) -> Result<Self, QueueNameError> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| QueueNameError)?;
+        bytes.try_into().map(Self).map_err(|_| QueueNameError)
+    }
 }
 
 /// A password, compared in constant time and never printed.
@@ -325,6 +365,7 @@ pub(crate) fn template(host: &Host, port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use junto_smp::blocking::{BlockingReason, ClientNotice};
 
     fn parse(text: &str) -> Result<RelayConfig, ConfigError> {
         RelayConfig::parse(text, Path::new("/relay"))
@@ -378,7 +419,7 @@ mod tests {
         assert_eq!(
             error.problems()[2].to_string(),
             "line 3: `prot` is unknown here; remove it, or write one of: \
-             hosts, port, bind, password, limits, proxy, storage, timeouts, monitor, log"
+             hosts, port, bind, password, limits, proxy, storage, timeouts, blocked, monitor, log"
         );
         assert_eq!(
             error.problems()[5].to_string(),
@@ -452,6 +493,37 @@ mod tests {
         assert!(!config.proxy.enabled && config.proxy.allow_private);
         assert!(config.proxy_password.unwrap().matches(b"p"));
         assert_eq!(config.proxy.timeouts.answer, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn blocked_queues_are_named_as_in_links() {
+        let name = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";
+        let text = format!(
+            "hosts = [\"a\"]\n[blocked]\nspam = [\"{name}\"]\nlifted = [\"{name}\"]\nnotice_days = 2"
+        );
+        let blocked = parse(&text).unwrap().blocked;
+        let queue = QueueName(*b"0123456789abcdef01234567");
+        let blocking = Blocking {
+            reason: BlockingReason::Spam,
+            notice: Some(ClientNotice {
+                ttl_seconds: Some(172_800),
+            }),
+        };
+        assert_eq!(
+            blocked,
+            [Some(blocking), None].map(|blocking| Blocked { queue, blocking })
+        );
+        assert!(!format!("{blocked:?}").contains("48"));
+        for wrong in [
+            "",
+            "short",
+            "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3OA",
+            "+DEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
+        ] {
+            let text = format!("hosts = [\"a\"]\n[blocked]\ncontent = [\"{wrong}\"]");
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.contains("blocked.content"), "{error}");
+        }
     }
 
     #[test]

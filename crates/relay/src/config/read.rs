@@ -11,12 +11,13 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use junto_smp::address::{DEFAULT_PORT, HOSTS_MAX, Host};
+use junto_smp::blocking::{Blocking, BlockingReason, ClientNotice};
 use junto_smp::client::IN_FLIGHT_MAX;
 use toml::Spanned;
 use toml::de::{DeInteger, DeString, DeTable, DeValue};
 use zeroize::Zeroizing;
 
-use super::{Limits, Monitor, Password, Rate, RelayConfig, Storage, Timeouts};
+use super::{Blocked, Limits, Monitor, Password, Rate, RelayConfig, Storage, Timeouts};
 use crate::proxy::{ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
 
 /// Most problems that are reported: a file that is no `relay.toml` at all has one in every line.
@@ -112,6 +113,7 @@ fn root_section(root: &mut Section<'_, '_>, dir: &Path) -> RelayConfig {
         limits,
         exempt_sources: exempt_sources.unwrap_or_else(super::loopback),
         timeouts: timeouts(&mut root.section("timeouts")),
+        blocked: blocked(&mut root.section("blocked")),
         monitor: monitor(&mut root.section("monitor"), dir),
         log: {
             let mut log = root.section("log");
@@ -143,6 +145,27 @@ fn hosts(root: &mut Section<'_, '_>) -> Vec<Host> {
         root.wrong(span, "hosts", &message, format!("write {expected}"));
     }
     hosts
+}
+
+fn blocked(section: &mut Section<'_, '_>) -> Vec<Blocked> {
+    const DAY_S: u64 = 86_400;
+    let days = section.number("notice_days", 0, 0..=3_650);
+    let notice = (days > 0).then(|| ClientNotice {
+        ttl_seconds: Some(days * DAY_S),
+    });
+    let mut blocked = Vec::new();
+    for (name, reason) in [
+        ("spam", Some(BlockingReason::Spam)),
+        ("content", Some(BlockingReason::Content)),
+        ("lifted", None),
+    ] {
+        let expected = "ids of queues or links as in a link, 32 letters each";
+        let queues = section.list(name, expected).unwrap_or_default();
+        let blocking = reason.map(|reason| Blocking { reason, notice });
+        blocked.extend(queues.into_iter().map(|queue| Blocked { queue, blocking }));
+    }
+    section.end();
+    blocked
 }
 
 fn storage(section: &mut Section<'_, '_>, dir: &Path) -> Storage {

@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 
 use junto_smp::block::{BLOCK_BYTES, Block, SessionId, new_block};
-use junto_smp::command::{Command, Party};
+use junto_smp::command::{Command, NewMode, Party};
 use junto_smp::error::{ErrorCode, ProxyFault};
 use junto_smp::hello::HelloFault;
 use junto_smp::id::{Entity, ID_BYTES};
@@ -609,6 +609,11 @@ impl Connection {
         {
             return self.reply(command, What::Refused(ErrorCode::Quota));
         }
+        if let NewMode::Contact(Some((link, _))) = new.mode
+            && let Some(code) = self.settings.blocked(link)
+        {
+            return self.reply(command, What::Refused(code));
+        }
         let memory = self.shared.store.memory();
         if new.has_link_data() && !memory.has_room(LINK_BYTES_MAX) {
             return self.reply(command, What::Refused(ErrorCode::Quota));
@@ -703,6 +708,11 @@ impl Connection {
 
     /// Whether this command would take more than this relay gives.
     fn beyond_limits(&self, command: &Authorised<'_>) -> Option<ErrorCode> {
+        if let Command::SetLink { link, .. } = command.command()
+            && let Some(code) = self.settings.blocked(*link)
+        {
+            return Some(code);
+        }
         let memory = self.shared.store.memory();
         let beyond = match (command.command(), command.entity()) {
             (Command::Send { body, .. }, _) => !memory.has_room(body.len()),

@@ -6,8 +6,9 @@ use junto_smp::command::Command;
 use junto_smp::error::ErrorCode;
 use junto_smp::id::LinkId;
 use junto_smp::key::AuthSecret;
+use junto_smp::link::LinkBlobs;
 
-use crate::site::C;
+use crate::site::{C, refused as refusal};
 use crate::world::{Wishes, World, ask, create, refused, send};
 
 const NOTICE: Blocking = Blocking {
@@ -17,7 +18,7 @@ const NOTICE: Blocking = Blocking {
     }),
 };
 
-pub(crate) async fn senders_and_owners_are_told_with_the_reason(world: World) {
+pub(crate) async fn senders_and_owners_are_told_with_the_reason(mut world: World) {
     let mut peer = world.connect().await;
     let wishes = Wishes {
         contact: Some(LinkId([6; 24])),
@@ -28,15 +29,19 @@ pub(crate) async fn senders_and_owners_are_told_with_the_reason(world: World) {
     let spam = Some(BlockingReason::Spam.into());
     // By whatever name the operator was told of it.
     for id in [queue.recipient().0, queue.sender().0, [6; 24]] {
-        assert!(world.relay().block(&id, None).await.unwrap());
+        world.block(&id, None);
         ask(&mut peer, &queue.sender().0, None, send(b"m"))
             .await
             .unwrap();
-        assert!(world.relay().block(&id, spam).await.unwrap());
+        world.block(&id, spam);
         let code = refused(&mut peer, &queue.sender().0, None, send(b"m")).await;
         assert_eq!(code, ErrorCode::Blocked(BlockingReason::Spam.into()));
     }
-    assert!(!world.relay().block(&[9; 24], spam).await.unwrap());
+    // A list that names no queue of this relay changes nothing for the others.
+    let other = peer.create(C, false, None).await.unwrap();
+    ask(&mut peer, &other.sender().0, None, send(b"m"))
+        .await
+        .unwrap();
     let blocked = ErrorCode::Blocked(BlockingReason::Spam.into());
     let code = refused(&mut peer, &[6; 24], None, Command::ReadLink).await;
     assert_eq!(code, blocked);
@@ -55,16 +60,10 @@ pub(crate) async fn senders_and_owners_are_told_with_the_reason(world: World) {
     assert_eq!(code, ErrorCode::Auth);
 }
 
-pub(crate) async fn notices_begin_with_version_18(world: World) {
+pub(crate) async fn notices_begin_with_version_18(mut world: World) {
     let mut owner = world.connect().await;
     let queue = owner.create(C, false, None).await.unwrap();
-    assert!(
-        world
-            .relay()
-            .block(&queue.sender().0, Some(NOTICE))
-            .await
-            .unwrap()
-    );
+    world.block(&queue.sender().0, Some(NOTICE));
     for version in 15..=20 {
         let mut peer = world.connect_in(version).await;
         let code = refused(&mut peer, &queue.sender().0, None, send(b"m")).await;
@@ -76,17 +75,33 @@ pub(crate) async fn notices_begin_with_version_18(world: World) {
     }
 }
 
-pub(crate) async fn a_blocked_queue_can_be_left_and_unblocked(world: World) {
+pub(crate) async fn a_blocked_queue_can_be_left_and_unblocked(mut world: World) {
     let mut peer = world.connect().await;
     let queue = peer.create(C, true, None).await.unwrap();
-    let (relay, id) = (world.relay(), queue.recipient().0);
-    relay.block(&id, Some(NOTICE)).await.unwrap();
-    relay.block(&id, None).await.unwrap();
+    let id = queue.recipient().0;
+    world.block(&id, Some(NOTICE));
+    world.block(&id, None);
     let sent = ask(&mut peer, &queue.sender().0, None, send(b"m")).await;
     assert_eq!(sent.unwrap(), Said::Ok);
-    relay.block(&id, Some(NOTICE)).await.unwrap();
+    world.block(&id, Some(NOTICE));
     for command in [Command::Off, Command::Delete] {
         assert_eq!(peer.own(&queue, command).await.unwrap(), Said::Ok);
     }
-    assert_eq!(relay.stats().queues, 0);
+    // Its link does not come back under another queue.
+    world.block(&[6; 24], Some(NOTICE));
+    let wishes = Wishes {
+        contact: Some(LinkId([6; 24])),
+        blobs: Some((b"fixed", b"user")),
+        ..Wishes::default()
+    };
+    let code = refusal(create(&mut peer, wishes).await);
+    assert_eq!(code, ErrorCode::Blocked(NOTICE));
+    assert_eq!(world.relay().stats().queues, 0);
+    let other = peer.create(C, false, None).await.unwrap();
+    let set = Command::SetLink {
+        link: LinkId([6; 24]),
+        blobs: LinkBlobs::new(b"fixed", b"user").unwrap(),
+    };
+    let code = refused(&mut peer, &other.recipient().0, Some(&other.key), set).await;
+    assert_eq!(code, ErrorCode::Blocked(NOTICE));
 }

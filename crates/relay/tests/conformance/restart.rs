@@ -172,14 +172,16 @@ pub(crate) async fn blocked_queues_stay_blocked(mut world: World) {
         notice: Some(ClientNotice { ttl_seconds: None }),
     };
     let id = queue.sender().0;
-    world.relay().block(&id, Some(blocking)).await.unwrap();
+    world.block(&id, Some(blocking));
+    // Also when the settings say no more of it.
+    world.blocked.clear();
     for _ in 0..2 {
         world.restart().await;
         let mut peer = world.connect().await;
         let code = refused(&mut peer, &id, None, send(b"m")).await;
         assert_eq!(code, ErrorCode::Blocked(blocking));
     }
-    world.relay().block(&id, None).await.unwrap();
+    world.block(&id, None);
     world.restart().await;
     let mut peer = world.connect().await;
     ask(&mut peer, &id, None, send(b"m")).await.unwrap();

@@ -2,8 +2,10 @@
 
 use junto_crypto::x25519;
 use junto_relay::bench::{Heard, OwnQueue, Peer, PeerError, Said};
+use junto_relay::config::{Blocked, QueueName};
 use junto_relay::{Relay, RelayConfig, RunningRelay, Storage, init_dir, load_dir};
 use junto_smp::address::ServerAddress;
+use junto_smp::blocking::Blocking;
 use junto_smp::client::Request;
 use junto_smp::command::{Command, NewMode, NewNotifier, NewQueue};
 use junto_smp::error::ErrorCode;
@@ -20,6 +22,7 @@ pub(crate) struct World {
     relay: Option<RunningRelay>,
     journal: bool,
     change: fn(&mut RelayConfig),
+    pub(crate) blocked: Vec<Blocked>,
     /// Identity and, maybe, journal.
     dir: tempfile::TempDir,
 }
@@ -40,22 +43,28 @@ impl World {
             relay: None,
             journal,
             change: |_| {},
+            blocked: Vec::new(),
             dir,
         };
         world.open().await;
         world
     }
 
-    async fn open(&mut self) {
-        let (_, identity) = load_dir(self.dir.path()).unwrap();
+    fn config(&self) -> RelayConfig {
         let mut config = site::config();
         if self.journal {
             // Without waiting for the disk: nothing here pulls the plug.
             let (dir, sync) = (self.dir.path().join("journal"), false);
             config.storage = Storage::Journal { dir, sync };
         }
+        config.blocked = self.blocked.clone();
         (self.change)(&mut config);
-        let relay = Relay::start(config, identity).await.unwrap();
+        config
+    }
+
+    async fn open(&mut self) {
+        let (_, identity) = load_dir(self.dir.path()).unwrap();
+        let relay = Relay::start(self.config(), identity).await.unwrap();
         self.relay = Some(relay);
     }
 
@@ -72,6 +81,14 @@ impl World {
         self.change = change;
         self.restart().await;
         self
+    }
+
+    /// Blocks or unblocks this queue, as an operator does who edits the settings.
+    pub(crate) fn block(&mut self, id: &[u8; 24], blocking: Option<Blocking>) {
+        let queue = QueueName(*id);
+        self.blocked = vec![Blocked { queue, blocking }];
+        let (_, identity) = load_dir(self.dir.path()).unwrap();
+        self.relay().reload(self.config(), &identity).unwrap();
     }
 
     pub(crate) fn relay(&self) -> &RunningRelay {
