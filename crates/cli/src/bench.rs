@@ -98,6 +98,10 @@ async fn relay(
     })
 }
 
+fn known(figure: Option<f64>) -> String {
+    figure.map_or_else(|| "-".into(), |figure| format!("{figure:.0}"))
+}
+
 async fn relay_curves(output: Output) -> Result<(), Failure> {
     let progress = output.progress("measuring the relay with few and many connections and queues");
     let curves = junto_relay::bench::curves(&Default::default())
@@ -108,14 +112,14 @@ async fn relay_curves(output: Output) -> Result<(), Failure> {
         let head = |first: &str, second: &str, third: &str| {
             format!("threads {first:>11} {second:>14} {third:>10}  messages/CPU-s  floor over relay")
         };
-        let mut lines = vec![head("connections", "opened/CPU-s", "KiB each")];
+        let mut lines = vec![head("connections", "opened/CPU-s", "KiB idle")];
         lines.extend(curves.connections.iter().map(|p| {
             format!(
-                "{:>7} {:>11} {:>14.0} {:>10.1} {:>15.0} {:>15.0} %",
+                "{:>7} {:>11} {:>14.0} {:>10} {:>15.0} {:>15.0} %",
                 p.threads,
                 p.connections,
                 p.opened_per_cpu_second,
-                p.connection_bytes / 1024.0,
+                known(p.idle_connection_bytes.map(|bytes| bytes / 1024.0)),
                 p.message.per_cpu_second,
                 p.message.floor_ratio * 100.0
             )
@@ -123,11 +127,11 @@ async fn relay_curves(output: Output) -> Result<(), Failure> {
         lines.push(head("queues", "created/CPU-s", "bytes each"));
         lines.extend(curves.queues.iter().map(|p| {
             format!(
-                "{:>7} {:>11} {:>14.0} {:>10.0} {:>15.0} {:>15.0} %",
+                "{:>7} {:>11} {:>14.0} {:>10} {:>15.0} {:>15.0} %",
                 p.threads,
                 p.queues,
                 p.created_per_cpu_second,
-                p.queue_bytes,
+                known(p.queue_bytes),
                 p.message.per_cpu_second,
                 p.message.floor_ratio * 100.0
             )

@@ -66,8 +66,8 @@ pub struct ConnectionsPoint {
     pub connections: usize,
     /// Opened per second of the relay's CPU time.
     pub opened_per_cpu_second: f64,
-    /// Memory of one of them, busy or idle.
-    pub connection_bytes: f64,
+    /// Memory of one idle connection, if there are idle ones.
+    pub idle_connection_bytes: Option<f64>,
     /// Messages through the busy ones.
     pub message: MessageReport,
 }
@@ -81,8 +81,8 @@ pub struct QueuesPoint {
     pub queues: usize,
     /// Created per second of the relay's CPU time, since the point before.
     pub created_per_cpu_second: f64,
-    /// Memory of one of them, empty.
-    pub queue_bytes: f64,
+    /// Memory of one of them, empty; with fewer than a thousand nobody can tell.
+    pub queue_bytes: Option<f64>,
     /// Messages through other queues meanwhile.
     pub message: MessageReport,
 }
@@ -134,20 +134,19 @@ async fn at_connections(
     };
     let relay = Process::start(Kind::Relay, &options).await?;
     let floor = Process::start(Kind::Floor, &options).await?;
-    let (memory, cpu) = (relay.resident_bytes()?, relay.cpu()?);
+    let cpu = relay.cpu()?;
     let mut pairs = load::pairs(&relay.address, options.pairs).await?;
-    let idle = connections.saturating_sub(2 * options.pairs);
-    let idle = open_idle(&relay, idle).await?;
-    let opened = (2 * pairs.len() + idle.len()).max(1) as f64;
-    let opened_per_cpu_second = opened / relay.cpu()?.saturating_sub(cpu).as_secs_f64();
-    let message = super::exchange(&relay, &floor, &mut pairs, &options).await?;
+    let memory = relay.resident_bytes()?;
+    let idle = open_idle(&relay, connections.saturating_sub(2 * options.pairs)).await?;
     let memory = relay.resident_bytes()?.saturating_sub(memory);
+    let opened = 2 * pairs.len() + idle.len();
+    let cpu = relay.cpu()?.saturating_sub(cpu);
     Ok(ConnectionsPoint {
         threads: options.threads,
-        connections: 2 * pairs.len() + idle.len(),
-        opened_per_cpu_second,
-        connection_bytes: memory as f64 / opened,
-        message,
+        connections: opened,
+        opened_per_cpu_second: opened as f64 / cpu.as_secs_f64(),
+        idle_connection_bytes: (!idle.is_empty()).then(|| memory as f64 / idle.len() as f64),
+        message: super::exchange(&relay, &floor, &mut pairs, &options).await?,
     })
 }
 
@@ -191,7 +190,7 @@ async fn at_queues(
             threads: options.threads,
             queues: there,
             created_per_cpu_second: more as f64 / cpu.as_secs_f64(),
-            queue_bytes: grown as f64 / there.max(1) as f64,
+            queue_bytes: (there >= 1_000).then(|| grown as f64 / there as f64),
             message: super::exchange(&relay, &floor, &mut pairs, options).await?,
         });
     }
