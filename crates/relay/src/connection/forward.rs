@@ -88,7 +88,7 @@ impl Forwards {
 
     /// Starts what has a place, in order; commands do not wait for connections being made.
     fn start(&mut self) {
-        let limits = &self.proxy.limits;
+        let limits = self.proxy.limits;
         let mut next = 0;
         while self.running.len() < limits.forwards_per_client {
             let full = self.connecting >= limits.connecting_per_client;
@@ -98,12 +98,44 @@ impl Forwards {
                 Some(_) => {
                     if let Some(asked) = self.waiting.remove(next) {
                         self.connecting += usize::from(matches!(asked, Asked::Connect { .. }));
-                        let proxy = Arc::clone(&self.proxy);
-                        self.running.spawn(carry_out(proxy, asked));
+                        self.begin(asked);
                     }
                 }
             }
         }
+    }
+
+    /// Commands are passed on here, in the order in which they came; only their answers are waited
+    /// for side by side.
+    fn begin(&mut self, asked: Asked) {
+        let proxy = Arc::clone(&self.proxy);
+        match asked {
+            Asked::Connect {
+                correlation,
+                server,
+            } => self.running.spawn(async move {
+                let what = match proxy.connect(&server).await {
+                    Ok(link) => What::ProxyKey(link),
+                    Err(code) => What::Refused(code),
+                };
+                answered(true, correlation, Whose::None, what)
+            }),
+            Asked::Forward { session, parcel } => {
+                let correlation = parcel.correlation;
+                let passed = proxy.forward(&session, parcel);
+                self.running.spawn(async move {
+                    let answer = match passed {
+                        Ok(passed) => proxy.answer(passed).await,
+                        Err(code) => Err(code),
+                    };
+                    let what = match answer {
+                        Ok(sealed) => What::ProxyAnswer(sealed),
+                        Err(code) => What::Refused(code),
+                    };
+                    answered(false, correlation, Whose::Other(session), what)
+                })
+            }
+        };
     }
 
     /// The next answer. `None` while nothing is under way.
@@ -123,32 +155,14 @@ impl Forwards {
     }
 }
 
-async fn carry_out(proxy: Arc<Proxy>, asked: Asked) -> Answered {
-    let (connecting, correlation, whose, what) = match asked {
-        Asked::Connect {
-            correlation,
-            server,
-        } => {
-            let what = match proxy.connect(&server).await {
-                Ok(link) => What::ProxyKey(link),
-                Err(code) => What::Refused(code),
-            };
-            (true, correlation, Whose::None, what)
-        }
-        Asked::Forward { session, parcel } => {
-            let correlation = parcel.correlation;
-            let what = match proxy.forward(&session, parcel).await {
-                Ok(sealed) => What::ProxyAnswer(sealed),
-                Err(code) => What::Refused(code),
-            };
-            (false, correlation, Whose::Other(session), what)
-        }
-    };
-    let reply = Reply {
-        correlation: Some(correlation),
-        whose,
-        what,
-        position: Default::default(),
-    };
-    Answered { connecting, reply }
+fn answered(connecting: bool, correlation: CorrelationId, whose: Whose, what: What) -> Answered {
+    Answered {
+        connecting,
+        reply: Reply {
+            correlation: Some(correlation),
+            whose,
+            what,
+            position: Default::default(),
+        },
+    }
 }

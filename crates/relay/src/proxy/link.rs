@@ -16,7 +16,7 @@ use junto_smp::response::Response;
 use rand_chacha::ChaCha20Rng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_rustls::client::TlsStream;
 
@@ -123,24 +123,42 @@ impl Link {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Passes a parcel on and waits for the answer, but not longer than `patience`.
-    pub(super) async fn forward(&self, parcel: Parcel, patience: Duration) -> Answer {
+    /// Gives a parcel to the task, behind all that were given before.
+    pub(super) fn give(&self, parcel: Parcel) -> Result<Given, ErrorCode> {
         self.touch();
-        let Ok(_permit) = self.room.try_acquire() else {
-            return Err(broker(BrokerFault::Timeout));
-        };
+        let permit = Arc::clone(&self.room)
+            .try_acquire_owned()
+            .map_err(|_| broker(BrokerFault::Timeout))?;
         let slot = Arc::new(Mutex::new(Some(parcel)));
         let (answer, answered) = oneshot::channel();
         let job = Job {
             slot: Arc::clone(&slot),
             answer,
         };
-        let _guard = Retraction(&slot);
         // The channel holds as many as there are permits, and those whose senders gave up.
         if self.jobs.try_send(job).is_err() {
             return Err(broker(BrokerFault::Network));
         }
-        match tokio::time::timeout(patience, answered).await {
+        Ok(Given {
+            slot,
+            answered,
+            _permit: permit,
+        })
+    }
+}
+
+/// A parcel that was given to a link. Dropping it takes the parcel back, if it is still here, so
+/// that its memory goes with its permit.
+pub(crate) struct Given {
+    slot: Slot,
+    answered: oneshot::Receiver<Answer>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Given {
+    /// Waits for the answer, but not longer than `patience`.
+    pub(super) async fn answer(mut self, patience: Duration) -> Answer {
+        match tokio::time::timeout(patience, &mut self.answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(broker(BrokerFault::Network)),
             Err(_) => Err(broker(BrokerFault::Timeout)),
@@ -148,12 +166,9 @@ impl Link {
     }
 }
 
-/// Takes a parcel back that nobody waits for any more, so that its memory goes with its permit.
-struct Retraction<'a>(&'a Slot);
-
-impl Drop for Retraction<'_> {
+impl Drop for Given {
     fn drop(&mut self) {
-        drop(take(self.0));
+        drop(take(&self.slot));
     }
 }
 

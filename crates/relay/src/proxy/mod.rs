@@ -22,14 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use junto_smp::address::ServerAddress;
 use junto_smp::error::{BrokerFault, ErrorCode, ProxyFault};
 use junto_tls::ClientTls;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::dial::Dialer;
 pub(crate) use self::dial::Own;
+use self::link::{Given, LinkEnd, LinkTask};
 pub(crate) use self::link::{Link, Parcel};
-use self::link::{LinkEnd, LinkTask};
 pub use self::settings::{Endpoint, ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
 use crate::metrics::ProxyMetrics;
 
@@ -75,7 +75,7 @@ pub(crate) struct Proxy {
     dialer: Dialer,
     table: Mutex<Table>,
     connecting: Arc<Semaphore>,
-    forwards: Semaphore,
+    forwards: Arc<Semaphore>,
     metrics: ProxyMetrics,
 }
 
@@ -92,7 +92,7 @@ impl Proxy {
             timeouts: config.timeouts,
             table: Mutex::default(),
             connecting: Arc::new(Semaphore::new(config.limits.connecting)),
-            forwards: Semaphore::new(config.limits.forwards),
+            forwards: Arc::new(Semaphore::new(config.limits.forwards)),
             metrics,
         }
     }
@@ -239,29 +239,35 @@ impl Proxy {
         })
     }
 
-    /// Passes a command on to the destination of `session`.
-    pub(crate) async fn forward(
-        &self,
-        session: &[u8],
-        parcel: Parcel,
-    ) -> Result<Box<[u8]>, ErrorCode> {
-        let result = self.forward_uncounted(session, parcel).await;
-        match &result {
+    /// Passes a command on to the destination of `session`, behind all that were passed on before.
+    pub(crate) fn forward(&self, session: &[u8], parcel: Parcel) -> Result<Passed, ErrorCode> {
+        let link = self.table().sessions.get(session).cloned();
+        let given = link
+            .filter(|link| link.is_open())
+            .ok_or(NO_SESSION)
+            .and_then(|link| {
+                let permit = Arc::clone(&self.forwards)
+                    .try_acquire_owned()
+                    .map_err(|_| broker(BrokerFault::Timeout))?;
+                let given = link.give(parcel)?;
+                Ok(Passed { given, permit })
+            });
+        if given.is_err() {
+            self.metrics.refused.inc();
+        }
+        given
+    }
+
+    /// The destination's answer to a command that was passed on.
+    pub(crate) async fn answer(&self, passed: Passed) -> Result<Box<[u8]>, ErrorCode> {
+        let Passed { given, permit } = passed;
+        let answer = given.answer(self.timeouts.answer).await;
+        drop(permit);
+        match &answer {
             Ok(_) => self.metrics.passed_on.inc(),
             Err(_) => self.metrics.refused.inc(),
         };
-        result
-    }
-
-    async fn forward_uncounted(
-        &self,
-        session: &[u8],
-        parcel: Parcel,
-    ) -> Result<Box<[u8]>, ErrorCode> {
-        let link = self.table().sessions.get(session).cloned();
-        let link = link.filter(|link| link.is_open()).ok_or(NO_SESSION)?;
-        let _permit = (self.forwards.try_acquire()).map_err(|_| broker(BrokerFault::Timeout))?;
-        link.forward(parcel, self.timeouts.answer).await
+        answer
     }
 
     /// Ends all links at once.
@@ -272,6 +278,12 @@ impl Proxy {
         table.sessions.clear();
         table.destinations.clear();
     }
+}
+
+/// A command on its way.
+pub(crate) struct Passed {
+    given: Given,
+    permit: OwnedSemaphorePermit,
 }
 
 /// A connection being made.
