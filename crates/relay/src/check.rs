@@ -64,6 +64,11 @@ fn advise(config: &RelayConfig, dir: &Path, advice: &mut Vec<Problem>) {
         "listen on 127.0.0.1, or let only your monitoring reach it",
     );
     say(
+        config.proxy.enabled && config.proxy.allow_private,
+        "`proxy.allow_private` lets every user knock at what this machine can reach",
+        "remove it, unless this is a closed network",
+    );
+    say(
         config.storage == Storage::Memory,
         "`storage.mode` is \"memory\": a restart loses all queues",
         "set it to \"journal\" unless that is what you want",

@@ -12,7 +12,7 @@
 //! | [`config`], [`folder`] | what an operator writes, and where |
 //! | [`mod@check`], [`backup`] | a look before the start; copies of a running relay |
 //! | [`simplex`] | moving from the reference server |
-//! | [`relay`](Relay) | the listener, limits on connections, start and shutdown |
+//! | [`relay`](Relay), `admission` | start, settings and shutdown; the listener and the limits on connections |
 //! | `settings`, `sources` | what may change while it runs; what limits by source need to know |
 //! | `metrics`, `monitor`, `statistics` | what it counts, and how an operator sees it |
 //! | `connection` | one task per connection, from handshake to goodbye |
@@ -27,6 +27,7 @@
 //! * Unknown queues cost the same work and get the same answer as wrong keys.
 //! * Logs and statistics count; they never name a queue, key or address.
 
+mod admission;
 pub mod backup;
 pub mod bench;
 mod check;

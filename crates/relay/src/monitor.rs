@@ -179,3 +179,30 @@ fn health(health: Health) -> Answer {
         ..Answer::plain(status, body)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_relay_that_serves_is_ready() {
+        for (state, status, ready) in [
+            (Health::Ready, "200 OK", true),
+            (Health::Stopping, "503 Service Unavailable", false),
+            (Health::StoreFailed, "503 Service Unavailable", false),
+        ] {
+            let answer = health(state);
+            assert_eq!(answer.status, status);
+            let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!(
+                (&body["live"], &body["ready"]),
+                (&true.into(), &ready.into())
+            );
+            assert!(
+                answer
+                    .head()
+                    .contains(&format!("Content-Length: {}\r\n", answer.body.len()))
+            );
+        }
+    }
+}

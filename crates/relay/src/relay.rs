@@ -1,43 +1,32 @@
-//! The relay as a whole: listener, limits on connections, start and shutdown.
+//! The relay as a whole: start, settings, shutdown.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use junto_smp::address::ServerAddress;
 use junto_smp::block::{Block, new_block};
-use junto_smp::queue::ConnectionId;
 use junto_smp::server;
 use junto_smp::version::VersionRange;
 use junto_tls::{ClientTls, ServerIdentity};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 
+use crate::admission::{Admission, address_of, count_end, listen};
 use crate::config::{Blocked, RelayConfig, Storage};
-use crate::connection::{self, Ended, Handshaking, Registry};
+use crate::connection::{self, Registry};
 use crate::folder::{self, FolderError};
-use crate::metrics::{Metrics, Stats, Turned};
+use crate::metrics::{Metrics, Stats};
 use crate::monitor;
 use crate::proxy::{Own, Proxy};
 use crate::settings::{Current, Fixed, Reloaded, Settings};
-use crate::sources::{Act, Bucket, Source, Sources};
+use crate::sources::Sources;
 use crate::statistics::Statistics;
 use crate::store::{JournalError, JournalStore, Memory, MemoryStore, Name, Store};
 
-/// Connections that the system may hold until we take them.
-const BACKLOG: i32 = 1_024;
-/// Pause after the system refused a connection, for lack of file descriptors for example.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Longest wait for the rate of handshakes before settings are looked at again.
-const PACE_CHECK: Duration = Duration::from_millis(500);
-/// A peer that vanished without goodbye is noticed after about this time, doubled.
-const KEEPALIVE: Duration = Duration::from_secs(120);
 /// How often the store is asked whether it still can write.
 const STORE_CHECK: Duration = Duration::from_millis(500);
 
@@ -161,7 +150,7 @@ impl Relay {
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(run(
             Arc::clone(&shared),
-            listener,
+            Admission::new(Arc::clone(&shared), listener),
             stopped,
             statistics,
             tasks,
@@ -385,105 +374,23 @@ impl Blocks {
     }
 }
 
-/// Connections in their handshake, oldest first.
-///
-/// When there are too many, the oldest is given up: whoever wants to keep honest clients out must
-/// open connections faster than these take for their handshake, not just hold some open.
-#[derive(Default)]
-pub(crate) struct Handshakes {
-    running: Mutex<BTreeMap<ConnectionId, AbortHandle>>,
-}
-
-impl Handshakes {
-    fn running(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, AbortHandle>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts one by `spawn`; tells whether another was given up because there are `limit`.
-    fn begin(&self, limit: usize, id: ConnectionId, spawn: impl FnOnce() -> AbortHandle) -> bool {
-        let mut running = self.running();
-        let full = running.len() >= limit;
-        if full && let Some((_, oldest)) = running.pop_first() {
-            oldest.abort();
-        }
-        // Under the lock: it cannot be done before it is known.
-        running.insert(id, spawn());
-        full
-    }
-
-    /// Gives up all of them: they have nothing to lose.
-    fn give_up(&self) {
-        let running = core::mem::take(&mut *self.running());
-        running
-            .into_values()
-            .for_each(|handshake| handshake.abort());
-    }
-
-    /// The handshake of `id` is over.
-    pub(crate) fn done(&self, id: ConnectionId) {
-        self.running().remove(&id);
-    }
-}
-
-fn listen(address: SocketAddr) -> Result<TcpListener, RelayError> {
-    let listen = || {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        // After a crash the port is usable at once. (On Windows it means something else.)
-        #[cfg(not(windows))]
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // "::" means IPv4 as well, whatever the system's default.
-            socket.set_only_v6(false)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    listen().map_err(|source| RelayError::Listen { address, source })
-}
-
-fn address_of(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, RelayError> {
-    listener.local_addr().map_err(|source| RelayError::Listen {
-        address: asked,
-        source,
-    })
-}
-
 /// The task of the relay: takes connections, sweeps, and ends everything.
 async fn run(
     shared: Arc<Shared>,
-    listener: TcpListener,
+    mut admission: Admission,
     mut stop: watch::Receiver<bool>,
     mut statistics: Option<Statistics>,
     // Ended with this one.
     _tasks: JoinSet<()>,
 ) -> Result<(), RelayError> {
     let mut connections = JoinSet::new();
-    let handshakes = Arc::new(Handshakes::default());
-    let mut next = 0;
-    let mut pace = Pace {
-        bucket: Bucket::full(),
-        ready: false,
-    };
     let mut sweep = tokio::time::interval(shared.settings.get().timeouts.sweep);
     let mut check = tokio::time::interval(STORE_CHECK);
     let mut sweeping: Option<JoinHandle<usize>> = None;
     sweep.reset();
     let result = loop {
         tokio::select! {
-            accepted = accept(&listener, &shared, &mut pace) => {
-                next += 1;
-                let (stream, address) = accepted;
-                let id = ConnectionId(next);
-                let at = address.ip();
-                // Whoever is turned away costs the others none of their rate.
-                pace.ready = !take(&shared, &handshakes, &mut connections, id, stream, at);
-            },
+            accepted = admission.accept() => admission.take(&mut connections, accepted),
             Some(ended) = connections.join_next() => count_end(&shared, &ended),
             () = Statistics::due(statistics.as_ref()) => {
                 write_statistics(&shared, statistics.as_mut());
@@ -504,8 +411,7 @@ async fn run(
         }
     };
     shared.stopping.store(true, Ordering::Relaxed);
-    drop(listener);
-    handshakes.give_up();
+    admission.close();
     shared.registry.close_all();
     let drain = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(shared.settings.get().timeouts.drain, drain).await;
@@ -540,111 +446,6 @@ fn start_sweep(shared: &Arc<Shared>, sweeping: &mut Option<JoinHandle<usize>>) {
         };
         *sweeping = Some(tokio::task::spawn_blocking(sweep));
     }
-}
-
-/// The next connection, not before the rate of all handshakes allows one. Safe to give up and begin
-/// again: what was paid for stays paid until a connection comes.
-async fn accept(
-    listener: &TcpListener,
-    shared: &Shared,
-    paid: &mut Pace,
-) -> (TcpStream, SocketAddr) {
-    loop {
-        while !paid.ready {
-            let rate = shared.settings.get().limits.handshakes_per_second;
-            match paid.bucket.take(rate, Instant::now()) {
-                Ok(()) => paid.ready = true,
-                // Settings may change meanwhile.
-                Err(wait) => tokio::time::sleep(wait.min(PACE_CHECK)).await,
-            }
-        }
-        match listener.accept().await {
-            Ok(accepted) => {
-                paid.ready = false;
-                return accepted;
-            }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-/// How fast connections are taken.
-struct Pace {
-    bucket: Bucket,
-    /// The next connection is paid for.
-    ready: bool,
-}
-
-/// Begins to serve a connection, unless it is one too many.
-fn take(
-    shared: &Arc<Shared>,
-    handshakes: &Arc<Handshakes>,
-    connections: &mut JoinSet<Ended>,
-    id: ConnectionId,
-    stream: TcpStream,
-    address: IpAddr,
-) -> bool {
-    let settings = shared.settings.get();
-    let metrics = &shared.metrics;
-    // Dropping the stream closes it.
-    let source = match admit(shared, &settings, connections.len(), address) {
-        Ok(source) => source,
-        Err(why) => {
-            metrics.turned_away(why);
-            return false;
-        }
-    };
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 8);
-    // Without it, the idle timeout still ends the connection.
-    let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    metrics.accepted.inc();
-    metrics.open.inc();
-    let limit = settings.limits.handshakes;
-    let serve = {
-        let (shared, handshakes) = (Arc::clone(shared), Arc::clone(handshakes));
-        let handshaking = Handshaking::begin(&shared);
-        async move { connection::serve(shared, id, stream, source, handshaking, &handshakes).await }
-    };
-    if handshakes.begin(limit, id, || connections.spawn(serve)) {
-        tracing::debug!("too many handshakes: gave up the oldest");
-    }
-    true
-}
-
-/// Whether a connection from `address` may be taken. The address is forgotten here.
-fn admit(
-    shared: &Shared,
-    settings: &Settings,
-    open: usize,
-    address: IpAddr,
-) -> Result<Source, Turned> {
-    let limits = &settings.limits;
-    if open >= limits.connections {
-        return Err(Turned::Total);
-    }
-    let per_source = limits.connections_per_source;
-    let source = shared
-        .sources
-        .enter(address, &settings.exempt_sources, per_source);
-    let source = source.ok_or(Turned::Source)?;
-    let rate = limits.handshakes_per_second_per_source;
-    match source.may(Act::Handshake, rate, Instant::now()) {
-        true => Ok(source),
-        false => Err(Turned::Rate),
-    }
-}
-
-fn count_end(shared: &Shared, ended: &Result<Ended, tokio::task::JoinError>) {
-    let metrics = &shared.metrics;
-    metrics.open.dec();
-    match ended {
-        Ok(ended) => metrics.ended(*ended),
-        Err(error) if error.is_panic() => tracing::error!("the task of a connection broke"),
-        Err(_) => metrics.ended(Ended::Handshake), // An old one.
-    }
-    tracing::debug!(?ended, "connection ended");
 }
 
 fn write_statistics(shared: &Shared, statistics: Option<&mut Statistics>) {

@@ -238,7 +238,7 @@ impl Default for Limits {
             message_bytes: 1 << 30,
             messages_per_queue: queue::Limits::default().messages,
             subscriptions: 50_000,
-            blocks_per_second_per_connection: Rate::per_second(1_000),
+            blocks_per_second_per_connection: Rate::per_second(4_000),
             commands_per_block: 255,
             outgoing_bytes: 1 << 20,
         }

@@ -7,6 +7,7 @@
 mod forward;
 mod mailbox;
 mod outbox;
+mod pace;
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -36,10 +37,12 @@ use tokio_rustls::server::TlsStream;
 use self::forward::Forwards;
 use self::mailbox::{Found, Happened, Mailbox, News};
 use self::outbox::{Outbox, Reply, What};
+use self::pace::Pace;
+use crate::admission::Handshakes;
 use crate::folder::generator;
-use crate::relay::{Handshakes, Shared};
+use crate::relay::Shared;
 use crate::settings::Settings;
-use crate::sources::{Act, Bucket, Source};
+use crate::sources::{Act, Source};
 use crate::store::{Cell, CreateFault, Name, Queue, StoreFailed};
 
 pub(crate) use self::mailbox::Registry;
@@ -177,25 +180,6 @@ struct Connection {
     /// No more is read; what is in the outbox is still sent.
     closing: Option<Ended>,
     timer: Pin<Box<Sleep>>,
-}
-
-/// How fast a connection may send blocks.
-struct Pace {
-    bucket: Bucket,
-    /// The next block is paid for.
-    paid: bool,
-    /// It is not, before this.
-    pause: Option<Pin<Box<Sleep>>>,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            bucket: Bucket::full(),
-            paid: false,
-            pause: None,
-        }
-    }
 }
 
 /// Whether a step moved something.
@@ -385,7 +369,9 @@ impl Connection {
         if self.forwards.as_ref().is_some_and(|f| f.is_full()) {
             return Ok(false);
         }
-        if self.poll_pace(cx).is_pending() {
+        let rate = self.settings.limits.blocks_per_second_per_connection;
+        let delayed = || _ = self.shared.metrics.blocks_delayed.inc();
+        if self.pace.poll(rate, cx, delayed).is_pending() {
             return Ok(false);
         }
         let mut moved = false;
@@ -407,7 +393,7 @@ impl Connection {
             moved = true;
             if whole && let Some((mut block, _)) = self.incoming.take() {
                 self.heard = Instant::now();
-                self.pace.paid = false;
+                self.pace.spend();
                 self.settings = self.shared.settings.get();
                 self.shared.metrics.blocks_received.inc();
                 self.answer_block(&mut block);
@@ -416,26 +402,6 @@ impl Connection {
                 return Ok(true);
             }
         }
-    }
-
-    /// Whether another block may be read already.
-    fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let pace = &mut self.pace;
-        while !pace.paid {
-            if let Some(pause) = &mut pace.pause {
-                ready!(pause.as_mut().poll(cx));
-                pace.pause = None;
-            }
-            let rate = self.settings.limits.blocks_per_second_per_connection;
-            match pace.bucket.take(rate, std::time::Instant::now()) {
-                Ok(()) => pace.paid = true,
-                Err(wait) => {
-                    self.shared.metrics.blocks_delayed.inc();
-                    pace.pause = Some(Box::pin(tokio::time::sleep(wait)));
-                }
-            }
-        }
-        Poll::Ready(())
     }
 
     fn answer_block(&mut self, block: &mut Block) {

@@ -5,6 +5,7 @@
 pub(crate) mod lasting;
 pub(crate) mod process;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use junto_relay::bench::{Heard, OwnQueue, Peer, PeerError, Said};
@@ -12,11 +13,14 @@ use junto_relay::{Relay, RelayConfig, RunningRelay};
 use junto_smp::command::{Command, NewMode};
 use junto_smp::error::ErrorCode;
 use junto_smp::id::MessageId;
+use junto_smp::key::AuthSecret;
 use junto_smp::message::{Delivered, DeliveryKey};
 use junto_tls::ServerIdentity;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use rustls::pki_types::UnixTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 pub(crate) const M: NewMode<'static> = NewMode::Messaging(None);
 pub(crate) const C: NewMode<'static> = NewMode::Contact(None);
@@ -98,4 +102,49 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
         }
     })
     .await;
+}
+
+/// A relay with a monitor.
+pub(crate) fn monitored() -> RelayConfig {
+    let mut config = config();
+    config.monitor.listen = Some("127.0.0.1:0".parse().unwrap());
+    config
+}
+
+/// What the monitor at `at` says to `request`, whole.
+pub(crate) async fn ask(at: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let _ = in_time(stream.read_to_end(&mut answer)).await;
+    String::from_utf8(answer).unwrap()
+}
+
+/// What it says to a request for `path`, whole.
+pub(crate) async fn get(at: SocketAddr, path: &str) -> String {
+    ask(
+        at,
+        format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes(),
+    )
+    .await
+}
+
+/// Everything that a client does, once.
+pub(crate) async fn traffic(relay: &RunningRelay) -> (Peer, OwnQueue) {
+    let mut peer = connect(relay).await;
+    let queue = peer.create(M, true, None).await.unwrap();
+    let key = AuthSecret::generate(peer.rng());
+    peer.secure(queue.sender(), &key).await.unwrap();
+    for _ in 0..3 {
+        peer.send_message(queue.sender(), Some(&key), b"text")
+            .await
+            .unwrap();
+    }
+    let (id, _) = heard(&mut peer, &queue).await;
+    acked(&mut peer, &queue, id).await.unwrap();
+    let wrong = peer.send_message(queue.sender(), None, b"text").await;
+    assert_eq!(refused(wrong), ErrorCode::Auth);
+    let deleted = peer.create(M, false, None).await.unwrap();
+    peer.own(&deleted, Command::Delete).await.unwrap();
+    (peer, queue)
 }
