@@ -21,6 +21,9 @@ use crate::{
 /// First byte of an encoded [`Certificate`] and [`Pending`].
 const FORMAT: u8 = 1;
 
+/// Most bytes of an encoded [`Certificate`].
+pub(crate) const CERTIFICATE_MAX_BYTES: usize = 2 * SETUP_MAX_BYTES;
+
 /// Most bytes of the setup inside a certificate; a certificate is never about a message.
 const SETUP_MAX_BYTES: usize = 16 * 1024;
 

@@ -13,6 +13,7 @@ use crate::{
 };
 
 /// R = k·g and z = k + c·a for the challenge c.
+#[derive(Clone, Debug)]
 pub(crate) struct Possession {
     nonce: G1,
     response: Scalar,
@@ -37,10 +38,31 @@ impl Possession {
         ]);
         let nonce = generate(&k);
         let challenge = challenge(setup, dealer, commitments, &nonce);
+        Self::respond(&k, nonce, challenge, secret)
+    }
+
+    /// The proof that whoever made `nonce` from `k` knows `secret`.
+    pub(crate) fn respond(
+        k: &SecretScalar,
+        nonce: G1,
+        challenge: Scalar,
+        secret: &SecretScalar,
+    ) -> Self {
         Self {
             nonce,
             response: k.response(challenge, secret),
         }
+    }
+
+    pub(crate) fn nonce(&self) -> &G1 {
+        &self.nonce
+    }
+
+    /// Whether it proves knowledge of what `commitment` commits to.
+    pub(crate) fn answers(&self, commitment: &G1, challenge: Scalar) -> bool {
+        let mut expected = G1::scale(&commitment.lift(), challenge);
+        G1::add_point(&mut expected, &self.nonce);
+        G1::lower(&expected) == generate_public(self.response)
     }
 
     pub(crate) fn verify(&self, setup: &Setup, dealer: PartyIndex, commitments: &[G1]) -> bool {
@@ -48,9 +70,7 @@ impl Possession {
             return false;
         };
         let challenge = challenge(setup, dealer, commitments, &self.nonce);
-        let mut expected = G1::scale(&commitment.lift(), challenge);
-        G1::add_point(&mut expected, &self.nonce);
-        G1::lower(&expected) == generate_public(self.response)
+        self.answers(commitment, challenge)
     }
 
     pub(crate) fn write(&self, writer: Writer) -> Writer {

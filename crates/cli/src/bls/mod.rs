@@ -4,6 +4,7 @@
 //! send, gather, and store the key before the run is called finished.
 
 mod certificate;
+mod holdings;
 mod judge;
 mod key_file;
 mod run;

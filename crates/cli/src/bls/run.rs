@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use junto_bls::{
-    Certificate, ConfirmRound, Inbox, KeyPublic, Occasion, Participant, PartyIndex, RunError,
-    Setup, SetupError, ShareIndex,
+    Certificate, ConfirmRound, Holding, Inbox, KeyPublic, Occasion, Participant, PartyIndex,
+    RunError, Setup, SetupError, ShareIndex,
 };
 use junto_crypto::ed25519::VerifyingKey;
 use junto_session::{
@@ -14,13 +14,15 @@ use junto_session::{
 };
 
 use super::certificate::{self, GRACE};
+use super::holdings::{self, Claims, Latest, Reshared};
 use super::key_file::{self, Held, KeyFile, Origin};
 use super::{describe, describe_text, judge};
 use crate::failure::{Exit, Failure};
 use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::{Output, Progress};
 
-/// Rounds of the execution. In the first, used by refresh and reshare alone, parties say what they hold.
+/// Rounds of the execution. In the first, used by refresh and reshare alone, parties say and prove what
+/// they hold.
 const ROUND_HOLDINGS: u32 = 0;
 /// Parties make sure that they mean the same run: without it, whoever was told another threshold
 /// would look like a cheat.
@@ -31,6 +33,9 @@ const ROUND_CONFIRM: u32 = 4;
 
 /// Why a party ends a run in which nobody is at fault.
 const MOVED_ON: &str = "a party has a newer share than it had in this run; trying again";
+
+/// Why all parties begin again after some lacked the latest epoch's certificate.
+const BEHIND: &str = "some parties lacked the newest share's certificate; trying again with it";
 
 const LATE: &str =
     "the others gave up waiting for this party before it came; waiting for them to try again";
@@ -90,6 +95,7 @@ pub(crate) async fn keygen(
             session: &session,
             name,
             progress: &progress,
+            shown: BTreeSet::new(),
         };
         match run.rounds(&desk, &setup, &mut key).await {
             Ok(made) => break (run, made),
@@ -120,15 +126,16 @@ pub(crate) async fn refresh(
     let first = held.origin.run + 1;
     let progress = output.progress("refreshing: waiting for the other parties");
     let purpose = format!("bls refresh {name}");
-    let desk = Desk {
+    let mut desk = Desk {
         junto,
         session: &session,
         name,
         progress: &progress,
+        shown: BTreeSet::new(),
     };
     let (run, certificate) = loop {
         let run = Run::open(&session, &purpose, first, &key, patience, output).await?;
-        match run.refresh(&desk, &mut key).await {
+        match run.refresh(&mut desk, &mut key).await {
             Ok(made) => break (run, made),
             Err(Stop::Again(why)) => output.say(why),
             Err(Stop::Failed(failure)) => return Err(failure),
@@ -173,15 +180,16 @@ pub(crate) async fn reshare(
     let progress = output.progress("resharing: waiting for the other parties");
     let purpose = format!("bls reshare {name}");
     let threshold = small(threshold)?;
-    let desk = Desk {
+    let mut desk = Desk {
         junto,
         session: &session,
         name,
         progress: &progress,
+        shown: BTreeSet::new(),
     };
     let (run, certificate) = loop {
         let run = Run::open(&session, &purpose, first, &key, patience, output).await?;
-        match run.reshare(&desk, &mut key, threshold).await {
+        match run.reshare(&mut desk, &mut key, threshold).await {
             Ok(made) => break (run, made),
             Err(Stop::Again(why)) => output.say(why),
             Err(Stop::Failed(failure)) => return Err(failure),
@@ -337,6 +345,8 @@ struct Desk<'a> {
     /// The key's name.
     name: &'a str,
     progress: &'a Progress,
+    /// Who was shown a newer epoch than it claimed.
+    shown: BTreeSet<PartyIndex>,
 }
 
 /// An execution that makes a key.
@@ -420,25 +430,38 @@ impl Run {
         gathered.map(inbox).map_err(|error| self.stopped(error))
     }
 
-    async fn refresh(&self, desk: &Desk<'_>, key: &mut KeyFile) -> Result<Certificate, Stop> {
-        let (old, holders) = self.holdings(desk, key.held.as_ref()).await?;
+    async fn refresh(&self, desk: &mut Desk<'_>, key: &mut KeyFile) -> Result<Certificate, Stop> {
+        let own = key.usable(desk.name)?.share.public().public_key();
+        let claims = self.claims(desk, key.held.as_ref()).await?;
         let occasion = self.occasion(desk.session);
+        let latest = holdings::refreshed(&occasion.borrow(), &claims, &own);
+        let latest = self.or_spend(desk, latest).await?;
+        if !latest.behind.is_empty() {
+            return Err(self.catch_up(desk, key, &latest).await);
+        }
+        let holders = latest.certificate.setup().holders();
+        let old = latest.certificate.key().clone();
         let setup = Setup::refresh(&occasion.borrow(), old, holders).map_err(setup_failure)?;
         self.rounds(desk, &setup, key).await
     }
 
     async fn reshare(
         &self,
-        desk: &Desk<'_>,
+        desk: &mut Desk<'_>,
         key: &mut KeyFile,
         threshold: u8,
     ) -> Result<Certificate, Stop> {
-        let (old, dealers) = self.holdings(desk, key.held.as_ref()).await?;
+        let claims = self.claims(desk, key.held.as_ref()).await?;
+        let occasion = self.occasion(desk.session);
+        let from = holdings::reshared(&occasion.borrow(), &claims, key.public_key());
+        let (old, dealers) = match self.or_spend(desk, from).await? {
+            Reshared::From(old, holders) => (old, holders),
+            Reshared::Behind(latest) => return Err(self.catch_up(desk, key, &latest).await),
+        };
         desk.progress.step(format!(
             "resharing {}",
             hex::encode(old.public_key().to_bytes())
         ));
-        let occasion = self.occasion(desk.session);
         let holders: BTreeSet<PartyIndex> = (0..desk.session.parties().as_usize())
             .filter_map(party)
             .collect();
@@ -450,16 +473,12 @@ impl Run {
         self.rounds(desk, &setup, key).await
     }
 
-    /// Everybody says which share of which key it holds; all get the same answer.
-    async fn holdings(
-        &self,
-        desk: &Desk<'_>,
-        held: Option<&Held>,
-    ) -> Result<(KeyPublic, BTreeMap<PartyIndex, ShareIndex>), Stop> {
-        let own = held.map_or_else(Vec::new, |held| {
-            let mut bytes = vec![held.share.index().value()];
-            bytes.extend_from_slice(&held.share.public().encode());
-            bytes
+    /// Everybody says which share of which key it holds, and proves it; all get the same answer.
+    async fn claims(&self, desk: &Desk<'_>, held: Option<&Held>) -> Result<Claims, Stop> {
+        let occasion = self.occasion(desk.session);
+        let me = party(desk.session.me().as_usize());
+        let own = held.zip(me).map_or_else(Vec::new, |(held, me)| {
+            Holding::new(&occasion.borrow(), me, &held.share, &held.certificate).encode()
         });
         match self.execution.broadcast(ROUND_HOLDINGS, own).await {
             // It was begun with the share of before.
@@ -472,11 +491,42 @@ impl Run {
             said => said.map_err(|error| self.stopped(error))?,
         }
         let said = self.gather(ROUND_HOLDINGS, Kind::Broadcast).await?;
-        let agreed = agree(&said);
-        if agreed.is_err() {
+        self.or_spend(desk, holdings::hear(&occasion.borrow(), &said))
+            .await
+    }
+
+    /// A failure that all parties come to ends the run.
+    async fn or_spend<T>(&self, desk: &Desk<'_>, result: Result<T, Failure>) -> Result<T, Stop> {
+        if result.is_err() {
             self.spend(desk.session).await;
         }
-        agreed.map_err(Stop::from)
+        result.map_err(Stop::from)
+    }
+
+    /// Some lacked the certificate of the latest epoch, and have seen it now: in the next run they have
+    /// that epoch, or are lying.
+    async fn catch_up(&self, desk: &mut Desk<'_>, key: &mut KeyFile, latest: &Latest) -> Stop {
+        if let Err(stop) = self
+            .or_spend(desk, latest.none_stays_behind(&desk.shown))
+            .await
+        {
+            return stop;
+        }
+        self.spend(desk.session).await;
+        desk.shown.extend(latest.behind.iter().copied());
+        let me = party(desk.session.me().as_usize());
+        if me.is_none_or(|me| !latest.behind.contains(&me)) {
+            return Stop::Again(BEHIND);
+        }
+        match certificate::adopt(desk.junto, desk.name, key, &latest.certificate) {
+            Ok(true) => Stop::Again(BEHIND),
+            Ok(false) => Failure::failed("this profile holds an older share than it has confirmed")
+                .help(
+                    "it must have been restored from an old backup: the others can reshare the key",
+                )
+                .into(),
+            Err(failure) => failure.into(),
+        }
     }
 
     /// A run that came to nothing is over for good, so that the next command begins another one instead
@@ -633,41 +683,6 @@ impl Run {
     }
 }
 
-/// What the parties say they hold: the key, and who has which share of it.
-fn agree(said: &Inbox) -> Result<(KeyPublic, BTreeMap<PartyIndex, ShareIndex>), Failure> {
-    let mut agreed: Option<KeyPublic> = None;
-    let mut holders: BTreeMap<PartyIndex, ShareIndex> = BTreeMap::new();
-    for (sender, bytes) in said {
-        let Some((&index, key)) = bytes.split_first() else {
-            continue;
-        };
-        let lies = |what: &str| {
-            Failure::new(Exit::Misbehaved, format_args!("{sender} {what}")).party(sender.value())
-        };
-        let index = ShareIndex::new(index).ok_or_else(|| lies("announced an impossible share"))?;
-        let key = KeyPublic::decode(key).map_err(|_| lies("announced a malformed key"))?;
-        if agreed.as_ref().is_some_and(|first| *first != key) {
-            return Err(Failure::new(
-                Exit::Misbehaved,
-                "the parties hold different keys or epochs of that name",
-            )
-            .help("compare `junto bls list` with the others"));
-        }
-        agreed = Some(key);
-        if let Some((other, _)) = holders.iter().find(|(_, known)| **known == index) {
-            // Which of them lies cannot be known from what they say.
-            return Err(Failure::new(
-                Exit::Misbehaved,
-                format_args!("{other} and {sender} announce the same share: one of them lies"),
-            )
-            .party(format_args!("{}, {}", other.value(), sender.value())));
-        }
-        holders.insert(*sender, index);
-    }
-    let key = agreed.ok_or_else(|| Failure::failed("no party of the session holds that key"))?;
-    Ok((key, holders))
-}
-
 /// A round's messages, under the numbers of `junto-bls`.
 pub(crate) fn inbox(messages: BTreeMap<junto_session::PartyIndex, Bytes>) -> Inbox {
     messages
@@ -682,32 +697,4 @@ pub(crate) fn members(holders: &BTreeMap<PartyIndex, ShareIndex>) -> Members {
         .keys()
         .filter_map(|party| junto_session::PartyIndex::new(usize::from(party.value())))
         .fold(Members::NONE, Members::with)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    /// A key with a threshold of 2 among 3, as a party announces it.
-    fn holding(index: u8) -> Vec<u8> {
-        const GENERATOR: &str = "97f1d3a73197d7942695638c4fa9ac0fc3688c4f9774b905a14e3a3f171bac586c55e83ff97a1aeffb3af00adb22c6bb";
-        let point = hex::decode(GENERATOR).unwrap();
-        let epoch = [0; 8];
-        [&[index, 1], &epoch[..], &[2, 3], &point, &point].concat()
-    }
-
-    fn said(indices: &[(u8, u8)]) -> Inbox {
-        let holding = |(p, index): &(u8, u8)| (PartyIndex::new(*p).unwrap(), holding(*index));
-        indices.iter().map(holding).collect()
-    }
-
-    #[test]
-    fn whoever_announces_the_share_of_another_does_not_get_that_one_blamed() {
-        let (_, holders) = agree(&said(&[(0, 1), (1, 2), (2, 3)])).unwrap();
-        assert_eq!(holders.len(), 3);
-        // The first one lies; the second is the holder.
-        let failure = agree(&said(&[(0, 2), (1, 2), (2, 3)])).unwrap_err();
-        assert_eq!(failure.party.as_deref(), Some("0, 1"));
-    }
 }

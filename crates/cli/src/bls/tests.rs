@@ -9,13 +9,13 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use junto_bls::Signature;
+use junto_bls::{Holding, Occasion, PartyIndex, Signature};
 use junto_session::carrier::memory::Hub;
 use junto_session::{
     DisplayName, Members, Params, PartyCount, Persona, Policy, SessionError, Sessions,
 };
 
-use super::key_file::KeyFile;
+use super::key_file::{Held, KeyFile};
 use super::{run, sign};
 use crate::failure::{Exit, Failure};
 use crate::open::Junto;
@@ -31,6 +31,8 @@ const QUIET: Output = Output {
 const HONEST: usize = 0;
 const VICTIM: usize = 1;
 const LIAR: usize = 2;
+/// And somebody who comes later.
+const NEWCOMER: usize = 3;
 
 struct Table {
     hub: Hub,
@@ -45,7 +47,7 @@ impl Table {
             homes: Vec::new(),
             parties: Vec::new(),
         };
-        for index in 0..3 {
+        for index in 0..4 {
             table.homes.push(tempfile::tempdir().unwrap());
             table.parties.push(None);
             table.enter(index).await;
@@ -436,9 +438,179 @@ async fn a_party_may_die_at_any_point_of_a_refresh() {
         }
         deaths += 1;
         table.again(VICTIM).await;
+        if table.epoch(VICTIM) == Some(1) {
+            break; // the same command again might be another refresh
+        }
     }
     table.parties[HONEST] = Some(others.await.unwrap());
     assert!(deaths > 3, "it died {deaths} times");
     table.signs(b"message").await;
     assert_eq!(table.epoch(VICTIM), Some(1));
+}
+
+/// What a party claims in the first round of the run with that label.
+async fn claim(table: &Table, party: usize, session: &str, label: &str, held: &Held) -> Vec<u8> {
+    let session = table.of(party).session(session, PATIENCE).await.unwrap();
+    let roster: Vec<_> = session
+        .roster()
+        .iter()
+        .map(|(_, entry)| entry.key)
+        .collect();
+    let occasion = Occasion {
+        session: session.id().0,
+        label: label.as_bytes(),
+        roster: &roster,
+    };
+    let me = PartyIndex::new(u8::try_from(session.me().as_usize()).unwrap()).unwrap();
+    Holding::new(&occasion, me, &held.share, &held.certificate).encode()
+}
+
+impl Table {
+    /// The liar's number in a session.
+    async fn number(&self, party: usize, session: &str) -> String {
+        let session = self.of(party).session(session, PATIENCE).await.unwrap();
+        session.me().as_usize().to_string()
+    }
+
+    /// The liar says this in the first round of a run, and then follows it as a bystander.
+    async fn say(&self, session: &str, label: &str, claim: Vec<u8>) {
+        let session = self.of(LIAR).session(session, PATIENCE).await.unwrap();
+        let execution = session.execution(label).await.unwrap();
+        execution.broadcast(0, claim).await.unwrap();
+    }
+
+    /// The honest parties refresh, and all name the liar.
+    async fn refresh_names_the_liar(&self) {
+        let (one, other) = tokio::join!(
+            self.command(HONEST, Command::Refresh),
+            self.command(VICTIM, Command::Refresh)
+        );
+        let liar = self.number(LIAR, "s").await;
+        for failure in [one.unwrap_err(), other.unwrap_err()] {
+            assert_eq!(failure.exit, Exit::Misbehaved, "{failure:?}");
+            assert_eq!(failure.party.as_ref(), Some(&liar), "{failure:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_claims_a_share_that_it_does_not_hold_is_named() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let another = |party: usize| run::keygen(table.of(party), "s", "j", 2, PATIENCE, QUIET);
+    let made = tokio::join!(another(HONEST), another(VICTIM), another(LIAR));
+    made.0.and(made.1).and(made.2).unwrap();
+    let held = |name: &str, party: usize| {
+        let key = KeyFile::load(&table.of(party).profile, name).unwrap();
+        key.held.unwrap()
+    };
+    let honest = held("k", HONEST);
+    for run in 1..=5 {
+        let label = format!("bls refresh k #{run}");
+        let lie = match run {
+            1 => b"anything".to_vec(),
+            // It says nothing.
+            2 => Vec::new(),
+            // What an honest party said, word by word.
+            3 => claim(&table, HONEST, "s", &label, &honest).await,
+            // The share of another key, which all three do hold.
+            4 => claim(&table, LIAR, "s", &label, &held("j", LIAR)).await,
+            // Its own share, but as it was claimed in another run.
+            _ => claim(&table, LIAR, "s", "bls refresh k #4", &held("k", LIAR)).await,
+        };
+        table.say("s", &label, lie).await;
+        table.refresh_names_the_liar().await;
+    }
+    // The key did not suffer.
+    table.signs(b"message").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_share_is_caught_up_with_once_and_no_more() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let old = table.key(LIAR).held.unwrap();
+    table.all(Command::Refresh).await;
+    for run in 2..=3 {
+        let label = format!("bls refresh k #{run}");
+        let lie = claim(&table, LIAR, "s", &label, &old).await;
+        table.say("s", &label, lie).await;
+    }
+    table.refresh_names_the_liar().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_that_lacks_the_certificate_gets_it_in_the_run_of_the_others() {
+    let mut table = Table::new().await;
+    drop(attacked(&table, Command::Refresh).await);
+    // As if nothing that was handed over had arrived.
+    let run = table.key(VICTIM).undecided.pop().unwrap().pending;
+    let label = format!("bls certificate {}", hex::encode(run.setup().digest()));
+    let session = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
+    for other in session.everybody().without(session.me()).iter() {
+        let pair = session.execution_as(sign::between(&label, session.me(), other));
+        pair.await.unwrap().finish().await.unwrap();
+    }
+    drop(session);
+    for party in [VICTIM, LIAR] {
+        table.again(party).await;
+        assert_eq!(table.epoch(party), Some(0));
+    }
+    table.command(LIAR, Command::Refresh).await.unwrap();
+    assert_eq!(table.epoch(LIAR), Some(1));
+    table.all(Command::Refresh).await;
+    for party in [HONEST, VICTIM, LIAR] {
+        assert_eq!(table.epoch(party), Some(2));
+    }
+    table.signs(b"message").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_reshare_the_newcomer_names_the_liar_as_well() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    table.meet("t", &[HONEST, VICTIM, LIAR, NEWCOMER]).await;
+    let reshare = |party: usize| run::reshare(table.of(party), "k", Some("t"), 3, PATIENCE, QUIET);
+    let honest = table.key(HONEST).held.unwrap();
+    let liar = table.number(LIAR, "t").await;
+    // The share of another, as that one claims it.
+    let label = "bls reshare k #0";
+    let lie = claim(&table, HONEST, "t", label, &honest).await;
+    table.say("t", label, lie).await;
+    let ended = tokio::join!(reshare(HONEST), reshare(VICTIM), reshare(NEWCOMER));
+    for failure in [
+        ended.0.unwrap_err(),
+        ended.1.unwrap_err(),
+        ended.2.unwrap_err(),
+    ] {
+        assert_eq!(failure.exit, Exit::Misbehaved, "{failure:?}");
+        assert_eq!(failure.party.as_ref(), Some(&liar), "{failure:?}");
+    }
+    // A key of its own, which it claims as the only one.
+    table.meet("u", &[LIAR, NEWCOMER]).await;
+    let own = |party: usize| run::keygen(table.of(party), "u", "own", 2, PATIENCE, QUIET);
+    let made = tokio::join!(own(LIAR), own(NEWCOMER));
+    made.0.and(made.1).unwrap();
+    let invented = KeyFile::load(&table.of(LIAR).profile, "own").unwrap();
+    let label = "bls reshare k #1";
+    let lie = claim(&table, LIAR, "t", label, &invented.held.unwrap()).await;
+    table.say("t", label, lie).await;
+    let ended = tokio::join!(reshare(HONEST), reshare(VICTIM), reshare(NEWCOMER));
+    for failure in [
+        ended.0.unwrap_err(),
+        ended.1.unwrap_err(),
+        ended.2.unwrap_err(),
+    ] {
+        assert_eq!(failure.exit, Exit::Misbehaved, "{failure:?}");
+        assert_eq!(failure.party.as_ref(), Some(&liar), "{failure:?}");
+    }
+    // When all are honest it goes well.
+    let ended = tokio::join!(
+        reshare(HONEST),
+        reshare(VICTIM),
+        reshare(LIAR),
+        reshare(NEWCOMER)
+    );
+    ended.0.and(ended.1).and(ended.2).and(ended.3).unwrap();
+    assert_eq!(table.epoch(NEWCOMER), Some(1));
 }

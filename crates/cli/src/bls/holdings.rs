@@ -1,0 +1,170 @@
+//! Who holds what, when a run starts from a key: what each party claims, and what all make of it.
+//!
+//! All hear the same claims, so all honest parties come to the same end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use junto_bls::{
+    Certificate, Holding, Inbox, KeyPublic, Occasion, PartyIndex, PublicKey, ShareIndex,
+};
+
+use super::key_file::Origin;
+use crate::failure::{Exit, Failure};
+
+/// The claims of those who claim something.
+pub(crate) type Claims = BTreeMap<PartyIndex, Holding>;
+
+/// Which party is which holder.
+pub(crate) type Holders = BTreeMap<PartyIndex, ShareIndex>;
+
+/// Names parties that break the protocol.
+fn liars(parties: &BTreeSet<PartyIndex>, what: &str) -> Result<(), Failure> {
+    if parties.is_empty() {
+        return Ok(());
+    }
+    let numbers: Vec<String> = parties.iter().map(|it| it.value().to_string()).collect();
+    let numbers = numbers.join(", ");
+    Err(Failure::new(Exit::Misbehaved, format_args!("party {numbers} {what}")).party(numbers))
+}
+
+/// The parties in `claims` that `wrong` is true of.
+fn those(claims: &Claims, wrong: impl Fn(&Holding) -> bool) -> BTreeSet<PartyIndex> {
+    let found = claims.iter().filter(|(_, claim)| wrong(claim));
+    found.map(|(party, _)| *party).collect()
+}
+
+/// Reads what the parties say.
+///
+/// # Errors
+/// Names whoever claims a share that it does not hold.
+pub(crate) fn hear(occasion: &Occasion<'_>, said: &Inbox) -> Result<Claims, Failure> {
+    let (mut claims, mut wrong) = (Claims::new(), BTreeSet::new());
+    for (party, bytes) in said.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+        match Holding::decode(bytes) {
+            Ok(claim) if claim.verify(occasion, *party).is_ok() => {
+                drop(claims.insert(*party, claim))
+            }
+            _ => drop(wrong.insert(*party)),
+        }
+    }
+    liars(&wrong, "claims a share of the key that it does not hold")?;
+    Ok(claims)
+}
+
+/// The latest epoch that this session has certified, and who claims an older one.
+pub(crate) struct Latest {
+    pub(crate) certificate: Certificate,
+    pub(crate) behind: BTreeSet<PartyIndex>,
+}
+
+impl Latest {
+    fn of(occasion: &Occasion<'_>, claims: &Claims) -> Option<Self> {
+        let here = |claim: &&Holding| *claim.certificate().setup().session() == occasion.session;
+        let order = |claim: &&Holding| {
+            let origin = Origin::of(claim.certificate().setup());
+            origin.map(|origin| (origin.run, origin.label))
+        };
+        let latest = claims.values().filter(here).max_by_key(order)?;
+        let certificate = latest.certificate().clone();
+        let older = |claim: &Holding| claim.certificate().key() != certificate.key();
+        Some(Latest {
+            behind: those(claims, older),
+            certificate,
+        })
+    }
+
+    /// Whoever was shown this epoch before, and has certified it, has it.
+    ///
+    /// # Errors
+    /// Names those who still claim the older one.
+    pub(crate) fn none_stays_behind(&self, shown: &BTreeSet<PartyIndex>) -> Result<(), Failure> {
+        let liars_found = self.behind.intersection(shown).copied().collect();
+        liars(
+            &liars_found,
+            "holds on to an older share than it has confirmed",
+        )
+    }
+}
+
+/// For a refresh all parties must hold the latest epoch of the key `own`.
+///
+/// # Errors
+/// Names who claims nothing, or another key.
+pub(crate) fn refreshed(
+    occasion: &Occasion<'_>,
+    claims: &Claims,
+    own: &PublicKey,
+) -> Result<Latest, Failure> {
+    let elsewhere = |claim: &Holding| {
+        let certificate = claim.certificate();
+        *certificate.setup().session() != occasion.session || certificate.key().public_key() != *own
+    };
+    let mut wrong = those(claims, elsewhere);
+    let all = (0..).map_while(PartyIndex::new).take(occasion.roster.len());
+    wrong.extend(all.filter(|party| !claims.contains_key(party)));
+    liars(&wrong, "does not say that it holds a share of this key")?;
+    Latest::of(occasion, claims).ok_or_else(|| Failure::failed("nobody holds the key"))
+}
+
+/// What a reshare starts from.
+pub(crate) enum Reshared {
+    /// The key, and enough holders of it.
+    From(KeyPublic, Holders),
+    /// There would be enough if some were not behind.
+    Behind(Box<Latest>),
+}
+
+/// For a reshare enough parties must hold the same epoch. Whoever holds none of the key goes by most
+/// holders; `own` is the key of whoever does.
+///
+/// # Errors
+/// Names who claims another key.
+pub(crate) fn reshared(
+    occasion: &Occasion<'_>,
+    claims: &Claims,
+    own: Option<PublicKey>,
+) -> Result<Reshared, Failure> {
+    // By epoch of a key: the parties that hold different shares of it.
+    let mut epochs: BTreeMap<[u8; 32], (KeyPublic, BTreeMap<ShareIndex, PartyIndex>)> =
+        BTreeMap::new();
+    for (party, claim) in claims {
+        let key = claim.certificate().key();
+        let epoch = epochs.entry(key.digest());
+        let (_, holders) = epoch.or_insert_with(|| (key.clone(), BTreeMap::new()));
+        holders.entry(claim.index()).or_insert(*party);
+    }
+    let enough = |(key, holders): &(KeyPublic, BTreeMap<_, _>)| {
+        holders.len() >= usize::from(key.threshold().required())
+    };
+    let known = match own {
+        Some(own) => Some(own),
+        None => {
+            let groups = epochs.values().filter(|epoch| enough(epoch));
+            let most = groups.max_by_key(|(_, holders)| holders.len());
+            most.map(|(key, _)| key.public_key())
+        }
+    };
+    let Some(public) = known else {
+        return Err(too_few());
+    };
+    let other = |claim: &Holding| claim.certificate().key().public_key() != public;
+    liars(
+        &those(claims, other),
+        "announces another key than the holders of this one",
+    )?;
+    let best = epochs.into_values().filter(|epoch| enough(epoch));
+    if let Some((key, holders)) = best.max_by_key(|(key, holders)| (key.epoch(), holders.len())) {
+        let holders = holders.into_iter().map(|(index, party)| (party, index));
+        return Ok(Reshared::From(key, holders.collect()));
+    }
+    match Latest::of(occasion, claims) {
+        Some(latest) if !latest.behind.is_empty() => Ok(Reshared::Behind(Box::new(latest))),
+        _ => Err(too_few()),
+    }
+}
+
+fn too_few() -> Failure {
+    Failure::failed("too few parties of this session hold the key").help(
+        "enough of its holders must be in the session; `junto bls list` shows what each holds",
+    )
+}
