@@ -21,7 +21,7 @@ use junto_smp::id::{CorrelationId, Entity, LinkId, SenderId};
 use junto_smp::key::AuthSecret;
 use junto_smp::link::{FIXED_BYTES_MAX, LinkBlobs, USER_BYTES_MAX};
 use junto_smp::message::{BODY_BYTES_MAX, MessageFlags};
-use junto_smp::proxy::{Destination, Forward};
+use junto_smp::proxy::{Destination, Forward, ProxyRequest};
 use junto_smp::version::VersionRange;
 
 use junto_tls::ServerIdentity;
@@ -814,15 +814,7 @@ async fn one_attempt_serves_all_who_ask() {
     // All in one block.
     for _ in 0..10 {
         for relay in &relays {
-            let request = junto_smp::proxy::ProxyRequest {
-                server: relay.address(),
-                password: None,
-            };
-            let request = Request {
-                entity: Entity::None,
-                key: None,
-                command: Command::Proxy(Box::new(request)),
-            };
+            let request = connect_request(&relay.address());
             asked.push(sender.ask(&request).await.unwrap());
         }
     }
@@ -833,6 +825,75 @@ async fn one_attempt_serves_all_who_ask() {
     }
     assert_eq!(proxy.stats().proxy_connected, 3);
     assert_eq!(proxy.stats().proxy_destinations, 3);
+}
+
+/// Who takes the connection and then says nothing holds a place among those being made, for a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_being_made_are_bounded_and_given_up() {
+    let mut config = proxy_config();
+    config.proxy.limits.connecting = 1;
+    config.proxy.timeouts.connect = Duration::from_secs(2);
+    let proxy = start(config).await;
+    let relay = start(site::config()).await;
+    let (mut first, mut second) = (connect(&proxy).await, connect(&proxy).await);
+    // What is connected already needs no place.
+    second.proxy_to(&relay.address(), None).await.unwrap();
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = mute.local_addr().unwrap().port();
+    let hosts = relay.address().hosts().to_vec();
+    let mute_address = ServerAddress::new(Fingerprint([5; 32]), hosts, port).unwrap();
+    let asked = first.ask(&connect_request(&mute_address)).await.unwrap();
+    first.send().await.unwrap();
+    let (held, _) = in_time(mute.accept()).await.unwrap();
+    let other = start(site::config()).await;
+    let answer = second.proxy_to(&other.address(), None).await;
+    assert_eq!(refused(answer), broker(BrokerFault::Network));
+    second.proxy_to(&relay.address(), None).await.unwrap();
+    let said = in_time(first.answer(asked)).await;
+    assert_eq!(refused(said), broker(BrokerFault::Timeout));
+    drop(held);
+    // The place is free again, and the refusal was none of the other relay's fault.
+    second.proxy_to(&other.address(), None).await.unwrap();
+}
+
+fn connect_request(server: &ServerAddress) -> Request<'static> {
+    let request = ProxyRequest {
+        server: server.clone(),
+        password: None,
+    };
+    Request {
+        entity: Entity::None,
+        key: None,
+        command: Command::Proxy(Box::new(request)),
+    }
+}
+
+/// A new password holds from the next request on; all else of the proxy waits for the next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_password_can_be_changed_while_it_runs() {
+    let now = UnixTime::now();
+    let server = || {
+        let mut rng = ChaCha20Rng::from_seed([9; 32]);
+        ServerIdentity::ephemeral("127.0.0.1", &mut rng, now).unwrap()
+    };
+    let proxy = Relay::start(proxy_config(), server()).await.unwrap();
+    let relay = start(config()).await;
+    let mut sender = connect(&proxy).await;
+    sender.proxy_to(&relay.address(), None).await.unwrap();
+    let mut config = proxy_config();
+    config.proxy_password = junto_relay::config::Password::new("new");
+    config.proxy.limits.destinations = 7;
+    let reloaded = proxy.reload(config, &server()).unwrap();
+    assert_eq!(reloaded.waiting, ["proxy"]);
+    let denied = ErrorCode::Proxy(ProxyFault::BasicAuth);
+    assert_eq!(
+        refused(sender.proxy_to(&relay.address(), None).await),
+        denied
+    );
+    sender
+        .proxy_to(&relay.address(), Some(b"new"))
+        .await
+        .unwrap();
 }
 
 /// What goes in and out of a SOCKS server, for `.onion` names and for all.

@@ -1,16 +1,24 @@
-//! Requests of one client to the proxy: they take as long as another relay takes, so they are
-//! answered out of order, and only so many are under way.
+//! Both ends of private routing at one connection.
+//!
+//! Requests of a client to the proxy take as long as another relay takes, so they are answered out
+//! of order, and only so many are under way. Commands that come from a proxy are answered like
+//! direct ones.
 
 use core::task::{Context, Poll};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use junto_smp::address::ServerAddress;
+use junto_smp::command::Command;
+use junto_smp::error::{ErrorCode, ProxyFault};
 use junto_smp::id::{CorrelationId, Entity};
+use junto_smp::message::Timestamp;
 use junto_smp::proxy::Forward;
+use junto_smp::server::{Authorised, Forwarded};
 use tokio::task::JoinSet;
 
 use super::outbox::{Reply, What, Whose};
+use super::{Connection, Ended};
 use crate::proxy::{Parcel, Proxy};
 
 /// What a client asks of the proxy.
@@ -164,5 +172,82 @@ fn answered(connecting: bool, correlation: CorrelationId, whose: Whose, what: Wh
             what,
             position: Default::default(),
         },
+    }
+}
+
+impl Connection {
+    /// Hands a request to the proxy, whose answer comes later.
+    pub(super) fn ask_proxy(&mut self, command: &Authorised<'_>) {
+        let proxy = self.shared.proxy.as_ref();
+        let refused = match (proxy, command.command()) {
+            (Some(_), Command::Proxy(request)) if self.may_use_proxy(request.password) => None,
+            (Some(_), Command::ProxyForward(_)) => None,
+            (None, Command::ProxyForward(_)) => Some(ProxyFault::NoSession),
+            _ => Some(ProxyFault::BasicAuth),
+        };
+        if let Some(fault) = refused {
+            return self.reply(command, What::Refused(ErrorCode::Proxy(fault)));
+        }
+        let Some(proxy) = proxy else { return };
+        let forwards = self
+            .forwards
+            .get_or_insert_with(|| Box::new(Forwards::new(Arc::clone(proxy))));
+        let correlation = command.correlation();
+        match command.command() {
+            Command::Proxy(request) => forwards.connect(correlation, request.server.clone()),
+            Command::ProxyForward(forward) => {
+                forwards.forward(correlation, command.entity(), forward);
+            }
+            _ => {}
+        }
+    }
+
+    fn may_use_proxy(&self, given: Option<&[u8]>) -> bool {
+        let settings = &self.settings;
+        let demanded = settings.proxy_password.as_ref();
+        match demanded.or(settings.password.as_ref()) {
+            Some(password) => password.matches(given.unwrap_or_default()),
+            None => true,
+        }
+    }
+
+    /// Carries out a command that a proxy passes on, with the same work as a direct one.
+    pub(super) fn answer_forwarded(
+        &mut self,
+        command: &Authorised<'_>,
+        sealed: &[u8],
+        now: Timestamp,
+    ) {
+        let mut room = self.shared.blocks.take();
+        let opened = self
+            .requests
+            .open_forwarded(command.correlation(), sealed, &mut room);
+        match opened {
+            Err(code) => self.reply(command, What::Refused(code)),
+            Ok(Forwarded { request, back }) => {
+                let index = self.outbox.len();
+                match request {
+                    Ok(request) => self.answer(request, now),
+                    Err(refusal) => self.refuse(&refusal),
+                }
+                self.outbox.answer_through(index, back);
+                self.shared.metrics.forwarded.inc();
+            }
+        }
+        self.shared.blocks.give_back(room);
+    }
+
+    /// Moves answers of other relays into the outbox.
+    pub(super) fn take_forwarded(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let mut moved = false;
+        if let Some(forwards) = &mut self.forwards {
+            while self.outbox.room() > 0
+                && let Poll::Ready(Some(reply)) = forwards.poll_next(cx)
+            {
+                self.outbox.push(reply.map_err(|_| Ended::Relay)?);
+                moved = true;
+            }
+        }
+        Ok(moved)
     }
 }

@@ -18,14 +18,14 @@ use std::sync::Arc;
 
 use junto_smp::block::{BLOCK_BYTES, Block, SessionId, new_block};
 use junto_smp::command::{Command, NewMode, Party};
-use junto_smp::error::{ErrorCode, ProxyFault};
+use junto_smp::error::ErrorCode;
 use junto_smp::hello::HelloFault;
 use junto_smp::id::{Entity, ID_BYTES};
 use junto_smp::link::{FIXED_BYTES_MAX, USER_BYTES_MAX};
 use junto_smp::message::Timestamp;
 use junto_smp::queue::{self, Answer, ConnectionId, Credential};
 use junto_smp::server::{
-    self, Authorised, Forwarded, Handshake, Refusal, ReplyWriter, Request, RequestReader,
+    self, Authorised, Handshake, Refusal, ReplyWriter, Request, RequestReader,
 };
 use junto_tls::handshake;
 use rand_chacha::ChaCha20Rng;
@@ -336,20 +336,6 @@ impl Connection {
         Ok(moved)
     }
 
-    /// Moves answers of other relays into the outbox.
-    fn take_forwarded(&mut self, cx: &mut Context<'_>) -> Result<Moved, Ended> {
-        let mut moved = false;
-        if let Some(forwards) = &mut self.forwards {
-            while self.outbox.room() > 0
-                && let Poll::Ready(Some(reply)) = forwards.poll_next(cx)
-            {
-                self.outbox.push(reply.map_err(|_| Ended::Relay)?);
-                moved = true;
-            }
-        }
-        Ok(moved)
-    }
-
     /// After the end of a subscription, unless a new one has begun since.
     fn forget_unless_subscribed(&mut self, queue: [u8; ID_BYTES]) {
         let id = self.id;
@@ -496,62 +482,6 @@ impl Connection {
             },
             what,
         });
-    }
-
-    /// Hands a request to the proxy, whose answer comes later.
-    fn ask_proxy(&mut self, command: &Authorised<'_>) {
-        let proxy = self.shared.proxy.as_ref();
-        let refused = match (proxy, command.command()) {
-            (Some(_), Command::Proxy(request)) if self.may_use_proxy(request.password) => None,
-            (Some(_), Command::ProxyForward(_)) => None,
-            (None, Command::ProxyForward(_)) => Some(ProxyFault::NoSession),
-            _ => Some(ProxyFault::BasicAuth),
-        };
-        if let Some(fault) = refused {
-            return self.reply(command, What::Refused(ErrorCode::Proxy(fault)));
-        }
-        let Some(proxy) = proxy else { return };
-        let forwards = self
-            .forwards
-            .get_or_insert_with(|| Box::new(Forwards::new(Arc::clone(proxy))));
-        let correlation = command.correlation();
-        match command.command() {
-            Command::Proxy(request) => forwards.connect(correlation, request.server.clone()),
-            Command::ProxyForward(forward) => {
-                forwards.forward(correlation, command.entity(), forward);
-            }
-            _ => {}
-        }
-    }
-
-    fn may_use_proxy(&self, given: Option<&[u8]>) -> bool {
-        let settings = &self.settings;
-        let demanded = settings.proxy_password.as_ref();
-        match demanded.or(settings.password.as_ref()) {
-            Some(password) => password.matches(given.unwrap_or_default()),
-            None => true,
-        }
-    }
-
-    /// Carries out a command that a proxy passes on, with the same work as a direct one.
-    fn answer_forwarded(&mut self, command: &Authorised<'_>, sealed: &[u8], now: Timestamp) {
-        let mut room = self.shared.blocks.take();
-        let opened = self
-            .requests
-            .open_forwarded(command.correlation(), sealed, &mut room);
-        match opened {
-            Err(code) => self.reply(command, What::Refused(code)),
-            Ok(Forwarded { request, back }) => {
-                let index = self.outbox.len();
-                match request {
-                    Ok(request) => self.answer(request, now),
-                    Err(refusal) => self.refuse(&refusal),
-                }
-                self.outbox.answer_through(index, back);
-                self.shared.metrics.forwarded.inc();
-            }
-        }
-        self.shared.blocks.give_back(room);
     }
 
     fn create(&mut self, command: &Authorised<'_>, context: &queue::Context) {
