@@ -11,8 +11,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use junto_smp::id::ID_BYTES;
-use junto_smp::queue::Change;
+use junto_smp::id::{ID_BYTES, LinkId};
+use junto_smp::link::LinkBlobs;
+use junto_smp::queue::{Change, Link};
 use proptest::prelude::*;
 
 use super::conformance::{KEY, delete, messages, queue, recipient, send, take};
@@ -315,6 +316,14 @@ struct HeldQueue {
     messages: Vec<u32>,
     secured: bool,
     off: bool,
+    link: Option<u8>,
+}
+
+/// Links that the queues share: at any time one queue at most has one.
+const LINKS: u8 = 2;
+
+fn link_id(n: u8) -> LinkId {
+    LinkId([200 + n % LINKS; ID_BYTES])
 }
 
 fn held(store: &dyn Store) -> Held {
@@ -323,14 +332,28 @@ fn held(store: &dyn Store) -> Held {
         let cell = store.find(Name::Recipient, &recipient(n))?;
         let queue = cell.lock();
         let (secured, off) = (queue.sender_key().is_some(), queue.is_suspended());
+        let link = queue.link().map(|link| {
+            let found = store.find(Name::Link, &link.id().0);
+            assert!(Arc::ptr_eq(&found.unwrap(), &cell));
+            let blobs = link.blobs();
+            assert_eq!((blobs.fixed(), blobs.user()), (&[n; 20][..], &[n; 50][..]));
+            link.id().0[0] - 200
+        });
         let held = HeldQueue {
             messages,
             secured,
             off,
+            link,
         };
         Some((n, held))
     };
-    Held((0..QUEUES).filter_map(one).collect())
+    let held = Held((0..QUEUES).filter_map(one).collect());
+    for n in 0..LINKS {
+        let linked = held.0.values().any(|queue| queue.link == Some(n));
+        let found = store.find(Name::Link, &link_id(n).0).is_some();
+        assert_eq!(found, linked, "link {n}");
+    }
+    held
 }
 
 /// One thing that happens.
@@ -342,6 +365,8 @@ enum Act {
     Take(u8),
     Secure(u8),
     Off(u8),
+    Link(u8),
+    Unlink(u8),
     Delete(u8),
     /// Everything so far is acknowledged if the store says so.
     Commit,
@@ -366,6 +391,8 @@ impl Life {
         | Act::Take(n)
         | Act::Secure(n)
         | Act::Off(n)
+        | Act::Link(n)
+        | Act::Unlink(n)
         | Act::Delete(n)) = act
         else {
             return;
@@ -405,23 +432,39 @@ impl Life {
                     held.messages.remove(0);
                 }
             }
-            Act::Secure(_) | Act::Off(_) => {
+            Act::Secure(_) => {
                 let mut queue = cell.lock();
-                let mut parts = super::conformance::parts(n);
-                held.secured |= act == Act::Secure(n);
-                held.off |= act == Act::Off(n);
-                parts.sender_key = held.secured.then(|| KEY.clone());
-                parts.suspended = held.off;
-                let mut changed = super::Queue::restore(parts);
-                for message in queue.messages() {
-                    changed.restore_message(message.clone());
+                queue.restore_sender_key(KEY.clone());
+                held.secured = true;
+                store.record(&queue, Change::Secured);
+            }
+            Act::Off(_) => {
+                let mut queue = cell.lock();
+                queue.restore_suspension();
+                held.off = true;
+                store.record(&queue, Change::Suspended);
+            }
+            Act::Link(_) => {
+                let mut queue = cell.lock();
+                let id = link_id(*self.next_message.lock().unwrap() as u8);
+                if queue.link().is_some() || !store.claim_link(&id.0, &cell) {
+                    return;
                 }
-                *queue = changed;
-                let change = match act {
-                    Act::Secure(_) => Change::Secured,
-                    _ => Change::Suspended,
+                let (fixed, user) = ([n; 20], [n; 50]);
+                let blobs = LinkBlobs::new(&fixed, &user).unwrap();
+                let link = Link::new(id, &blobs, |bytes| store.memory().store(bytes));
+                queue.restore_link(Some(link));
+                held.link = Some(id.0[0] - 200);
+                store.record(&queue, Change::Linked);
+            }
+            Act::Unlink(_) => {
+                let mut queue = cell.lock();
+                let Some(id) = queue.link().map(Link::id) else {
+                    return;
                 };
-                store.record(&queue, change);
+                queue.restore_link(None);
+                held.link = None;
+                store.record(&queue, Change::Unlinked(id));
             }
             Act::Delete(_) => {
                 delete(store, &cell);
@@ -506,6 +549,8 @@ fn act() -> impl Strategy<Value = Act> {
         5 => n.clone().prop_map(Act::Take),
         1 => n.clone().prop_map(Act::Secure),
         1 => n.clone().prop_map(Act::Off),
+        2 => n.clone().prop_map(Act::Link),
+        1 => n.clone().prop_map(Act::Unlink),
         1 => n.prop_map(Act::Delete),
         6 => Just(Act::Commit),
         1 => Just(Act::Compact),
