@@ -3,7 +3,7 @@
 //! Nothing is stored for them: what a notification server has not heard of yet is computed from
 //! the messages that still wait. A message that its recipient has taken needs no notification, one
 //! older than [`NOTIFICATION_SECONDS`] gets none, and after a restart those that wait are told
-//! again.
+//! again (`docs/decisions/0006-notifications-are-not-stored.md`).
 
 use core::fmt;
 use std::sync::Arc;
