@@ -3,9 +3,9 @@
 //! The process is the test program again. Each test file that uses it has an ignored test with the
 //! name `relay_process`, which calls [`serve`].
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use junto_smp::address::ServerAddress;
@@ -18,6 +18,9 @@ const CHILD_DIR: &str = "JUNTO_TEST_RELAY_DIR";
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: ServerAddress,
+    /// Kept open: after a minute the test program says that it runs long, and would die of it if
+    /// nobody could hear.
+    _output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Process {
@@ -33,12 +36,17 @@ impl Process {
 
     pub(crate) fn start(dir: &Path) -> Self {
         let mut child = Self::spawn(dir);
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines
+            .by_ref()
             .map_while(Result::ok)
             .find_map(|line| Some(line[line.find("smp://")?..].parse().unwrap()))
             .expect("the relay process did not start");
-        Self { child, address }
+        Self {
+            child,
+            address,
+            _output: lines,
+        }
     }
 
     /// Starts one, and kills it after `delay`, wherever it is then.
