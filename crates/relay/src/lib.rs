@@ -10,7 +10,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`config`], [`folder`] | what an operator writes, and where |
-//! | [`mod@check`], [`backup`] | a look before the start; copies of a running relay |
+//! | `check`, [`backup`] | a look before the start; copies of a running relay |
 //! | [`simplex`] | moving from the reference server |
 //! | [`relay`](Relay), `admission` | start, settings and shutdown; the listener and the limits on connections |
 //! | `settings`, `sources` | what may change while it runs; what limits by source need to know |

@@ -3,7 +3,7 @@
 //! Pure: time, randomness and the number of the commanding connection come in, an [`Outcome`]
 //! comes out. The relay looks a queue up by the id in the request, takes the
 //! [`Credential`] it demands, verifies (possibly outside of its lock), and hands the
-//! [`Authorised`] command to [`Queue::handle`].
+//! [`crate::server::Authorised`] command to [`Queue::handle`].
 //!
 //! # Rules
 //! - One message at a time is delivered to a subscription; the next follows its `ACK`.
