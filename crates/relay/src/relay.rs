@@ -301,6 +301,7 @@ impl core::fmt::Debug for RunningRelay {
 
 /// Blocks queues, or lifts that, as the settings say.
 fn block(store: &dyn Store, blocked: &[Blocked]) {
+    let mut unknown = 0;
     for Blocked { queue, blocking } in blocked {
         let find = |name| store.find(name, &queue.0);
         if let Some(cell) = Name::ALL.into_iter().find_map(find) {
@@ -310,7 +311,16 @@ fn block(store: &dyn Store, blocked: &[Blocked]) {
             {
                 store.record(&queue, change);
             }
+        } else {
+            unknown += 1;
         }
+    }
+    if unknown > 0 {
+        // A mistyped name must not go unnoticed; a queue that was deleted since is no harm.
+        tracing::warn!(
+            unknown,
+            "settings block queues that this relay does not have"
+        );
     }
 }
 
