@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use junto_bls::{
-    Certificate, Epoch, Evidence, Inbox, KeyPublic, KeyShare, Occasion, PartialSignature,
+    Certificate, Epoch, Evidence, Holding, Inbox, KeyPublic, KeyShare, Occasion, PartialSignature,
     Participant, PartyIndex, Pending, PublicKey, RunError, Setup, Signature, combine, partial_sign,
     verify,
 };
@@ -185,6 +185,30 @@ pub(crate) fn pending(bytes: &[u8]) {
     } else {
         assert!(pending.activate(&HONEST.certificate).is_err());
     }
+}
+
+/// A claim to a share: what says something else than an honest party's claim convinces nobody.
+pub(crate) fn holding(bytes: &[u8]) {
+    let Ok(holding) = Holding::decode(bytes) else {
+        return;
+    };
+    assert_eq!(holding.encode(), bytes);
+    let honest = holdings();
+    for (index, claim) in (0..).zip(&honest) {
+        let believed = occasion(|occasion| holding.verify(occasion, party(index))).is_ok();
+        assert_eq!(believed, claim == bytes, "party {index}");
+    }
+}
+
+/// What the parties of [`HONEST`] claim.
+pub(crate) fn holdings() -> Vec<Vec<u8>> {
+    let shares = HONEST.epochs.iter().map(|epoch| epoch.share.as_ref());
+    let claims = (0..).zip(shares).map(|(index, share)| {
+        occasion(|occasion| {
+            Holding::new(occasion, party(index), share.unwrap(), &HONEST.certificate).encode()
+        })
+    });
+    claims.collect()
 }
 
 /// A case against somebody. With a first byte of 1 everything that looks signed is signed by whom

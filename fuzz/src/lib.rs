@@ -41,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("agent_rows", agent::rows),
     ("bls_certificate", bls::certificate),
     ("bls_evidence", bls::evidence),
+    ("bls_holding", bls::holding),
     ("bls_keys", bls::keys),
     ("bls_pending", bls::pending),
     ("bls_round", bls::round),

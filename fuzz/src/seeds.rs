@@ -62,6 +62,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "bls_certificate" => vec![bls::HONEST.certificate.encode()],
         "bls_evidence" => bls::seeds_of_evidence(),
         "bls_keys" => bls_keys(),
+        "bls_holding" => bls::holdings(),
         "bls_pending" => bls::HONEST.pendings.clone(),
         "bls_round" => bls::seeds_of_round(),
         "bls_setup" => bls_setups(),

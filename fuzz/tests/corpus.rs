@@ -15,6 +15,7 @@ const SLOW: &[&str] = &[
     "agent_machine",
     "bls_certificate",
     "bls_evidence",
+    "bls_holding",
     "bls_keys",
     "bls_pending",
     "bls_round",
