@@ -40,6 +40,6 @@ pub enum AgentError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RelayFault {
     /// It makes no queue for us.
-    #[error("refused to make a queue")]
+    #[error("refused to make a queue: it may demand a password, or be full")]
     QueueRefused,
 }

@@ -22,4 +22,4 @@ pub use proto::{
     ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Lines, Link,
     LinkError, MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RequestId, Tag,
 };
-pub use shell::{Agent, AgentConfig, Events, Reconnect, Succeed};
+pub use shell::{Agent, AgentConfig, Events, Passwords, Reconnect, Succeed};

@@ -63,7 +63,7 @@ async fn connect_with(
     options: &ClientOptions,
 ) -> Result<(RelayClient, Notices), ClientError> {
     let tls = ClientTls::new().unwrap();
-    RelayClient::connect(&tls, address, options).await
+    RelayClient::connect(&tls, address, options, None).await
 }
 
 async fn next(notices: &mut Notices) -> Notice {

@@ -158,6 +158,20 @@ pub(crate) enum RelayCommand {
         #[arg(long, value_name = "DIR")]
         ca: Option<PathBuf>,
     },
+    /// Give the profile the password that a relay demands of who creates queues on it
+    ///
+    /// Its operator tells it to you. It is kept sealed in the profile, and never part of a link: each
+    /// party that receives on that relay needs it.
+    Login {
+        /// The relay's address, smp://FINGERPRINT@host:port
+        address: String,
+        /// File whose first line is the password [default: the first line of stdin]
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Forget the password instead
+        #[arg(long, conflicts_with = "password_file")]
+        forget: bool,
+    },
     /// Ask a relay whether it is there, speaks our protocol and is the one that its address names
     Status {
         /// The relay's address, smp://FINGERPRINT@host:port
@@ -245,8 +259,11 @@ pub(crate) enum SessionCommand {
     },
     /// Turn away somebody who asked to join and never came: the place is free again
     ///
-    /// For the host, until all parties are there. A place stays with who asked first, so one who asks
-    /// and vanishes keeps the others waiting. `junto session show` lists who asked, by number.
+    /// For the host, until as many have asked as there are places. A place stays with who asked first, so
+    /// one who asks and vanishes keeps the others waiting. If `junto session new` or `wait` is still
+    /// running, end it with Ctrl-C: nothing is lost. `junto session show` lists who asked, by number; after
+    /// this, `junto session wait` goes on. Once all places are taken the parties are fixed: if one of them
+    /// never comes, close the session and open another.
     Drop {
         /// Name of the session
         session: String,
@@ -263,9 +280,15 @@ pub(crate) enum SessionCommand {
         code: String,
     },
     /// Leave a session and delete its connections
+    ///
+    /// Keys that were made in it can no longer sign or be refreshed, so with such keys it is refused
+    /// unless forced; `junto bls reshare` in another session takes a key there first.
     Close {
         /// Name of the session
         session: String,
+        /// Even if keys of this profile need it
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -359,9 +382,9 @@ pub(crate) struct Send {
     /// Name of the session
     #[arg(long)]
     pub(crate) session: String,
-    /// Number of the party to send to [default: all others]
+    /// Number or name of the party to send to [default: all others]
     #[arg(long, value_name = "PARTY")]
-    pub(crate) to: Option<u16>,
+    pub(crate) to: Option<String>,
     /// The message [default: all of stdin]
     pub(crate) message: Option<String>,
     #[command(flatten)]

@@ -87,7 +87,7 @@ async fn play(stage: &Stage, arguments: &args::Demo) -> Result<Report, Failure> 
     )?;
     let link = text(&host.line().await?, "link")?;
     output.say(format_args!(
-        "party 1     opened a session for {n} and passes its link on"
+        "process 1   opened a session for {n} and passes its link on"
     ));
     let mut joiners = Vec::new();
     for party in 2..=n {
@@ -145,7 +145,7 @@ async fn play(stage: &Stage, arguments: &args::Demo) -> Result<Report, Failure> 
     let signature = stage.all(signers, "signature").await?;
     let sign = milliseconds(started);
     output.say(format_args!(
-        "signature   by parties {} to {n}, in {sign} ms",
+        "signature   by processes {} to {n}, in {sign} ms",
         n - t + 1
     ));
 
@@ -254,7 +254,7 @@ impl Stage {
 
     fn party(&self, number: u16, arguments: &[&str]) -> Result<Actor, Failure> {
         self.spawn(
-            &format!("party {number}"),
+            &format!("process {number}"),
             arguments,
             &self.dir.join(format!("party-{number}")),
         )

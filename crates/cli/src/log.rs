@@ -1,5 +1,6 @@
 //! The log on stderr: off but for errors unless asked for, and changed while a relay runs.
 
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
@@ -22,6 +23,7 @@ pub(crate) fn start(verbose: u8) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(asked.unwrap_or_else(|| EnvFilter::new(level)))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_filter_reloading();
     let handle = builder.reload_handle();
     builder.init();

@@ -1,6 +1,8 @@
 //! Opening a profile with its agent and its sessions, and ending it so that nothing said is left behind.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use junto_agent::store::StoreError;
@@ -10,7 +12,8 @@ use junto_crypto::ed25519::SigningKey;
 use junto_crypto::kdf::hkdf_sha256;
 use junto_session::carrier::TroubleKind;
 use junto_session::{
-    Blame, Fault, LocalError, LocalId, Misuse, Session, SessionError, Sessions, Used,
+    Blame, Entry, Fault, LocalError, LocalId, Misuse, PartyIndex, Session, SessionError, Sessions,
+    Used,
 };
 use tokio::sync::Mutex;
 
@@ -33,6 +36,8 @@ pub(crate) struct Junto {
     agent: Agent,
     /// The sessions that this command is about.
     used: Mutex<Used>,
+    /// What the parties of the session that it uses call themselves.
+    names: OnceLock<BTreeMap<String, String>>,
 }
 
 impl Junto {
@@ -43,7 +48,7 @@ impl Junto {
     ) -> Result<(), Failure> {
         let junto = Junto::open(global).await?;
         let result = command(&junto).await;
-        let result = result.map_err(|failure| junto.explain_storage(failure));
+        let result = result.map_err(|failure| junto.with_names(junto.explain_storage(failure)));
         if result.is_err() {
             // The others wait for us: tell them rather than let them run into their deadlines.
             junto.part().await;
@@ -53,6 +58,7 @@ impl Junto {
             sessions,
             agent,
             used: _,
+            names: _,
         } = junto;
         let end = async {
             sessions.end().await;
@@ -77,6 +83,7 @@ impl Junto {
         let mut config =
             AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
         config.succeed = Some(succeed());
+        config.passwords = crate::relay::login::passwords(&profile)?;
         let (agent, events) = Agent::open(config).await.map_err(|error| {
             let mut failure = agent_failure(error);
             failure.message = format!(
@@ -96,6 +103,7 @@ impl Junto {
             sessions,
             agent,
             used: Mutex::default(),
+            names: OnceLock::new(),
         })
     }
 
@@ -115,6 +123,7 @@ impl Junto {
             sessions,
             agent,
             used: Mutex::default(),
+            names: OnceLock::new(),
         })
     }
 
@@ -129,7 +138,29 @@ impl Junto {
     pub(crate) async fn session(&self, name: &str, patience: Duration) -> Result<Session, Failure> {
         let forming = self.sessions.resume(name).await.map_err(session_failure)?;
         self.uses(forming.local()).await?;
-        forming.formed(patience).await.map_err(session_failure)
+        let session = forming.formed(patience).await.map_err(session_failure)?;
+        // The first session is the one that the command names.
+        self.names.get_or_init(|| {
+            let named = |(party, entry): (PartyIndex, &Entry)| {
+                let name = entry.name.as_str();
+                (!name.is_empty()).then(|| (party.to_string(), name.to_owned()))
+            };
+            session.roster().iter().filter_map(named).collect()
+        });
+        Ok(session)
+    }
+
+    /// Says what the parties at fault call themselves.
+    fn with_names(&self, mut failure: Failure) -> Failure {
+        let parties = failure.party.as_deref().unwrap_or_default();
+        let named: Vec<String> = parties
+            .split(", ")
+            .filter_map(|party| Some(format!("{party} is {}", self.names.get()?.get(party)?)))
+            .collect();
+        if !named.is_empty() {
+            failure.message = format!("{} ({})", failure.message, named.join(", "));
+        }
+        failure
     }
 
     /// The command is about this session: [`Junto::settle`] and [`Junto::part`] see to it.
@@ -249,13 +280,15 @@ pub(crate) fn session_failure(error: SessionError) -> Failure {
             ..
         }) => Failure::refused(message)
             .help("ask that party, by voice or in person, what became of its profile; without a good answer, do not go on"),
-        SessionError::Peer(_) if silence => Failure::new(Exit::Unreachable, message),
+        SessionError::Peer(_) if silence => Failure::new(Exit::Unreachable, message)
+            .help("ask them whether their command runs, then run this one again, all of you: nothing is lost"),
         SessionError::Peer(_) => Failure::new(Exit::Misbehaved, message),
-        SessionError::Refused(_) => Failure::refused(message),
+        SessionError::Refused(_) => Failure::refused(message)
+            .help("talk to the host: a place may become free, or a new session is needed"),
         SessionError::Incomplete { .. } => Failure::new(Exit::Unreachable, message)
             .help("the session is kept: `junto session wait NAME` goes on waiting"),
         SessionError::Local(LocalError::Carrier(_)) => Failure::new(Exit::Unreachable, message)
-            .help("check the relay with `junto relay status ADDRESS`"),
+            .help("check the relay with `junto relay status ADDRESS`; if it demands a password to create queues, give it with `junto relay login ADDRESS`"),
         SessionError::Local(LocalError::Storage(what)) => Failure::failed(format_args!(
             "this machine cannot store what the command needs: {what}"
         ))

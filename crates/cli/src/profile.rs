@@ -267,7 +267,7 @@ fn lock(path: &Path) -> Result<File, Failure> {
             Exit::Refused,
             format_args!("another process uses this profile ({})", path.display()),
         )
-        .help("wait until it ends, or use another profile with `--profile DIR`")),
+        .help("wait until it ends, or use another profile with `--profile DIR`; if it is a command of yours that waits for others, end it with Ctrl-C: nothing is lost, and it goes on when you run it again")),
     }
 }
 
@@ -289,7 +289,7 @@ fn load_config(path: &Path) -> Result<ProfileConfig, Failure> {
 }
 
 /// Reads a passphrase file: its first line, without the line end.
-fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+pub(crate) fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut bytes = Zeroizing::new(Vec::new());
     let file = File::open(path).context(format_args!(
         "cannot open the passphrase file {}",

@@ -11,11 +11,13 @@ use junto_session::{
 use serde_json::{Value, json};
 
 use crate::args::{Global, SessionCommand};
+use crate::bls::KeyFile;
 use crate::failure::{Exit, Failure};
 use crate::input;
 use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::{Output, qr_code};
 use crate::profile;
+use crate::relay::parse_address;
 
 /// Longest link read from standard input, in bytes.
 const LINK_MAX: usize = 8 * 1024;
@@ -95,8 +97,11 @@ pub(crate) async fn run(
             })
             .await
         }
-        SessionCommand::Close { session } => {
-            Junto::with(global, async |junto| close(junto, &session, output).await).await
+        SessionCommand::Close { session, force } => {
+            Junto::with(global, async |junto| {
+                close(junto, &session, force, output).await
+            })
+            .await
         }
     }
 }
@@ -123,7 +128,10 @@ async fn turn_away(
         .turn_away(session, joiner)
         .await
         .map_err(|error| {
-            session_failure(error).help("`junto session show NAME` lists who asked to join")
+            session_failure(error).help(
+                "`junto session show NAME` lists who asked to join; once all places are taken the parties \
+                 are fixed: if one of them never comes, close the session and open another",
+            )
         })?;
     junto.settle(SETTLE).await?;
     output.result(&json!({ "session": session, "dropped": joiner }), || {
@@ -131,9 +139,21 @@ async fn turn_away(
     })
 }
 
-async fn close(junto: &Junto, session: &str, output: Output) -> Result<(), Failure> {
+async fn close(junto: &Junto, session: &str, force: bool, output: Output) -> Result<(), Failure> {
     let found = junto.sessions.find(session).await;
-    junto.uses(found.map_err(session_failure)?.local).await?;
+    let found = found.map_err(session_failure)?;
+    let keys = match found.id {
+        Some(id) if !force => KeyFile::of_session(&junto.profile, &id.to_string())?,
+        _ => Vec::new(),
+    };
+    if !keys.is_empty() {
+        return Err(Failure::refused(format_args!(
+            "the session is needed to sign with: {}",
+            keys.join(", ")
+        ))
+        .help("take the keys to another session first (`junto bls reshare`), or give up this party's shares with `--force`"));
+    }
+    junto.uses(found.local).await?;
     junto
         .sessions
         .close(session)
@@ -154,13 +174,7 @@ fn no_relay() -> Failure {
 
 /// The relay's address, if it is one.
 fn check_relay(text: String) -> Result<String, Failure> {
-    match text.parse::<junto_smp::address::ServerAddress>() {
-        Ok(_) => Ok(text),
-        Err(error) => Err(
-            Failure::usage(format_args!("`{text}` is no relay address: {error}"))
-                .help("it looks like smp://FINGERPRINT@host[:port]; `junto relay init` prints it"),
-        ),
-    }
+    parse_address(&text).map(|_| text)
 }
 
 fn read_link(argument: &str) -> Result<SessionLink, Failure> {

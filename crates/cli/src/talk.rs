@@ -40,7 +40,7 @@ async fn send_with(
         .session(&arguments.session, arguments.wait.patience())
         .await?;
     let channel = session.channel(CHANNEL).await.map_err(session_failure)?;
-    let to = receivers(&session, arguments.to)?;
+    let to = receivers(&session, arguments.to.as_deref())?;
     for party in &to {
         channel
             .send(*party, message.clone())
@@ -52,25 +52,40 @@ async fn send_with(
     let to: Vec<usize> = to.iter().map(|party| party.as_usize()).collect();
     let report = json!({ "session": session.name(), "to": to, "bytes": message.len() });
     output.result(&report, || {
-        format!("Sent {} bytes to {} parties.", message.len(), to.len())
+        let parties = if to.len() == 1 { "party" } else { "parties" };
+        format!("Sent {} bytes to {} {parties}.", message.len(), to.len())
     })
 }
 
-fn receivers(session: &Session, to: Option<u16>) -> Result<Vec<PartyIndex>, Failure> {
+/// All others, or the one of that number, or else of that name if only one has it.
+fn receivers(session: &Session, to: Option<&str>) -> Result<Vec<PartyIndex>, Failure> {
     let others = session.everybody().without(session.me());
     match to {
         None => Ok(others.iter().collect()),
-        Some(number) => PartyIndex::new(usize::from(number))
+        Some(to) => to
+            .parse()
+            .ok()
+            .and_then(PartyIndex::new)
+            .or_else(|| named(session, to))
             .filter(|party| others.contains(*party))
             .map(|party| vec![party])
             .ok_or_else(|| {
                 Failure::usage(format_args!(
-                    "there is no other party {number} in session {}",
+                    "there is no other party {to} in session {}, or more than one",
                     session.name()
                 ))
                 .help("`junto session show` lists the parties")
             }),
     }
+}
+
+fn named(session: &Session, name: &str) -> Option<PartyIndex> {
+    let mut all = session.roster().iter();
+    let mut same = all
+        .by_ref()
+        .filter(|(_, entry)| entry.name.as_str() == name);
+    let (party, _) = same.next()?;
+    same.next().is_none().then_some(party)
 }
 
 pub(crate) async fn recv(arguments: Recv, global: &Global, output: Output) -> Result<(), Failure> {
@@ -98,7 +113,7 @@ async fn recv_with(junto: &Junto, arguments: &Recv, output: Output) -> Result<()
                 ));
             }
         };
-        show(&message, output)?;
+        show(&session, &message, output)?;
         // Shown first: a crash in between shows it twice rather than never.
         channel
             .done(message.receipt)
@@ -110,10 +125,20 @@ async fn recv_with(junto: &Junto, arguments: &Recv, output: Output) -> Result<()
     Ok(())
 }
 
-fn show(message: &ChannelMessage, output: Output) -> Result<(), Failure> {
+fn show(session: &Session, message: &ChannelMessage, output: Output) -> Result<(), Failure> {
     let from = message.from.as_usize();
     let text = std::str::from_utf8(&message.payload).ok();
-    let report = json!({ "from": from, "text": text, "hex": hex::encode(&message.payload) });
+    let name = session
+        .roster()
+        .iter()
+        .find(|(party, _)| *party == message.from)
+        .map_or("", |(_, entry)| entry.name.as_str());
+    let report =
+        json!({ "from": from, "name": name, "text": text, "hex": hex::encode(&message.payload) });
+    let from = match name {
+        "" => from.to_string(),
+        name => format!("{from} {}", printable(name)),
+    };
     output.result(&report, || match text {
         Some(text) => format!("{from}: {}", printable(text)),
         None => format!(
@@ -167,7 +192,7 @@ async fn chat_with(junto: &Junto, arguments: &Chat, output: Output) -> Result<()
         tokio::select! {
             message = channel.next() => {
                 let message = message.map_err(session_failure)?;
-                show(&message, output)?;
+                show(&session, &message, output)?;
                 channel.done(message.receipt).await.map_err(session_failure)?;
             }
             line = lines.next_line() => {

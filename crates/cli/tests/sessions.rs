@@ -450,3 +450,51 @@ fn only_pinned_keys_are_let_in() {
             .contains("not pinned")
     );
 }
+
+#[test]
+fn a_relay_with_a_password_serves_who_knows_it() {
+    let stage = Stage::new();
+    let (relay, address) = stage.relay();
+    relay.kill();
+    let settings = stage.path("relay").join("relay.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let asked = text.replace("# password = \"...\"", "password = \"s3cret\"");
+    assert_ne!(asked, text);
+    std::fs::write(&settings, asked).unwrap();
+    let _relay = stage.restart_relay();
+    let new = [
+        "session",
+        "new",
+        "--parties",
+        "2",
+        "--timeout",
+        "2",
+        "--relay",
+        &address,
+    ];
+    let refused = stage.run("p1", &new);
+    let help = refused.failed(3)["help"].as_str().unwrap().to_owned();
+    assert!(help.contains("junto relay login"), "{help}");
+    let login = ["relay", "login", &address];
+    for (profile, password) in [("p1", "wrong\n"), ("p1", "s3cret\n"), ("p2", "s3cret")] {
+        let said = stage.run_with_input(profile, &login, password.as_bytes());
+        assert_eq!(said.ok()["password"], true);
+        assert!(!format!("{said:?}").contains("s3cret"));
+        if password == "wrong\n" {
+            stage.run("p1", &new).failed(3);
+        }
+    }
+    stage.session(&address, 2);
+    let names = std::fs::read_dir(stage.path("p1")).unwrap();
+    for entry in names
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+    {
+        let bytes = std::fs::read(&entry).unwrap();
+        assert!(!bytes.windows(6).any(|it| it == b"s3cret"), "{entry:?}");
+    }
+    let forgotten = stage.run("p1", &["relay", "login", &address, "--forget"]);
+    assert_eq!(forgotten.ok()["password"], false);
+    let another = [&new[..], &["--name", "another"]].concat();
+    stage.run("p1", &another).failed(3);
+}

@@ -14,7 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use junto_tls::identity::{AUTHORITY_CERTIFICATE, LEAF_CERTIFICATE, LEAF_KEY};
 use sha2::{Digest as _, Sha256};
@@ -75,6 +75,12 @@ pub enum BackupError {
         path: PathBuf,
         /// What is wrong with it.
         what: &'static str,
+    },
+    /// Its settings keep the journal where an import does not write. Nothing was left behind.
+    #[error("its relay.toml keeps the journal in {}, which is no new folder inside the relay's", path.display())]
+    Elsewhere {
+        /// Where.
+        path: PathBuf,
     },
     /// The journal in the export cannot be read. Nothing was left behind.
     #[error(transparent)]
@@ -216,7 +222,9 @@ fn segment_number(name: &str) -> Option<u64> {
 pub fn import(archive: &Path, dir: &Path) -> Result<Contents, BackupError> {
     let contents = verify(archive)?;
     prepare_empty(dir)?;
-    let restored = extract(archive, dir).and_then(|()| settle(dir));
+    let restored = extract(archive, dir)
+        .and_then(|()| settle(dir))
+        .and_then(|()| place_journal(dir));
     if restored.is_err() {
         clear(dir);
     }
@@ -382,6 +390,26 @@ fn settle(dir: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
+/// Puts the journal where the restored settings look for it.
+fn place_journal(dir: &Path) -> Result<(), BackupError> {
+    let (config, _) = folder::load_dir(dir)?;
+    let Storage::Journal { dir: wanted, .. } = config.storage else {
+        return Ok(());
+    };
+    let restored = dir.join(JOURNAL);
+    if wanted == restored {
+        return Ok(());
+    }
+    let inside = wanted.strip_prefix(dir).is_ok_and(|below| {
+        let mut parts = below.components();
+        matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none()
+    });
+    if !inside || wanted.exists() {
+        return Err(BackupError::Elsewhere { path: wanted });
+    }
+    fs::rename(&restored, &wanted).map_err(at(&wanted))
+}
+
 /// Writes a file that must not exist.
 pub(crate) fn write_new(path: &Path, content: &[u8], private: bool) -> Result<(), BackupError> {
     let mut file = create(path, private)?;
@@ -485,6 +513,33 @@ mod tests {
                     0o600
                 );
             }
+        }
+    }
+
+    #[test]
+    fn the_journal_comes_to_where_the_settings_look_for_it() {
+        for (place, fine) in [("spool", true), ("../spool", false), ("ca.crt", false)] {
+            let outer = tempfile::tempdir().unwrap();
+            let dir = outer.path().join("relay");
+            folder::init_dir(&dir, "relay.example", 5223).unwrap();
+            let (settings, file) = (dir.join(CONFIG_FILE), outer.path().join("export"));
+            let store = JournalStore::open(&dir.join("spool"), true, 9, Memory::new(1)).unwrap();
+            store.close().unwrap();
+            let text = fs::read_to_string(&settings).unwrap();
+            let named =
+                |place| text.replace("# journal = \"journal\"", &format!("journal = \"{place}\""));
+            assert_ne!(named(place), text);
+            // Exported from where it is, with settings that say something else.
+            fs::write(&settings, named(place)).unwrap();
+            let segments = dir.join("spool");
+            let archive = create(&file, true).unwrap();
+            write_export(&dir, Some(&segments), archive, &file).unwrap();
+            let back = outer.path().join("back");
+            let imported = import(&file, &back);
+            assert_eq!(imported.is_ok(), fine, "{imported:?}");
+            assert_eq!(back.join("spool").join("lock").exists(), fine);
+            assert!(!back.join(JOURNAL).exists());
+            assert!(!outer.path().join("spool").exists());
         }
     }
 

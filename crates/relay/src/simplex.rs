@@ -34,7 +34,7 @@ use junto_smp::key::AuthKey;
 use junto_smp::link::LinkBlobs;
 use junto_smp::message::DeliveryKey;
 use junto_smp::notification::NotificationKey;
-use junto_smp::queue::{Link, NotifierParts, QueueParts};
+use junto_smp::queue::{Link, NotifierParts, QueueParts, RECIPIENT_KEYS_MAX};
 use junto_tls::identity::{AUTHORITY_CERTIFICATE, LEAF_CERTIFICATE, LEAF_KEY};
 use zeroize::Zeroizing;
 
@@ -44,8 +44,6 @@ use crate::store::{Body, JournalError, JournalStore, Memory, Queue, Store as _};
 
 /// Longest line: a queue with all of its link data in base64 has some 23,000 bytes.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// Most keys of one recipient.
-const KEYS_MAX: usize = 255;
 /// Lines that are named in a report.
 const NAMED_MAX: usize = 10;
 
@@ -539,7 +537,7 @@ fn key(text: &str) -> Result<AuthKey, Fault> {
 }
 
 fn keys(text: &str) -> Result<Vec<AuthKey>, Fault> {
-    if text.split(',').count() > KEYS_MAX {
+    if text.split(',').count() > RECIPIENT_KEYS_MAX {
         return Err("it has too many keys");
     }
     text.split(',').map(key).collect()

@@ -19,10 +19,12 @@ mod operation;
 mod task;
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use junto_smp::{address::ServerAddress, version::Version};
 use junto_tls::ClientTls;
 use tokio::{sync::mpsc, task::JoinHandle};
+use zeroize::Zeroizing;
 
 pub use error::{ClientError, ProtocolFault};
 
@@ -56,6 +58,22 @@ impl Default for ClientOptions {
             response_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(60),
         }
+    }
+}
+
+/// What a relay demands of who creates queues on it: 1 to 255 bytes, never printed.
+pub struct Password(Zeroizing<Box<[u8]>>);
+
+impl Password {
+    /// Takes a password; `None` if it is empty or too long to be sent.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let fits = (1..=usize::from(u8::MAX)).contains(&text.len());
+        fits.then(|| Self(Zeroizing::new(Box::from(text.as_bytes()))))
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -101,7 +119,8 @@ pub enum NotTaken {
 
 impl RelayClient {
     /// Connects to the relay at `address`, trying its hosts in order, and starts the task that
-    /// carries commands and answers. Needs a tokio runtime.
+    /// carries commands and answers. The password goes with every request for a queue. Needs a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`ClientError`] of the last host tried; [`ClientError::Identity`] at once, since another
@@ -110,6 +129,7 @@ impl RelayClient {
         tls: &ClientTls,
         address: &ServerAddress,
         options: &ClientOptions,
+        password: Option<Arc<Password>>,
     ) -> Result<(Self, Notices), ClientError> {
         let opened = tokio::time::timeout(
             options.open_timeout,
@@ -120,7 +140,7 @@ impl RelayClient {
         let version = opened.client.version();
         let (commands, incoming) = mpsc::channel(COMMANDS_MAX);
         let (outgoing, notices) = mpsc::channel(NOTICES_MAX);
-        let task = task::Task::new(opened, *options, incoming, outgoing);
+        let task = task::Task::new(opened, *options, password, incoming, outgoing);
         let client = Self {
             commands,
             task: tokio::spawn(task.run()),

@@ -10,7 +10,7 @@ use junto_smp::{
     response::Response,
 };
 
-use super::{ClientError, Notice, ProtocolFault};
+use super::{ClientError, Notice, Password, ProtocolFault};
 use crate::proto::{Answer, Operation, Refusal, RelayNotice, Token};
 
 /// Comes back with an answer.
@@ -43,8 +43,8 @@ pub(super) const PING: Request<'static> = Request {
     command: Command::Ping,
 };
 
-/// The request for a command of the core.
-pub(super) fn request(operation: &Operation) -> Request<'_> {
+/// The request for a command of the core; the password is for creating queues.
+pub(super) fn request<'a>(operation: &'a Operation, password: Option<&'a Password>) -> Request<'a> {
     match operation {
         Operation::Create {
             auth,
@@ -56,7 +56,7 @@ pub(super) fn request(operation: &Operation) -> Request<'_> {
             command: Command::New(Box::new(NewQueue {
                 auth_key: auth.public_key(),
                 dh_key: *delivery_key,
-                password: None,
+                password: password.map(Password::as_bytes),
                 subscribe: true,
                 mode: match mode {
                     QueueMode::Messaging => NewMode::Messaging(None),

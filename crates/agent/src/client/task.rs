@@ -4,7 +4,7 @@
 //! the next block, a command, and the time when silence becomes suspicious. Sending never keeps
 //! from receiving: both ends may have a block on its way at the same time.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use junto_smp::{
     block::{BLOCK_BYTES, Block, OutgoingBlock, new_block},
@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::{
-    ClientOptions, Notice, ProtocolFault,
+    ClientOptions, Notice, Password, ProtocolFault,
     connect::Opened,
     error::ClientError,
     operation::{self, PING, Ticket},
@@ -31,6 +31,7 @@ pub(super) struct Task {
     client: Client<Ticket>,
     rng: ChaCha20Rng,
     options: ClientOptions,
+    password: Option<Arc<Password>>,
     commands: mpsc::Receiver<(Token, Operation)>,
     /// Nobody will give commands any more.
     closing: bool,
@@ -95,6 +96,7 @@ impl Task {
     pub(super) fn new(
         opened: Opened,
         options: ClientOptions,
+        password: Option<Arc<Password>>,
         commands: mpsc::Receiver<(Token, Operation)>,
         notices: mpsc::Sender<Notice>,
     ) -> Self {
@@ -103,6 +105,7 @@ impl Task {
             client: opened.client,
             rng: opened.rng,
             options,
+            password,
             commands,
             closing: false,
             notices,
@@ -251,7 +254,7 @@ impl Task {
         (token, operation): (Token, Operation),
     ) -> Result<Option<(Token, Operation)>, End> {
         let idle = self.client.in_flight() == 0;
-        let request = operation::request(&operation);
+        let request = operation::request(&operation, self.password.as_deref());
         let ticket = Ticket::new(token, &operation);
         let pushed = self
             .client

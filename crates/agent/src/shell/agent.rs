@@ -1,6 +1,8 @@
 //! The handles of an application: [`Agent`] to ask, [`Events`] to be told.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use junto_crypto::aead::StoreKey;
@@ -8,7 +10,7 @@ use junto_smp::address::ServerAddress;
 use tokio::sync::{mpsc, oneshot};
 
 use super::engine::{Engine, EngineOptions, Input};
-use crate::client::ClientOptions;
+use crate::client::{ClientOptions, Password};
 use crate::error::AgentError;
 use crate::proto::{
     Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, PostQuantum,
@@ -35,9 +37,14 @@ pub struct AgentConfig {
     pub post_quantum: PostQuantum,
     /// How long relays may take.
     pub client: ClientOptions,
+    /// What relays demand of who creates queues on them.
+    pub passwords: Passwords,
     /// How the agent comes back to a relay that is out of reach.
     pub reconnect: Reconnect,
 }
+
+/// Passwords by relay.
+pub type Passwords = BTreeMap<ServerAddress, Arc<Password>>;
 
 /// Waits between attempts to reach a relay: the first, doubled after each failure up to the longest,
 /// each shortened by a random part of up to a half so that clients do not return all at once.
@@ -70,6 +77,7 @@ impl AgentConfig {
             receipts: true,
             post_quantum: PostQuantum::default(),
             client: ClientOptions::default(),
+            passwords: Passwords::new(),
             reconnect: Reconnect::default(),
         }
     }
@@ -107,6 +115,7 @@ impl Agent {
             receipts: config.receipts,
             post_quantum: config.post_quantum,
             client: config.client,
+            passwords: config.passwords,
             reconnect: config.reconnect,
         };
         let store = move || -> Result<Box<dyn Store>, StoreError> {
@@ -135,6 +144,7 @@ impl Agent {
             receipts,
             post_quantum: PostQuantum::default(),
             client,
+            passwords: Passwords::new(),
             reconnect,
         };
         let (inputs, events) = Engine::start(options, move || Ok(store)).await?;

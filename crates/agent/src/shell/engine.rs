@@ -94,6 +94,7 @@ pub(super) struct EngineOptions {
     pub(super) receipts: bool,
     pub(super) post_quantum: PostQuantum,
     pub(super) client: crate::client::ClientOptions,
+    pub(super) passwords: super::agent::Passwords,
     pub(super) reconnect: super::agent::Reconnect,
 }
 
@@ -102,6 +103,7 @@ struct EngineConfig {
     post_quantum: PostQuantum,
     tls: Arc<ClientTls>,
     client: crate::client::ClientOptions,
+    passwords: super::agent::Passwords,
     reconnect: super::agent::Reconnect,
 }
 
@@ -176,6 +178,7 @@ impl Engine {
             post_quantum: options.post_quantum,
             tls: Arc::new(tls),
             client: options.client,
+            passwords: options.passwords,
             reconnect: options.reconnect,
         };
         let machine = restore(&config, store.as_mut())?;
@@ -379,8 +382,10 @@ impl Engine {
                 let Ok(rng) = random() else {
                     return error!("no randomness for a relay's task");
                 };
+                let password = self.config.passwords.get(&address).cloned();
                 let task = RelayTask {
                     relay,
+                    password,
                     address,
                     generation: self.generation,
                     inputs: self.sender.clone(),

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::agent::Reconnect;
 use super::engine::{Input, RelayInput};
-use crate::client::{ClientError, ClientOptions, Notice, Notices, RelayClient};
+use crate::client::{ClientError, ClientOptions, Notice, Notices, Password, RelayClient};
 use crate::proto::{Operation, RelayId, Token};
 
 /// Commands for one connection to a relay. Not bounded by itself: the core has at most a window of
@@ -33,6 +33,7 @@ pub(super) struct RelayTask {
     pub(super) inputs: mpsc::WeakSender<Input>,
     pub(super) tls: Arc<ClientTls>,
     pub(super) options: ClientOptions,
+    pub(super) password: Option<Arc<Password>>,
     pub(super) reconnect: Reconnect,
     pub(super) rng: ChaCha20Rng,
 }
@@ -74,8 +75,9 @@ impl RelayTask {
 
     /// One connection, until it ends.
     async fn connect_once(&mut self) -> Result<ClientError, Ended> {
-        let opened = RelayClient::connect(&self.tls, &self.address, &self.options).await;
-        let (client, mut notices) = match opened {
+        let password = self.password.clone();
+        let opened = RelayClient::connect(&self.tls, &self.address, &self.options, password);
+        let (client, mut notices) = match opened.await {
             Ok(opened) => opened,
             Err(error) => return Ok(error),
         };

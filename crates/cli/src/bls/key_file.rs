@@ -255,6 +255,20 @@ impl KeyFile {
         names.sort();
         Ok(names)
     }
+
+    /// The names of the keys whose shares sign, or will, in a session.
+    pub(crate) fn of_session(profile: &Profile, session: &str) -> Result<Vec<String>, Failure> {
+        let mut found = Vec::new();
+        for name in Self::names(profile)? {
+            let file = Self::load(profile, &name)?;
+            let held = file.held.iter().map(|held| &held.origin);
+            let mut origins = held.chain(file.undecided.iter().map(|run| &run.origin));
+            if origins.any(|origin| origin.session == session) {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// There is a share, but not the certificate that makes it usable.

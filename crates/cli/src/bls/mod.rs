@@ -11,6 +11,8 @@ mod run;
 mod sign;
 mod verify;
 
+pub(crate) use key_file::KeyFile;
+
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +23,7 @@ use crate::failure::Failure;
 use crate::open::Junto;
 use crate::output::Output;
 use junto_bls::KeyPublic;
-use key_file::{Held, KeyFile};
+use key_file::Held;
 
 /// Runs one of the commands.
 pub(crate) async fn run(

@@ -54,6 +54,9 @@ pub(crate) async fn keygen(
     key_file::path(name)?;
     let session = junto.session(session, patience).await?;
     let threshold = small(threshold)?;
+    if usize::from(threshold) > session.parties().as_usize() {
+        return Err(setup_failure(SetupError::Threshold));
+    }
     let purpose = format!("bls keygen {name}");
     let asked = |key: &KeyPublic, origin: &Origin| {
         origin.session == session.id().to_string()
@@ -387,7 +390,7 @@ impl Run {
                 }
                 // Final for its label; the user has decided to try again by running the command again.
                 Err(SessionError::Peer(blame)) => output.say(format_args!(
-                    "run {number} was aborted: {}",
+                    "an earlier run (number {number}) was aborted, and counts no more: {}",
                     SessionError::Peer(blame)
                 )),
                 // It ended without a key: see `spend`.
@@ -554,7 +557,9 @@ impl Run {
             return Ok(());
         }
         self.spend(session).await;
-        let message = format!("party {differ} was told something else about this key");
+        let message = format!(
+            "party {differ} does not mean the same as this party: threshold, key and parties must be the same for all"
+        );
         Err(Failure::refused(message)
             .help("give the same `--threshold` everywhere and run the command again, all of you")
             .party(differ)

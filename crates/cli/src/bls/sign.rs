@@ -194,9 +194,13 @@ async fn sign(
             Some(Ok((_, Err(SessionError::Incomplete { .. })))) | None => {
                 return Err(Failure::new(
                     Exit::Unreachable,
-                    format_args!("only {} of {required} parties signed this message in time", inbox.len() + 1),
+                    format_args!(
+                        "only {} of {required} parties signed this message in time (SHA-256 {})",
+                        inbox.len() + 1,
+                        hex::encode(sha256(message))
+                    ),
                 )
-                .help("the part of this party is on its way: run the command again when the others have signed"));
+                .help("this party's part is on its way: run the command again when the others have signed; all must sign the same bytes, so compare the SHA-256"));
             }
             // One party that breaks off has no veto as long as enough others sign.
             Some(Ok((_, Err(error @ SessionError::Peer(_))))) => {

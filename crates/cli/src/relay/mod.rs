@@ -1,5 +1,6 @@
 //! `junto relay`: make, run, keep and ask a relay.
 
+pub(crate) mod login;
 mod upkeep;
 
 use std::path::Path;
@@ -11,12 +12,16 @@ use junto_smp::address::ServerAddress;
 use junto_tls::ClientTls;
 use serde_json::json;
 
-use crate::args::RelayCommand;
+use crate::args::{Global, RelayCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 /// Runs one of the commands.
-pub(crate) async fn run(command: RelayCommand, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    command: RelayCommand,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
     match command {
         RelayCommand::Init { dir, host, port } => init(&dir, &host, port, output),
         RelayCommand::Start { dir } => start(&dir, output).await,
@@ -24,6 +29,11 @@ pub(crate) async fn run(command: RelayCommand, output: Output) -> Result<(), Fai
         RelayCommand::Export { dir, file } => upkeep::export(&dir, &file, output),
         RelayCommand::Import(arguments) => upkeep::import(&arguments, output),
         RelayCommand::RotateCertificate { dir, ca } => upkeep::rotate(&dir, ca.as_deref(), output),
+        RelayCommand::Login {
+            address,
+            password_file,
+            forget,
+        } => login::run(&address, password_file.as_deref(), forget, global, output),
         RelayCommand::Status {
             address: Some(address),
             ..
@@ -199,14 +209,19 @@ impl Signals {
     }
 }
 
-async fn status(text: &str, output: Output) -> Result<(), Failure> {
-    let address: ServerAddress = text.parse().map_err(|error| {
+/// A relay's address as a user gives it.
+pub(crate) fn parse_address(text: &str) -> Result<ServerAddress, Failure> {
+    text.parse().map_err(|error| {
         Failure::usage(format_args!("`{text}` is no relay address: {error}"))
             .help("it looks like smp://FINGERPRINT@host[:port]; `junto relay init` prints it")
-    })?;
+    })
+}
+
+async fn status(text: &str, output: Output) -> Result<(), Failure> {
+    let address = parse_address(text)?;
     let started = Instant::now();
     let tls = ClientTls::new().map_err(|error| Failure::failed(format_args!("TLS: {error}")))?;
-    let (client, _notices) = RelayClient::connect(&tls, &address, &ClientOptions::default())
+    let (client, _notices) = RelayClient::connect(&tls, &address, &ClientOptions::default(), None)
         .await
         .map_err(client_failure)?;
     let connect_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -224,9 +239,9 @@ fn client_failure(error: ClientError) -> Failure {
     match &error {
         ClientError::Network(_) | ClientError::Timeout => Failure::new(Exit::Unreachable, &error)
             .help("check the host and the port, and that the relay runs"),
-        ClientError::Identity => {
-            Failure::refused(&error).help("another server answers at that place: do not use it")
-        }
+        ClientError::Identity => Failure::refused(&error).help(
+            "do not use it; if the relay was set up anew, ask its operator for the new address",
+        ),
         _ => Failure::failed(&error),
     }
 }

@@ -164,6 +164,9 @@ fn backup_failure(error: BackupError) -> Failure {
         BackupError::Malformed { .. } => {
             Failure::refused(&error).help("nothing was changed; use another copy")
         }
+        BackupError::Elsewhere { .. } => Failure::usage(&error).help(
+            "nothing was made; let `journal` in the old relay's relay.toml name a folder inside the relay's, and export again",
+        ),
         _ => Failure::failed(&error),
     }
 }

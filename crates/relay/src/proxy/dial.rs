@@ -175,8 +175,7 @@ impl Dialer {
         let name = host.for_resolver();
         let allowed = match name.parse::<IpAddr>() {
             Ok(address) => self.may_dial(SocketAddr::new(address, port)),
-            // What only this machine or its network knows has no dot, or is an address in disguise.
-            Err(_) => self.allow_private || (name.contains('.') && !reach::looks_numeric(name)),
+            Err(_) => self.allow_private || !reach::looks_local(name),
         };
         if !allowed {
             return Err(BrokerFault::Host);

@@ -87,6 +87,22 @@ pub(super) fn looks_numeric(name: &str) -> bool {
         || hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
+/// Whether a name that somebody else will resolve may be one that only its machine or network knows: it
+/// has no dot, is an address in disguise, or ends as such names do (RFC 6761, RFC 6762).
+pub(super) fn looks_local(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let (_, last) = name.rsplit_once('.').unwrap_or(("", "localhost"));
+    let local = [
+        "localhost",
+        "local",
+        "internal",
+        "lan",
+        "home",
+        "localdomain",
+    ];
+    looks_numeric(name) || local.iter().any(|it| last.eq_ignore_ascii_case(it))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +238,27 @@ mod tests {
             "",
         ] {
             assert!(looks_numeric(name), "{name}");
+        }
+        for name in [
+            "localhost",
+            "localhost.",
+            "a.LocalHost.",
+            "nas.local",
+            "relay",
+            "db.internal",
+            "127.1",
+            "",
+            ".",
+        ] {
+            assert!(looks_local(name), "{name}");
+        }
+        for name in [
+            "relay.example",
+            "relay.example.",
+            "local.example",
+            "x.onion",
+        ] {
+            assert!(!looks_local(name), "{name}");
         }
         for name in [
             "relay.example",

@@ -488,9 +488,6 @@ mod tests {
                             delete(store, &passing);
                         }
                     }
-                    if n % 7 == 0 {
-                        delete(store, &store.create(queue(2 * t + 1)).unwrap());
-                    }
                 });
             }
             for _ in 0..20 {
