@@ -51,7 +51,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
     let global = &cli.global;
     match cli.command {
         Command::Demo(arguments) => demo::run(arguments, output).await,
-        Command::Relay(command) => relay::run(command, &global, output).await,
+        Command::Relay(command) => relay::run(command, global, output).await,
         Command::Session(command) => session::run(command, global, output).await,
         Command::Bls(command) => bls::run(command, global, output).await,
         Command::Send(arguments) => talk::send(arguments, global, output).await,
