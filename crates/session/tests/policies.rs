@@ -152,9 +152,9 @@ async fn two_of_one_name_cannot_be_told_apart() {
         .join(link.clone(), bob.persona())
         .await
         .unwrap();
-    while hosting.summary().await.unwrap().connected < 2 {
-        let before = hosting.summary().await.unwrap();
-        hosting.changed(&before).await.unwrap();
+    let mut seen = hosting.summary().await.unwrap();
+    while seen.connected < 2 {
+        seen = hosting.changed(&seen).await.unwrap();
     }
     // Another Bob, and one who takes the host's name: there is a place, but not for that name.
     for name in ["Bob", "Ada"] {
