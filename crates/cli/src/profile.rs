@@ -11,11 +11,12 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use argon2::Argon2;
 use junto_crypto::aead::StoreKey;
+use junto_tls::files::{self, Mode};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -420,24 +421,10 @@ fn read_sealed_key(path: &Path, passphrase: &[u8]) -> Result<StoreKey, Failure> 
     Ok(StoreKey::from_bytes(key))
 }
 
-/// Writes a file that only its owner can read: to a temporary name, synced, then renamed over.
+/// Writes a file that only its owner can read, in one step.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let temporary = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let write = || -> std::io::Result<()> {
-        let mut file = options.open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        if let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-        Ok(())
-    };
-    write().context(format_args!("cannot write {}", path.display()))
+    files::replace(path, bytes, Mode::Private)
+        .context(format_args!("cannot write {}", path.display()))
 }
 
 #[cfg(all(test, unix))]

@@ -6,18 +6,24 @@
 //! ```
 //!
 //! Names are `relay.toml`, `ca.crt`, `server.crt`, `server.key`, and `journal/` with the name of a
-//! segment; each at most once. The segments are copied as they are, up to the length that each had at
-//! one moment: a beginning of the journal that contains everything that was answered before. Its end
+//! segment; each at most once. The segments are copied as they are, up to the length that each had when
+//! all of them were open, the newest measured first: whatever one says, those before it are whole. So
+//! they are a beginning of the journal that contains everything that was answered before. Its end
 //! may be torn, as after a crash, and is treated the same.
 //!
 //! An export is as secret as the relay's folder. Its checksum tells damage, not forgery.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
-use junto_tls::identity::{AUTHORITY_CERTIFICATE, LEAF_CERTIFICATE, LEAF_KEY};
+use junto_tls::files::{self, Mode};
+use junto_tls::identity::{
+    AUTHORITY_CERTIFICATE, IdentityFiles, LEAF_CERTIFICATE, LEAF_KEY, ServerIdentity,
+};
+use rustls::pki_types::UnixTime;
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::config::Storage;
 use crate::folder::{self, CONFIG_FILE, FolderError};
@@ -36,12 +42,12 @@ const LIST_TRIES: u32 = 100;
 /// The journal in an imported folder.
 const JOURNAL: &str = "journal";
 
-/// Files besides the journal, and whether only their owner may read them.
-const SMALL: [(&str, bool); 4] = [
-    (CONFIG_FILE, true),
-    (AUTHORITY_CERTIFICATE, false),
-    (LEAF_CERTIFICATE, false),
-    (LEAF_KEY, true),
+/// Files besides the journal, and who may read them.
+const SMALL: [(&str, Mode); 4] = [
+    (CONFIG_FILE, Mode::Private),
+    (AUTHORITY_CERTIFICATE, Mode::Public),
+    (LEAF_CERTIFICATE, Mode::Public),
+    (LEAF_KEY, Mode::Private),
 ];
 
 /// Why a relay cannot be exported or imported.
@@ -112,33 +118,37 @@ pub fn export(dir: &Path, out: &Path) -> Result<Contents, BackupError> {
         Storage::Journal { dir, .. } => Some(dir.as_path()),
         Storage::Memory => None,
     };
-    let file = create(out, true)?;
-    let written = write_export(dir, journal, file, out);
+    let file = create(out, Mode::Private)?;
+    let written = write_export(dir, journal, file, out).and_then(|(contents, file)| {
+        let synced = file.sync_all().and_then(|()| files::sync_parent(out));
+        synced.map(|()| contents).map_err(at(out))
+    });
     if written.is_err() {
         let _ = fs::remove_file(out);
     }
     written
 }
 
-fn write_export(
+/// Writes it into `sink`, which is called `out`.
+fn write_export<W: Write>(
     dir: &Path,
     journal: Option<&Path>,
-    file: File,
+    sink: W,
     out: &Path,
-) -> Result<Contents, BackupError> {
-    let mut archive = Hashing::new(BufWriter::new(file));
-    let written = at(out);
+) -> Result<(Contents, W), BackupError> {
+    let mut archive = Hashing::new(BufWriter::new(sink));
     let mut contents = Contents::default();
     let mut write = || {
         archive.write_all(MAGIC).map_err(at(out))?;
-        for (name, _) in SMALL {
-            let path = dir.join(name);
-            let file = File::open(&path).map_err(at(&path))?;
-            entry(&mut archive, name, file, &path)?;
+        let path = dir.join(CONFIG_FILE);
+        let config = Zeroizing::new(fs::read(&path).map_err(at(&path))?);
+        small(&mut archive, CONFIG_FILE, &config).map_err(at(out))?;
+        for (name, content) in identity(dir)? {
+            small(&mut archive, name, &content).map_err(at(out))?;
         }
-        for (name, file) in journal.map_or(Ok(Vec::new()), open_segments)? {
-            let path = dir.join(JOURNAL).join(&name);
-            entry(&mut archive, &format!("{JOURNAL}/{name}"), file, &path)?;
+        for Segment { name, file, bytes } in journal.map_or(Ok(Vec::new()), open_segments)? {
+            let name = format!("{JOURNAL}/{name}");
+            entry(&mut archive, &name, &mut &file, bytes).map_err(at(&dir.join(&name)))?;
             contents.segments += 1;
         }
         archive.write_all(&[0]).map_err(at(out))
@@ -148,42 +158,73 @@ fn write_export(
     let mut inner = archive.inner;
     let end = || {
         inner.write_all(&digest)?;
-        let file = inner.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()
+        inner.into_inner().map_err(io::IntoInnerError::into_error)
     };
-    end().map_err(written)?;
+    let sink = end().map_err(at(out))?;
     contents.bytes = bytes + digest.len() as u64;
-    Ok(contents)
+    Ok((contents, sink))
 }
 
-/// Writes one file, as long as it is now.
-fn entry(out: &mut impl Write, name: &str, file: File, path: &Path) -> Result<(), BackupError> {
-    let length = file.metadata().map_err(at(path))?.len();
-    let write = || {
-        out.write_all(&[u8::try_from(name.len()).unwrap_or(0)])?;
-        out.write_all(name.as_bytes())?;
-        out.write_all(&length.to_be_bytes())?;
-        match io::copy(&mut file.take(length), out)? {
-            copied if copied == length => Ok(()),
-            _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-        }
-    };
-    write().map_err(at(path))
+/// Certificates and key that belong together, also if they are being replaced.
+fn identity(dir: &Path) -> Result<IdentityFiles, BackupError> {
+    let read = ServerIdentity::read(dir, UnixTime::now());
+    let (_, files) = read.map_err(FolderError::Identity)?;
+    Ok(files)
 }
 
-/// All segments of a journal at one moment, in order, open: who removes or renames one of them later
-/// does not matter.
-fn open_segments(dir: &Path) -> Result<Vec<(String, File)>, BackupError> {
+fn small(out: &mut impl Write, name: &str, mut content: &[u8]) -> io::Result<()> {
+    let bytes = content.len() as u64;
+    entry(out, name, &mut content, bytes)
+}
+
+/// Writes one file, of which `bytes` are wanted.
+fn entry(out: &mut impl Write, name: &str, content: &mut dyn Read, bytes: u64) -> io::Result<()> {
+    out.write_all(&[u8::try_from(name.len()).unwrap_or(0)])?;
+    out.write_all(name.as_bytes())?;
+    out.write_all(&bytes.to_be_bytes())?;
+    match io::copy(&mut content.take(bytes), out)? {
+        copied if copied == bytes => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// A segment of the journal, as long as it was when it was opened.
+struct Segment {
+    name: String,
+    file: File,
+    bytes: u64,
+}
+
+impl Segment {
+    fn open(dir: &Path, name: &str) -> io::Result<Self> {
+        let file = File::open(dir.join(name))?;
+        let bytes = file.metadata()?.len();
+        Ok(Self {
+            name: name.to_owned(),
+            file,
+            bytes,
+        })
+    }
+}
+
+/// All segments of a journal at one moment, in order, open: who removes, renames or lengthens one of
+/// them later does not matter.
+fn open_segments(dir: &Path) -> Result<Vec<Segment>, BackupError> {
     for _ in 0..LIST_TRIES {
         let before = list_segments(dir)?;
-        let opened: Result<Vec<_>, io::Error> = before
+        // The newest first. If it says anything, the ones before it do not grow any more.
+        let opened: io::Result<Vec<_>> = before
             .iter()
-            .map(|(_, name)| Ok((name.clone(), File::open(dir.join(name))?)))
+            .rev()
+            .map(|(_, name)| Segment::open(dir, name))
             .collect();
         match opened {
             // A list is no snapshot: one that is renamed meanwhile may be missed or seen twice. But
             // then the next list differs, because numbers only grow.
-            Ok(opened) if list_segments(dir)? == before => return Ok(opened),
+            Ok(mut opened) if list_segments(dir)? == before => {
+                opened.reverse();
+                return Ok(opened);
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(at(dir)(error)),
@@ -224,7 +265,8 @@ pub fn import(archive: &Path, dir: &Path) -> Result<Contents, BackupError> {
     prepare_empty(dir)?;
     let restored = extract(archive, dir)
         .and_then(|()| settle(dir))
-        .and_then(|()| place_journal(dir));
+        .and_then(|()| place_journal(dir))
+        .and_then(|()| files::sync_dir(dir).map_err(at(dir)));
     if restored.is_err() {
         clear(dir);
     }
@@ -356,13 +398,13 @@ fn extract(archive: &Path, dir: &Path) -> Result<(), BackupError> {
         // Looked at again, in case that the file has changed since: names decide where to write.
         let small = SMALL.iter().find(|(small, _)| *small == name);
         let segment = name.strip_prefix("journal/").and_then(segment_number);
-        let private = match (small, segment) {
-            (Some((_, private)), _) => *private,
-            (None, Some(_)) => true,
+        let mode = match (small, segment) {
+            (Some((_, mode)), _) => *mode,
+            (None, Some(_)) => Mode::Private,
             (None, None) => return Err(malformed(archive, "it has changed meanwhile")),
         };
         let path = dir.join(name);
-        let mut file = create(&path, private)?;
+        let mut file = create(&path, mode)?;
         io::copy(content, &mut file)
             .and_then(|_| file.sync_all())
             .map_err(at(&path))
@@ -407,27 +449,11 @@ fn place_journal(dir: &Path) -> Result<(), BackupError> {
     if !inside || wanted.exists() {
         return Err(BackupError::Elsewhere { path: wanted });
     }
-    fs::rename(&restored, &wanted).map_err(at(&wanted))
+    files::rename(&restored, &wanted).map_err(at(&wanted))
 }
 
-/// Writes a file that must not exist.
-pub(crate) fn write_new(path: &Path, content: &[u8], private: bool) -> Result<(), BackupError> {
-    let mut file = create(path, private)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    written.map_err(at(path))
-}
-
-fn create(path: &Path, private: bool) -> Result<File, BackupError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(if private { 0o600 } else { 0o644 });
-    }
-    #[cfg(not(unix))]
-    let _ = private;
-    options.open(path).map_err(at(path))
+fn create(path: &Path, mode: Mode) -> Result<File, BackupError> {
+    files::open_new(path, mode).map_err(at(path))
 }
 
 /// Hashes and counts what goes through it.
@@ -478,7 +504,10 @@ impl<T: Write> Write for Hashing<T> {
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
     use super::*;
+    use crate::store::conformance::{messages, queue, send, take, wait};
     use proptest::prelude::*;
 
     fn made(outer: &Path) -> (PathBuf, PathBuf) {
@@ -532,7 +561,7 @@ mod tests {
             // Exported from where it is, with settings that say something else.
             fs::write(&settings, named(place)).unwrap();
             let segments = dir.join("spool");
-            let archive = create(&file, true).unwrap();
+            let archive = create(&file, Mode::Private).unwrap();
             write_export(&dir, Some(&segments), archive, &file).unwrap();
             let back = outer.path().join("back");
             let imported = import(&file, &back);
@@ -637,6 +666,165 @@ mod tests {
         assert!(matches!(import(&bad, &back), Err(BackupError::Folder(_))));
         assert_eq!(fs::read_dir(&back).unwrap().count(), 0);
         assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 2);
+    }
+
+    /// Bytes of a segment in which nothing is yet: its first line and a mark.
+    const HEAD_BYTES: usize = 22 + 25;
+
+    /// Runs `act` before the first write that brings `mark`.
+    struct Meddling<F> {
+        bytes: Vec<u8>,
+        mark: &'static [u8],
+        act: Option<F>,
+    }
+
+    impl<F: FnOnce()> Write for Meddling<F> {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            let marked = |window: &[u8]| window == self.mark;
+            if buffer.windows(self.mark.len()).any(marked)
+                && let Some(act) = self.act.take()
+            {
+                act();
+            }
+            self.bytes.extend_from_slice(buffer);
+            Ok(buffer.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A relay's folder, and the store in it.
+    fn with_store(outer: &Path) -> (PathBuf, JournalStore) {
+        let dir = outer.join("relay");
+        folder::init_dir(&dir, "relay.example", 5223).unwrap();
+        let memory = Memory::new(usize::MAX);
+        let store = JournalStore::open(&dir.join(JOURNAL), false, 99, memory).unwrap();
+        (dir, store)
+    }
+
+    /// The messages of each of these queues in a relay that was imported.
+    fn imported(archive: &Path, outer: &Path, queues: u8) -> Vec<Vec<u32>> {
+        let back = outer.join("back");
+        import(archive, &back).unwrap();
+        let memory = Memory::new(usize::MAX);
+        let store = JournalStore::open(&back.join(JOURNAL), false, 99, memory).unwrap();
+        let found = (0..queues).map(|n| messages(&store, n).unwrap());
+        let found = found.collect();
+        store.close().unwrap();
+        drop(store);
+        fs::remove_dir_all(back).unwrap();
+        found
+    }
+
+    #[test]
+    fn an_export_is_of_one_moment_though_a_new_segment_takes_over_meanwhile() {
+        const FIRST: u32 = 300;
+        let outer = tempfile::tempdir().unwrap();
+        let (dir, store) = with_store(outer.path());
+        let cells = [0, 1].map(|n| store.create(queue(n)).unwrap());
+        let say = |n: usize, number| {
+            send(&store, &cells[n], number);
+            wait(&store, store.position()).unwrap();
+        };
+        // More than is written at a time.
+        (1..=FIRST).for_each(|number| say(0, number));
+        // A compaction has begun a segment, and nothing goes into it yet.
+        let journal = dir.join(JOURNAL);
+        let mut begun = fs::read(journal.join("base.0")).unwrap();
+        begun.truncate(HEAD_BYTES);
+        fs::write(journal.join("journal.1"), begun).unwrap();
+        // It takes over while the older one is copied.
+        let act = || {
+            say(0, FIRST + 1);
+            store.switch_to(1).unwrap();
+            say(1, FIRST + 2);
+        };
+        let sink = Meddling {
+            bytes: Vec::new(),
+            mark: b"journal/base.0",
+            act: Some(act),
+        };
+        let (_, sink) = write_export(&dir, Some(&journal), sink, outer.path()).unwrap();
+        assert!(sink.act.is_none());
+        let archive = outer.path().join("export");
+        fs::write(&archive, sink.bytes).unwrap();
+        let found = imported(&archive, outer.path(), 2);
+        // What came later may be missing, but nothing that came before something that is there.
+        let found = found.concat();
+        assert!(found.len() >= FIRST as usize);
+        assert!(
+            found.iter().copied().eq((1..).take(found.len())),
+            "something is missing"
+        );
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn exports_during_writes_and_compactions_have_all_that_was_answered_and_no_holes() {
+        const PAIRS: u8 = 2;
+        const EXPORTS: usize = 12;
+        let outer = tempfile::tempdir().unwrap();
+        let (dir, store) = with_store(outer.path());
+        let cells: Vec<_> = (0..2 * PAIRS)
+            .map(|n| store.create(queue(n)).unwrap())
+            .collect();
+        wait(&store, store.position()).unwrap();
+        let answered = [const { AtomicU32::new(0) }; PAIRS as usize];
+        let ended = AtomicBool::new(false);
+        let goes_on = || !ended.load(Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let _stop = Stop(&ended);
+            for (pair, answered) in cells.chunks(2).zip(&answered) {
+                let store = &store;
+                scope.spawn(move || {
+                    let mut number = 0;
+                    while goes_on() {
+                        number += 1;
+                        pair.iter().for_each(|cell| send(store, cell, number));
+                        wait(store, store.position()).unwrap();
+                        answered.store(number, Ordering::Release);
+                        if number > 20 {
+                            pair.iter().for_each(|cell| take(store, cell));
+                        }
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while goes_on() {
+                    store.compact();
+                }
+            });
+            for round in 0..EXPORTS {
+                let before = answered.each_ref().map(|n| n.load(Ordering::Acquire));
+                let archive = outer.path().join(format!("export-{round}"));
+                export(&dir, &archive).unwrap();
+                let found = imported(&archive, outer.path(), 2 * PAIRS);
+                for (pair, before) in found.chunks(2).zip(before) {
+                    let last = pair.iter().map(|queue| queue.last().copied().unwrap_or(0));
+                    let last: Vec<_> = last.collect();
+                    assert!(last[1] >= before, "{} after {before} was answered", last[1]);
+                    // The first is told first.
+                    assert!(last[0] == last[1] || last[0] == last[1] + 1, "{last:?}");
+                    for (queue, last) in pair.iter().zip(last) {
+                        let first = queue.first().copied().unwrap_or(1);
+                        assert!(queue.iter().copied().eq(first..=last), "holes: {queue:?}");
+                        assert!(queue.len() <= 21, "what was taken came back");
+                    }
+                }
+            }
+        });
+        store.close().unwrap();
+    }
+
+    /// Also when an assertion fails: nobody writes for ever.
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 
     proptest! {

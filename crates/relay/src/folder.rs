@@ -1,10 +1,11 @@
 //! The folder of a relay: identity, settings, journal.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use junto_smp::address::{AddressError, Fingerprint, Host, ServerAddress};
+use junto_tls::files::{self, Mode};
 use junto_tls::{IdentityError, OfflineIdentity, ServerIdentity};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -154,18 +155,7 @@ pub(crate) fn create_private_dir(dir: &Path) -> Result<(), FolderError> {
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), FolderError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
-    let write = |mut file: File| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    options.open(path).and_then(write).map_err(at(path))
+    files::create(path, text.as_bytes(), Mode::Private).map_err(at(path))
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> FolderError {

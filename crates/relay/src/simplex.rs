@@ -35,6 +35,7 @@ use junto_smp::link::LinkBlobs;
 use junto_smp::message::DeliveryKey;
 use junto_smp::notification::NotificationKey;
 use junto_smp::queue::{Link, NotifierParts, QueueParts, RECIPIENT_KEYS_MAX};
+use junto_tls::files::{self, Mode};
 use junto_tls::identity::{AUTHORITY_CERTIFICATE, LEAF_CERTIFICATE, LEAF_KEY};
 use zeroize::Zeroizing;
 
@@ -155,10 +156,10 @@ pub fn move_reference(reference: &Reference<'_>, dir: &Path) -> Result<Moved, Mo
 }
 
 fn take_identity(reference: &Reference<'_>, dir: &Path) -> Result<(), MoveError> {
-    for (name, private) in [
-        (AUTHORITY_CERTIFICATE, false),
-        (LEAF_CERTIFICATE, false),
-        (LEAF_KEY, true),
+    for (name, mode) in [
+        (AUTHORITY_CERTIFICATE, Mode::Public),
+        (LEAF_CERTIFICATE, Mode::Public),
+        (LEAF_KEY, Mode::Private),
     ] {
         let path = reference.identity.join(name);
         let failed = |source| MoveError::Io {
@@ -170,7 +171,8 @@ fn take_identity(reference: &Reference<'_>, dir: &Path) -> Result<(), MoveError>
         file.take(64 << 10)
             .read_to_end(&mut content)
             .map_err(failed)?;
-        backup::write_new(&dir.join(name), &content, private)?;
+        let path = dir.join(name);
+        files::create(&path, &content, mode).map_err(|source| MoveError::Io { path, source })?;
     }
     folder::write_config(dir, reference.host, reference.port)?;
     folder::load_dir(dir)?;

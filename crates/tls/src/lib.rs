@@ -11,13 +11,14 @@
 //! * **No resumption**, one suite, Ed25519 and Ed448 only ([`config`]).
 //!
 //! The core opens no socket. With the feature `tokio`, [`handshake`] runs the handshakes over any
-//! tokio stream. Only [`identity`] touches files, and only when told where.
+//! tokio stream. Only [`identity`] touches files, by [`files`], and only when told where.
 //!
 //! Sources: RFC 8446 (TLS 1.3), RFC 5280 and RFC 8410 (certificates and their Ed25519/Ed448 keys),
 //! and the transport section of the SMP specification as deployed (versions 15 to 20).
 
 pub mod chain;
 pub mod config;
+pub mod files;
 pub mod fingerprint;
 #[cfg(feature = "tokio")]
 pub mod handshake;

@@ -32,7 +32,7 @@ pub(super) fn sender(n: u8) -> [u8; ID_BYTES] {
 }
 
 /// Queue number `n`, below 128.
-pub(super) fn queue(n: u8) -> Queue {
+pub(crate) fn queue(n: u8) -> Queue {
     Queue::restore(parts(n))
 }
 
@@ -66,14 +66,14 @@ pub(super) fn message(memory: &Arc<Memory>, n: u32, body: &[u8]) -> Message<Body
 }
 
 /// Sends message `n` with its number as body.
-pub(super) fn send(store: &dyn Store, cell: &Cell, n: u32) {
+pub(crate) fn send(store: &dyn Store, cell: &Cell, n: u32) {
     let mut queue = cell.lock();
     queue.restore_message(message(store.memory(), n, &n.to_be_bytes()));
     store.record(&queue, Change::Stored(message_id(n)));
 }
 
 /// Acknowledges the first message.
-pub(super) fn take(store: &dyn Store, cell: &Cell) {
+pub(crate) fn take(store: &dyn Store, cell: &Cell) {
     let mut queue = cell.lock();
     let first = queue.messages().next().map(|message| message.id);
     if let Some(first) = first {
@@ -82,14 +82,14 @@ pub(super) fn take(store: &dyn Store, cell: &Cell) {
     }
 }
 
-pub(super) fn delete(store: &dyn Store, cell: &Cell) {
+pub(crate) fn delete(store: &dyn Store, cell: &Cell) {
     let queue = cell.lock();
     cell.set_deleted();
     store.record(&queue, Change::Deleted);
 }
 
 /// The messages of queue `n`, if it is there: under both names or neither.
-pub(super) fn messages(store: &dyn Store, n: u8) -> Option<Vec<u32>> {
+pub(crate) fn messages(store: &dyn Store, n: u8) -> Option<Vec<u32>> {
     let cell = store.find(Name::Recipient, &recipient(n));
     let other = store.find(Name::Sender, &sender(n));
     match (cell, other) {
@@ -112,7 +112,7 @@ pub(super) fn messages(store: &dyn Store, n: u8) -> Option<Vec<u32>> {
 }
 
 /// Waits until `position` is durable, or the store has failed.
-pub(super) fn wait(store: &dyn Store, position: Position) -> Result<(), StoreFailed> {
+pub(crate) fn wait(store: &dyn Store, position: Position) -> Result<(), StoreFailed> {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {

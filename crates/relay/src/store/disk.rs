@@ -144,10 +144,7 @@ impl Disk for Folder {
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        match cfg!(unix) {
-            true => File::open(&self.dir)?.sync_all(),
-            false => Ok(()),
-        }
+        junto_tls::files::sync_dir(&self.dir)
     }
 
     fn path(&self, name: &str) -> PathBuf {

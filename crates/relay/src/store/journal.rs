@@ -200,7 +200,7 @@ impl JournalStore {
     }
 
     /// Copies everything alive into a new segment and drops all before it, while changes go on.
-    pub(super) fn compact(&self) {
+    pub(crate) fn compact(&self) {
         // One at a time; also, the number is never used twice.
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let number = *next;
@@ -215,22 +215,33 @@ impl JournalStore {
         }
     }
 
-    fn compact_into(&self, number: u64) -> io::Result<()> {
+    /// Begins segment `number`, which takes all changes from now on. Gives the position of that.
+    pub(crate) fn switch_to(&self, number: u64) -> io::Result<Position> {
         let disk = &*self.disk;
-        let name = |base| SegmentName { number, base }.to_string();
-        let begun = segment::begin(disk, &name(false), self.log.token()).and_then(|mut opened| {
+        let name = SegmentName {
+            number,
+            base: false,
+        };
+        let name = name.to_string();
+        let begun = segment::begin(disk, &name, self.log.token()).and_then(|mut opened| {
             opened.file.sync()?;
             disk.sync_names()?;
             Ok(opened)
         });
-        // Not used yet, so it may go; and it may stay.
-        let abandon = |error| {
-            let _ = disk.remove(&name(false));
-            error
-        };
-        let Some(begin) = self.log.switch(begun.map_err(abandon)?) else {
-            return Err(abandon(io::ErrorKind::ResourceBusy.into()));
-        };
+        let switched = begun.and_then(|opened| {
+            let switched = self.log.switch(opened);
+            switched.ok_or_else(|| io::ErrorKind::ResourceBusy.into())
+        });
+        switched.inspect_err(|_| {
+            // Not used yet, so it may go; and it may stay.
+            let _ = disk.remove(&name);
+        })
+    }
+
+    fn compact_into(&self, number: u64) -> io::Result<()> {
+        let disk = &*self.disk;
+        let name = |base| SegmentName { number, base }.to_string();
+        let begin = self.switch_to(number)?;
         let stopped = |StoreFailed| io::Error::other("the journal has failed");
         let mut copied = Ok(());
         self.queues.for_each(|cell| {
@@ -378,9 +389,11 @@ impl Store for JournalStore {
     }
 
     fn record(&self, queue: &Queue, change: Change) {
-        self.queues.record(queue, change);
+        // First into the journal: as soon as a name is free in the index, another queue may take it,
+        // and the journal must say so in this order.
         self.log
             .append(|out| record::append_change(out, queue, change));
+        self.queues.record(queue, change);
     }
 
     fn position(&self) -> Position {
@@ -448,8 +461,15 @@ mod tests {
     use core::sync::atomic::AtomicBool;
     use std::fs;
 
+    use junto_smp::id::LinkId;
+    use junto_smp::link::LinkBlobs;
+    use junto_smp::queue::Link;
+
     use super::*;
-    use crate::store::conformance::{delete, message, message_id, messages, queue, send, take};
+    use crate::store::conformance::{
+        delete, message, message_id, messages, queue, send, sender, take,
+    };
+    use crate::store::record::Record;
 
     fn open(dir: &Path) -> JournalStore {
         JournalStore::open(dir, false, 1_000, Memory::new(usize::MAX)).unwrap()
@@ -458,6 +478,99 @@ mod tests {
     fn files(dir: &Path) -> Vec<String> {
         let names = segment::segments(&Folder::open(dir).unwrap()).unwrap();
         names.iter().map(ToString::to_string).collect()
+    }
+
+    /// Threads that pass names on from queue to queue.
+    const TAKERS: u8 = 4;
+    /// The link that they all want.
+    const WANTED: [u8; ID_BYTES] = [99; ID_BYTES];
+
+    /// Takes the wanted link for the queue in `cell` and gives it up again, `times` times; keeps it the
+    /// last time if it can.
+    fn take_link(store: &JournalStore, cell: &Arc<Cell>, times: u32) {
+        for n in 1..=times {
+            let mut queue = cell.lock();
+            if !store.claim_link(&WANTED, cell) {
+                continue;
+            }
+            let blobs = LinkBlobs::new(&[1], &[]).unwrap();
+            let keep = |bytes: &[u8]| store.memory().store(bytes);
+            queue.restore_link(Some(Link::new(LinkId(WANTED), &blobs, keep)));
+            store.record(&queue, Change::Linked);
+            if n < times {
+                queue.restore_link(None);
+                store.record(&queue, Change::Unlinked(LinkId(WANTED)));
+            }
+        }
+    }
+
+    /// The same with the names of a queue that comes and goes as a whole.
+    fn take_names(store: &JournalStore, times: u32) {
+        for n in 1..=times {
+            // All of them want to be the one with these names.
+            if let Ok(cell) = store.create(queue(90))
+                && n < times
+            {
+                delete(store, &cell);
+            }
+        }
+    }
+
+    /// Every name has one owner at a time, in the order in which the journal tells it.
+    fn owners_take_turns(dir: &Path) {
+        let (mut link, mut alive) = (None, false);
+        for name in files(dir) {
+            let bytes = fs::read(dir.join(name)).unwrap();
+            let mut rest = &bytes[segment::MAGIC.len()..];
+            while let Some(body) = record::first(rest) {
+                match record::decode(&rest[body.clone()], &Memory::new(usize::MAX)).unwrap() {
+                    Record::Link(queue, Some(_)) => {
+                        assert_eq!(link.replace(queue), None, "two queues have one link");
+                    }
+                    Record::Link(queue, None) => assert_eq!(link.take(), Some(queue)),
+                    Record::Queue(parts, _) if parts.sender.0 == sender(90) => {
+                        assert!(
+                            !core::mem::replace(&mut alive, true),
+                            "there are two of a queue"
+                        );
+                    }
+                    Record::Deleted(_) => assert!(core::mem::replace(&mut alive, false)),
+                    _ => {}
+                }
+                rest = &rest[body.end..];
+            }
+            assert!(rest.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_freed_and_taken_at_once_belongs_to_the_same_queue_after_a_restart() {
+        for _ in 0..10 {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path());
+            std::thread::scope(|scope| {
+                for t in 0..TAKERS {
+                    let store = &store;
+                    scope.spawn(move || take_link(store, &store.create(queue(t)).unwrap(), 1_000));
+                    scope.spawn(move || take_names(store, 1_000));
+                }
+            });
+            let owner = |store: &JournalStore| {
+                let cell = store.find(Name::Link, &WANTED)?;
+                let recipient = cell.lock().recipient();
+                Some(recipient.0)
+            };
+            let before = (owner(&store), messages(&store, 90), store.queues());
+            store.close().unwrap();
+            owners_take_turns(dir.path());
+            drop(store);
+            let store = open(dir.path());
+            assert_eq!(
+                (owner(&store), messages(&store, 90), store.queues()),
+                before
+            );
+            store.close().unwrap();
+        }
     }
 
     #[test]

@@ -83,9 +83,12 @@ impl MemoryStore {
         queue: Queue,
         seen: impl FnOnce(&Queue),
     ) -> Result<Arc<Cell>, CreateFault> {
-        if self.queues() >= self.queues_max.load(Ordering::Relaxed) {
-            return Err(CreateFault::Full);
-        }
+        let max = self.queues_max.load(Ordering::Relaxed);
+        let more = |queues| (queues < max).then_some(queues + 1);
+        let counted = self
+            .queues
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.map_err(|_| CreateFault::Full)?;
         let cell = Cell::new(queue);
         let guard = cell.lock();
         for (count, (name, id)) in names(&guard).enumerate() {
@@ -93,10 +96,12 @@ impl MemoryStore {
                 for (name, id) in names(&guard).take(count) {
                     self.unname(name, &id);
                 }
+                // Whoever has found it by another name meanwhile, and waits for the lock.
+                cell.set_deleted();
+                self.queues.fetch_sub(1, Ordering::Relaxed);
                 return Err(CreateFault::Taken);
             }
         }
-        self.queues.fetch_add(1, Ordering::Relaxed);
         seen(&guard);
         drop(guard);
         Ok(cell)

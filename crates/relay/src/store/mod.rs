@@ -10,7 +10,7 @@
 
 mod body;
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 mod disk;
 #[cfg(test)]
 mod faults;

@@ -1,8 +1,8 @@
 //! An identity in a folder: four PEM files, named as the reference server names them.
 
 use core::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject;
@@ -10,7 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use zeroize::Zeroizing;
 
 use super::{CertificateKey, OfflineIdentity, ServerIdentity};
-use crate::chain::{CHAIN_MAX, ChainError, PeerChain};
+use crate::chain::{CHAIN_MAX, ChainError};
+use crate::files::{self, Mode};
 
 /// Certificate of the authority: the identity. Public.
 pub const AUTHORITY_CERTIFICATE: &str = "ca.crt";
@@ -23,6 +24,9 @@ pub const LEAF_KEY: &str = "server.key";
 
 /// Most bytes of a PEM file that we read: four certificates at their limit, in base64.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// How often files that do not belong together are read again, in case that they are being replaced.
+const READ_TRIES: u32 = 3;
 
 /// Why an identity could not be made, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +88,7 @@ impl OfflineIdentity {
         let certificate = pem("CERTIFICATE", &self.certificate);
         refuse_existing(&[&dir.join(AUTHORITY_CERTIFICATE), &dir.join(AUTHORITY_KEY)])?;
         write_new(&dir.join(AUTHORITY_KEY), &self.key.to_pem(), Mode::Private)?;
-        write_new(&dir.join(AUTHORITY_CERTIFICATE), &certificate, Mode::Public)?;
-        sync_dir(dir)
+        write_new(&dir.join(AUTHORITY_CERTIFICATE), &certificate, Mode::Public)
     }
 
     /// Reads certificate and key from `dir`.
@@ -93,17 +96,16 @@ impl OfflineIdentity {
     /// # Errors
     /// [`IdentityError`]; a key file that others can read is refused.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        let certificate = match <[_; 1]>::try_from(certificates(&dir.join(AUTHORITY_CERTIFICATE))?)
-        {
-            Ok([certificate]) => certificate,
-            Err(_) => {
-                return Err(IdentityError::Malformed {
-                    path: dir.join(AUTHORITY_CERTIFICATE),
-                    expected: "one PEM certificate",
-                });
-            }
+        let path = dir.join(AUTHORITY_CERTIFICATE);
+        let found = certificates(&path, &read(&path, Mode::Public)?)?;
+        let Ok([certificate]) = <[_; 1]>::try_from(found) else {
+            return Err(IdentityError::Malformed {
+                path,
+                expected: "one PEM certificate",
+            });
         };
-        let key = CertificateKey::load(&dir.join(AUTHORITY_KEY))?;
+        let path = dir.join(AUTHORITY_KEY);
+        let key = CertificateKey::parse(&path, &read(&path, Mode::Private)?)?;
         Ok(Self { certificate, key })
     }
 }
@@ -116,25 +118,42 @@ impl ServerIdentity {
     pub fn create(&self, dir: &Path) -> Result<(), IdentityError> {
         refuse_existing(&[&dir.join(LEAF_CERTIFICATE), &dir.join(LEAF_KEY)])?;
         write_new(&dir.join(LEAF_KEY), &self.key.to_pem(), Mode::Private)?;
-        write_new(&dir.join(LEAF_CERTIFICATE), &self.leaf_pem(), Mode::Public)?;
-        sync_dir(dir)
+        write_new(&dir.join(LEAF_CERTIFICATE), &self.leaf_pem(), Mode::Public)
     }
 
-    /// Reads what a running server needs from `dir`: not the authority's key.
+    /// Reads what a running server needs from `dir`: not the authority's key. Also while the leaf is
+    /// replaced, and after a crash in the middle of that.
     ///
     /// # Errors
     /// [`IdentityError`]; what clients would refuse is refused here, at the start.
     pub fn load(dir: &Path, now: UnixTime) -> Result<Self, IdentityError> {
-        let key = CertificateKey::load(&dir.join(LEAF_KEY))?;
-        let mut chain = certificates(&dir.join(LEAF_CERTIFICATE))?;
-        chain.extend(certificates(&dir.join(AUTHORITY_CERTIFICATE))?);
-        Self::new(chain, key, now)
+        Self::read(dir, now).map(|(identity, _)| identity)
     }
 
-    /// Replaces the leaf in `dir` by a new one under the same authority, whose key must be there.
-    /// Old files stay beside it until the new ones are whole; a crash leaves one pair that fits or,
-    /// between the two renames, a mismatch that [`ServerIdentity::load`] refuses and another
-    /// rotation repairs.
+    /// As [`ServerIdentity::load`], with the files that it was read from, which belong together.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn read(dir: &Path, now: UnixTime) -> Result<(Self, IdentityFiles), IdentityError> {
+        let mut tries = 0;
+        loop {
+            // The new key has its place before the new certificate has.
+            let found = Set::of(dir).load(now).or_else(|error| {
+                let between = Set::between_renames(dir).load(now);
+                between.map_err(|_| error)
+            });
+            match found {
+                // The key was replaced after it was read, and then the certificate.
+                Err(IdentityError::KeyMismatch) if tries < READ_TRIES => tries += 1,
+                found => return found,
+            }
+        }
+    }
+
+    /// Replaces the leaf in `dir` by a new one under the same authority, whose key must be there. The
+    /// new files are read back and verified before they take the place of the old ones. A crash or a
+    /// loss of power at any step leaves a set that [`ServerIdentity::load`] takes: the old one or the
+    /// new one.
     ///
     /// # Errors
     /// [`IdentityError`].
@@ -159,25 +178,45 @@ impl ServerIdentity {
         now: UnixTime,
     ) -> Result<Self, IdentityError> {
         let path = dir.join(AUTHORITY_CERTIFICATE);
-        if certificates(&path)?.first() != Some(authority.certificate()) {
+        if certificates(&path, &read(&path, Mode::Public)?)?.first()
+            != Some(authority.certificate())
+        {
             return Err(IdentityError::OtherAuthority { path });
         }
         let fresh = authority.issue(name, rng, now)?;
-        let staged = |file: &str| dir.join(format!("{file}.new"));
-        for (file, content, mode) in [
-            (LEAF_KEY, fresh.key.to_pem(), Mode::Private),
-            (LEAF_CERTIFICATE, fresh.leaf_pem(), Mode::Public),
-        ] {
-            remove_stale(&staged(file))?;
-            write_new(&staged(file), &content, mode)?;
-        }
-        for file in [LEAF_KEY, LEAF_CERTIFICATE] {
-            fs::rename(staged(file), dir.join(file)).map_err(at(&dir.join(file)))?;
-        }
-        sync_dir(dir)?;
-        // Through the files, so that what the next start will see is what was checked.
-        PeerChain::verify(&fresh.chain, now)?;
+        fresh.install(dir, now, || Ok(()))?;
         Self::load(dir, now)
+    }
+
+    /// Puts its leaf in the place of the one in `dir`. Calls `step` before each step; tests stop there.
+    fn install(
+        &self,
+        dir: &Path,
+        now: UnixTime,
+        mut step: impl FnMut() -> Result<(), IdentityError>,
+    ) -> Result<(), IdentityError> {
+        let (key, leaf) = (dir.join(LEAF_KEY), dir.join(LEAF_CERTIFICATE));
+        // A rotation that was broken off between its last two steps is ended first: its certificate
+        // is the only one that fits the key.
+        if Set::of(dir).load(now).is_err() && Set::between_renames(dir).load(now).is_ok() {
+            step()?;
+            files::install(&leaf).map_err(at(&leaf))?;
+        }
+        step()?;
+        files::stage(&key, self.key.to_pem().as_bytes(), Mode::Private).map_err(at(&key))?;
+        step()?;
+        files::stage(&leaf, self.leaf_pem().as_bytes(), Mode::Public).map_err(at(&leaf))?;
+        step()?;
+        // Through the files: what the next start will see is what is checked.
+        if let Err(error) = Set::staged(dir).load(now) {
+            let _ = [&key, &leaf].map(|path| fs::remove_file(files::staged(path)));
+            return Err(error);
+        }
+        for path in [&key, &leaf] {
+            step()?;
+            files::install(path).map_err(at(path))?;
+        }
+        Ok(())
     }
 
     fn leaf_pem(&self) -> Zeroizing<String> {
@@ -192,9 +231,8 @@ impl CertificateKey {
         pem("PRIVATE KEY", &*self.to_pkcs8())
     }
 
-    fn load(path: &Path) -> Result<Self, IdentityError> {
-        let text = read(path, Mode::Private)?;
-        PrivatePkcs8KeyDer::from_pem_slice(&text)
+    fn parse(path: &Path, text: &[u8]) -> Result<Self, IdentityError> {
+        PrivatePkcs8KeyDer::from_pem_slice(text)
             .ok()
             .and_then(|der| Self::from_pkcs8(der.secret_pkcs8_der()))
             .ok_or_else(|| IdentityError::Malformed {
@@ -204,11 +242,58 @@ impl CertificateKey {
     }
 }
 
-/// Who may read a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Private,
-    Public,
+/// The files that a server's identity was read from: name and content, as PEM.
+pub type IdentityFiles = [(&'static str, Zeroizing<Vec<u8>>); 3];
+
+/// Where the files of one identity are.
+struct Set {
+    authority: PathBuf,
+    leaf: PathBuf,
+    key: PathBuf,
+}
+
+impl Set {
+    fn of(dir: &Path) -> Self {
+        Self {
+            authority: dir.join(AUTHORITY_CERTIFICATE),
+            leaf: dir.join(LEAF_CERTIFICATE),
+            key: dir.join(LEAF_KEY),
+        }
+    }
+
+    /// The new pair, before it is in its place.
+    fn staged(dir: &Path) -> Self {
+        let set = Self::of(dir);
+        Self {
+            leaf: files::staged(&set.leaf),
+            key: files::staged(&set.key),
+            ..set
+        }
+    }
+
+    /// When the new key is in its place and the new certificate is not.
+    fn between_renames(dir: &Path) -> Self {
+        let set = Self::of(dir);
+        Self {
+            leaf: files::staged(&set.leaf),
+            ..set
+        }
+    }
+
+    fn load(&self, now: UnixTime) -> Result<(ServerIdentity, IdentityFiles), IdentityError> {
+        let key_text = read(&self.key, Mode::Private)?;
+        let leaf_text = read(&self.leaf, Mode::Public)?;
+        let authority_text = read(&self.authority, Mode::Public)?;
+        let key = CertificateKey::parse(&self.key, &key_text)?;
+        let mut chain = certificates(&self.leaf, &leaf_text)?;
+        chain.extend(certificates(&self.authority, &authority_text)?);
+        let files = [
+            (AUTHORITY_CERTIFICATE, authority_text),
+            (LEAF_CERTIFICATE, leaf_text),
+            (LEAF_KEY, key_text),
+        ];
+        Ok((ServerIdentity::new(chain, key, now)?, files))
+    }
 }
 
 impl fmt::Debug for CertificateKey {
@@ -231,49 +316,14 @@ fn refuse_existing(paths: &[&Path]) -> Result<(), IdentityError> {
     }
 }
 
-/// Creates a file that did not exist, with its final permissions from the first byte, and makes it
-/// durable.
+/// As [`files::create`].
 fn write_new(path: &Path, content: &str, mode: Mode) -> Result<(), IdentityError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(match mode {
-            Mode::Private => 0o600,
-            Mode::Public => 0o644,
-        });
-    }
-    #[cfg(not(unix))]
-    let _ = mode;
-    let write = |mut file: File| {
-        file.write_all(content.as_bytes())?;
-        file.sync_all()
-    };
-    match options.open(path) {
-        Ok(file) => write(file).map_err(at(path)),
+    match files::create(path, content.as_bytes(), mode) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(IdentityError::Exists {
             path: path.to_owned(),
         }),
-        Err(error) => Err(at(path)(error)),
+        written => written.map_err(at(path)),
     }
-}
-
-fn remove_stale(path: &Path) -> Result<(), IdentityError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn sync_dir(dir: &Path) -> Result<(), IdentityError> {
-    // Renames and new names are durable once the folder is. Windows cannot open folders.
-    if cfg!(unix) {
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(at(dir))?;
-    }
-    Ok(())
 }
 
 /// Reads a small file whole; the permissions are those of the file that was opened.
@@ -302,9 +352,8 @@ fn read(path: &Path, mode: Mode) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     Ok(content)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let text = read(path, Mode::Public)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text)
+fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text)
         .take(CHAIN_MAX + 1)
         .collect();
     match found {
@@ -403,6 +452,116 @@ mod tests {
         assert_eq!(before.fingerprint(), after.fingerprint());
         assert_ne!(before.chain()[0], after.chain()[0]);
         assert_eq!(before.chain()[1], after.chain()[1]);
+    }
+
+    fn stopped() -> IdentityError {
+        IdentityError::Io {
+            path: PathBuf::new(),
+            source: io::Error::other("stopped"),
+        }
+    }
+
+    /// Rotates in `dir`, and stops before step number `stop`. Gives the new leaf, and whether it came
+    /// to its end.
+    fn rotated_until(dir: &Path, stop: usize, seed: u64) -> (CertificateDer<'static>, bool) {
+        let authority = OfflineIdentity::load(dir).unwrap();
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let fresh = authority.issue("host", &mut rng, now()).unwrap();
+        let mut steps = 0;
+        let installed = fresh.install(dir, now(), || {
+            steps += 1;
+            if steps > stop { Err(stopped()) } else { Ok(()) }
+        });
+        (fresh.chain()[0].clone(), installed.is_ok())
+    }
+
+    #[test]
+    fn a_rotation_may_stop_at_any_step_and_the_next_one_as_well() {
+        let mut broken_off = 0;
+        for first in 0..8 {
+            for second in 0..8 {
+                let dir = tempfile::tempdir().unwrap();
+                let dir = dir.path();
+                let old = created(dir);
+                let mut before = old.chain()[0].clone();
+                for (seed, stop) in [(2, first), (3, second)] {
+                    let (fresh, ended) = rotated_until(dir, stop, seed);
+                    broken_off += usize::from(!ended);
+                    let found = ServerIdentity::load(dir, now()).unwrap();
+                    assert_eq!(found.fingerprint(), old.fingerprint());
+                    let leaf = found.chain()[0].clone();
+                    assert!(leaf == fresh || !ended && leaf == before);
+                    before = leaf;
+                }
+                let mut rng = ChaCha20Rng::seed_from_u64(4);
+                let last = ServerIdentity::rotate(dir, "host", &mut rng, now()).unwrap();
+                assert_ne!(before, last.chain()[0]);
+                // Nothing is left lying about.
+                assert_eq!(fs::read_dir(dir).unwrap().count(), 4);
+            }
+        }
+        assert!(broken_off > 64, "{broken_off}");
+    }
+
+    #[test]
+    fn an_expired_leaf_is_replaced_though_a_rotation_was_broken_off() {
+        let dir = tempfile::tempdir().unwrap();
+        created(dir.path());
+        // Stopped between the two renames.
+        assert!(!rotated_until(dir.path(), 4, 2).1);
+        let path = dir.path().join(LEAF_CERTIFICATE);
+        assert!(files::staged(&path).exists());
+        fs::write(
+            &path,
+            "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
+        ServerIdentity::load(dir.path(), now()).unwrap();
+        ServerIdentity::rotate(dir.path(), "host", &mut rng(), now()).unwrap();
+        assert!(!files::staged(&path).exists());
+    }
+
+    #[test]
+    fn what_the_disk_did_not_keep_does_not_replace_what_is_there() {
+        for damaged in [LEAF_KEY, LEAF_CERTIFICATE] {
+            let dir = tempfile::tempdir().unwrap();
+            let before = created(dir.path());
+            let authority = OfflineIdentity::load(dir.path()).unwrap();
+            let mut rng = ChaCha20Rng::seed_from_u64(2);
+            let fresh = authority.issue("host", &mut rng, now()).unwrap();
+            let staged = files::staged(&dir.path().join(damaged));
+            let mut done = false;
+            let installed = fresh.install(dir.path(), now(), || {
+                if !done && staged.exists() {
+                    let mut text = fs::read(&staged).unwrap();
+                    text[60] ^= 1;
+                    fs::write(&staged, text).unwrap();
+                    done = true;
+                }
+                Ok(())
+            });
+            assert!(done && installed.is_err());
+            let kept = ServerIdentity::load(dir.path(), now()).unwrap();
+            assert_eq!(kept.chain(), before.chain());
+            assert!(!staged.exists());
+        }
+    }
+
+    #[test]
+    fn the_leaf_can_be_read_while_it_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        created(dir.path());
+        std::thread::scope(|scope| {
+            let rotations = scope.spawn(|| {
+                let mut rng = ChaCha20Rng::seed_from_u64(2);
+                for _ in 0..100 {
+                    ServerIdentity::rotate(dir.path(), "host", &mut rng, now()).unwrap();
+                }
+            });
+            while !rotations.is_finished() {
+                ServerIdentity::load(dir.path(), now()).unwrap();
+            }
+        });
     }
 
     #[test]

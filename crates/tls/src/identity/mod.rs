@@ -25,7 +25,9 @@ use zeroize::Zeroizing;
 use crate::Fingerprint;
 use crate::chain::{ChainError, PeerChain, PeerKey};
 
-pub use files::{AUTHORITY_CERTIFICATE, AUTHORITY_KEY, IdentityError, LEAF_CERTIFICATE, LEAF_KEY};
+pub use files::{
+    AUTHORITY_CERTIFICATE, AUTHORITY_KEY, IdentityError, IdentityFiles, LEAF_CERTIFICATE, LEAF_KEY,
+};
 
 /// How long new certificates are valid, in days. In effect for ever: the identity *is* the server,
 /// and a leaf is rotated by its operator, not by a date.
