@@ -43,10 +43,12 @@ Description: private place to compute together, and its relay
 CONTROL
 cat > "$root/DEBIAN/postinst" <<'POSTINST'
 #!/bin/sh
-# Makes the relay's user and tells systemd. Starts nothing: a relay needs a folder first.
+# Makes the relay's user and its empty folder, and tells systemd. Starts nothing: `junto relay init` comes first.
+# The folder stays when the package goes: it holds the relay's address.
 set -e
 if [ "$1" = configure ] && command -v systemd-sysusers >/dev/null; then
   systemd-sysusers junto-relay.conf
+  install -d -m 700 -o junto-relay -g junto-relay /var/lib/junto-relay
 fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 POSTINST
