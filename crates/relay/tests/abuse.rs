@@ -4,18 +4,23 @@
 
 mod site;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use junto_relay::bench::{Peer, PeerError, Said};
+use junto_crypto::x25519;
+use junto_relay::bench::{Heard, Peer, PeerError, Said};
 use junto_relay::config::Password;
 use junto_relay::{Limits, RunningRelay, Timeouts};
-use junto_smp::client::Request;
+use junto_smp::client::{Options, Request};
 use junto_smp::command::Command;
 use junto_smp::error::ErrorCode;
 use junto_smp::id::Entity;
-use junto_smp::message::BODY_BYTES_MAX;
+use junto_smp::key::AuthSecret;
+use junto_smp::message::{BODY_BYTES_MAX, MessageFlags};
+use junto_smp::notification::NotificationKey;
+use junto_smp::response::NotifierIds;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use site::{M, acked, config, connect, heard, in_time, refused, start, until};
 
@@ -250,6 +255,93 @@ async fn a_slow_reader_is_shed_and_loses_nothing() {
         reader.own(queue, Command::Sub).await.unwrap();
         assert_eq!(heard(&mut reader, queue).await.1.unwrap(), body);
     }
+}
+
+/// The answer to each of these commands about a queue must be as expected.
+async fn all_answered<'a>(
+    peer: &mut Peer,
+    commands: impl Iterator<Item = ([u8; 24], Option<&'a AuthSecret>, Command<'a>)>,
+    expected: &Said,
+) {
+    let commands: Vec<_> = commands.collect();
+    for commands in commands.chunks(100) {
+        let mut numbers = Vec::new();
+        for (id, key, command) in commands {
+            let request = Request {
+                entity: Entity::Queue(id),
+                key: *key,
+                command: command.clone(),
+            };
+            numbers.push(peer.ask(&request).await.unwrap());
+        }
+        peer.send().await.unwrap();
+        for number in numbers {
+            assert_eq!(in_time(peer.answer(number)).await.unwrap(), *expected);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notification_server_that_reads_slowly_hears_of_every_message_of_every_queue() {
+    // More notifications than the buffers of both systems and its mailbox hold.
+    const QUEUES: usize = 1_000;
+    const MESSAGES: usize = 24;
+    let mut config = config();
+    config.limits.subscriptions = QUEUES;
+    let relay = start(config).await;
+    let mut owner = connect(&relay).await;
+    let secret = x25519::SecretKey::generate(owner.rng());
+    let key = AuthSecret::generate(owner.rng());
+    let mut watched = Vec::new();
+    for _ in 0..QUEUES {
+        let queue = owner.create(M, false, None).await.unwrap();
+        let set = Command::SetNotifier {
+            auth_key: key.public_key(),
+            dh_key: secret.public_key(),
+        };
+        match owner.own(&queue, set).await.unwrap() {
+            Said::NotifierIds(ids) => watched.push((queue.sender().0, ids)),
+            other => panic!("no NID but {other:?}"),
+        }
+    }
+    let tcp = TcpSocket::new_v4().unwrap();
+    tcp.set_recv_buffer_size(4_096).unwrap();
+    let tcp = tcp.connect(relay.local_addr()).await.unwrap();
+    let options = Options::new(relay.address().fingerprint());
+    let mut server = Peer::connect_over(&relay.address(), tcp, &options)
+        .await
+        .unwrap();
+    let subscribe = |ids: &NotifierIds| (ids.id.0, Some(&key), Command::NotifierSub);
+    let subscribed = watched.iter().map(|(_, ids)| subscribe(ids));
+    all_answered(&mut server, subscribed, &Said::Subscribed).await;
+    // It reads nothing from here on.
+    for _ in 0..MESSAGES {
+        let flags = MessageFlags { notify: true };
+        let send = Command::Send { flags, body: b"m" };
+        let sent = watched.iter().map(|(id, _)| (*id, None, send.clone()));
+        all_answered(&mut owner, sent, &Said::Ok).await;
+    }
+    serves_others(&relay).await;
+    let mut told: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for _ in 0..QUEUES * MESSAGES {
+        match in_time(server.event()).await.unwrap() {
+            Heard::Notification(id, nonce, sealed) => {
+                let (_, ids) = watched.iter().find(|(_, ids)| ids.id == id).unwrap();
+                let shared = secret.diffie_hellman(&ids.server_dh_key).unwrap();
+                let opened = NotificationKey::new(&shared).open(&nonce, &sealed).unwrap();
+                told.entry(id.0).or_default().push(opened.message);
+            }
+            other => panic!("no notification but {other:?}"),
+        }
+    }
+    // Of every message once.
+    assert_eq!(told.len(), QUEUES);
+    for messages in told.values_mut() {
+        messages.sort_unstable_by_key(|id| id.0);
+        messages.dedup();
+        assert_eq!(messages.len(), MESSAGES);
+    }
+    assert_eq!(relay.stats().connections_shed, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use core::task::{Context, Waker};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use junto_smp::id::ID_BYTES;
+use junto_smp::id::{ID_BYTES, NotifierId};
 use junto_smp::queue::{ConnectionId, Event, NotifierEvent, NotifierNews};
 
 use crate::store::{Body, Position};
@@ -28,6 +28,17 @@ pub(crate) enum Happened {
 }
 
 impl Happened {
+    /// The queue that it is a notification of, if it is one.
+    pub(crate) fn notification(&self) -> Option<NotifierId> {
+        match self {
+            Self::Notifier(NotifierNews {
+                notifier,
+                event: NotifierEvent::Notification(_),
+            }) => Some(*notifier),
+            Self::Notifier(_) | Self::Queue(_) => None,
+        }
+    }
+
     /// Whether the connection hears no more of the queue.
     pub(crate) fn is_end(&self) -> bool {
         match self {
@@ -43,7 +54,8 @@ impl Happened {
 pub(crate) struct Mailbox {
     state: Mutex<State>,
     /// Most news that may wait. A connection gets at most one message and one end for each of its
-    /// queues before it answers, so only somebody who plays with subscriptions reaches it.
+    /// queues before it answers, and one notification before it takes that, so only somebody who plays
+    /// with subscriptions reaches it.
     limit: usize,
 }
 

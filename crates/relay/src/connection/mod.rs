@@ -20,10 +20,10 @@ use junto_smp::block::{BLOCK_BYTES, Block, SessionId, new_block};
 use junto_smp::command::{Command, NewMode, Party};
 use junto_smp::error::ErrorCode;
 use junto_smp::hello::HelloFault;
-use junto_smp::id::{Entity, ID_BYTES};
+use junto_smp::id::{Entity, ID_BYTES, NotifierId};
 use junto_smp::link::{FIXED_BYTES_MAX, USER_BYTES_MAX};
 use junto_smp::message::Timestamp;
-use junto_smp::queue::{self, Answer, ConnectionId, Credential};
+use junto_smp::queue::{self, Answer, ConnectionId, Credential, NotifierNews};
 use junto_smp::server::{
     self, Authorised, Handshake, Refusal, ReplyWriter, Request, RequestReader,
 };
@@ -297,7 +297,7 @@ impl Connection {
 
     /// Moves news into the outbox.
     fn take_news(&mut self, cx: &mut Context<'_>) -> Result<Moved, Ended> {
-        let mut ends = Vec::new();
+        let (mut ends, mut notified) = (Vec::new(), Vec::new());
         let mut moved = false;
         let outbox = &mut self.outbox;
         let room = outbox.room();
@@ -313,6 +313,7 @@ impl Connection {
                 if event.is_end() {
                     ends.push(queue);
                 }
+                notified.extend(event.notification());
                 outbox.push(Reply {
                     correlation: None,
                     whose: outbox::Whose::Queue(queue),
@@ -323,6 +324,9 @@ impl Connection {
         );
         for queue in ends {
             self.forget_unless_subscribed(queue);
+        }
+        for notifier in notified {
+            self.next_notification(notifier);
         }
         match found {
             Found::News => {}
@@ -572,12 +576,7 @@ impl Connection {
             shared.registry.post(connection, news);
         }
         if let Some((connection, news)) = outcome.notify_notifier {
-            let news = News {
-                queue: news.notifier.0,
-                event: Happened::Notifier(news),
-                position: shared.store.position(),
-            };
-            shared.registry.post(connection, news);
+            post_to_notifier(shared, connection, news);
         }
         drop(queue);
         let metrics = &shared.metrics;
@@ -597,8 +596,21 @@ impl Connection {
         if let Some(delivery) = outcome.then {
             self.reply(command, What::Delivery(delivery));
         }
-        for alert in outcome.alerts {
+        if let Some(alert) = outcome.alert {
+            let notifier = alert.notifier;
             self.reply(command, What::Alert(alert));
+            self.next_notification(notifier);
+        }
+    }
+
+    /// A notification of this queue is on its way to the client: the next may wait in the mailbox.
+    fn next_notification(&mut self, notifier: NotifierId) {
+        let Some(cell) = self.shared.store.find(Name::Notifier, &notifier.0) else {
+            return;
+        };
+        let mut queue = cell.lock();
+        if let Some(news) = queue.notified(self.id, now(), &mut self.rng) {
+            post_to_notifier(&self.shared, self.id, news);
         }
     }
 
@@ -668,6 +680,17 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.leave();
     }
+}
+
+/// Leaves news for a notification server's connection; under the lock of the queue, so that they keep
+/// their order.
+fn post_to_notifier(shared: &Shared, connection: ConnectionId, news: NotifierNews) {
+    let news = News {
+        queue: news.notifier.0,
+        event: Happened::Notifier(news),
+        position: shared.store.position(),
+    };
+    shared.registry.post(connection, news);
 }
 
 /// Reserves the name of a link that is about to be set; `false` if another queue has it.

@@ -19,7 +19,7 @@ use crate::proxy::Link;
 use crate::store::{Body, Position};
 
 /// Replies from which on a connection reads and takes no more. One received block adds at most 255
-/// answers, each with one event, or (after `NSUB`) with one for every message that waits.
+/// answers, each with one event.
 pub(crate) const REPLIES_MAX: usize = 64;
 
 /// Replies that an idle connection keeps room for, so that the usual one or two need no allocation.

@@ -264,11 +264,9 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
         let Some(notifier) = &mut self.notifier else {
             return Outcome::error(ErrorCode::Auth);
         };
-        let ended = notifier.end(NotifierEvent::End, context.connection);
-        notifier.subscriber = Some(context.connection);
         Outcome {
-            alerts: notifier.catch_up(self.messages.iter(), context.now, rng),
-            notify_notifier: ended,
+            notify_notifier: notifier.subscribe(context.connection),
+            alert: notifier.next(self.messages.iter(), context.now, rng),
             ..Outcome::answer(Answer::Subscribed)
         }
     }

@@ -397,7 +397,7 @@ impl<B> Queue<B> {
         if let Some(notifier) = &mut self.notifier
             && notifier.subscriber == Some(connection)
         {
-            notifier.subscriber = None;
+            notifier.leave();
         }
     }
 

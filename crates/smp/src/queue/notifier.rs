@@ -1,7 +1,9 @@
 //! Notifications of a queue.
 //!
 //! Nothing is stored for them: what a notification server has not heard of yet is computed from
-//! the messages that still wait. A message that its recipient has taken needs no notification, one
+//! the messages that still wait. One notification of a queue is under way at a time; when its
+//! subscriber has taken it ([`Queue::notified`]), the next follows. So a server that is told of very
+//! many messages gets them as fast as it reads, and they take no room meanwhile. A message that its recipient has taken needs no notification, one
 //! older than [`NOTIFICATION_SECONDS`] gets none, and after a restart those that wait are told
 //! again (`docs/decisions/0006-notifications-are-not-stored.md`).
 
@@ -10,7 +12,7 @@ use std::sync::Arc;
 
 use junto_crypto::{CryptoRng, x25519};
 
-use super::{ConnectionId, Content, Message};
+use super::{ConnectionId, Content, Message, Queue};
 use crate::{
     encoding::Writer,
     error::ErrorCode,
@@ -66,7 +68,9 @@ pub struct Notifier {
     key: Arc<NotificationKey>,
     pub(super) subscriber: Option<ConnectionId>,
     /// The last message that the notification server was told of, or need not be.
-    pub(super) told: Option<MessageId>,
+    told: Option<MessageId>,
+    /// The message whose notification the subscriber was given and has not taken.
+    under_way: Option<MessageId>,
 }
 
 impl Notifier {
@@ -77,6 +81,7 @@ impl Notifier {
             key: Arc::new(parts.key),
             subscriber: None,
             told,
+            under_way: None,
         }
     }
 
@@ -98,16 +103,16 @@ impl Notifier {
         &self.key
     }
 
-    /// A notification of `message`, if its sender asked for one and it is not too old.
-    fn alert<B>(
-        &self,
-        message: &Message<B>,
-        now: Timestamp,
-        rng: &mut impl CryptoRng,
-    ) -> Option<Alert> {
+    /// Whether `message` is worth a notification: its sender asked for one and it is not too old.
+    fn is_worth<B>(message: &Message<B>, now: Timestamp) -> bool {
         let asked = matches!(&message.content, Content::Body { flags, .. } if flags.notify);
-        let fresh = message.time >= now.minus_seconds(NOTIFICATION_SECONDS);
-        (asked && fresh).then(|| Alert {
+        asked && message.time >= now.minus_seconds(NOTIFICATION_SECONDS)
+    }
+
+    /// A notification of `message`, which is under way from now on.
+    fn alert<B>(&mut self, message: &Message<B>, rng: &mut impl CryptoRng) -> Alert {
+        self.under_way = Some(message.id);
+        Alert {
             notifier: self.id,
             nonce: NotificationNonce::random(rng),
             notification: Notification {
@@ -115,29 +120,30 @@ impl Notifier {
                 time: message.time,
             },
             key: Arc::clone(&self.key),
-        })
+        }
     }
 
-    /// Notifications of what came since the last one; from now on these count as told.
-    pub(super) fn catch_up<'m, B: 'm>(
+    /// The next notification for the subscriber, if none is under way.
+    pub(super) fn next<'m, B: 'm>(
         &mut self,
         messages: impl DoubleEndedIterator<Item = &'m Message<B>>,
         now: Timestamp,
         rng: &mut impl CryptoRng,
-    ) -> Vec<Alert> {
-        let told = self.told;
+    ) -> Option<Alert> {
+        if self.under_way.is_some() {
+            return None;
+        }
         // If the last one told is gone, so is everything before it.
-        let mut alerts: Vec<_> = messages
+        let next = messages
             .rev()
-            .take_while(|message| Some(message.id) != told)
-            .filter_map(|message| self.alert(message, now, rng))
-            .collect();
-        alerts.reverse();
-        self.told = alerts.last().map(|a| a.notification.message).or(told);
-        alerts
+            .take_while(|message| Some(message.id) != self.told)
+            .filter(|message| Self::is_worth(message, now))
+            .last()?;
+        Some(self.alert(next, rng))
     }
 
-    /// Tells the subscriber, if there is one, of a message that just came.
+    /// Tells the subscriber, if there is one and nothing is under way to it, of a message that just
+    /// came: everything before was told then.
     pub(super) fn tell<B>(
         &mut self,
         message: &Message<B>,
@@ -145,9 +151,33 @@ impl Notifier {
         rng: &mut impl CryptoRng,
     ) -> Option<(ConnectionId, NotifierNews)> {
         let subscriber = self.subscriber?;
-        let alert = self.alert(message, now, rng)?;
-        self.told = Some(message.id);
+        if self.under_way.is_some() || !Self::is_worth(message, now) {
+            return None;
+        }
+        let alert = self.alert(message, rng);
         Some((subscriber, self.news(NotifierEvent::Notification(alert))))
+    }
+
+    /// `connection` has taken what was under way to it. Gives whether it is the subscriber.
+    pub(super) fn taken(&mut self, connection: ConnectionId) -> bool {
+        let subscribed = self.subscriber == Some(connection);
+        if subscribed {
+            self.told = self.under_way.take().or(self.told);
+        }
+        subscribed
+    }
+
+    /// Makes `connection` the subscriber; news for the one before.
+    pub(super) fn subscribe(
+        &mut self,
+        connection: ConnectionId,
+    ) -> Option<(ConnectionId, NotifierNews)> {
+        if self.subscriber == Some(connection) {
+            return None;
+        }
+        let ended = self.end(NotifierEvent::End, connection);
+        self.subscriber = Some(connection);
+        ended
     }
 
     /// News for the subscriber, who is one no longer, unless that is `connection` itself.
@@ -156,13 +186,37 @@ impl Notifier {
         event: NotifierEvent,
         connection: ConnectionId,
     ) -> Option<(ConnectionId, NotifierNews)> {
-        let subscriber = self.subscriber.take()?;
+        let subscriber = self.leave()?;
         (subscriber != connection).then(|| (subscriber, self.news(event)))
+    }
+
+    /// Nobody is the subscriber any more. What was under way counts as not told.
+    pub(super) fn leave(&mut self) -> Option<ConnectionId> {
+        self.under_way = None;
+        self.subscriber.take()
     }
 
     fn news(&self, event: NotifierEvent) -> NotifierNews {
         let notifier = self.id;
         NotifierNews { notifier, event }
+    }
+}
+
+impl<B> Queue<B> {
+    /// `connection`, a notification server's, has taken the last notification of this queue. Gives the
+    /// next one, if there is one; it counts as told when it is taken as well.
+    pub fn notified(
+        &mut self,
+        connection: ConnectionId,
+        now: Timestamp,
+        rng: &mut impl CryptoRng,
+    ) -> Option<NotifierNews> {
+        let notifier = self.notifier.as_mut()?;
+        if !notifier.taken(connection) {
+            return None;
+        }
+        let alert = notifier.next(self.messages.iter(), now, rng)?;
+        Some(notifier.news(NotifierEvent::Notification(alert)))
     }
 }
 
@@ -210,5 +264,78 @@ impl Alert {
         writer.bytes(b"NMSG ");
         writer.bytes(&self.nonce.0);
         self.key.seal(&self.nonce, &self.notification, writer);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use junto_crypto::ed25519;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+    use crate::{key::AuthSecret, message::MessageFlags};
+
+    const NOW: Timestamp = Timestamp(1_000);
+    const ONE: ConnectionId = ConnectionId(1);
+    const TWO: ConnectionId = ConnectionId(2);
+
+    fn message(n: u8, notify: bool) -> Message<()> {
+        let flags = MessageFlags { notify };
+        Message {
+            id: MessageId([n; 24]),
+            time: NOW,
+            content: Content::Body { flags, body: () },
+        }
+    }
+
+    fn number(alert: &Alert) -> u8 {
+        alert.notification.message.0[0]
+    }
+
+    #[test]
+    fn one_is_under_way_at_a_time_and_counts_as_told_when_it_is_taken() {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let secret = AuthSecret::Ed25519(ed25519::SigningKey::from_seed(&[1; 32]));
+        let parts = NotifierParts {
+            id: NotifierId([9; 24]),
+            auth_key: secret.public_key(),
+            key: NotificationKey::from_bytes(&[7; 32]),
+        };
+        let mut notifier = Notifier::new(parts, None);
+        let messages = [(1, true), (2, false), (3, true), (4, true)].map(|(n, f)| message(n, f));
+        assert!(notifier.subscribe(ONE).is_none());
+        // The first is told at once, the others wait for it.
+        let mut told = 0;
+        for message in &messages {
+            told += usize::from(notifier.tell(message, NOW, &mut rng).is_some());
+            assert!(notifier.next(messages.iter(), NOW, &mut rng).is_none());
+        }
+        assert_eq!(told, 1);
+        // Subscribing once more does not repeat it.
+        assert!(notifier.subscribe(ONE).is_none());
+        assert!(notifier.next(messages.iter(), NOW, &mut rng).is_none());
+        assert!(!notifier.taken(TWO));
+        assert!(notifier.taken(ONE));
+        let next = notifier.next(messages.iter(), NOW, &mut rng).unwrap();
+        assert_eq!(number(&next), 3);
+        // Another takes over before that was taken: it hears of it, in its turn.
+        let (ended, _) = notifier.subscribe(TWO).unwrap();
+        assert_eq!(ended, ONE);
+        assert!(!notifier.taken(ONE));
+        for expected in [3, 4] {
+            let next = notifier.next(messages.iter(), NOW, &mut rng).unwrap();
+            assert_eq!(number(&next), expected);
+            assert!(notifier.taken(TWO));
+        }
+        assert!(notifier.next(messages.iter(), NOW, &mut rng).is_none());
+        // And so does whoever comes after one that left.
+        let last = message(5, true);
+        assert!(notifier.tell(&last, NOW, &mut rng).is_some());
+        assert_eq!(notifier.leave(), Some(TWO));
+        assert!(notifier.subscribe(ONE).is_none());
+        let next = notifier.next([&last].into_iter(), NOW, &mut rng).unwrap();
+        assert_eq!(number(&next), 5);
     }
 }

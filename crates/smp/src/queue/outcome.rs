@@ -20,7 +20,7 @@ pub struct Context {
 }
 
 /// What the relay must do after a command, in this order: make `unlinked` and `change` durable,
-/// answer, then `then` and `alerts` on the same connection, then tell the others.
+/// answer, then `then` and `alert` on the same connection, then tell the others.
 #[derive(Debug)]
 #[must_use]
 pub struct Outcome<B> {
@@ -28,8 +28,9 @@ pub struct Outcome<B> {
     pub answer: Answer<B>,
     /// A message to the commanding connection, as event behind the answer: after `SUB`.
     pub then: Option<Delivery<B>>,
-    /// Notifications to the commanding connection, as events behind the answer: after `NSUB`.
-    pub alerts: Vec<Alert>,
+    /// A notification to the commanding connection, as event behind the answer: after `NSUB`. The
+    /// next one comes by [`super::Queue::notified`].
+    pub alert: Option<Alert>,
     /// Another connection to tell (it may be the same one, if it sends to its own queue).
     pub notify: Option<(ConnectionId, Event<B>)>,
     /// A notification server's connection to tell (it may be the same one as well).
@@ -107,7 +108,7 @@ impl<B> Outcome<B> {
         Self {
             answer,
             then: None,
-            alerts: Vec::new(),
+            alert: None,
             notify: None,
             notify_notifier: None,
             unlinked: None,

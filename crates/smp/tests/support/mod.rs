@@ -23,7 +23,7 @@ use junto_smp::{
     key::AuthSecret,
     message::{DeliveryKey, Timestamp},
     notification::NotificationNonce,
-    queue::{Change, ConnectionId, Context, Credential, Event, Limits, Queue},
+    queue::{Change, ConnectionId, Context, Credential, Event, Limits, NotifierNews, Queue},
     response::{NotifierIds, QueueIds, Response},
     server::{self, Handshake, Identity, Refusal, ReplyWriter, RequestReader},
     version::{Version, VersionRange},
@@ -237,15 +237,22 @@ impl Relay {
                 if let Some(delivery) = outcome.then {
                     connection.push(|w, b| w.push_delivery(b, None, &delivery));
                 }
-                for alert in &outcome.alerts {
+                if let Some(alert) = &outcome.alert {
                     connection.push(|w, b| w.push_alert(b, alert));
                 }
+                let mut told = vec![ConnectionId(number)];
                 if let Some((to, news)) = outcome.notify_notifier {
-                    if to.0 == number {
-                        connection.push(|w, b| w.push_notifier_news(b, &news));
-                    } else if let Some(other) = self.connections.get_mut(&to.0) {
-                        other.push(|w, b| w.push_notifier_news(b, &news));
-                        other.flush();
+                    self.tell(number, connection, to, &news);
+                    told.push(to);
+                }
+                // Every connection takes at once what it is told.
+                for to in told {
+                    let (now, rng) = (self.now, &mut self.rng);
+                    let queue = self.queues.get_mut(&recipient);
+                    let Some(queue) = queue else { break };
+                    let next = || queue.notified(to, now, rng);
+                    for news in std::iter::from_fn(next).collect::<Vec<_>>() {
+                        self.tell(number, connection, to, &news);
                     }
                 }
                 if let Some((to, event)) = outcome.notify {
@@ -261,6 +268,22 @@ impl Relay {
                     }
                 }
             }
+        }
+    }
+
+    /// Sends news to `to`, which may be the connection `number` itself.
+    fn tell(
+        &mut self,
+        number: u64,
+        connection: &mut ServerConnection,
+        to: ConnectionId,
+        news: &NotifierNews,
+    ) {
+        if to.0 == number {
+            connection.push(|w, b| w.push_notifier_news(b, news));
+        } else if let Some(other) = self.connections.get_mut(&to.0) {
+            other.push(|w, b| w.push_notifier_news(b, news));
+            other.flush();
         }
     }
 
