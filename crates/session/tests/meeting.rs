@@ -195,6 +195,43 @@ async fn subsets_run_by_themselves() {
 }
 
 #[tokio::test]
+async fn an_execution_that_nobody_takes_is_closed_without_a_word() {
+    let hub = Hub::new();
+    let mut table = Table::of(3, &hub).await;
+    let labels = async |session: &junto_session::Session| {
+        let open = session.open_executions().await.unwrap();
+        open.into_iter().map(|it| it.label).collect::<Vec<_>>()
+    };
+    // Far more than the 1,024 that may be open at once.
+    for number in 0..1_100 {
+        let run = table.sessions[0].execution(&format!("{number}")).await;
+        run.unwrap().finish().await.unwrap();
+    }
+    assert!(labels(&table.sessions[0]).await.is_empty());
+    drop(table.sessions[0].execution("left over").await.unwrap());
+    let again = table.reopen(0, &hub).await;
+    assert_eq!(labels(&again).await, ["left over"]);
+    for purpose in again.open_executions().await.unwrap() {
+        let run = again.execution_as(purpose).await.unwrap();
+        run.finish().await.unwrap();
+    }
+    assert!(labels(&again).await.is_empty());
+    assert!(matches!(
+        again.execution("left over").await,
+        Err(junto_session::SessionError::Misuse(
+            junto_session::Misuse::Finished
+        ))
+    ));
+    // Nobody heard of it.
+    let run = table.sessions[1].execution("left over").await.unwrap();
+    run.send(0, table.sessions[2].me(), vec![1]).await.unwrap();
+    let other = table.sessions[2].execution("left over").await.unwrap();
+    let from = junto_session::Members::NONE.with(table.sessions[1].me());
+    let got = other.gather_from(0, Kind::P2p, from, PATIENCE).await;
+    assert_eq!(got.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_late_joiner_is_refused_politely() {
     let hub = Hub::new();
     let mut table = Table::prepared(2, &hub).await;

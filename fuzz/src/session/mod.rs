@@ -174,7 +174,9 @@ pub(crate) fn seeds_of_records() -> Vec<Vec<u8>> {
     all.push([&[0, 17][..], &header, &signature, b"broadcast"].concat());
     let entry = [&[1][..], &[0], &[6; 32], &signature].concat();
     all.push([&[0, 18][..], &header, &signature, &entry].concat());
-    all.push([&[0, 19][..], &header, &signature, &[2, 1]].concat());
+    all.push([&[0, 19][..], &header, &[0], &signature, &[2, 1]].concat());
+    let passed_on = [&[2][..], &signature, &[1, 0, 0, 0, 0]].concat();
+    all.push([&[0, 19][..], &header, &passed_on, &2_u64.to_be_bytes()].concat());
     all.push([&[0, 20][..], &header, b"chat"].concat());
     all
 }

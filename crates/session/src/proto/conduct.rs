@@ -8,7 +8,7 @@ use super::{
     channel::{ChannelMessage, Receipt},
     error::{Misuse, SessionError},
     evidence::Culprit,
-    execution::{Execution, Incoming, Kind, Purpose, Said, Seed, State},
+    execution::{Ending, Execution, Incoming, Kind, Purpose, Said, Seed, State},
     fault::{Blame, Fault, Reason},
     limits::{EXECUTIONS_OPEN_MAX, LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOX_BYTES, UNOPENED_MAX},
     machine::{Agreed, Machine, Phase, Work},
@@ -78,7 +78,7 @@ impl Machine {
         if let Some((slot, fault)) = out
             && let Some(culprit) = self.culprit(slot)
         {
-            self.abort(&id, Blame { culprit, fault }, true, work);
+            self.abort(&id, Blame { culprit, fault }.into(), work);
         }
         Ok(id)
     }
@@ -164,10 +164,7 @@ impl Machine {
                     self.put_out(&header.instance, said, work);
                 }
             }
-            Err(blame) => {
-                let told = matches!(blame.fault, Fault::GaveUp(_));
-                self.abort(&header.instance, blame, !told, work);
-            }
+            Err(ending) => self.abort(&header.instance, ending, work),
         }
     }
 
@@ -308,6 +305,10 @@ impl Machine {
         let gathered = execution.gather(round, kind, from);
         if gathered.is_some() {
             self.catch_up(work);
+        } else if let Some(ending) = execution.deserted(round, kind, from) {
+            let blame = ending.blame.clone();
+            self.abort(id, ending, work);
+            return Err(SessionError::Peer(blame));
         }
         Ok(gathered)
     }
@@ -333,14 +334,20 @@ impl Machine {
         }
     }
 
-    /// Who keeps `round` from being complete.
-    pub(crate) fn missing(
+    /// Who keeps `round` from being complete, for a caller whose patience is over but who ends nothing by
+    /// that; unless it is over anyway, because somebody who is missing has stopped.
+    pub(crate) fn lapse(
         &mut self,
         id: &InstanceId,
         round: Round,
         kind: Kind,
         from: Members,
+        work: &mut Work<'_>,
     ) -> Result<Members, SessionError> {
+        let execution = self.running(id)?;
+        if execution.is_lost(round, kind, from) {
+            self.expire(id, round, kind, from, work)?;
+        }
         Ok(self.running(id)?.missing(round, kind, from))
     }
 
@@ -364,15 +371,9 @@ impl Machine {
         from: Members,
         work: &mut Work<'_>,
     ) -> Result<(), SessionError> {
-        let missing = self.running(id)?.missing(round, kind, from);
-        let Some(first) = missing.iter().next() else {
-            return Ok(()); // it came at the last moment
-        };
-        let fault = Fault::Silent {
-            round,
-            all: missing,
-        };
-        self.abort(id, Blame::party(first, fault), true, work);
+        if let Some(ending) = self.running(id)?.expired(round, kind, from) {
+            self.abort(id, ending, work);
+        }
         Ok(())
     }
 
@@ -385,10 +386,16 @@ impl Machine {
         work: &mut Work<'_>,
     ) -> Result<(), SessionError> {
         self.running(id)?;
-        let me = self.formed()?.me;
+        let Some(execution) = self.executions.get(id) else {
+            return Err(Misuse::NotOpen.into());
+        };
         let reason = Reason::gave_up(text, accused);
-        let blame = Blame::party(me, Fault::GaveUp(Box::new(reason.clone())));
-        self.end_with(id, blame, Some(reason), work);
+        let fault = Fault::GaveUp(Box::new(reason.clone()));
+        let ending = Ending {
+            blame: Blame::party(execution.me, fault),
+            cause: Some(execution.abort(reason, &self.keys.signing)),
+        };
+        self.abort(id, ending, work);
         Ok(())
     }
 
@@ -411,26 +418,15 @@ impl Machine {
         Ok(transcript)
     }
 
-    /// Ends an execution in failure; `tell` the other members, unless they know.
-    fn abort(&mut self, id: &InstanceId, blame: Blame, tell: bool, work: &mut Work<'_>) {
-        let reason = tell.then(|| blame.reason());
-        self.end_with(id, blame, reason, work);
-    }
-
-    fn end_with(
-        &mut self,
-        id: &InstanceId,
-        blame: Blame,
-        tell: Option<Reason>,
-        work: &mut Work<'_>,
-    ) {
+    /// Ends an execution in failure, and tells the other members why: each member does so, once.
+    fn abort(&mut self, id: &InstanceId, ending: Ending, work: &mut Work<'_>) {
         let Some(execution) = self.executions.get(id) else {
             return;
         };
-        if let Some(reason) = tell {
-            for (party, record) in execution.aborts(&reason, &self.keys.signing) {
-                self.push_to(party, &record, work.step);
-            }
+        let Ending { blame, cause } = ending;
+        let abort = cause.unwrap_or_else(|| execution.abort(blame.reason(), &self.keys.signing));
+        for (party, record) in execution.passed_on(&abort) {
+            self.push_to(party, &record, work.step);
         }
         self.end(id, State::Aborted(blame), &mut work.step.delta);
         self.catch_up(work);
@@ -465,7 +461,7 @@ impl Machine {
             .map(|(id, _)| *id)
             .collect();
         for id in affected {
-            self.abort(&id, blame.clone(), true, work);
+            self.abort(&id, blame.clone().into(), work);
         }
     }
 

@@ -185,6 +185,17 @@ impl EchoEntry {
     }
 }
 
+/// A party's signed word that it has ended an execution, and why. Whoever stops because of it passes it on:
+/// to those who wait for it then, its silence is explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Abort {
+    /// Who ended the execution; not always the one that says it here.
+    pub(crate) author: PartyIndex,
+    /// Of the author over [`super::statement::abort`].
+    pub(crate) signature: Signature,
+    pub(crate) reason: Reason,
+}
+
 /// One thing that a party says to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
@@ -215,8 +226,7 @@ pub(crate) enum Record {
     },
     Abort {
         header: Header,
-        signature: Signature,
-        reason: Reason,
+        abort: Abort,
     },
     /// A message of a channel; its `round` is 0.
     Channel {
@@ -293,14 +303,13 @@ impl Record {
                     .put(signature.as_bytes())
                     .put(&EchoEntry::encode_all(entries));
             }
-            Self::Abort {
-                header,
-                signature,
-                reason,
-            } => {
+            Self::Abort { header, abort } => {
                 bytes.put_u8(19);
                 put_header(&mut bytes, header);
-                bytes.put(signature.as_bytes()).put(&reason.encode());
+                bytes
+                    .put_u8(abort.author.as_u8())
+                    .put(abort.signature.as_bytes())
+                    .put(&abort.reason.encode());
             }
             Self::Channel { header, payload } => {
                 bytes.reserve(39 + payload.len());
@@ -347,8 +356,11 @@ impl Record {
             },
             19 => Self::Abort {
                 header: read_header(&mut reader)?,
-                signature: reader.signature()?,
-                reason: Reason::decode(reader.rest())?,
+                abort: Abort {
+                    author: PartyIndex::decode(reader.u8()?)?,
+                    signature: reader.signature()?,
+                    reason: Reason::decode(reader.rest())?,
+                },
             },
             20 => Self::Channel {
                 header: read_header(&mut reader)?,

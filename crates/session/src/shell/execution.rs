@@ -221,7 +221,8 @@ impl Execution {
     /// running out of time ends nothing here, and it may be called again, also after a restart.
     ///
     /// # Errors
-    /// [`SessionError::Incomplete`] after `deadline`, else as [`Execution::gather`].
+    /// [`SessionError::Incomplete`] after `deadline`, else as [`Execution::gather`]: also if another party
+    /// whose message is missing has run out of time, and stopped.
     pub async fn gather_patiently(
         &self,
         round: impl Into<Round>,
@@ -237,8 +238,10 @@ impl Execution {
         let (local, id, from) = (self.local, self.id, self.others());
         let missing = self
             .handle
-            .call(Answer::AtOnce, move |node, _, _| {
-                Some(node.missing(&local, &id, round, kind, from))
+            .call(Answer::AtOnce, move |node, rng, step| {
+                let (missing, more) = node.lapse(&local, &id, round, kind, from, rng);
+                step.absorb(more);
+                Some(missing)
             })
             .await?;
         Err(SessionError::Incomplete {
@@ -302,6 +305,10 @@ impl Execution {
 
     /// Ends the run as a success, without asking the others: its result must be stored before.
     /// Forgets seed and messages, keeps label and transcript hash. Returns the latter.
+    ///
+    /// It says nothing and blames nobody, so it is also how to close a run that is of no use any more, say
+    /// because its result came another way: dropping the handle closes nothing. Whoever still waits for
+    /// this party in it will find it silent.
     ///
     /// # Errors
     /// How the execution ended, if it has already.

@@ -266,6 +266,21 @@ impl Session {
         ))
     }
 
+    /// The executions that are open here, in no particular order. A session holds 1,024 of them, and one
+    /// stays open across restarts until it ends: whoever opens executions that nobody may take part in
+    /// closes those that are of no use any more, by [`Session::execution_as`] and [`Execution::finish`].
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn open_executions(&self) -> Result<Vec<Purpose>, SessionError> {
+        let local = self.local;
+        self.handle
+            .call(Answer::AtOnce, move |node, _, _| {
+                Some(node.open_executions(&local))
+            })
+            .await
+    }
+
     /// Opens a channel among all parties: ordered messages outside any protocol run.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ use crate::{
     shell::driver::once,
 };
 
+use super::aborts::abort;
+
 /// A world in which `liar` (by place, 0 is the host) lies.
 fn lying(parties: usize, liar: usize, lie: Lie) -> World {
     let mut world = World::new(parties, 5);
@@ -327,16 +329,9 @@ fn an_accusation_without_proof_falls_back() {
                     second: forged([2; 32]),
                 }));
                 header.round = Round::CONFIRM;
-                let signature = machine.keys.signing.sign(&statement::abort(
-                    &place.session,
-                    &place.instance,
-                    header.from,
-                    &reason.encode(),
-                ));
                 Record::Abort {
                     header,
-                    signature,
-                    reason,
+                    abort: abort(machine, &header.instance, reason),
                 }
             }
             record => record,

@@ -1,6 +1,7 @@
 //! Many cores in one thread, for tests: the network is a memory hub, disks are memory stores, and
 //! whatever happens is decided by the test.
 
+mod aborts;
 mod crashes;
 mod liars;
 mod nuisances;

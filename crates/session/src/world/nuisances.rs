@@ -5,19 +5,18 @@ use bytes::Bytes;
 
 use super::{Lie, World};
 use crate::{
-    Fault, InstanceId, Kind, Members, Mode, PartyIndex, Purpose, Reason, Round,
+    InstanceId, Kind, Members, Mode, PartyIndex, Purpose, Round,
     carrier::{ConnectionId, Event, Tag},
     proto::{
         execution::Unread,
         limits::{EARLY_CLAIM_BYTES, EXECUTIONS_OPEN_MAX, ROUNDS_AHEAD, UNOPENED_MAX},
         record::Record,
-        statement,
         step::{Effect, Key, Store},
     },
 };
 
 /// A formed world in which no application does anything, and its parties by index.
-fn formed(parties: usize) -> (World, Vec<usize>) {
+pub(super) fn formed(parties: usize) -> (World, Vec<usize>) {
     let mut world = World::new(parties, 11);
     world.idle = (0..parties).collect();
     world.invite();
@@ -26,15 +25,15 @@ fn formed(parties: usize) -> (World, Vec<usize>) {
     (world, order)
 }
 
-fn party(index: usize) -> PartyIndex {
+pub(super) fn party(index: usize) -> PartyIndex {
     PartyIndex::new(index).unwrap()
 }
 
-fn open(world: &mut World, place: usize, label: &str, members: &[usize]) -> InstanceId {
+pub(super) fn open(world: &mut World, place: usize, label: &str, members: &[usize]) -> InstanceId {
     open_as(world, place, label, members, Mode::Rounds)
 }
 
-fn open_as(
+pub(super) fn open_as(
     world: &mut World,
     place: usize,
     label: &str,
@@ -57,7 +56,14 @@ fn open_as(
     id.unwrap()
 }
 
-fn send(world: &mut World, place: usize, id: &InstanceId, round: u32, to: usize, text: &str) {
+pub(super) fn send(
+    world: &mut World,
+    place: usize,
+    id: &InstanceId,
+    round: u32,
+    to: usize,
+    text: &str,
+) {
     let sender = &mut world.parties[place];
     let local = sender.local.unwrap();
     let payload = Bytes::copy_from_slice(text.as_bytes());
@@ -95,7 +101,7 @@ fn letter_of(
     gathered.unwrap()?.into_values().next()
 }
 
-fn inbox_rows(world: &mut World, place: usize) -> usize {
+pub(super) fn inbox_rows(world: &mut World, place: usize) -> usize {
     let Ok(rows) = world.parties[place].store.load();
     rows.iter()
         .filter(|(key, _)| matches!(Key::decode(key), Some(Key::In(..))))
@@ -179,42 +185,6 @@ fn whoever_fills_the_channels_is_named_and_not_who_comes_next() {
         .node
         .channel_next(&local, &channel, &mut receiver.rng);
     assert_eq!(next.unwrap().unwrap().from, party(2));
-}
-
-#[test]
-fn nobody_is_silent_in_a_round_that_nobody_has_come_to() {
-    let (mut world, order) = formed(3);
-    // The liar says at once that the third party has been silent for too long.
-    world.parties[order[1]].lie = Some(Box::new(|machine, _, record| match record {
-        Record::P2p { mut header, .. } => {
-            let reason = Reason::Silent {
-                round: Round(7),
-                accused: Members::NONE.with(party(2)),
-            };
-            header.round = Round::CONFIRM;
-            let session = machine.agreed.as_ref().unwrap().id;
-            let statement =
-                statement::abort(&session, &header.instance, header.from, &reason.encode());
-            Record::Abort {
-                header,
-                signature: machine.keys.signing.sign(&statement),
-                reason,
-            }
-        }
-        record => record,
-    }));
-    let id = open(&mut world, order[0], "work", &[0, 1, 2]);
-    open(&mut world, order[1], "work", &[0, 1, 2]);
-    assert_eq!(letter(&mut world, order[0], &id, 2), None);
-    send(&mut world, order[1], &id, 0, 0, "lie");
-    world.run();
-    let victim = &mut world.parties[order[0]];
-    let error = victim.node.seed(&victim.local.unwrap(), &id).err().unwrap();
-    let crate::SessionError::Peer(blame) = &error else {
-        panic!("{error}");
-    };
-    assert_eq!(blame.culprit, crate::Culprit::Party(party(1)));
-    assert!(matches!(blame.fault, Fault::GaveUp(_)), "{blame:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One run of a protocol: rounds, private messages, reliable broadcast (`docs/spec/session.md` §7).
 
 mod broadcast;
+mod ending;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,13 +13,14 @@ use junto_crypto::{
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use self::broadcast::Broadcast;
+pub(crate) use self::ending::Ending;
 use super::{
     error::Misuse,
     evidence::Court,
-    fault::{Blame, Fault, Reason},
+    fault::{Blame, Fault},
     limits::{LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, ROUNDS_AHEAD},
     party::{Members, PartyIndex, check_text},
-    record::{Header, Record},
+    record::{Abort, Header, Record},
     roster::{Roster, SessionId},
     statement::{self, InstanceId, PayloadHash, Round, Slot},
     step::PeerSlot,
@@ -159,9 +161,14 @@ pub(crate) struct Execution {
     p2p: BTreeMap<(Round, PartyIndex), Bytes>,
     broadcasts: BTreeMap<Round, BTreeMap<PartyIndex, Broadcast>>,
     sent: BTreeMap<(Round, u8), PayloadHash>,
-    /// Highest round gathered, and highest round asked for.
+    /// Highest round gathered.
     gathered: u32,
-    asked: Option<u32>,
+    /// Whether rounds are gathered at all, so that somebody may be missing in them.
+    gathers: bool,
+    /// Claims of silence that stand until this party's own patience is over, by author.
+    claims: BTreeMap<PartyIndex, Abort>,
+    /// Who has stopped because of one of them, and passed it on.
+    followers: Members,
     ready: VecDeque<(PartyIndex, Kind, Round)>,
     /// Messages nobody asked for yet, with their bytes; and their sums by sender, which count the
     /// claims about broadcasts that are not here as well.
@@ -201,7 +208,9 @@ impl Execution {
             broadcasts: BTreeMap::new(),
             sent: BTreeMap::new(),
             gathered: 0,
-            asked: None,
+            gathers: false,
+            claims: BTreeMap::new(),
+            followers: Members::NONE,
             ready: VecDeque::new(),
             unread: BTreeMap::new(),
             unread_sums: BTreeMap::new(),
@@ -320,6 +329,12 @@ impl Execution {
         Ok(Some(digest))
     }
 
+    /// Whether we have said something of our own in `round`.
+    fn has_spoken(&self, round: Round) -> bool {
+        let mut said = self.sent.range((round, 0)..=(round, SENT_BROADCAST));
+        said.next().is_some()
+    }
+
     /// A private message; `None` if it was said before.
     pub(crate) fn say(
         &mut self,
@@ -353,7 +368,7 @@ impl Execution {
         record: Record,
         court: &Court<'_>,
         key: &SigningKey,
-    ) -> Result<Vec<Said>, Blame> {
+    ) -> Result<Vec<Said>, Ending> {
         match record {
             Record::P2p { header, payload } => {
                 self.check_order(&header, Kind::P2p)?;
@@ -377,11 +392,10 @@ impl Execution {
                 self.receive_echo(&header, signature, &entries, court)?;
                 Ok(Vec::new())
             }
-            Record::Abort {
-                header,
-                signature,
-                reason,
-            } => Err(self.receive_abort(&header, &signature, reason, court)),
+            Record::Abort { abort, .. } => {
+                self.receive_abort(from, abort, court)?;
+                Ok(Vec::new())
+            }
             Record::Offer(_)
             | Record::Introduction(_)
             | Record::Bind(_)
@@ -389,7 +403,7 @@ impl Execution {
             | Record::Ready
             | Record::Closed
             | Record::Unformed(_)
-            | Record::Channel { .. } => Err(Blame::party(from, Fault::OutOfPlace("record"))),
+            | Record::Channel { .. } => Err(Blame::party(from, Fault::OutOfPlace("record")).into()),
         }
     }
 
@@ -405,6 +419,10 @@ impl Execution {
                 self.broadcast_of(header.round, entry.sender)
                     .is_some_and(|broadcast| broadcast.claims.contains_key(&header.from))
             }),
+            Record::Abort { header, abort } => {
+                self.claims.contains_key(&abort.author)
+                    && (header.from == abort.author || self.followers.contains(header.from))
+            }
             Record::Offer(_)
             | Record::Introduction(_)
             | Record::Bind(_)
@@ -412,7 +430,6 @@ impl Execution {
             | Record::Ready
             | Record::Closed
             | Record::Unformed(_)
-            | Record::Abort { .. }
             | Record::Channel { .. } => false,
         }
     }
@@ -464,61 +481,6 @@ impl Execution {
         Ok(())
     }
 
-    fn receive_abort(
-        &self,
-        header: &Header,
-        signature: &Signature,
-        reason: Reason,
-        court: &Court<'_>,
-    ) -> Blame {
-        let statement =
-            statement::abort(&self.session, &self.instance, header.from, &reason.encode());
-        if !verify(court.roster, header.from, &statement, signature) {
-            return Blame::party(header.from, Fault::BadSignature("abort"));
-        }
-        match reason {
-            Reason::Proven(evidence) => match evidence.convict(court) {
-                Some(culprit) => Blame {
-                    culprit,
-                    fault: Fault::Proven(evidence),
-                },
-                None => Blame::party(header.from, Fault::FalseAccusation),
-            },
-            // Nobody is named on hearsay; but whom we have not heard either, we may name: in a round
-            // that we wait for ourselves. In one that nobody has come to yet all are silent.
-            Reason::Silent { round, accused } if self.waits_for(round) => {
-                let silent_here: Members = accused
-                    .iter()
-                    .filter(|&party| self.others().contains(party) && !self.spoke(round, party))
-                    .collect();
-                match silent_here.without(header.from).iter().next() {
-                    Some(first) => Blame::party(
-                        first,
-                        Fault::Silent {
-                            round,
-                            all: silent_here.without(header.from),
-                        },
-                    ),
-                    None => Blame::party(
-                        header.from,
-                        Fault::GaveUp(Box::new(Reason::Silent { round, accused })),
-                    ),
-                }
-            }
-            reason @ (Reason::GaveUp { .. } | Reason::Silent { .. } | Reason::Observed { .. }) => {
-                Blame::party(header.from, Fault::GaveUp(Box::new(reason)))
-            }
-        }
-    }
-
-    fn waits_for(&self, round: Round) -> bool {
-        self.asked.is_some_and(|asked| round.0 <= asked)
-    }
-
-    fn spoke(&self, round: Round, party: PartyIndex) -> bool {
-        self.p2p.contains_key(&(round, party)) || self.has_value(round, party)
-    }
-
     fn payload(&self, round: Round, kind: Kind, sender: PartyIndex) -> Option<&Bytes> {
         match kind {
             Kind::P2p => self.p2p.get(&(round, sender)),
@@ -536,7 +498,7 @@ impl Execution {
         kind: Kind,
         from: Members,
     ) -> Option<BTreeMap<PartyIndex, Bytes>> {
-        self.asked = self.asked.max(Some(round.0));
+        self.gathers = true;
         if !self.missing(round, kind, from).is_empty() {
             return None;
         }
@@ -642,31 +604,11 @@ impl Execution {
         self.ready.clear();
         self.unread.clear();
         self.unread_sums.clear();
+        self.claims.clear();
         Ended {
             sent: core::mem::take(&mut self.sent).into_keys().collect(),
             rows: core::mem::take(&mut self.rows),
         }
-    }
-
-    /// The signed abort for each other member.
-    pub(crate) fn aborts(&self, reason: &Reason, key: &SigningKey) -> Vec<(PartyIndex, Record)> {
-        let signature = key.sign(&statement::abort(
-            &self.session,
-            &self.instance,
-            self.me,
-            &reason.encode(),
-        ));
-        self.others()
-            .iter()
-            .map(|to| {
-                let record = Record::Abort {
-                    header: self.header(Round::CONFIRM, to),
-                    signature,
-                    reason: reason.clone(),
-                };
-                (to, record)
-            })
-            .collect()
     }
 }
 

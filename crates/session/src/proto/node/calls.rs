@@ -39,6 +39,11 @@ impl Node {
         })
     }
 
+    pub fn open_executions(&self, local: &LocalId) -> Result<Vec<Purpose>, SessionError> {
+        let executions = self.machine(local)?.executions.values();
+        Ok(executions.map(|it| it.purpose.clone()).collect())
+    }
+
     pub fn seed(&mut self, local: &LocalId, id: &InstanceId) -> Result<Seed, SessionError> {
         self.machine_mut(local)?.seed(id)
     }
@@ -119,15 +124,22 @@ impl Node {
     ///
     /// # Errors
     /// How the execution ended, if it has.
-    pub fn missing(
+    /// Who keeps a round from being complete, for a caller that ends nothing by giving up waiting.
+    ///
+    /// # Errors
+    /// How the execution ended, if it has: also now, if somebody who is missing has stopped.
+    pub fn lapse(
         &mut self,
         local: &LocalId,
         id: &InstanceId,
         round: Round,
         kind: Kind,
         from: Members,
-    ) -> Result<Members, SessionError> {
-        self.machine_mut(local)?.missing(id, round, kind, from)
+        rng: &mut dyn CryptoRng,
+    ) -> (Result<Members, SessionError>, Step) {
+        self.with(local, rng, |machine, work| {
+            machine.lapse(id, round, kind, from, work)
+        })
     }
 
     /// Whether a round lacks nothing but echoes: then whoever echoes not may itself be waiting for the

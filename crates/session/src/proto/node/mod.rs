@@ -639,6 +639,20 @@ impl Node {
         &self.sessions[local]
     }
 
+    /// Says something that the core itself would not say.
+    #[cfg(test)]
+    pub(crate) fn slip(
+        &mut self,
+        local: &LocalId,
+        to: PartyIndex,
+        record: &super::record::Record,
+        rng: &mut dyn CryptoRng,
+    ) -> Step {
+        self.tell(local, rng, |machine, work| {
+            machine.push_to(to, record, work.step);
+        })
+    }
+
     /// Our session key, for a protocol that signs its own transcript under labels of its own.
     ///
     /// # Errors
