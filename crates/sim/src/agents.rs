@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use junto_agent::proto::{
     Answer, CallError, Command, Committed, Event, Instant, Machine, MachineConfig, Operation,
-    Output, Refusal, RelayId, RelayNotice, Reply, Row, RowKey, Step, Ticket, Token,
+    Output, Refusal, RelayId, RelayNotice, Reply, RoutePolicy, Routing, Row, RowKey, Step, Ticket,
+    Token,
 };
 use junto_smp::{
     address::ServerAddress,
@@ -285,7 +286,14 @@ impl Agents {
                 .retain(|key, _| !matches!(key, RowKey::Outbox(..)));
         }
         let rows = party.disk.iter().map(|(key, row)| (*key, row.clone()));
-        let machine = Machine::restore(MachineConfig { receipts }, rows)
+        // Everybody stands in one network here.
+        let routing = Routing::Never;
+        let routes = RoutePolicy {
+            routing,
+            ..RoutePolicy::default()
+        };
+        let config = MachineConfig { receipts, routes };
+        let machine = Machine::restore(config, rows)
             .unwrap_or_else(|error| panic!("agent {number} cannot read its own store: {error}"));
         party.incarnation += 1;
         party.process = Some(Process {
@@ -665,7 +673,7 @@ impl Agents {
         let limit = stop.unwrap_or(outputs.len());
         for output in outputs.into_iter().take(limit) {
             match output {
-                Output::Dial { relay, address } => self.dial_later(party, relay, &address),
+                Output::Dial { relay, path } => self.dial_later(party, relay, &path.relay),
                 Output::Hang { relay } => self.hang(party, relay),
                 Output::Command {
                     relay,

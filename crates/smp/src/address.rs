@@ -91,6 +91,16 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Whether only Tor knows the name (RFC 7686).
+    #[must_use]
+    pub fn is_onion(&self) -> bool {
+        let name = self.0.strip_suffix('.').unwrap_or(&self.0);
+        let (_, last) = name.rsplit_once('.').unwrap_or_default();
+        last.eq_ignore_ascii_case("onion")
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -272,6 +282,20 @@ mod tests {
             default_port.parse::<ServerAddress>().unwrap().port(),
             DEFAULT_PORT
         );
+    }
+
+    #[test]
+    fn names_that_only_tor_knows() {
+        for (name, onion) in [
+            ("abc.onion", true),
+            ("www.abc.ONION.", true),
+            ("onion", false),
+            ("abc.onion.example", false),
+            ("abconion", false),
+            ("[::1]", false),
+        ] {
+            assert_eq!(name.parse::<Host>().unwrap().is_onion(), onion, "{name}");
+        }
     }
 
     #[test]

@@ -46,7 +46,6 @@ enum FromRelay {
 }
 
 const NOW: Instant = Instant::from_millis(0);
-const CONFIG: MachineConfig = MachineConfig { receipts: false };
 
 impl Passage {
     /// Two connected ends.
@@ -55,7 +54,7 @@ impl Passage {
         rng: &mut ChaCha20Rng,
     ) -> Result<Self, BenchError> {
         let end = |mut store: Box<dyn Store>| -> Result<End, BenchError> {
-            let machine = Machine::restore(CONFIG, store.load()?)
+            let machine = Machine::restore(MachineConfig::default(), store.load()?)
                 .map_err(|_| BenchError::Defect("restore"))?;
             Ok(End {
                 machine,

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::{error::ClientError, operation::Ticket};
+use super::{ClientOptions, error::ClientError, operation::Ticket};
 use crate::random::generator;
 
 /// Network addresses tried for one host name: a resolver must not keep us busy.
@@ -33,15 +33,21 @@ pub(super) struct Opened {
     pub(super) block: Box<Block>,
 }
 
-/// Tries the hosts of `address` in order.
+/// Tries the hosts of `address` in order; through a SOCKS server first those that only Tor knows, else not
+/// those.
 pub(super) async fn open(
     tls: &ClientTls,
     address: &ServerAddress,
-    connect_timeout: Duration,
+    options: &ClientOptions,
 ) -> Result<Opened, ClientError> {
-    let mut error = ClientError::Network(io::ErrorKind::NotFound.into());
-    for host in address.hosts() {
-        match open_host(tls, address, host, connect_timeout).await {
+    let (onion, mut hosts): (Vec<_>, Vec<_>) =
+        (address.hosts().iter()).partition(|host| host.is_onion());
+    if options.socks.is_some() {
+        hosts.splice(..0, onion);
+    }
+    let mut error = ClientError::OnionOnly;
+    for host in hosts {
+        match open_host(tls, address, host, options).await {
             Ok(opened) => return Ok(opened),
             Err(fault) if !fault.is_temporary() => return Err(fault),
             Err(fault) => error = fault,
@@ -54,8 +60,13 @@ async fn open_host(
     tls: &ClientTls,
     address: &ServerAddress,
     host: &Host,
-    connect_timeout: Duration,
+    options: &ClientOptions,
 ) -> Result<Opened, ClientError> {
+    let connect_timeout = options.connect_timeout;
+    if let Some(socks) = &options.socks {
+        let dialled = socks.connect(host, address.port(), connect_timeout).await;
+        return greet(tls, address, dialled?).await;
+    }
     let place = (host.for_resolver(), address.port());
     let found = timeout(connect_timeout, lookup_host(place))
         .await
@@ -74,8 +85,6 @@ async fn dial(address: SocketAddr, connect_timeout: Duration) -> Result<TcpStrea
     let stream = timeout(connect_timeout, TcpStream::connect(address))
         .await
         .map_err(|_| ClientError::Timeout)??;
-    // Blocks are sent whole; waiting for more to send would only cost time.
-    stream.set_nodelay(true)?;
     Ok(stream)
 }
 
@@ -84,6 +93,8 @@ async fn greet(
     address: &ServerAddress,
     stream: TcpStream,
 ) -> Result<Opened, ClientError> {
+    // Blocks are sent whole; waiting for more to send would only cost time.
+    stream.set_nodelay(true)?;
     let identity = address.fingerprint();
     let connected = handshake::connect(tls, Fingerprint::from_bytes(identity.0), stream).await?;
     let mut stream = connected.stream;
@@ -110,7 +121,7 @@ async fn greet(
     })
 }
 
-fn leaf_key(key: &PeerKey) -> LeafKey {
+pub(super) fn leaf_key(key: &PeerKey) -> LeafKey {
     match key {
         PeerKey::Ed25519(key) => LeafKey::Ed25519(*key),
         PeerKey::Ed448(key) => LeafKey::Ed448(Box::new(*key)),

@@ -5,6 +5,8 @@ use std::io;
 use junto_smp::{block::BlockFault, hello::HelloFault};
 use junto_tls::{ChainError, handshake::HandshakeError};
 
+use super::proxy::ProxyTrouble;
+
 /// Why there is no (longer a) connection to a relay.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -23,6 +25,12 @@ pub enum ClientError {
     /// The relay breaks the protocol.
     #[error("relay breaks the protocol: {0}")]
     Protocol(#[from] ProtocolFault),
+    /// A relay through which commands go to another one does not pass them on.
+    #[error("the relay in between {0}")]
+    Proxy(#[from] ProxyTrouble),
+    /// The relay has `.onion` names only, and no SOCKS server is set that would know them.
+    #[error("the relay is reached through Tor only, and no SOCKS server is set")]
+    OnionOnly,
     /// Our bug; please report it.
     #[error("internal error: {0}")]
     Defect(&'static str),
@@ -48,7 +56,12 @@ impl ClientError {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Network(_) | Self::Timeout => true,
-            Self::Identity | Self::Tls(_) | Self::Protocol(_) | Self::Defect(_) => false,
+            Self::Proxy(trouble) => !trouble.is_final(),
+            Self::Identity
+            | Self::Tls(_)
+            | Self::Protocol(_)
+            | Self::OnionOnly
+            | Self::Defect(_) => false,
         }
     }
 }

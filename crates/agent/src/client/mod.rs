@@ -16,17 +16,21 @@
 mod connect;
 mod error;
 mod operation;
+mod proxy;
+mod socks;
 mod task;
 
 use core::time::Duration;
 use std::sync::Arc;
 
-use junto_smp::{address::ServerAddress, version::Version};
+use junto_smp::{address::ServerAddress, proxy::Destination, version::Version};
 use junto_tls::ClientTls;
 use tokio::{sync::mpsc, task::JoinHandle};
 use zeroize::Zeroizing;
 
 pub use error::{ClientError, ProtocolFault};
+pub use proxy::ProxyTrouble;
+pub use socks::{NoSocksServer, SocksServer};
 
 use crate::proto::{Answer, Operation, RelayNotice, Token};
 
@@ -36,8 +40,8 @@ pub const COMMANDS_MAX: usize = 1_024;
 /// messages of 16 KiB this is at most 8 MiB for each connection.
 pub const NOTICES_MAX: usize = 256;
 
-/// How long to wait for what.
-#[derive(Clone, Copy, Debug)]
+/// How to connect, and how long to wait for what.
+#[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// For a TCP connection to one of the relay's network addresses.
     pub connect_timeout: Duration,
@@ -47,16 +51,20 @@ pub struct ClientOptions {
     pub response_timeout: Duration,
     /// Of silence, before the relay is asked whether it is still there.
     pub ping_interval: Duration,
+    /// All connections go through this SOCKS server, which resolves the names of relays. Without one,
+    /// relays that have `.onion` names only cannot be reached.
+    pub socks: Option<SocksServer>,
 }
 
 impl Default for ClientOptions {
-    /// 10 s, 30 s, 30 s, and a ping each minute: shorter than the memory of most home routers.
+    /// 10 s, 30 s, 30 s, and a ping each minute: shorter than the memory of most home routers. No SOCKS server.
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(10),
             open_timeout: Duration::from_secs(30),
             response_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(60),
+            socks: None,
         }
     }
 }
@@ -131,25 +139,50 @@ impl RelayClient {
         options: &ClientOptions,
         password: Option<Arc<Password>>,
     ) -> Result<(Self, Notices), ClientError> {
-        let opened = tokio::time::timeout(
-            options.open_timeout,
-            connect::open(tls, address, options.connect_timeout),
-        )
-        .await
-        .map_err(|_| ClientError::Timeout)??;
+        let opened = within(options.open_timeout, connect::open(tls, address, options)).await?;
+        Ok(Self::start((opened, None), options, password))
+    }
+
+    /// As [`RelayClient::connect`], to the relay at `address` through the relay `proxy`: that one sees where we
+    /// are, and the relay at `address` what we do. Only what a sender does can go this way. The password is
+    /// for the proxy.
+    ///
+    /// # Errors
+    /// As [`RelayClient::connect`], about the proxy; [`ClientError::Proxy`].
+    pub async fn connect_through(
+        tls: &ClientTls,
+        (proxy, password): (&ServerAddress, Option<Arc<Password>>),
+        address: &ServerAddress,
+        options: &ClientOptions,
+    ) -> Result<(Self, Notices), ClientError> {
+        let open = async {
+            let mut opened = connect::open(tls, proxy, options).await?;
+            let found = proxy::introduce(&mut opened, address, password.as_deref()).await?;
+            Ok((opened, Some(found)))
+        };
+        let opened = within(options.open_timeout, open).await?;
+        Ok(Self::start(opened, options, None))
+    }
+
+    fn start(
+        (opened, destination): (connect::Opened, Option<Destination>),
+        options: &ClientOptions,
+        password: Option<Arc<Password>>,
+    ) -> (Self, Notices) {
         let version = opened.client.version();
         let (commands, incoming) = mpsc::channel(COMMANDS_MAX);
         let (outgoing, notices) = mpsc::channel(NOTICES_MAX);
-        let task = task::Task::new(opened, *options, password, incoming, outgoing);
+        let opened = (opened, destination);
+        let task = task::Task::new(opened, options.clone(), password, incoming, outgoing);
         let client = Self {
             commands,
             task: tokio::spawn(task.run()),
             version,
         };
-        Ok((client, Notices { notices }))
+        (client, Notices { notices })
     }
 
-    /// The protocol version in use.
+    /// The protocol version in use with the relay that we are connected to.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
@@ -188,6 +221,14 @@ impl RelayClient {
         // A panic in the task has ended the connection as well.
         let _ = self.task.await;
     }
+}
+
+async fn within<T>(
+    patience: Duration,
+    open: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let opened = tokio::time::timeout(patience, open).await;
+    opened.map_err(|_| ClientError::Timeout)?
 }
 
 impl Notices {

@@ -10,13 +10,14 @@ use junto_smp::{
     response::Response,
 };
 
+use super::proxy::{ProxyTrouble, is_overload};
 use super::{ClientError, Notice, Password, ProtocolFault};
 use crate::proto::{Answer, Operation, Refusal, RelayNotice, Token};
 
 /// Comes back with an answer.
 pub(super) enum Ticket {
-    /// Our own question whether the relay is there.
-    Ping,
+    /// A question of our own: whether the relay is there, or the way through it.
+    Own,
     /// A command of the core.
     Command {
         /// Names it.
@@ -134,10 +135,9 @@ pub(super) fn answered(
             Answer::Done
         }
         Ok(Response::Ok | Response::Subscribed(_)) => Answer::Done,
-        // We send nothing through proxies.
-        Ok(_) | Err(ReplyFault::Unexpected | ReplyFault::Proxy(_)) => {
-            return Err(ProtocolFault::Answer.into());
-        }
+        Ok(_) | Err(ReplyFault::Unexpected) => return Err(ProtocolFault::Answer.into()),
+        Err(ReplyFault::Proxy(code)) if is_overload(code) => Answer::Refused(Refusal::Busy),
+        Err(ReplyFault::Proxy(code)) => return Err(ProxyTrouble::of(code).into()),
         Err(ReplyFault::Refused(code)) => Answer::Refused(refusal(code)),
     };
     // The message first: with the answer the core knows whether there was one.

@@ -9,6 +9,7 @@ use std::{collections::VecDeque, io, sync::Arc};
 use junto_smp::{
     block::{BLOCK_BYTES, Block, OutgoingBlock, new_block},
     client::{Client, IN_FLIGHT_MAX, Incoming, RejectReason},
+    proxy::Destination,
 };
 use rand_chacha::ChaCha20Rng;
 use tokio::{
@@ -29,6 +30,8 @@ use crate::proto::{Operation, Token};
 
 pub(super) struct Task {
     client: Client<Ticket>,
+    /// The relay behind this one that commands are for.
+    destination: Option<Destination>,
     rng: ChaCha20Rng,
     options: ClientOptions,
     password: Option<Arc<Password>>,
@@ -94,7 +97,7 @@ impl<E: Into<ClientError>> From<E> for End {
 
 impl Task {
     pub(super) fn new(
-        opened: Opened,
+        (opened, destination): (Opened, Option<Destination>),
         options: ClientOptions,
         password: Option<Arc<Password>>,
         commands: mpsc::Receiver<(Token, Operation)>,
@@ -103,6 +106,7 @@ impl Task {
         let (reader, writer) = tokio::io::split(opened.stream);
         Self {
             client: opened.client,
+            destination,
             rng: opened.rng,
             options,
             password,
@@ -219,7 +223,7 @@ impl Task {
         }
         let pushed = self
             .client
-            .push(&mut self.outgoing, &PING, Ticket::Ping, &mut self.rng);
+            .push(&mut self.outgoing, &PING, Ticket::Own, &mut self.rng);
         if pushed.is_err() {
             return Err(ClientError::Defect("no room for a ping").into());
         }
@@ -256,9 +260,11 @@ impl Task {
         let idle = self.client.in_flight() == 0;
         let request = operation::request(&operation, self.password.as_deref());
         let ticket = Ticket::new(token, &operation);
-        let pushed = self
-            .client
-            .push(&mut self.outgoing, &request, ticket, &mut self.rng);
+        let (client, block, rng) = (&mut self.client, &mut self.outgoing, &mut self.rng);
+        let pushed = match &self.destination {
+            Some(relay) => client.push_forwarded(block, relay, &request, ticket, rng),
+            None => client.push(block, &request, ticket, rng),
+        };
         match pushed.map_err(|rejected| rejected.reason) {
             Ok(()) => {
                 if idle {

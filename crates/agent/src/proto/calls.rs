@@ -223,7 +223,7 @@ impl Machine {
 
     fn acknowledge(&mut self, id: ConnectionId, message: MessageId) -> Result<Reply, CallError> {
         let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
-        connection.acknowledged(message, self.config.receipts, &mut self.effects);
+        connection.acknowledged(message, self.receipts, &mut self.effects);
         Ok(Reply::Done)
     }
 

@@ -87,6 +87,15 @@ pub(super) struct DueReceipt {
     pub(super) hash: MessageHash,
 }
 
+/// Messages that others overtook.
+#[derive(Clone, Copy)]
+pub(super) struct Gap {
+    /// The sender's number of the first one.
+    pub(super) missing: u64,
+    /// When it counts as lost.
+    pub(super) until: Instant,
+}
+
 /// See the module.
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
@@ -128,7 +137,9 @@ pub(super) struct Connection {
     pub(super) waiting: VecDeque<(Ticket, Vec<u8>)>,
     /// Our messages that await a receipt.
     pub(super) awaiting: BTreeMap<u64, MessageHash>,
-    /// Whether the timer for overtaken messages runs.
+    /// The messages that others overtook.
+    pub(super) gap: Option<Gap>,
+    /// Whether a timer for such messages runs; it may be one for earlier ones.
     pub(super) gap_timed: bool,
     /// When to mix in a fresh post-quantum secret.
     pub(super) heal_at: Instant,
@@ -174,6 +185,7 @@ impl Connection {
             waiting: VecDeque::new(),
             awaiting: BTreeMap::new(),
             was_full: false,
+            gap: None,
             gap_timed: false,
             heal_at: Instant::default(),
             receipts_timed: false,
@@ -288,7 +300,7 @@ impl Connection {
         let received = ReceiveChain::read(&mut reader)?;
         let last_delivered = reader.u64()?;
         let receive = ReceiveQueue::read(&mut reader, effects)?;
-        let send = reader.optional(|reader| SendQueue::read(reader, effects))?;
+        let send = reader.optional(|reader| SendQueue::read(reader, &receive, effects))?;
         let keys = match reader.u8()? {
             b'O' => {
                 let keys = MakerKeys::decode(reader.large()?).map_err(|_| Malformed::Key)?;

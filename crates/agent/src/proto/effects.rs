@@ -11,6 +11,7 @@ use super::event::Event;
 use super::id::{ConnectionId, Tag};
 use super::instant::Instant;
 use super::machine::Lines;
+use super::path::{RelayPath, RoutePolicy};
 use super::relay::{Operation, RelayId, Token};
 use super::step::{Delta, Output};
 
@@ -66,7 +67,7 @@ pub enum Timer {
     Receipts(ConnectionId),
     /// A message that others overtook has had its time to come.
     Gap(ConnectionId),
-    /// The peer's full queue may have room again.
+    /// The peer's full queue, or the way to it, may have room again.
     Quota(ConnectionId),
     /// A relay refused something for a reason that may have passed.
     Retry(RelayId),
@@ -81,7 +82,7 @@ enum LinkState {
 }
 
 struct RelayState {
-    address: ServerAddress,
+    path: RelayPath,
     link: LinkState,
     /// Whether the shell keeps a connection to it.
     dialled: bool,
@@ -92,6 +93,7 @@ struct RelayState {
 pub(super) struct Effects {
     pub(super) now: Instant,
     pub(super) post_quantum: PostQuantum,
+    pub(super) routes: RoutePolicy,
     pub(super) delta: Delta,
     outputs: Vec<Output>,
     /// Outputs that wait for no commit.
@@ -111,15 +113,26 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// Our short name for a relay; new ones are dialled.
+    /// Our short name for a relay that we receive on; new ones are dialled.
     pub(super) fn relay(&mut self, address: &ServerAddress) -> RelayId {
-        let known = self
-            .relays
-            .iter()
-            .position(|state| state.address == *address);
+        self.dial(RelayPath::direct(address.clone()))
+    }
+
+    /// Our short name for a relay with a peer's queue, by the path that a connection takes that receives on
+    /// `receiving`; new ones are dialled. One relay by two paths has two names.
+    pub(super) fn peers_relay(
+        &mut self,
+        address: &ServerAddress,
+        receiving: &ServerAddress,
+    ) -> RelayId {
+        self.dial(self.routes.path(address, receiving))
+    }
+
+    fn dial(&mut self, path: RelayPath) -> RelayId {
+        let known = self.relays.iter().position(|state| state.path == path);
         let index = known.unwrap_or_else(|| {
             self.relays.push(RelayState {
-                address: address.clone(),
+                path: path.clone(),
                 link: LinkState::Unknown,
                 dialled: false,
             });
@@ -130,10 +143,7 @@ impl Effects {
         let state = &mut self.relays[index];
         if !state.dialled {
             state.dialled = true;
-            self.outputs.push(Output::Dial {
-                relay,
-                address: address.clone(),
-            });
+            self.outputs.push(Output::Dial { relay, path });
         }
         relay
     }
@@ -158,7 +168,7 @@ impl Effects {
     pub(super) fn relay_address(&self, relay: RelayId) -> Option<&ServerAddress> {
         self.relays
             .get(relay.0 as usize)
-            .map(|state| &state.address)
+            .map(|state| &state.path.relay)
     }
 
     /// Whether a relay has not answered yet that a message of this queue is ours: another may come.
@@ -182,14 +192,16 @@ impl Effects {
             .is_some_and(|state| state.link == LinkState::Up)
     }
 
-    /// Notes that a relay is reachable; tells the application if that is news.
+    /// Forgets the commands in flight on the connection before; tells the application if it is news that the
+    /// relay is reachable.
     pub(super) fn relay_up(&mut self, relay: RelayId) {
+        self.pending.retain(|_, pending| pending.relay != relay);
         let Some(state) = self.relays.get_mut(relay.0 as usize) else {
             return;
         };
         if state.link != LinkState::Up {
             state.link = LinkState::Up;
-            let relay = state.address.clone();
+            let relay = state.path.relay.clone();
             self.event(Event::RelayUp { relay });
         }
     }
@@ -202,7 +214,7 @@ impl Effects {
         };
         if state.link != LinkState::Down {
             state.link = LinkState::Down;
-            let relay = state.address.clone();
+            let relay = state.path.relay.clone();
             self.event(Event::RelayDown { relay });
         }
     }
@@ -317,6 +329,11 @@ impl Effects {
             && self.ready.is_empty()
             && self.dirty.is_empty()
             && self.delta.is_empty())
+    }
+
+    /// Wakes the core at a moment.
+    pub(super) fn wake_at(&mut self, at: Instant, timer: Timer) {
+        self.timers.insert((at, timer));
     }
 
     /// Wakes the core after a delay.

@@ -83,7 +83,7 @@ impl Connection {
         (effects, rng): (&mut Effects, &mut impl CryptoRng),
     ) -> Result<Self, LinkError> {
         let contact = link.negotiated()?.clone();
-        let send = SendQueue::new(contact, effects, rng).ok_or(Malformed::Key)?;
+        let send = SendQueue::new(contact, &receive, effects, rng).ok_or(Malformed::Key)?;
         let invited = Self::invite(id, tag, info, receive, rng);
         Ok(Self {
             role: Role::Requester,
@@ -102,7 +102,7 @@ impl Connection {
         (effects, rng): (&mut Effects, &mut impl CryptoRng),
     ) -> Result<Self, LinkError> {
         let (address, offer) = link.negotiated()?;
-        let send = SendQueue::new(address.clone(), effects, rng).ok_or(Malformed::Key)?;
+        let send = SendQueue::new(address.clone(), &receive, effects, rng).ok_or(Malformed::Key)?;
         let (mut ratchet, ours) =
             junto_ratchet::join(offer, Options::default(), rng).map_err(|_| Malformed::Key)?;
         set_pace(&mut ratchet, effects.post_quantum);
@@ -310,7 +310,7 @@ impl Connection {
         };
         let mut reply = queues.into_iter().map(|queue| queue.address);
         let reply = reply.find(|queue| queue.mode == Some(QueueMode::Messaging));
-        let send = reply.and_then(|queue| SendQueue::new(queue, effects, rng));
+        let send = reply.and_then(|queue| SendQueue::new(queue, &self.receive, effects, rng));
         self.send = Some(send.ok_or(Unusable::Ignored)?);
         self.keys = Keys::Agreed(Box::new(ratchet));
         self.keep_late(opened.delta, effects);

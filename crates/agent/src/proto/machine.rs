@@ -16,6 +16,7 @@ use super::effects::{Effects, Owner, PostQuantum, Timer};
 use super::event::Event;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::instant::Instant;
+use super::path::RoutePolicy;
 use super::queue::ReceiveQueue;
 use super::relay::RelayId;
 use super::relays::retry_refused;
@@ -26,10 +27,12 @@ use super::wire::Malformed;
 pub(super) const REQUESTS_MAX: usize = 256;
 
 /// What the application chose.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct MachineConfig {
     /// Whether senders are told when the application has acknowledged their messages.
     pub receipts: bool,
+    /// Which way messages go.
+    pub routes: RoutePolicy,
 }
 
 /// Some of a profile's addresses and connections; those that are gone by now count for nothing.
@@ -53,7 +56,8 @@ pub struct RestoreError {
 
 /// See the module.
 pub struct Machine {
-    pub(super) config: MachineConfig,
+    /// Whether senders are told when the application has acknowledged their messages.
+    pub(super) receipts: bool,
     pub(super) addresses: BTreeMap<Tag, Address>,
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
@@ -73,14 +77,16 @@ impl Machine {
         config: MachineConfig,
         rows: impl IntoIterator<Item = (RowKey, Row)>,
     ) -> Result<Self, RestoreError> {
+        let mut effects = Effects::default();
+        effects.routes = config.routes;
         let mut machine = Self {
-            config,
+            receipts: config.receipts,
             addresses: BTreeMap::new(),
             requests: BTreeMap::new(),
             connections: BTreeMap::new(),
             tags: BTreeMap::new(),
             routes: BTreeMap::new(),
-            effects: Effects::default(),
+            effects,
         };
         let mut late = BTreeMap::new();
         for (key, row) in rows {
@@ -148,7 +154,6 @@ impl Machine {
             RowKey::Early(id, number) => {
                 let connection = self.connections.get_mut(&id).ok_or(orphan)?;
                 connection.early.insert(number, Row::new(row.to_vec()));
-                connection.time_gap(&mut self.effects);
             }
             RowKey::Inbox(id, number) => {
                 let connection = self.connections.get_mut(&id).ok_or(orphan)?;

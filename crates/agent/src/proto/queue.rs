@@ -298,41 +298,37 @@ pub(super) struct SendQueue {
     pub(super) securing: bool,
     /// Numbers of outbox rows that the relay has not answered.
     pub(super) in_flight: BTreeSet<u64>,
-    /// The queue is full; nothing is sent until woken.
+    /// The queue is full, or the way to it overloaded; nothing is sent until woken.
     pub(super) blocked: bool,
-    /// The first message that the full queue refused, until it is taken.
+    /// The first message that was refused therefore, until it is taken.
     pub(super) refused: Option<u64>,
     /// How often in a row.
     pub(super) refusals: u32,
 }
 
 impl SendQueue {
-    /// The queue at this address. `None` if its key is no key.
+    /// The queue at this address, of a connection that receives on `receive`. `None` if its key is no key.
     pub(super) fn new(
         address: QueueAddress,
+        receive: &ReceiveQueue,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Option<Self> {
         let auth = Arc::new(AuthSecret::generate(rng));
-        Self::with_keys(
-            address,
-            auth,
-            x25519::SecretKey::generate(rng),
-            false,
-            effects,
-        )
+        let layer_secret = x25519::SecretKey::generate(rng);
+        Self::with_keys(address, (auth, layer_secret), false, receive, effects)
     }
 
     fn with_keys(
         address: QueueAddress,
-        auth: Auth,
-        layer_secret: x25519::SecretKey,
+        (auth, layer_secret): (Auth, x25519::SecretKey),
         secured: bool,
+        receive: &ReceiveQueue,
         effects: &mut Effects,
     ) -> Option<Self> {
         let shared = layer_secret.diffie_hellman(&address.recipient_key).ok()?;
         Some(Self {
-            relay: effects.relay(&address.relay),
+            relay: effects.peers_relay(&address.relay, &receive.address),
             address,
             auth,
             layer_secret,
@@ -406,7 +402,12 @@ impl SendQueue {
         Ok(())
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>, effects: &mut Effects) -> Result<Self, Malformed> {
+    /// Reads what [`SendQueue::put`] wrote.
+    pub(super) fn read(
+        reader: &mut Reader<'_>,
+        receive: &ReceiveQueue,
+        effects: &mut Effects,
+    ) -> Result<Self, Malformed> {
         let relay = read_relay(reader)?;
         let sender_id = SenderId(reader.array()?);
         let recipient_key = reader.x25519()?;
@@ -428,6 +429,7 @@ impl SendQueue {
             recipient_key,
             mode,
         };
-        Self::with_keys(address, auth, layer_secret, secured, effects).ok_or(Malformed::Key)
+        Self::with_keys(address, (auth, layer_secret), secured, receive, effects)
+            .ok_or(Malformed::Key)
     }
 }

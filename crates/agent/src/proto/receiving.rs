@@ -10,8 +10,8 @@ use junto_smp::id::MessageId as QueueMessageId;
 use junto_smp::message::Delivered;
 
 use super::connection::{
-    Address, Connection, DueReceipt, EARLY_MAX, Fingerprint, INBOX_MAX, InboxRow, Keys, Request,
-    Stage,
+    Address, Connection, DueReceipt, EARLY_MAX, Fingerprint, Gap, INBOX_MAX, InboxRow, Keys,
+    Request, Stage,
 };
 use super::effects::{Effects, Owner, Timer};
 use super::envelope::Envelope;
@@ -159,6 +159,7 @@ impl Connection {
             self.was_full &= !self.early.is_empty();
         }
         self.release_early(effects);
+        self.time_gap(effects);
         Ok(())
     }
 
@@ -168,19 +169,28 @@ impl Connection {
     fn hold(&mut self, id: u64, plain: Row, effects: &mut Effects) {
         effects.delta.put(RowKey::Early(self.id, id), plain.clone());
         self.early.insert(id, plain);
-        self.time_gap(effects);
     }
 
-    /// Starts the timer for overtaken messages if some are missing.
+    /// Gives the messages that are missing now, if any, their time to come.
     pub(super) fn time_gap(&mut self, effects: &mut Effects) {
-        if !self.early.is_empty() && !self.gap_timed {
+        let missing = self.received.expected_id();
+        match self.gap {
+            _ if self.early.is_empty() => self.gap = None,
+            // Its time runs already.
+            Some(gap) if gap.missing == missing => {}
+            Some(_) | None => {
+                let delay = if self.was_full {
+                    GAP_AFTER_QUOTA_DELAY
+                } else {
+                    GAP_DELAY
+                };
+                let until = effects.now.after(delay);
+                self.gap = Some(Gap { missing, until });
+            }
+        }
+        if let (Some(gap), false) = (self.gap, self.gap_timed) {
             self.gap_timed = true;
-            let delay = if self.was_full {
-                GAP_AFTER_QUOTA_DELAY
-            } else {
-                GAP_DELAY
-            };
-            effects.wake_after(delay, Timer::Gap(self.id));
+            effects.wake_at(gap.until, Timer::Gap(self.id));
         }
     }
 
@@ -203,11 +213,22 @@ impl Connection {
         }
     }
 
-    /// Stops waiting for messages that others overtook: they are lost.
+    /// As [`Connection::time_gap`], now that our relay is there: what did not come before may be waiting there.
+    pub(super) fn time_gap_anew(&mut self, effects: &mut Effects) {
+        self.gap = None;
+        self.time_gap(effects);
+    }
+
+    /// Stops waiting for messages that others overtook, if they have had their time: they are lost.
     pub(super) fn close_gap(&mut self, effects: &mut Effects) {
         self.gap_timed = false;
-        self.release_first(effects);
-        self.release_early(effects);
+        if !effects.is_up(self.receive.relay) {
+            return;
+        }
+        if self.gap.is_some_and(|gap| gap.until <= effects.now) {
+            self.release_first(effects);
+            self.release_early(effects);
+        }
         self.time_gap(effects);
     }
 

@@ -110,6 +110,9 @@ pub enum Refusal {
     Quota,
     /// `NO_MSG`: the message is not the one to acknowledge.
     NoMessage,
+    /// Whoever passes commands on to the relay is overloaded, or the answer was lost between the two: it may
+    /// have been carried out or not, whatever became of those behind it.
+    Busy,
     /// Anything else: may pass.
     Other,
 }

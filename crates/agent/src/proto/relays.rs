@@ -18,6 +18,11 @@ impl Machine {
         self.effects.now = now;
         self.void(relay);
         self.effects.relay_up(relay);
+        for connection in self.connections.values_mut() {
+            if connection.receive.relay == relay {
+                connection.time_gap_anew(&mut self.effects);
+            }
+        }
         self.ready_all(relay);
     }
 

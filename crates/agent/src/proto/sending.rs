@@ -26,6 +26,10 @@ pub(super) const RECEIPTS_DELAY: Duration = Duration::from_millis(250);
 const QUOTA_DELAY: Duration = Duration::from_secs(1);
 const QUOTA_DELAY_MAX: Duration = Duration::from_secs(60);
 
+/// The first wait for an overloaded way to the relay; doubles up to 64 times this. Those that came through
+/// behind the one that did not wait for it with the receiver, ten seconds at most.
+const BUSY_DELAY: Duration = Duration::from_millis(50);
+
 /// Why nothing can be sent: a bug of ours, since sizes are checked before.
 const TOO_LONG: CallError = CallError::Defect("a message does not fit its envelope");
 
@@ -119,11 +123,15 @@ impl Connection {
                 self.admit_waiting(effects, rng);
                 effects.ready(self.owner());
             }
-            Answer::Refused(Refusal::Quota) => {
+            Answer::Refused(refusal @ (Refusal::Quota | Refusal::Busy)) => {
                 send.refused = Some(send.refused.map_or(number, |first| first.min(number)));
                 if !send.blocked {
                     send.blocked = true;
-                    let delay = QUOTA_DELAY.saturating_mul(1 << send.refusals.min(6));
+                    let first = match refusal {
+                        Refusal::Busy => BUSY_DELAY,
+                        _ => QUOTA_DELAY,
+                    };
+                    let delay = first.saturating_mul(1 << send.refusals.min(6));
                     send.refusals += 1;
                     effects.wake_after(delay.min(QUOTA_DELAY_MAX), Timer::Quota(self.id));
                 }

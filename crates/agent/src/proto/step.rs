@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use junto_crypto::Zeroizing;
-use junto_smp::address::ServerAddress;
 
 use super::command::{CallError, Reply, Ticket};
 use super::event::Event;
 use super::id::{ConnectionId, RequestId, Tag};
+use super::path::RelayPath;
 use super::relay::{Operation, RelayId, Token};
 
 /// The name of one row of the store.
@@ -107,8 +107,8 @@ pub enum Output {
     Dial {
         /// Our short name for the relay.
         relay: RelayId,
-        /// The relay.
-        address: ServerAddress,
+        /// How to reach it.
+        path: RelayPath,
     },
     /// No queue needs this relay any more.
     Hang {

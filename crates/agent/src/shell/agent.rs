@@ -14,7 +14,7 @@ use crate::client::{ClientOptions, Password};
 use crate::error::AgentError;
 use crate::proto::{
     Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, PostQuantum,
-    Reply, RequestId, Tag,
+    Reply, RequestId, RoutePolicy, Routing, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -35,12 +35,32 @@ pub struct AgentConfig {
     pub receipts: bool,
     /// How often connections made from now on mix in a post-quantum secret.
     pub post_quantum: PostQuantum,
-    /// How long relays may take.
+    /// Through what to connect, and how long relays may take.
     pub client: ClientOptions,
+    /// When what we send goes through another relay, so that the relays of peers do not see where we are.
+    pub routing: Routing,
+    /// What to do where no relay passes it on.
+    pub fallback: Fallback,
+    /// The profile's own relays, in order of preference: those that may see where we are, and through which
+    /// commands for others go. Without any, each connection uses the one that it receives on.
+    pub own_relays: Vec<ServerAddress>,
     /// What relays demand of who creates queues on them.
     pub passwords: Passwords,
     /// How the agent comes back to a relay that is out of reach.
     pub reconnect: Reconnect,
+}
+
+/// What to do when a command should go through another relay, and none passes it on: because the one is no
+/// proxy, or will not connect to the other, or the other is too old for it. A relay that is merely
+/// unreachable is waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// Send nothing there, and keep trying: a relay must not learn where we are by refusing to be reached
+    /// otherwise.
+    #[default]
+    Never,
+    /// Connect directly.
+    WhenUnsupported,
 }
 
 /// Passwords by relay.
@@ -77,6 +97,9 @@ impl AgentConfig {
             receipts: true,
             post_quantum: PostQuantum::default(),
             client: ClientOptions::default(),
+            routing: Routing::default(),
+            fallback: Fallback::default(),
+            own_relays: Vec::new(),
             passwords: Passwords::new(),
             reconnect: Reconnect::default(),
         }
@@ -111,8 +134,15 @@ impl Agent {
     /// # Errors
     /// [`AgentError::Store`] if the store cannot be opened.
     pub async fn open(config: AgentConfig) -> Result<(Self, Events), AgentError> {
+        let routes = RoutePolicy {
+            routing: config.routing,
+            own: config.own_relays,
+            hidden: config.client.socks.is_some(),
+        };
         let options = EngineOptions {
             receipts: config.receipts,
+            routes,
+            fallback: config.fallback,
             post_quantum: config.post_quantum,
             client: config.client,
             passwords: config.passwords,
@@ -142,6 +172,8 @@ impl Agent {
         let client = ClientOptions::default();
         let options = EngineOptions {
             receipts,
+            routes: RoutePolicy::default(),
+            fallback: Fallback::default(),
             post_quantum: PostQuantum::default(),
             client,
             passwords: Passwords::new(),

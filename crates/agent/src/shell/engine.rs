@@ -19,7 +19,7 @@ use super::timer;
 use crate::error::{AgentError, RelayFault};
 use crate::proto::{
     Answer, CallError, Event, Instant, Lines, Machine, MachineConfig, Output, PostQuantum, RelayId,
-    RelayNotice, Reply, Ticket, Token,
+    RelayNotice, Reply, RoutePolicy, Ticket, Token,
 };
 use crate::random::generator;
 use crate::store::{Store, StoreError};
@@ -92,6 +92,8 @@ pub(super) struct Engine {
 /// What an application may choose, besides the store.
 pub(super) struct EngineOptions {
     pub(super) receipts: bool,
+    pub(super) routes: RoutePolicy,
+    pub(super) fallback: super::agent::Fallback,
     pub(super) post_quantum: PostQuantum,
     pub(super) client: crate::client::ClientOptions,
     pub(super) passwords: super::agent::Passwords,
@@ -100,6 +102,7 @@ pub(super) struct EngineOptions {
 
 struct EngineConfig {
     machine: MachineConfig,
+    fallback: super::agent::Fallback,
     post_quantum: PostQuantum,
     tls: Arc<ClientTls>,
     client: crate::client::ClientOptions,
@@ -174,7 +177,9 @@ impl Engine {
         let config = EngineConfig {
             machine: MachineConfig {
                 receipts: options.receipts,
+                routes: options.routes,
             },
+            fallback: options.fallback,
             post_quantum: options.post_quantum,
             tls: Arc::new(tls),
             client: options.client,
@@ -378,19 +383,19 @@ impl Engine {
 
     fn release(&mut self, output: Output) {
         match output {
-            Output::Dial { relay, address } => {
+            Output::Dial { relay, path } => {
                 let Ok(rng) = random() else {
                     return error!("no randomness for a relay's task");
                 };
-                let password = self.config.passwords.get(&address).cloned();
                 let task = RelayTask {
                     relay,
-                    password,
-                    address,
+                    path,
+                    fallback: self.config.fallback,
+                    passwords: self.config.passwords.clone(),
                     generation: self.generation,
                     inputs: self.sender.clone(),
                     tls: Arc::clone(&self.config.tls),
-                    options: self.config.client,
+                    options: self.config.client.clone(),
                     reconnect: self.config.reconnect,
                     rng,
                 };
@@ -495,7 +500,7 @@ impl Engine {
 }
 
 fn restore(config: &EngineConfig, store: &mut dyn Store) -> Result<Machine, AgentError> {
-    let mut machine = Machine::restore(config.machine, store.load()?).map_err(|fault| {
+    let mut machine = Machine::restore(config.machine.clone(), store.load()?).map_err(|fault| {
         error!(%fault, "the store cannot be read");
         StoreError::Damaged(fault.table)
     })?;

@@ -6,4 +6,4 @@ mod engine;
 mod relay;
 mod timer;
 
-pub use agent::{Agent, AgentConfig, Events, Passwords, Reconnect, Succeed};
+pub use agent::{Agent, AgentConfig, Events, Fallback, Passwords, Reconnect, Succeed};

@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::agent::Reconnect;
+use super::agent::{Fallback, Passwords, Reconnect};
 use super::engine::{Input, RelayInput};
-use crate::client::{ClientError, ClientOptions, Notice, Notices, Password, RelayClient};
-use crate::proto::{Operation, RelayId, Token};
+use crate::client::{ClientError, ClientOptions, Notice, Notices, RelayClient};
+use crate::proto::{Operation, RelayId, RelayPath, Token};
 
 /// Commands for one connection to a relay. Not bounded by itself: the core has at most a window of
 /// messages and one other command of each kind under way for each of its connections.
@@ -26,14 +26,15 @@ const STEADY: Duration = Duration::from_secs(10);
 /// See the module.
 pub(super) struct RelayTask {
     pub(super) relay: RelayId,
-    pub(super) address: ServerAddress,
+    pub(super) path: RelayPath,
+    pub(super) fallback: Fallback,
     /// Which start of the core the task belongs to.
     pub(super) generation: u64,
     /// Weak, so that the agent ends with its last handle.
     pub(super) inputs: mpsc::WeakSender<Input>,
     pub(super) tls: Arc<ClientTls>,
     pub(super) options: ClientOptions,
-    pub(super) password: Option<Arc<Password>>,
+    pub(super) passwords: Passwords,
     pub(super) reconnect: Reconnect,
     pub(super) rng: ChaCha20Rng,
 }
@@ -75,13 +76,10 @@ impl RelayTask {
 
     /// One connection, until it ends.
     async fn connect_once(&mut self) -> Result<ClientError, Ended> {
-        let password = self.password.clone();
-        let opened = RelayClient::connect(&self.tls, &self.address, &self.options, password);
-        let (client, mut notices) = match opened.await {
+        let (client, mut notices) = match self.open().await {
             Ok(opened) => opened,
             Err(error) => return Ok(error),
         };
-        debug!(relay = %self.address, version = %client.version(), "connected");
         let (commands, mut queued) = mpsc::unbounded_channel();
         self.tell(RelayInput::Up(commands)).await?;
         // Either may wait for the other side of the connection, so both run.
@@ -89,6 +87,44 @@ impl RelayTask {
             ended = self.hear(&mut notices) => ended,
             () = speak(&client, &mut queued) => Err(Ended),
         }
+    }
+
+    /// A connection on the first way that works.
+    async fn open(&self) -> Result<(RelayClient, Notices), ClientError> {
+        let mut unsupported = true;
+        let mut error = None;
+        for proxy in &self.path.through {
+            match self.open_through(proxy).await {
+                Ok(opened) => return Ok(opened),
+                Err(fault) => {
+                    debug!(%proxy, relay = %self.path.relay, error = %fault, "no way through");
+                    unsupported &=
+                        matches!(&fault, ClientError::Proxy(trouble) if trouble.is_final());
+                    error = Some(fault);
+                }
+            }
+        }
+        match error {
+            Some(error) if !unsupported || self.fallback == Fallback::Never => return Err(error),
+            Some(_) | None => {}
+        }
+        let relay = &self.path.relay;
+        let password = self.passwords.get(relay).cloned();
+        let opened = RelayClient::connect(&self.tls, relay, &self.options, password).await?;
+        debug!(%relay, version = %opened.0.version(), "connected");
+        Ok(opened)
+    }
+
+    async fn open_through(
+        &self,
+        proxy: &ServerAddress,
+    ) -> Result<(RelayClient, Notices), ClientError> {
+        let password = self.passwords.get(proxy).cloned();
+        let relay = &self.path.relay;
+        let proxied = (proxy, password);
+        let opened = RelayClient::connect_through(&self.tls, proxied, relay, &self.options).await?;
+        debug!(%relay, %proxy, "connected through a proxy");
+        Ok(opened)
     }
 
     /// Passes on what the relay says, until the connection ends.
@@ -106,7 +142,7 @@ impl RelayTask {
     }
 
     async fn report_down(&self, error: &ClientError) -> Result<(), Ended> {
-        debug!(relay = %self.address, %error, "relay is down");
+        debug!(relay = %self.path.relay, %error, "relay is down");
         if !error.is_temporary() {
             // Which relay somebody uses is nobody's business; the application is told.
             warn!(%error, "a relay cannot be used");

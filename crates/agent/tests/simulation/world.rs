@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use junto_agent::proto::{
-    CallError, Command, ConnectionFault, ConnectionId, Event, Instant, Integrity,
-    Link as AgentLink, Machine, MachineConfig, MessageId, Operation, Output, PostQuantum, RelayId,
-    Reply, RequestId, Tag, Ticket, Token,
+    Answer, CallError, Command, ConnectionFault, ConnectionId, Event, Instant, Integrity,
+    Link as AgentLink, Machine, MachineConfig, MessageId, Operation, Output, PostQuantum, Refusal,
+    RelayId, Reply, RequestId, RoutePolicy, Routing, Tag, Ticket, Token,
 };
 use junto_agent::store::{MemoryStore, Store};
-use junto_smp::address::ServerAddress;
+use junto_smp::address::{Fingerprint, ServerAddress};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -19,7 +19,8 @@ use crate::relay::{Link, Out, Relay};
 /// What may go wrong.
 #[derive(Clone, Copy)]
 pub struct Faults {
-    /// Connections die, with answers and commands in flight.
+    /// Connections die, with answers and commands in flight; relays that pass commands on lose some of them, and
+    /// some of the answers.
     pub links: bool,
     /// Processes die, before or after a commit, in the middle of what follows.
     pub crashes: bool,
@@ -38,6 +39,8 @@ impl Faults {
 
 pub struct Wire {
     relay: usize,
+    /// It leads through another relay.
+    is_detour: bool,
     link: Option<Link>,
     to_relay: VecDeque<(Token, Operation)>,
     /// Commands that the relay has, whose answers are on the way.
@@ -58,6 +61,7 @@ pub struct App {
 }
 
 pub struct Node {
+    routes: RoutePolicy,
     pub store: MemoryStore,
     pub machine: Machine,
     pub wires: BTreeMap<RelayId, Wire>,
@@ -72,6 +76,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub receipts: bool,
     post_quantum: PostQuantum,
+    /// Commands, and answers, that got lost between two relays.
+    pub losses: usize,
     /// Milliseconds, the same for all.
     clock: u64,
     last_link: u64,
@@ -79,15 +85,14 @@ pub struct World {
 }
 
 pub fn relay_address(index: usize) -> ServerAddress {
-    let pin = "LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=";
-    format!("smp://{pin}@relay{index}.example:5223")
-        .parse()
-        .unwrap()
+    let identity = Fingerprint([u8::try_from(index).unwrap(); 32]);
+    let host = format!("relay{index}.example").parse().unwrap();
+    ServerAddress::new(identity, vec![host], 5223).unwrap()
 }
 
-fn machine(store: &mut MemoryStore, receipts: bool, post_quantum: PostQuantum) -> Machine {
+fn machine(store: &mut MemoryStore, config: MachineConfig, post_quantum: PostQuantum) -> Machine {
     let rows = store.load().unwrap();
-    let mut machine = Machine::restore(MachineConfig { receipts }, rows).unwrap();
+    let mut machine = Machine::restore(config, rows).unwrap();
     machine.set_post_quantum(post_quantum);
     machine
 }
@@ -98,10 +103,27 @@ impl World {
             0 => PostQuantum::EachStep,
             _ => PostQuantum::Sparing,
         };
-        let nodes = (0..nodes).map(|_| {
+        // With two relays, half of the worlds send to each through the other.
+        let routing = match seed % 8 {
+            1 | 7 => Routing::Always,
+            3 => Routing::WhenUnknown,
+            _ => Routing::Never,
+        };
+        let routes = |node: usize| RoutePolicy {
+            routing,
+            own: vec![relay_address(node % relays)],
+            hidden: false,
+        };
+        let nodes = (0..nodes).map(|index| {
             let mut store = MemoryStore::default();
+            let routes = routes(index);
+            let config = MachineConfig {
+                receipts: true,
+                routes: routes.clone(),
+            };
             Node {
-                machine: machine(&mut store, true, post_quantum),
+                machine: machine(&mut store, config, post_quantum),
+                routes,
                 store,
                 wires: BTreeMap::new(),
                 app: App::default(),
@@ -117,6 +139,7 @@ impl World {
             nodes: nodes.collect(),
             receipts: true,
             post_quantum,
+            losses: 0,
             clock: 0,
             last_link: 0,
             last_ticket: 0,
@@ -147,7 +170,7 @@ impl World {
         let node = self.pick(self.nodes.len());
         match self.pick(100) {
             0..30 => self.step(node, faults),
-            30..58 => drop(self.relay_works(node)),
+            30..58 => drop(self.relay_works(node, faults)),
             58..90 => drop(self.node_hears(node)),
             90..94 => self.dial(node),
             94..97 => self.time_passes(),
@@ -165,7 +188,7 @@ impl World {
             for node in 0..self.nodes.len() {
                 self.dial(node);
                 self.step(node, Faults::NONE);
-                while self.relay_works(node) {
+                while self.relay_works(node, Faults::NONE) {
                     busy = true;
                 }
                 while self.node_hears(node) {
@@ -195,7 +218,7 @@ impl World {
         loop {
             self.dial(index);
             self.step(index, Faults::NONE);
-            let worked = self.relay_works(index);
+            let worked = self.relay_works(index, Faults::NONE);
             let mut wires = self.nodes[index].wires.values();
             let dialled = wires.all(|wire| wire.link.is_some());
             if !self.node_hears(index) && !worked && dialled {
@@ -243,14 +266,15 @@ impl World {
     fn release(&mut self, index: usize, output: Output) {
         let node = &mut self.nodes[index];
         match output {
-            Output::Dial { relay, address } => {
+            Output::Dial { relay, path } => {
                 let at = self
                     .relays
                     .iter()
-                    .position(|(known, _)| *known == address)
+                    .position(|(known, _)| *known == path.relay)
                     .unwrap();
                 let wire = Wire {
                     relay: at,
+                    is_detour: !path.is_direct(),
                     link: None,
                     to_relay: VecDeque::new(),
                     unanswered: VecDeque::new(),
@@ -282,7 +306,8 @@ impl World {
     }
 
     /// The relay takes one command of the node.
-    fn relay_works(&mut self, index: usize) -> bool {
+    fn relay_works(&mut self, index: usize, faults: Faults) -> bool {
+        let (lossy, lost) = (faults.links && self.chance(8), self.chance(2));
         let node = &mut self.nodes[index];
         let mut ready: Vec<_> = node
             .wires
@@ -298,7 +323,22 @@ impl World {
         let (token, operation) = wire.to_relay.pop_front().unwrap();
         let (relay, link) = (wire.relay, wire.link.unwrap());
         wire.unanswered.push_back(token);
+        if wire.is_detour && lossy && lost {
+            self.losses += 1;
+            let answer = Answer::Refused(Refusal::Busy);
+            wire.to_node.push_back(Out::Answer(answer));
+            return true;
+        }
+        let lossy = wire.is_detour && lossy;
         self.relays[relay].1.handle(link, operation, &mut self.rng);
+        if lossy {
+            self.losses += 1;
+            for (to, out) in &mut self.relays[relay].1.out {
+                if let (true, Out::Answer(answer)) = (*to == link, out) {
+                    *answer = Answer::Refused(Refusal::Busy);
+                }
+            }
+        }
         self.distribute(relay);
         true
     }
@@ -392,7 +432,9 @@ impl World {
         node.wires.clear();
         node.app.unacknowledged.clear();
         node.crashes += 1;
-        node.machine = machine(&mut node.store, receipts, post_quantum);
+        let routes = node.routes.clone();
+        let config = MachineConfig { receipts, routes };
+        node.machine = machine(&mut node.store, config, post_quantum);
     }
 
     /// A moment passes.
