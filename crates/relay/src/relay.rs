@@ -241,13 +241,16 @@ impl RunningRelay {
             return Err(RelayError::OtherIdentity);
         }
         let waiting = self.fixed.differences(&Fixed::of(&config));
-        block(&*self.shared.store, &config.blocked);
+        let blocked = config.blocked.clone();
+        // Whatever may be refused comes first; from here on all of it is taken.
         let settings = Settings::new(config, identity, self.versions)?;
         let limits = settings.limits;
         self.shared.settings.replace(settings);
         self.shared
             .store
             .set_limits(limits.queues, limits.message_bytes);
+        // After the settings, which refuse the links that are blocked to new queues.
+        block(&*self.shared.store, &blocked);
         let shown = identity.chain().first().map(|leaf| leaf.to_vec());
         let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
         let certificate = *leaf != shown;

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use junto_crypto::x25519;
 use junto_relay::bench::{Heard, Peer, PeerError, Said};
-use junto_relay::config::Password;
-use junto_relay::{Limits, RunningRelay, Timeouts};
+use junto_relay::config::{Blocked, Password, QueueName};
+use junto_relay::store::Memory;
+use junto_relay::{Limits, Relay, RunningRelay, Timeouts, load_dir};
+use junto_smp::blocking::{Blocking, BlockingReason};
 use junto_smp::client::{Options, Request};
 use junto_smp::command::Command;
 use junto_smp::error::ErrorCode;
@@ -22,7 +24,8 @@ use junto_smp::response::NotifierIds;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-use site::{M, acked, config, connect, heard, in_time, refused, start, until};
+use site::lasting::relay_dir;
+use site::{M, acked, config, connect, heard, identity, in_time, refused, start, until};
 
 /// Somebody else can still talk.
 async fn serves_others(relay: &RunningRelay) {
@@ -124,7 +127,7 @@ async fn queues_memory_and_subscriptions_are_limited_exactly() {
     let mut config = config();
     config.limits = Limits {
         queues: 3,
-        message_bytes: 2 * BODY_BYTES_MAX,
+        message_bytes: 2 * Memory::cost(BODY_BYTES_MAX),
         subscriptions: 2,
         ..Limits::default()
     };
@@ -158,7 +161,7 @@ async fn queues_memory_and_subscriptions_are_limited_exactly() {
     // Deleting gives room.
     assert_eq!(peer.own(&b, Command::Delete).await.unwrap(), Said::Ok);
     peer.create(M, true, None).await.unwrap();
-    until(|| relay.stats().message_bytes == 1).await;
+    until(|| relay.stats().message_bytes == Memory::cost(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,6 +348,64 @@ async fn a_notification_server_that_reads_slowly_hears_of_every_message_of_every
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_subscriptions_at_a_reload_come_with_room_for_their_news() {
+    // More than a mailbox has room for beyond its subscriptions, and the systems' buffers hold.
+    const QUEUES: usize = 2_500;
+    let with = |subscriptions| {
+        let mut config = config();
+        config.limits.subscriptions = subscriptions;
+        config
+    };
+    let dir = relay_dir();
+    let identity = || load_dir(dir.path()).unwrap().1;
+    let relay = Relay::start(with(1), identity()).await.unwrap();
+    let mut reader = connect(&relay).await;
+    let mut queues = vec![reader.create(M, true, None).await.unwrap()];
+    assert_eq!(
+        refused(reader.create(M, true, None).await),
+        ErrorCode::Quota
+    );
+    relay.reload(with(QUEUES), &identity()).unwrap();
+    while queues.len() < QUEUES {
+        queues.push(reader.create(M, true, None).await.unwrap());
+    }
+    let mut sender = connect(&relay).await;
+    let body = vec![3; BODY_BYTES_MAX];
+    for queue in &queues {
+        sender
+            .send_message(queue.sender(), None, &body)
+            .await
+            .unwrap();
+    }
+    for _ in 0..QUEUES {
+        let event = in_time(reader.event()).await.unwrap();
+        assert!(matches!(event, Heard::Message(..)), "{event:?}");
+    }
+    assert_eq!(relay.stats().connections_shed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_is_refused_changes_nothing() {
+    let relay = start(config()).await;
+    let mut peer = connect(&relay).await;
+    let queue = peer.create(M, true, None).await.unwrap();
+    let mut other = config();
+    other.limits.queues = 1;
+    other.blocked = vec![Blocked {
+        queue: QueueName(queue.sender().0),
+        blocking: Some(Blocking {
+            reason: BlockingReason::Spam,
+            notice: None,
+        }),
+    }];
+    // The certificate of another relay.
+    relay.reload(other, &identity()).unwrap_err();
+    let sent = peer.send_message(queue.sender(), None, b"m").await;
+    assert_eq!(sent.unwrap(), Said::Ok);
+    peer.create(M, true, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_never_reads_is_not_heard_for_long() {
     let mut config = config();
     config.timeouts = brief();
@@ -379,7 +440,7 @@ async fn who_never_reads_is_not_heard_for_long() {
     );
     until(|| relay.stats().connections_shed == 1 || relay.stats().connections == 1).await;
     // What waited for it is gone with it.
-    let four = 4 * BODY_BYTES_MAX;
+    let four = 4 * Memory::cost(BODY_BYTES_MAX);
     until(|| relay.stats().message_bytes == four).await;
     serves_others(&relay).await;
 }

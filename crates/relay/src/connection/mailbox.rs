@@ -53,15 +53,15 @@ impl Happened {
 /// Where other tasks leave news for one connection.
 pub(crate) struct Mailbox {
     state: Mutex<State>,
-    /// Most news that may wait. A connection gets at most one message and one end for each of its
-    /// queues before it answers, and one notification before it takes that, so only somebody who plays
-    /// with subscriptions reaches it.
-    limit: usize,
 }
 
 #[derive(Default)]
 struct State {
     news: VecDeque<News>,
+    /// Most news that may wait. A connection gets at most one message and one end for each of its
+    /// queues before it answers, and one notification before it takes that, so only somebody who plays
+    /// with subscriptions reaches it.
+    limit: usize,
     waker: Option<Waker>,
     overflow: bool,
     closing: bool,
@@ -80,10 +80,18 @@ pub(crate) enum Found {
 
 impl Mailbox {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::default(),
+        let state = State {
             limit,
+            ..State::default()
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
         })
+    }
+
+    /// Changes how much may wait from now on.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.state().limit = limit;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,7 +101,7 @@ impl Mailbox {
     fn post(&self, news: News) {
         let waker = {
             let mut state = self.state();
-            if state.news.len() < self.limit {
+            if state.news.len() < state.limit {
                 state.news.push_back(news);
             } else {
                 state.overflow = true;
@@ -235,6 +243,13 @@ mod tests {
         assert_eq!(mailbox.poll_take(cx, 2, |_| {}), Found::Closing);
         (0..4).for_each(|n| registry.post(id, news(n)));
         assert_eq!(mailbox.poll_take(cx, 9, |_| {}), Found::Overflow);
+        let roomy = Mailbox::new(1);
+        let id = ConnectionId(80);
+        registry.enter(id, Arc::clone(&roomy));
+        registry.post(id, news(1));
+        roomy.set_limit(2);
+        registry.post(id, news(2));
+        assert_eq!(roomy.poll_take(cx, 9, |_| {}), Found::Closing);
         registry.leave(id);
         registry.post(id, news(1));
         let late = Mailbox::new(3);

@@ -195,7 +195,7 @@ impl Connection {
         connection: server::Connection,
         rng: ChaCha20Rng,
     ) -> Self {
-        let mailbox = Mailbox::new(settings.limits.subscriptions.saturating_add(SPARE_NEWS));
+        let mailbox = Mailbox::new(news_max(&settings, 0));
         shared.registry.enter(id, Arc::clone(&mailbox));
         let first = settings.timeouts.idle.min(settings.timeouts.send);
         Self {
@@ -384,13 +384,23 @@ impl Connection {
             if whole && let Some((mut block, _)) = self.incoming.take() {
                 self.heard = Instant::now();
                 self.pace.spend();
-                self.settings = self.shared.settings.get();
+                self.take_settings();
                 self.shared.metrics.blocks_received.inc();
                 self.answer_block(&mut block);
                 self.shared.metrics.block_done(self.heard.elapsed());
                 self.shared.blocks.give_back(block);
                 return Ok(true);
             }
+        }
+    }
+
+    /// Goes on with the settings of now.
+    fn take_settings(&mut self) {
+        let settings = self.shared.settings.get();
+        if !Arc::ptr_eq(&settings, &self.settings) {
+            self.settings = settings;
+            let limit = news_max(&self.settings, self.subscriptions.len());
+            self.mailbox.set_limit(limit);
         }
     }
 
@@ -680,6 +690,12 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.leave();
     }
+}
+
+/// News that may wait for a connection that has `subscriptions`: fewer may be allowed by now.
+fn news_max(settings: &Settings, subscriptions: usize) -> usize {
+    let subscriptions = settings.limits.subscriptions.max(subscriptions);
+    subscriptions.saturating_add(SPARE_NEWS)
 }
 
 /// Leaves news for a notification server's connection; under the lock of the queue, so that they keep

@@ -3,15 +3,27 @@
 //! Bodies are counted from the moment they are stored until the last copy of the handle is gone,
 //! so messages that wait in a connection's outbox count too. Buffers of usual size (clients pad
 //! messages to nearly 16 KiB) are kept for the next message: in steady state a message allocates
-//! only the small shared handle.
+//! only the small shared handle. What a message takes beside its body, in its queue and in the
+//! allocator, is counted with it: otherwise millions of empty ones would be free.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use junto_smp::message::BODY_BYTES_MAX;
+use junto_smp::queue::Message;
 
 /// Bodies at least this long get a buffer of full size, which can be used again.
 const POOLED_BYTES_MIN: usize = BODY_BYTES_MAX / 2;
+/// Slots of a queue for each of its messages: it begins with 4, and doubles them when it needs more.
+const SLOTS: usize = 4;
+/// What an allocation takes beside what was asked for: the allocator's own head, and rounding up.
+const ALLOCATION_BYTES: usize = 24;
+/// What a message takes beside its body: slots, the shared handle with its two counts, and three
+/// allocations. Some 310 bytes.
+const MESSAGE_BYTES: usize = SLOTS * size_of::<Message<Body>>()
+    + 2 * size_of::<usize>()
+    + size_of::<Stored>()
+    + 3 * ALLOCATION_BYTES;
 /// Buffers kept for the next message: 256 × 16 KiB = 4 MiB.
 const POOL_MAX: usize = 256;
 
@@ -19,6 +31,7 @@ const POOL_MAX: usize = 256;
 pub struct Memory {
     limit_bytes: AtomicUsize,
     used_bytes: AtomicUsize,
+    bodies: AtomicUsize,
     pool: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -29,6 +42,7 @@ impl Memory {
         Arc::new(Self {
             limit_bytes: AtomicUsize::new(limit_bytes),
             used_bytes: AtomicUsize::new(0),
+            bodies: AtomicUsize::new(0),
             pool: Mutex::new(Vec::new()),
         })
     }
@@ -39,12 +53,29 @@ impl Memory {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes of the bodies alone, about.
+    pub(super) fn body_bytes(&self) -> usize {
+        let beside = self.bodies.load(Ordering::Relaxed) * MESSAGE_BYTES;
+        self.used_bytes().saturating_sub(beside)
+    }
+
+    /// What a body of `len` bytes is counted with: the memory that a message with it takes.
+    #[must_use]
+    pub const fn cost(len: usize) -> usize {
+        MESSAGE_BYTES
+            + if len < POOLED_BYTES_MIN {
+                len
+            } else {
+                BODY_BYTES_MAX
+            }
+    }
+
     /// Whether a body of `bytes` may be stored. Two tasks that ask at once may exceed the limit by
     /// one message each; the limit is about gigabytes.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
         self.used_bytes()
-            .checked_add(cost(bytes))
+            .checked_add(Self::cost(bytes))
             .is_some_and(|sum| sum <= self.limit_bytes.load(Ordering::Relaxed))
     }
 
@@ -57,7 +88,8 @@ impl Memory {
     #[must_use]
     pub fn store(self: &Arc<Self>, bytes: &[u8]) -> Body {
         self.used_bytes
-            .fetch_add(cost(bytes.len()), Ordering::Relaxed);
+            .fetch_add(Self::cost(bytes.len()), Ordering::Relaxed);
+        self.bodies.fetch_add(1, Ordering::Relaxed);
         let mut buffer = if bytes.len() < POOLED_BYTES_MIN {
             Vec::with_capacity(bytes.len())
         } else {
@@ -74,7 +106,8 @@ impl Memory {
 
     fn give_back(&self, mut buffer: Vec<u8>) {
         self.used_bytes
-            .fetch_sub(cost(buffer.len()), Ordering::Relaxed);
+            .fetch_sub(Self::cost(buffer.len()), Ordering::Relaxed);
+        self.bodies.fetch_sub(1, Ordering::Relaxed);
         if buffer.len() >= POOLED_BYTES_MIN {
             buffer.clear();
             let mut pool = self.pool();
@@ -86,15 +119,6 @@ impl Memory {
 
     fn pool(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a body of `len` bytes takes.
-const fn cost(len: usize) -> usize {
-    if len < POOLED_BYTES_MIN {
-        len
-    } else {
-        BODY_BYTES_MAX
     }
 }
 
@@ -125,19 +149,21 @@ mod tests {
 
     #[test]
     fn counts_until_the_last_handle_is_gone() {
-        let memory = Memory::new(BODY_BYTES_MAX + 100);
+        let memory = Memory::new(Memory::cost(BODY_BYTES_MAX) + Memory::cost(100));
         assert!(memory.has_room(BODY_BYTES_MAX));
         let large = memory.store(&[1; BODY_BYTES_MAX - 5]);
-        assert_eq!(memory.used_bytes(), BODY_BYTES_MAX); // it takes a whole buffer
+        // It takes a whole buffer.
+        assert_eq!(memory.used_bytes(), Memory::cost(BODY_BYTES_MAX));
+        assert_eq!(memory.body_bytes(), BODY_BYTES_MAX);
         assert!(memory.has_room(100));
         assert!(!memory.has_room(101));
         let small = memory.store(&[2; 100]);
         let again = small.clone();
         drop(small);
         assert_eq!(again.as_ref(), [2; 100]);
-        assert!(!memory.has_room(1));
+        assert!(!memory.has_room(0));
         drop((again, large));
-        assert_eq!(memory.used_bytes(), 0);
+        assert_eq!((memory.used_bytes(), memory.body_bytes()), (0, 0));
     }
 
     #[test]

@@ -315,9 +315,9 @@ fn memory_of_bodies_is_counted_and_given_back(fixture: Fixture) {
         send(store, &cell, n);
     }
     wait(store, store.position()).unwrap();
-    assert_eq!(store.memory().used_bytes(), 40);
+    assert_eq!(store.memory().used_bytes(), 10 * Memory::cost(4));
     take(store, &cell);
-    assert_eq!(store.memory().used_bytes(), 36);
+    assert_eq!(store.memory().used_bytes(), 9 * Memory::cost(4));
     delete(store, &cell);
     drop(cell);
     assert_eq!(store.memory().used_bytes(), 0);

@@ -183,7 +183,7 @@ impl JournalStore {
 
     fn guess(&self) -> u64 {
         let queues = self.queues.queues() as u64 * QUEUE_BYTES;
-        queues.saturating_add(self.queues.memory().used_bytes() as u64)
+        queues.saturating_add(self.queues.memory().body_bytes() as u64)
     }
 
     /// A copy of everything alive took `bytes`.
