@@ -27,6 +27,7 @@ pub mod seeds;
 mod session;
 mod smp;
 mod tls;
+mod vault;
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
@@ -76,6 +77,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smp_server_hello", smp::server_hello),
     ("smp_transmission", smp::transmission),
     ("tls_chain", tls::chain),
+    ("vault_messages", vault::messages),
 ];
 
 /// The target of that name, for the binaries.

@@ -98,6 +98,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "smp_server_hello" => server_hellos(),
         "smp_transmission" => transmissions(),
         "tls_chain" => chains(),
+        "vault_messages" => crate::vault::seeds(),
         other => panic!("no seeds for {other}"),
     }
 }

@@ -1,0 +1,38 @@
+//! Core: PIN-protected recovery: key schedule, threshold OPRF, the record that a realm keeps.
+//!
+//! A user's secrets hang on a master key that comes from a PIN *and* from 32 random bytes, c2. The
+//! PIN alone can be searched, so c2 is kept by n realms, servers of different operators, of which
+//! any t give it back to who knows the PIN, and fewer know nothing. A realm counts guesses and erases
+//! its part when they run out; no realm, nor t − 1 of them together, can try PINs by itself.
+//! The exact protocol is `docs/spec/vault.md`.
+//!
+//! | to | use |
+//! |---|---|
+//! | store | [`Pin`], [`Stretched`], [`enrol`] |
+//! | get back | [`Roster::agreed`], [`Attempt`], [`Claims`] |
+//! | keep a record | [`Record`] |
+//!
+//! Nothing here talks to anybody: bytes in, bytes out, and randomness is an argument.
+
+mod encoding;
+mod enrolment;
+mod guesses;
+mod oprf;
+mod pin;
+mod realms;
+mod record;
+mod recovery;
+mod roster;
+mod schedule;
+mod sharing;
+
+pub use encoding::DecodeError;
+pub use enrolment::{Deposit, enrol};
+pub use guesses::{GuessLimit, PolicyError};
+pub use oprf::{BlindedElement, Evaluation};
+pub use pin::{PIN_BYTES_MAX, PIN_CHARS_MIN, Pin, PinError};
+pub use realms::{Account, AccountError, REALMS_MAX, RealmId, RealmSet, RealmSetError};
+pub use record::{Charged, Event, Given, Receipt, Record, Refusal, State, View};
+pub use recovery::{Attempt, Claims, RecoveryError};
+pub use roster::{Disagreement, Roster};
+pub use schedule::{AuthKey, Cost, CostError, MasterKey, Stretched, Version};
