@@ -10,7 +10,8 @@ use bytes::Bytes;
 use junto_agent::proto::{
     AgentMessage, Answer, Body, Command, Committed, ConnectionId, Envelope, Event, Instant,
     InvitationLink, Link, Machine, MachineConfig, MessageId, Operation, Output, Receipt, Refusal,
-    RelayId, RelayNotice, Reply, RequestId, Row, RowKey, SealedBody, Tag, Ticket, Token,
+    RelayId, RelayNotice, Reply, RequestId, RoutePolicy, Row, RowKey, SealedBody, Tag, Ticket,
+    Token,
 };
 use junto_crypto::{
     Zeroizing,
@@ -81,7 +82,13 @@ fn sender_secret() -> x25519::SecretKey {
 
 fn restore(rows: &BTreeMap<RowKey, Row>) -> Machine {
     let rows = rows.iter().map(|(key, row)| (*key, row.clone()));
-    let machine = Machine::restore(MachineConfig { receipts: true }, rows);
+    let machine = Machine::restore(
+        MachineConfig {
+            receipts: true,
+            routes: RoutePolicy::default(),
+        },
+        rows,
+    );
     machine.unwrap_or_else(|error| panic!("it does not read what it wrote: {error}"))
 }
 
@@ -227,8 +234,8 @@ impl World {
 
     fn release(&mut self, output: Output) {
         match output {
-            Output::Dial { relay, address } => {
-                if address == self::relay() {
+            Output::Dial { relay, path } => {
+                if path.relay == self::relay() {
                     self.relay = Some(relay);
                 }
                 self.machine.handle_relay_up(self.now(), relay);

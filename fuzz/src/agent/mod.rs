@@ -4,7 +4,7 @@ mod machine;
 
 use junto_agent::proto::{
     AgentMessage, Body, Command, ConnectionId, Envelope, Link, Machine, MachineConfig, MessageId,
-    Output, QueueUri, RequestId, RowKey, SealedBody, Tag, Ticket, VersionRange,
+    Output, QueueUri, RequestId, RoutePolicy, RowKey, SealedBody, Tag, Ticket, VersionRange,
 };
 use junto_agent::proto::{Instant, RestoreError, Row};
 use junto_crypto::secretbox::BoxKey;
@@ -109,7 +109,15 @@ fn read_rows(bytes: &[u8]) -> Vec<(RowKey, Row)> {
 pub(crate) fn rows(bytes: &[u8]) {
     let rows = read_rows(bytes);
     let mut stored: std::collections::BTreeMap<RowKey, Row> = rows.iter().cloned().collect();
-    let restore = |rows| Machine::restore(MachineConfig { receipts: true }, rows);
+    let restore = |rows| {
+        Machine::restore(
+            MachineConfig {
+                receipts: true,
+                routes: RoutePolicy::default(),
+            },
+            rows,
+        )
+    };
     let restored: Result<Machine, RestoreError> = restore(rows);
     let Ok(mut machine) = restored else {
         return;

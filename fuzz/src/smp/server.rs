@@ -236,7 +236,7 @@ impl Relay {
         if let Some(delivery) = &outcome.then {
             peer.push(|w, b| w.push_delivery(b, None, delivery));
         }
-        for alert in &outcome.alerts {
+        if let Some(alert) = &outcome.alert {
             peer.push(|w, b| w.push_alert(b, alert));
         }
         if let Some((to, news)) = &outcome.notify_notifier {
