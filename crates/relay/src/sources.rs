@@ -16,13 +16,20 @@ use ipnet::IpNet;
 
 use crate::config::Rate;
 
-/// Places for rates: 4,096 × 48 bytes.
+/// Places for rates: 4,096 × 56 bytes.
 const PLACES: usize = 4_096;
+/// Places for budgets of a day, which sources that share one share for longer: 16,384 × 32 bytes.
+const DAY_PLACES: usize = 16_384;
+/// Seconds of a day.
+const DAY_S: u64 = 86_400;
+/// How much more than one source an IPv6 network of 48 bits has in a day: it is what one customer can
+/// be given, but also what many may share.
+const SITE_SOURCES: u32 = 16;
 
 /// What remains of a [`Rate`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {
-    /// In millionths, so that slow rates lose nothing.
+    /// In small parts, so that slow rates lose nothing: millionths, for rates by the second.
     left: u64,
     since: Option<Instant>,
 }
@@ -40,22 +47,35 @@ impl Bucket {
     /// Takes one at the time `now`, or tells how long to wait for it. Zero rates have no such time:
     /// they give an hour, after which the answer is the same.
     pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> Result<(), core::time::Duration> {
+        self.take_of(u64::from(rate.per_second), 1, rate.burst, now)
+    }
+
+    /// As above, of `times` in `seconds`. The two must not change their relation: what is left is kept
+    /// in parts of one that depend on `seconds`.
+    fn take_of(
+        &mut self,
+        times: u64,
+        seconds: u64,
+        burst: u32,
+        now: Instant,
+    ) -> Result<(), core::time::Duration> {
+        // So many parts that each microsecond gains `times` of them.
+        let one = Self::ONE * seconds;
         let gained = self.since.map_or(0, |since| {
             let micros = now.saturating_duration_since(since).as_micros();
             u64::try_from(micros)
                 .unwrap_or(u64::MAX)
-                .saturating_mul(u64::from(rate.per_second))
+                .saturating_mul(times)
         });
         self.since = Some(self.since.map_or(now, |since| since.max(now)));
-        // One is a million, a second a million microseconds: the rate is the gain per microsecond.
-        let most = u64::from(rate.burst) * Self::ONE;
+        let most = u64::from(burst).saturating_mul(one);
         self.left = self.left.saturating_add(gained).min(most);
-        if let Some(left) = self.left.checked_sub(Self::ONE) {
+        if let Some(left) = self.left.checked_sub(one) {
             self.left = left;
             return Ok(());
         }
-        let missing = Self::ONE - self.left;
-        Err(match missing.checked_div(u64::from(rate.per_second)) {
+        let missing = one - self.left;
+        Err(match missing.checked_div(times) {
             Some(micros) => core::time::Duration::from_micros(micros + 1),
             None => core::time::Duration::from_secs(3_600),
         })
@@ -74,13 +94,17 @@ pub(crate) struct Sources {
     open: Mutex<HashMap<Prefix, usize>>,
     hash: RandomState,
     rates: Vec<Mutex<[Bucket; 2]>>,
+    days: Vec<Mutex<Bucket>>,
+    /// Of networks of 48 bits: apart, because they have more.
+    site_days: Vec<Mutex<Bucket>>,
 }
 
-/// An IPv4 address, or the network of 64 bits of an IPv6 address.
+/// An IPv4 address, or the network of 64 bits of an IPv6 address, or that of 48.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Prefix {
     V4([u8; 4]),
     V6([u8; 8]),
+    Site([u8; 6]),
 }
 
 impl Prefix {
@@ -95,11 +119,27 @@ impl Prefix {
     }
 }
 
+impl Prefix {
+    /// The network of 48 bits around one of 64.
+    fn site(self) -> Option<Self> {
+        match self {
+            Self::V6([a, b, c, d, e, f, ..]) => Some(Self::Site([a, b, c, d, e, f])),
+            Self::V4(_) | Self::Site(_) => None,
+        }
+    }
+}
+
 /// One connection's share of its source. Dropping it gives it back.
 pub(crate) struct Source {
     sources: Arc<Sources>,
     /// None if limits by source do not hold for it.
     prefix: Option<Prefix>,
+}
+
+fn day_places() -> Vec<Mutex<Bucket>> {
+    (0..DAY_PLACES)
+        .map(|_| Mutex::new(Bucket::full()))
+        .collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -114,7 +154,15 @@ impl Sources {
             rates: (0..PLACES)
                 .map(|_| Mutex::new([Bucket::full(); 2]))
                 .collect(),
+            days: day_places(),
+            site_days: day_places(),
         })
+    }
+
+    /// Where `prefix` has its place.
+    fn place<'a, T>(&self, places: &'a [T], prefix: Prefix) -> Option<&'a T> {
+        let place = self.hash.hash_one(prefix) % (places.len() as u64).max(1);
+        places.get(usize::try_from(place).ok()?)
     }
 
     /// One more connection from `address`; `None` if it has `limit` already.
@@ -151,14 +199,34 @@ impl Source {
             return true;
         };
         let sources = &self.sources;
-        let place = sources.hash.hash_one(prefix) % (PLACES as u64);
-        let Some(buckets) = usize::try_from(place)
-            .ok()
-            .and_then(|place| sources.rates.get(place))
-        else {
+        match sources.place(&sources.rates, prefix) {
+            Some(buckets) => lock(buckets)[act as usize].take(rate, now).is_ok(),
+            None => true,
+        }
+    }
+
+    /// Whether its source may have one more of what there are `budget` of in a day: all of them at once
+    /// after a day of rest, and then one whenever its part of a day has passed.
+    pub(crate) fn may_today(&self, budget: u32, now: Instant) -> bool {
+        let Some(prefix) = self.prefix else {
             return true;
         };
-        lock(buckets)[act as usize].take(rate, now).is_ok()
+        let sources = &self.sources;
+        let take = |places, prefix, budget| {
+            let bucket = sources.place(places, prefix);
+            let times = u64::from(budget);
+            bucket
+                .is_none_or(|b: &Mutex<Bucket>| lock(b).take_of(times, DAY_S, budget, now).is_ok())
+        };
+        // The wider network last: who is turned away by the first takes nothing of the others'.
+        take(&sources.days, prefix, budget)
+            && prefix.site().is_none_or(|site| {
+                take(
+                    &sources.site_days,
+                    site,
+                    budget.saturating_mul(SITE_SOURCES),
+                )
+            })
     }
 }
 
@@ -279,6 +347,53 @@ mod tests {
                 .all(|source| source.may(Act::Handshake, never, Instant::now()))
         );
         assert!(lock(&sources.open).is_empty());
+    }
+
+    #[test]
+    fn a_budget_of_a_day_is_there_at_once_and_comes_back_in_a_day() {
+        const BUDGET: u32 = 1_000;
+        let sources = Sources::new();
+        let source = sources.enter("192.0.2.1".parse().unwrap(), &[], 9).unwrap();
+        let start = Instant::now();
+        let given = |now| {
+            (0..2 * BUDGET)
+                .filter(|_| source.may_today(BUDGET, now))
+                .count()
+        };
+        assert_eq!(given(start), 1_000);
+        // One every 86.4 seconds, and not before.
+        let part = Duration::from_millis(86_400);
+        let instant = Duration::from_micros(1);
+        assert_eq!(given(start + part - instant), 0);
+        assert_eq!(given(start + part), 1);
+        assert_eq!(given(start + 3 * part), 2);
+        // Another connection does not help.
+        let again = sources.enter("192.0.2.1".parse().unwrap(), &[], 9).unwrap();
+        assert!(!again.may_today(BUDGET, start + 3 * part));
+        assert_eq!(given(start + 1_003 * part - instant), 999);
+        assert_eq!(given(start + 10_000 * part), 1_000);
+        // A budget that was made larger or smaller holds from then on.
+        assert_eq!(given(start + 10_001 * part), 1);
+        assert!(!source.may_today(1, start + 10_001 * part));
+    }
+
+    #[test]
+    fn a_network_of_48_bits_has_the_budget_of_16_sources() {
+        let sources = Sources::new();
+        let now = Instant::now();
+        let may = |address: String| {
+            let source = sources.enter(address.parse().unwrap(), &[], 9).unwrap();
+            source.may_today(2, now)
+        };
+        let given = (0..40_u16)
+            .flat_map(|network| [1, 2, 3].map(|host| format!("2001:db8:1:{network:x}::{host}")))
+            .filter(|address| may(address.clone()))
+            .count();
+        // Some may share a place, but then others take what is there for all.
+        assert_eq!(given, 2 * 16);
+        // Others have their own; one may share the place.
+        assert!((2..6).any(|site| may(format!("2001:db8:{site}::1"))));
+        assert!((1..4).any(|last| may(format!("192.0.2.{last}"))));
     }
 
     #[test]

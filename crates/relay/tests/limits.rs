@@ -202,6 +202,30 @@ async fn queues_of_one_source_are_limited_exactly_over_all_its_connections() {
     assert_eq!(relay.stats().queues, 3 + served);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_of_one_source_in_a_day_are_limited_exactly() {
+    let mut config = strict();
+    // The next would come in eight hours.
+    config.limits.queues_per_day_per_source = 3;
+    let relay = start(config).await;
+    let mut first = peer_from(A, &relay).await.unwrap();
+    for _ in 0..3 {
+        let queue = first.create(M, true, None).await.unwrap();
+        // Those that were created count, not those that are there.
+        first.own(&queue, Command::Delete).await.unwrap();
+    }
+    assert_eq!(refused(first.create(M, true, None).await), ErrorCode::Quota);
+    let mut again = peer_from(A, &relay).await.unwrap();
+    assert_eq!(refused(again.create(M, true, None).await), ErrorCode::Quota);
+    let mut served = 0;
+    for last in 2..6 {
+        let mut other = peer_from([127, 0, 0, last], &relay).await.unwrap();
+        served += usize::from(other.create(M, true, None).await.is_ok());
+    }
+    assert!(served >= 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_of_one_connection_are_limited_exactly_and_wait() {
     let mut config = config();

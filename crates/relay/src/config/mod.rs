@@ -66,6 +66,7 @@ impl RelayConfig {
                 handshakes_per_second: Rate::UNLIMITED,
                 handshakes_per_second_per_source: Rate::UNLIMITED,
                 queues_per_second_per_source: Rate::UNLIMITED,
+                queues_per_day_per_source: u32::MAX,
                 blocks_per_second_per_connection: Rate::UNLIMITED,
                 queues_per_connection: usize::MAX,
                 ..Limits::default()
@@ -207,6 +208,10 @@ pub struct Limits {
     pub queues_per_connection: usize,
     /// Queues created from one source. Then `NEW` is refused with `QUOTA`.
     pub queues_per_second_per_source: Rate,
+    /// Queues created from one source in the long run: so many at once after a day of rest, and then
+    /// one whenever its part of a day has passed. Networks of 48 bits (IPv6) have 16 times as many
+    /// together. Then `NEW` is refused with `QUOTA`. Forgotten at a restart.
+    pub queues_per_day_per_source: u32,
     /// Bytes of all waiting messages. Then `SEND` is refused with `QUOTA`.
     pub message_bytes: usize,
     /// Messages in one queue; 16 KiB each.
@@ -235,6 +240,7 @@ impl Default for Limits {
             queues: 1_000_000,
             queues_per_connection: 10_000,
             queues_per_second_per_source: Rate::per_second(50),
+            queues_per_day_per_source: 5_000,
             message_bytes: 1 << 30,
             messages_per_queue: queue::Limits::default().messages,
             subscriptions: 50_000,

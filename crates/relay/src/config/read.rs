@@ -222,6 +222,11 @@ fn limits(section: &mut Section<'_, '_>) -> (Limits, Option<Vec<IpNet>>) {
             "queues_per_second_per_source",
             d.queues_per_second_per_source,
         ),
+        queues_per_day_per_source: {
+            let (name, default) = ("queues_per_day_per_source", d.queues_per_day_per_source);
+            let number = section.number(name, u64::from(default), 1..=BILLION);
+            u32::try_from(number).unwrap_or(u32::MAX)
+        },
         blocks_per_second_per_connection: section.rate(
             "blocks_per_second_per_connection",
             d.blocks_per_second_per_connection,

@@ -39,6 +39,7 @@ use self::mailbox::{Found, Happened, Mailbox, News};
 use self::outbox::{Outbox, Reply, What};
 use self::pace::Pace;
 use crate::admission::Handshakes;
+use crate::config::Limits;
 use crate::folder::generator;
 use crate::relay::Shared;
 use crate::settings::Settings;
@@ -510,12 +511,9 @@ impl Connection {
             return self.reply(command, What::Refused(ErrorCode::Auth));
         }
         let limits = &self.settings.limits;
-        let rate = limits.queues_per_second_per_source;
         if (new.subscribe && self.subscriptions.len() >= limits.subscriptions)
             || self.queues_created >= limits.queues_per_connection
-            || !self
-                .source
-                .may(Act::NewQueue, rate, std::time::Instant::now())
+            || !self.may_create(limits)
         {
             return self.reply(command, What::Refused(ErrorCode::Quota));
         }
@@ -546,6 +544,14 @@ impl Connection {
             Err(CreateFault::Taken) => ErrorCode::Auth,
         };
         self.reply(command, What::Refused(code));
+    }
+
+    /// Whether the client's source may create one more queue now.
+    fn may_create(&self, limits: &Limits) -> bool {
+        let now = std::time::Instant::now();
+        let rate = limits.queues_per_second_per_source;
+        self.source.may(Act::NewQueue, rate, now)
+            && self.source.may_today(limits.queues_per_day_per_source, now)
     }
 
     /// Carries out a command on its queue.
