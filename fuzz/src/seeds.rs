@@ -19,7 +19,7 @@ use junto_smp::{
     notification::NotificationNonce,
     proxy::{Forward, ProxyRequest},
     response::{NotifierIds, QueueIds, Response},
-    service::{QueuesHash, ServiceQueues},
+    service::{QueuesHash, ServiceAnswer, ServiceFault, ServiceHello, ServiceQueues, ServiceRole},
     version::{Version, VersionRange},
 };
 use junto_tls::OfflineIdentity;
@@ -134,6 +134,7 @@ fn spkis() -> Vec<Vec<u8>> {
         [ed448, &point].concat(),
         point.to_vec(),
         SignedKey::sign(dh_key(), &ed25519).to_der(),
+        SignedKey::sign(ed25519.verifying_key(), &ed25519).to_der(),
     ]
 }
 
@@ -225,20 +226,38 @@ fn server_hellos() -> Vec<Vec<u8>> {
 
 fn client_hellos() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
+    let leaf = SigningKey::from_seed(&[1; 32]);
     for version in Version::ALL {
-        for key in [None, Some(dh_key())] {
+        for (key, role) in [
+            (None, Some(ServiceRole::Notifier)),
+            (None, None),
+            (Some(dh_key()), None),
+            (Some(dh_key()), Some(ServiceRole::Messaging)),
+        ] {
             let mut block = new_block();
             ClientHello {
                 version,
                 identity: Fingerprint([9; 32]),
                 key,
                 proxy: false,
-                service: false,
+                service: role.map(|role| ServiceHello {
+                    role,
+                    chain: vec![b"certificate"],
+                    key: SignedKey::sign(server::signer().verifying_key(), &leaf),
+                }),
             }
             .encode(&mut block)
             .unwrap();
             all.push(text_of(&block));
         }
+    }
+    for answer in [
+        ServiceAnswer::Accepted(ServiceId([7; 24])),
+        ServiceAnswer::Refused(ServiceFault::Refused),
+    ] {
+        let mut block = new_block();
+        answer.encode(&mut block).unwrap();
+        all.push(text_of(&block));
     }
     all
 }

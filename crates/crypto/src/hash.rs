@@ -20,6 +20,12 @@ pub fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// MD5, for formats that have it: it is broken and protects nothing.
+#[must_use]
+pub fn md5(bytes: &[u8]) -> [u8; 16] {
+    md5::Md5::digest(bytes).into()
+}
+
 /// SHA-512.
 #[must_use]
 pub fn sha512(bytes: &[u8]) -> [u8; 64] {

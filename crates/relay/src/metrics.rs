@@ -64,6 +64,8 @@ pub(crate) struct Metrics {
     queues_secured: Counter,
     queues_deleted: Counter,
     subscribed: Counter,
+    pub(crate) service_subscribed: Counter,
+    pub(crate) service_drifts: Counter,
     verifications: Counter,
     pub(crate) messages_received: Counter,
     messages_acknowledged: Counter,
@@ -72,6 +74,7 @@ pub(crate) struct Metrics {
     pub(crate) proxy: ProxyMetrics,
     errors: Family<Why, Counter>,
     queues: Gauge,
+    services: Gauge,
     message_bytes: Gauge,
     resident_bytes: Gauge,
     open_files: Gauge,
@@ -102,6 +105,14 @@ impl Metrics {
         let queues_secured = counter("queues_secured", "Queues that got their sender's key");
         let queues_deleted = counter("queues_deleted", "Queues deleted");
         let subscribed = counter("subscriptions", "Subscriptions begun");
+        let service_subscribed = counter(
+            "service_subscriptions",
+            "Subscriptions of services to all of their queues",
+        );
+        let service_drifts = counter(
+            "service_drifts",
+            "Those among them that expected other queues than the relay has",
+        );
         let verifications = counter(
             "verifications",
             "Signatures and authenticators of commands verified",
@@ -142,6 +153,7 @@ impl Metrics {
         let open = gauge("connections", "Open connections");
         let handshaking = gauge("handshakes", "Connections in their handshake");
         let queues = gauge("queues", "Queues");
+        let services = gauge("services", "Services with a queue or a connection");
         let message_bytes = gauge("message_bytes", "Memory of waiting messages");
         let resident_bytes = gauge("resident_memory_bytes", "Memory of the process");
         let open_files = gauge("open_files", "File descriptors of the process");
@@ -179,6 +191,8 @@ impl Metrics {
             queues_secured,
             queues_deleted,
             subscribed,
+            service_subscribed,
+            service_drifts,
             verifications,
             messages_received,
             messages_acknowledged,
@@ -187,6 +201,7 @@ impl Metrics {
             proxy,
             errors,
             queues,
+            services,
             message_bytes,
             resident_bytes,
             open_files,
@@ -307,6 +322,7 @@ impl Metrics {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&self.queues, store.queues());
+        set(&self.services, store.services().count());
         set(&self.message_bytes, store.memory().used_bytes());
         set(&self.resident_bytes, resident_bytes().unwrap_or(0));
         set(&self.open_files, open_files().unwrap_or(0));
@@ -408,6 +424,8 @@ mod tests {
                 "queues_secured",
                 "queues_deleted",
                 "subscriptions",
+                "service_subscriptions",
+                "service_drifts",
                 "verifications",
                 "messages_received",
                 "messages_acknowledged",
@@ -421,6 +439,7 @@ mod tests {
                 "connections",
                 "handshakes",
                 "queues",
+                "services",
                 "message_bytes",
                 "resident_memory_bytes",
                 "open_files",

@@ -174,7 +174,7 @@ impl Relay {
 async fn open_store(storage: Storage, settings: &Settings) -> Result<Arc<dyn Store>, RelayError> {
     let limits = settings.limits;
     let memory = Memory::new(limits.message_bytes);
-    Ok(match storage {
+    let store: Arc<dyn Store> = match storage {
         Storage::Memory => Arc::new(MemoryStore::new(limits.queues, memory)),
         Storage::Journal { dir, sync } => {
             let open = move || JournalStore::open(&dir, sync, limits.queues, memory);
@@ -184,7 +184,9 @@ async fn open_store(storage: Storage, settings: &Settings) -> Result<Arc<dyn Sto
             store.sweep(connection::now(), &settings.queue_limits);
             Arc::new(store)
         }
-    })
+    };
+    store.services().set_limit(limits.services);
+    Ok(store)
 }
 
 /// A relay that serves. Dropping it ends it at once, without saying goodbye to anybody.
@@ -249,6 +251,7 @@ impl RunningRelay {
         self.shared
             .store
             .set_limits(limits.queues, limits.message_bytes);
+        self.shared.store.services().set_limit(limits.services);
         // After the settings, which refuse the links that are blocked to new queues.
         block(&*self.shared.store, &blocked);
         let shown = identity.chain().first().map(|leaf| leaf.to_vec());

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::config::Rate;
 
-/// Places for rates: 4,096 × 56 bytes.
+/// Places for rates: 4,096 × 80 bytes.
 const PLACES: usize = 4_096;
 /// Places for budgets of a day, which sources that share one share for longer: 16,384 × 32 bytes.
 const DAY_PLACES: usize = 16_384;
@@ -87,13 +87,14 @@ impl Bucket {
 pub(crate) enum Act {
     Handshake = 0,
     NewQueue = 1,
+    NewService = 2,
 }
 
 /// All sources that have a connection open, and rates.
 pub(crate) struct Sources {
     open: Mutex<HashMap<Prefix, usize>>,
     hash: RandomState,
-    rates: Vec<Mutex<[Bucket; 2]>>,
+    rates: Vec<Mutex<[Bucket; 3]>>,
     days: Vec<Mutex<Bucket>>,
     /// Of networks of 48 bits: apart, because they have more.
     site_days: Vec<Mutex<Bucket>>,
@@ -152,7 +153,7 @@ impl Sources {
             open: Mutex::default(),
             hash: RandomState::new(),
             rates: (0..PLACES)
-                .map(|_| Mutex::new([Bucket::full(); 2]))
+                .map(|_| Mutex::new([Bucket::full(); 3]))
                 .collect(),
             days: day_places(),
             site_days: day_places(),

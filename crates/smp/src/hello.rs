@@ -4,6 +4,9 @@
 //! key signed by the leaf certificate's key. The client answers with the version it chose, the
 //! identity it expects, and usually an X25519 key of its own, which turns on block encryption
 //! (trap 3). Both ignore bytes behind what they know: that is how the protocol grows.
+//!
+//! A client that is a service also shows its certificates and a key for this connection, signed by
+//! the leaf among them, and waits for a third block ([`crate::service`]).
 
 use junto_crypto::{ed448, ed25519, x25519};
 
@@ -12,12 +15,13 @@ use crate::{
     block::{Block, SessionId, plain_block},
     encoding::{DecodeError, NoRoom, Reader, Writer},
     key::{decode_x25519, encode_x25519},
+    service::ServiceHello,
     version::{Version, VersionRange},
 };
 
 /// Certificates in a chain, at least and at most: leaf, identity, and up to two above.
 pub const CHAIN_LENGTH: core::ops::RangeInclusive<usize> = 2..=4;
-/// DER bytes of an X25519 key inside the sequence that the leaf key signs (trap 5).
+/// DER bytes of a key inside the sequence that the leaf key signs (trap 5).
 const SIGNED_BYTES: usize = 46;
 const SIGNED_HEAD: [u8; 2] = [0x30, 0x2c];
 const ED25519_ALGORITHM: [u8; 7] = [0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
@@ -54,24 +58,55 @@ pub enum LeafSignature {
     Ed448(ed448::Signature),
 }
 
-/// An X25519 key signed by a leaf certificate's key, as DER.
+/// A key for one connection, which a leaf certificate's key may sign.
+pub trait HelloKey: Copy {
+    /// DER `SubjectPublicKeyInfo`; both kinds of keys take 44 bytes.
+    fn to_spki(&self) -> [u8; x25519::SPKI_BYTES];
+
+    /// Reads what [`HelloKey::to_spki`] writes; `None` for anything else, and for weak keys.
+    fn from_spki(bytes: &[u8]) -> Option<Self>;
+}
+
+/// Of a server.
+impl HelloKey for x25519::PublicKey {
+    fn to_spki(&self) -> [u8; x25519::SPKI_BYTES] {
+        Self::to_spki(self)
+    }
+
+    fn from_spki(bytes: &[u8]) -> Option<Self> {
+        Self::from_spki(bytes).ok()
+    }
+}
+
+/// Of a service.
+impl HelloKey for ed25519::VerifyingKey {
+    fn to_spki(&self) -> [u8; ed25519::SPKI_BYTES] {
+        Self::to_spki(self)
+    }
+
+    fn from_spki(bytes: &[u8]) -> Option<Self> {
+        Self::from_spki(bytes).ok()
+    }
+}
+
+/// A key signed by a leaf certificate's key, as DER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SignedKey {
-    key: x25519::PublicKey,
+pub struct SignedKey<K = x25519::PublicKey> {
+    key: K,
     signature: LeafSignature,
 }
 
-impl SignedKey {
+impl<K: HelloKey> SignedKey<K> {
     /// Signs `key` with an Ed25519 leaf.
     #[must_use]
-    pub fn sign(key: x25519::PublicKey, leaf: &ed25519::SigningKey) -> Self {
+    pub fn sign(key: K, leaf: &ed25519::SigningKey) -> Self {
         let signature = LeafSignature::Ed25519(leaf.sign(&signed_bytes(&key)));
         Self { key, signature }
     }
 
     /// A key with a signature made elsewhere, over [`signed_bytes`].
     #[must_use]
-    pub fn from_parts(key: x25519::PublicKey, signature: LeafSignature) -> Self {
+    pub fn from_parts(key: K, signature: LeafSignature) -> Self {
         Self { key, signature }
     }
 
@@ -79,7 +114,7 @@ impl SignedKey {
     ///
     /// # Errors
     /// [`HelloFault::Signature`].
-    pub fn verify(&self, leaf: &LeafKey) -> Result<x25519::PublicKey, HelloFault> {
+    pub fn verify(&self, leaf: &LeafKey) -> Result<K, HelloFault> {
         let bytes = signed_bytes(&self.key);
         let valid = match (leaf, &self.signature) {
             (LeafKey::Ed25519(leaf), LeafSignature::Ed25519(signature)) => {
@@ -97,7 +132,7 @@ impl SignedKey {
         }
     }
 
-    fn encode(&self, writer: &mut Writer<'_>) {
+    pub(crate) fn encode(&self, writer: &mut Writer<'_>) {
         let (algorithm, signature) = match &self.signature {
             LeafSignature::Ed25519(s) => (ED25519_ALGORITHM, s.as_bytes().as_slice()),
             LeafSignature::Ed448(s) => (ED448_ALGORITHM, s.as_bytes().as_slice()),
@@ -138,8 +173,8 @@ impl SignedKey {
         if reader.array()? != SIGNED_HEAD {
             return Err(DecodeError::Invalid(FIELD));
         }
-        let key = x25519::PublicKey::from_spki(reader.take(x25519::SPKI_BYTES)?)
-            .map_err(|_| DecodeError::Invalid(FIELD))?;
+        let key =
+            K::from_spki(reader.take(x25519::SPKI_BYTES)?).ok_or(DecodeError::Invalid(FIELD))?;
         let algorithm = reader.array()?;
         reader.expect(0x03, FIELD)?;
         let bits = usize::from(reader.u8()?);
@@ -171,7 +206,7 @@ impl SignedKey {
 
 /// The 46 bytes that a leaf key signs: a sequence around the key's `SubjectPublicKeyInfo`.
 #[must_use]
-pub fn signed_bytes(key: &x25519::PublicKey) -> [u8; SIGNED_BYTES] {
+pub fn signed_bytes(key: &impl HelloKey) -> [u8; SIGNED_BYTES] {
     let mut bytes = [0; SIGNED_BYTES];
     bytes[..2].copy_from_slice(&SIGNED_HEAD);
     bytes[2..].copy_from_slice(&key.to_spki());
@@ -200,10 +235,7 @@ impl<'a> ServerHello<'a> {
         plain_block(block, |writer| {
             self.versions.encode(writer);
             writer.short(&self.session.0);
-            writer.u8(u8::try_from(self.chain.len()).unwrap_or(0));
-            for certificate in &self.chain {
-                writer.large(certificate);
-            }
+            encode_chain(&self.chain, writer);
             self.signed_key.encode(writer);
         })
     }
@@ -220,13 +252,7 @@ impl<'a> ServerHello<'a> {
             .try_into()
             .map(SessionId)
             .map_err(|_| DecodeError::Invalid("session id"))?;
-        let count = usize::from(reader.u8()?);
-        if !CHAIN_LENGTH.contains(&count) {
-            return Err(DecodeError::Invalid("certificate chain"));
-        }
-        let chain = (0..count)
-            .map(|_| reader.large())
-            .collect::<Result<Vec<_>, _>>()?;
+        let chain = decode_chain(&mut reader, &CHAIN_LENGTH)?;
         let signed_key = SignedKey::from_der(reader.large()?)?;
         Ok(Self {
             versions,
@@ -258,9 +284,27 @@ impl<'a> ServerHello<'a> {
     }
 }
 
+pub(crate) fn encode_chain(chain: &[&[u8]], writer: &mut Writer<'_>) {
+    writer.u8(u8::try_from(chain.len()).unwrap_or(0));
+    for certificate in chain {
+        writer.large(certificate);
+    }
+}
+
+pub(crate) fn decode_chain<'a>(
+    reader: &mut Reader<'a>,
+    length: &core::ops::RangeInclusive<usize>,
+) -> Result<Vec<&'a [u8]>, DecodeError> {
+    let count = usize::from(reader.u8()?);
+    if !length.contains(&count) {
+        return Err(DecodeError::Invalid("certificate chain"));
+    }
+    (0..count).map(|_| reader.large()).collect()
+}
+
 /// What a client says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientHello {
+pub struct ClientHello<'a> {
     /// The version to speak. Versions that we do not know are refused while parsing.
     pub version: Version,
     /// The identity that the client expects.
@@ -269,15 +313,15 @@ pub struct ClientHello {
     pub key: Option<x25519::PublicKey>,
     /// The client is a proxy: no block encryption either.
     pub proxy: bool,
-    /// The client asks to act as a service (16 and later). The request itself is not read.
-    pub service: bool,
+    /// The client asks to act as a service (16 and later).
+    pub service: Option<ServiceHello<'a>>,
 }
 
-impl ClientHello {
-    /// Writes the block. We never ask to be a service.
+impl<'a> ClientHello<'a> {
+    /// Writes the block. What the version has no place for is left out.
     ///
     /// # Errors
-    /// [`NoRoom`] never happens: the hello is small.
+    /// [`NoRoom`] if the certificates of a service do not fit into a block.
     pub fn encode(&self, block: &mut Block) -> Result<(), NoRoom> {
         plain_block(block, |writer| {
             writer.u16(self.version.number());
@@ -287,7 +331,9 @@ impl ClientHello {
             }
             writer.bool(self.proxy);
             if self.version.has_services() {
-                writer.u8(b'0');
+                writer.maybe(self.service.as_ref(), |writer, service| {
+                    service.encode(writer);
+                });
             }
         })
     }
@@ -297,7 +343,7 @@ impl ClientHello {
     ///
     /// # Errors
     /// [`HelloFault::Version`] for a version outside `offered`, or [`HelloFault::Syntax`].
-    pub fn decode(text: &[u8], offered: VersionRange) -> Result<Self, HelloFault> {
+    pub fn decode(text: &'a [u8], offered: VersionRange) -> Result<Self, HelloFault> {
         let mut reader = Reader::new(text);
         let number = reader.u16()?;
         let version = Version::new(number)
@@ -313,12 +359,11 @@ impl ClientHello {
             _ => None,
         };
         let proxy = reader.bool("proxy")?;
-        let service = version.has_services()
-            && match reader.u8()? {
-                b'0' => false,
-                b'1' => true,
-                _ => return Err(HelloFault::Syntax),
-            };
+        let service = if version.has_services() {
+            reader.maybe("service", ServiceHello::decode)?
+        } else {
+            None
+        };
         Ok(Self {
             version,
             identity,
@@ -347,9 +392,14 @@ pub enum HelloFault {
     /// The hello key is not signed by the leaf certificate, or is weak.
     #[error("hello key is not authentic")]
     Signature,
-    /// The client asks to be a service. A block with the refusal must be sent before closing.
-    #[error("service clients are not supported")]
+    /// What a service shows in its hello is not what it shows in TLS, or its key is not signed by
+    /// that. A block with the refusal ([`crate::service::ServiceFault::Unauthentic`]) must be sent
+    /// before closing.
+    #[error("service is not authentic")]
     Service,
+    /// The server does not let us be a service.
+    #[error("refused as a service: {0}")]
+    NoService(crate::service::ServiceFault),
 }
 
 impl From<DecodeError> for HelloFault {
@@ -380,7 +430,8 @@ mod tests {
         for position in 0..der.len() {
             let mut changed = der.clone();
             changed[position] ^= 1;
-            let verified = SignedKey::from_der(&changed).map(|signed| signed.verify(&public));
+            let verified = SignedKey::<x25519::PublicKey>::from_der(&changed)
+                .map(|signed| signed.verify(&public));
             assert!(!matches!(verified, Ok(Ok(_))), "byte {position}");
         }
         let other = ed25519::SigningKey::from_seed(&[2; 32]).verifying_key();
@@ -412,7 +463,7 @@ mod tests {
         let der = SignedKey::sign(key(), &leaf).to_der();
         let mut long = vec![0x30, 0x81, 0x78];
         long.extend_from_slice(&der[2..]);
-        assert!(SignedKey::from_der(&long).is_err());
+        assert!(SignedKey::<x25519::PublicKey>::from_der(&long).is_err());
     }
 
     #[test]
@@ -422,7 +473,7 @@ mod tests {
             identity: Fingerprint([9; 32]),
             key: Some(key()),
             proxy: false,
-            service: false,
+            service: None,
         };
         let mut block = new_block();
         hello.encode(&mut block).unwrap();
@@ -442,7 +493,7 @@ mod tests {
                     identity: Fingerprint([9; 32]),
                     key: hello_key,
                     proxy,
-                    service: false,
+                    service: None,
                 };
                 let mut block = new_block();
                 hello.encode(&mut block).unwrap();

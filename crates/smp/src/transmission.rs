@@ -10,6 +10,7 @@ use junto_crypto::{
 use std::sync::LazyLock;
 
 use crate::{
+    address::Fingerprint,
     block::SessionId,
     encoding::{DecodeError, Reader, Writer},
     id::{CorrelationId, Entity},
@@ -19,6 +20,8 @@ use crate::{
 
 /// Bytes of the session id as short string: what precedes a transmission in the authorised bytes.
 const PREFIX_BYTES: usize = 1 + 32;
+/// Bytes of the fingerprint of a service, which precedes them for the key of the queue.
+const FINGERPRINT_BYTES: usize = 32;
 
 /// Proof that the sender of a command holds a key, as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,16 +61,19 @@ impl Authorization {
 pub struct Transmission<'b> {
     /// Authorisation of the command; always none in answers.
     pub authorization: Authorization,
-    /// Whether a service signature follows the authorisation.
-    pub service_signature: bool,
+    /// The signature of a service that follows the authorisation.
+    pub service_signature: Option<ed25519::Signature>,
     /// Absent in server events.
     pub correlation: Option<CorrelationId>,
     /// The entity.
     pub entity: Entity<'b>,
     /// The command or answer, unparsed.
     pub content: &'b [u8],
-    /// What an authorisation covers: session id and the transmission after the authorisation.
+    /// What a service signs, and an authorisation covers: session id and the transmission after the
+    /// authorisation.
     authorised: &'b [u8],
+    /// What an authorisation covers beside the signature of a service: its fingerprint in front.
+    with_service: Option<&'b [u8]>,
 }
 
 /// A transmission that does not parse: the answer is `ERR BLOCK`, with the correlation id if that
@@ -101,13 +107,28 @@ impl<'b> Transmission<'b> {
         version: Version,
         session: &SessionId,
     ) -> Result<Self, TransmissionFault> {
+        Self::decode_of(bytes, version, session, None)
+    }
+
+    /// As [`Transmission::decode`], on the connection of a service. What the queue's key covers then
+    /// begins with the fingerprint of the service, for which the signature of the service leaves
+    /// room.
+    ///
+    /// # Errors
+    /// [`TransmissionFault`].
+    pub fn decode_of(
+        bytes: &'b mut [u8],
+        version: Version,
+        session: &SessionId,
+        service: Option<&Fingerprint>,
+    ) -> Result<Self, TransmissionFault> {
         let mut reader = Reader::new(bytes);
         let authorization = reader.short()?;
-        let service_signature = version.has_services()
-            && !authorization.is_empty()
-            && reader
-                .maybe("service signature", service_signature)?
-                .is_some();
+        let service_signature = if version.has_services() && !authorization.is_empty() {
+            reader.maybe("service signature", service_signature)?
+        } else {
+            None
+        };
         let authorization = Authorization::from_bytes(authorization);
         let start = bytes.len() - reader.rest().len();
         // Authorisations of impossible length still tell whom to answer.
@@ -119,10 +140,19 @@ impl<'b> Transmission<'b> {
             let prefix = start.checked_sub(PREFIX_BYTES).ok_or(NO_CORRELATION)?;
             write_prefix(&mut bytes[prefix..start], session);
         }
+        let whole = start.checked_sub(PREFIX_BYTES + FINGERPRINT_BYTES);
+        let with_service = match (service, whole.filter(|_| service_signature.is_some())) {
+            (Some(service), Some(whole)) => {
+                bytes[whole..whole + FINGERPRINT_BYTES].copy_from_slice(&service.0);
+                Some(whole)
+            }
+            _ => None,
+        };
         let bytes: &'b [u8] = bytes;
         let mut reader = Reader::new(&bytes[start..]);
         Ok(Self {
             service_signature,
+            with_service: with_service.map(|whole| &bytes[whole..]),
             correlation: decode_correlation(&mut reader)?,
             entity: Entity::from_bytes(reader.short()?),
             content: reader.rest(),
@@ -142,9 +172,8 @@ impl<'b> Transmission<'b> {
     }
 }
 
-fn service_signature(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+fn service_signature(reader: &mut Reader<'_>) -> Result<ed25519::Signature, DecodeError> {
     ed25519::Signature::try_from(reader.short()?)
-        .map(drop)
         .map_err(|_| DecodeError::Invalid("service signature"))
 }
 
@@ -185,6 +214,15 @@ pub(crate) enum Authoriser<'k> {
     Authenticator(BoxKey),
 }
 
+/// What a service signs its commands with, on one connection.
+pub(crate) struct ServiceSigner {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) key: ed25519::SigningKey,
+}
+
+/// Marker, length and signature of a service.
+const SERVICE_SIGNATURE_BYTES: usize = 2 + ed25519::SIGNATURE_BYTES;
+
 impl Authoriser<'_> {
     fn bytes(&self) -> usize {
         match self {
@@ -206,8 +244,27 @@ impl Authoriser<'_> {
         entity: Entity<'_>,
         content: impl FnOnce(&mut Writer<'_>),
     ) -> Result<usize, crate::encoding::NoRoom> {
+        self.encode_of(room, version, session, correlation, entity, None, content)
+    }
+
+    /// As [`Authoriser::encode`], with the signature of a service as well.
+    #[allow(clippy::too_many_arguments)] // Each of them is a part of the transmission.
+    pub(crate) fn encode_of(
+        &self,
+        room: &mut [u8],
+        version: Version,
+        session: &SessionId,
+        correlation: &CorrelationId,
+        entity: Entity<'_>,
+        service: Option<&ServiceSigner>,
+        content: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<usize, crate::encoding::NoRoom> {
         let length = self.bytes();
-        let marker = usize::from(length > 0 && version.has_services());
+        let service = service.filter(|_| length > 0 && version.has_services());
+        let marker = match service {
+            Some(_) => SERVICE_SIGNATURE_BYTES,
+            None => usize::from(length > 0 && version.has_services()),
+        };
         let start = 1 + length + marker;
         let (head, body) = room
             .split_at_mut_checked(start)
@@ -218,7 +275,13 @@ impl Authoriser<'_> {
         let end = start + writer.finish()?;
         if length > 0 {
             write_prefix(&mut head[start - PREFIX_BYTES..], session);
-            let authorised = &room[start - PREFIX_BYTES..end];
+            let mut covered = start - PREFIX_BYTES;
+            let signed = service.map(|service| service.key.sign(&room[covered..end]));
+            if let Some(service) = service {
+                covered -= FINGERPRINT_BYTES;
+                room[covered..][..FINGERPRINT_BYTES].copy_from_slice(&service.fingerprint.0);
+            }
+            let authorised = &room[covered..end];
             let nonce = correlation.nonce();
             match self {
                 Self::None => {}
@@ -231,11 +294,16 @@ impl Authoriser<'_> {
                     room[1..=length].copy_from_slice(&made);
                 }
             }
+            match (signed, room.get_mut(1 + length..start)) {
+                (Some(signature), Some([marker, bytes, rest @ ..])) => {
+                    (*marker, *bytes) = (b'1', 64);
+                    rest.copy_from_slice(signature.as_bytes());
+                }
+                (None, Some([marker])) => *marker = b'0',
+                _ => {}
+            }
         }
         room[0] = u8::try_from(length).unwrap_or(0);
-        if marker > 0 {
-            room[1 + length] = b'0';
-        }
         Ok(end)
     }
 }
@@ -275,7 +343,7 @@ pub fn verify(
     key: Option<&AuthKey>,
     hello: &x25519::SecretKey,
 ) -> bool {
-    let authorised = transmission.authorised;
+    let authorised = transmission.with_service.unwrap_or(transmission.authorised);
     match &transmission.authorization {
         Authorization::None => false,
         Authorization::Ed25519(signature) => {
@@ -411,7 +479,7 @@ mod tests {
         let session = SessionId([0; 32]);
         let decode = |mut bytes: Vec<u8>| {
             Transmission::decode(&mut bytes, version(18), &session)
-                .map(|t| (t.service_signature, t.correlation.is_some()))
+                .map(|t| (t.service_signature.is_some(), t.correlation.is_some()))
                 .map_err(|fault| fault.correlation)
         };
         let corr = CorrelationId([7; 24]);
@@ -436,6 +504,60 @@ mod tests {
         assert_eq!(decode(header(64, &service)), Ok((true, true)));
         assert_eq!(decode(vec![]), Err(None));
         assert_eq!(decode(vec![0, 23]), Err(None));
+    }
+
+    #[test]
+    fn a_service_signs_the_usual_bytes_and_the_queue_its_fingerprint_too() {
+        let signer = ServiceSigner {
+            fingerprint: Fingerprint([3; 32]),
+            key: ed25519::SigningKey::from_seed(&[4; 32]),
+        };
+        let hello_key = x25519::SecretKey::from_bytes(&[2; 32]);
+        let session = SessionId([5; 32]);
+        let signing = ed25519::SigningKey::from_seed(&[1; 32]);
+        let agreed = x25519::SecretKey::from_bytes(&[6; 32]);
+        let shared = agreed.diffie_hellman(&hello_key.public_key()).unwrap();
+        for (authoriser, key) in [
+            (
+                Authoriser::Ed25519(&signing),
+                AuthKey::Ed25519(signing.verifying_key()),
+            ),
+            (
+                Authoriser::Authenticator(BoxKey::from_shared(&shared)),
+                AuthKey::X25519(agreed.public_key()),
+            ),
+        ] {
+            let mut room = [0; 512];
+            let used = authoriser
+                .encode_of(
+                    &mut room,
+                    version(19),
+                    &session,
+                    &CorrelationId([7; 24]),
+                    Entity::Queue(&[8; 24]),
+                    Some(&signer),
+                    |writer| writer.bytes(b"SUB"),
+                )
+                .unwrap();
+            let sent = &room[..used];
+            let decode = |bytes: &mut [u8], service: Option<Fingerprint>| {
+                let t = Transmission::decode_of(bytes, version(19), &session, service.as_ref());
+                let t = t.unwrap();
+                assert_eq!(t.content, b"SUB");
+                let signature = t.service_signature.unwrap();
+                let signed = signer
+                    .key
+                    .verifying_key()
+                    .verify(t.authorised(), &signature);
+                (signed.is_ok(), verify(&t, Some(&key), &hello_key))
+            };
+            let right = decode(&mut sent.to_vec(), Some(signer.fingerprint));
+            assert_eq!(right, (true, true));
+            let other = decode(&mut sent.to_vec(), Some(Fingerprint([9; 32])));
+            assert_eq!(other, (true, false), "another service in its place");
+            let none = decode(&mut sent.to_vec(), None);
+            assert_eq!(none, (true, false), "no service in its place");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use junto_smp::{
     id::{CorrelationId, Entity},
     key::{AuthKey, AuthSecret},
     queue::Credential,
-    server::{Handshake, Refusal, Request, service_refusal},
+    server::{Handshake, Refusal, Request},
     version::{Version, VersionRange},
 };
 use support::{Got, Relay, create, newest};
@@ -318,7 +318,7 @@ fn plain_hello(relay: &Relay, version: Version) -> Box<Block> {
         identity: relay.identity.fingerprint(),
         key: None,
         proxy: false,
-        service: false,
+        service: None,
     }
     .encode(&mut block)
     .unwrap();
@@ -326,27 +326,19 @@ fn plain_hello(relay: &Relay, version: Version) -> Box<Block> {
 }
 
 #[test]
-fn would_be_services_are_refused_cleanly() {
+fn services_that_say_nothing_of_themselves_are_none() {
     let mut relay = Relay::new(VersionRange::SUPPORTED);
     for version in Version::ALL {
         let mut first = new_block();
         let handshake =
             Handshake::start(&relay.identity, SESSION, &mut relay.rng, &mut first).unwrap();
         let mut hello = plain_hello(&relay, version);
-        // The last byte of the hello says whether a service request follows.
+        // The last byte of the hello says whether a service follows.
         let length = usize::from(u16::from_be_bytes([hello[0], hello[1]]));
         hello[1 + length] = b'1';
         let refused = handshake.finish(&relay.identity, &mut hello).err();
-        let expected = if version.has_services() {
-            HelloFault::Service
-        } else {
-            HelloFault::Syntax
-        };
-        assert_eq!(refused, Some(expected), "{version}");
+        assert_eq!(refused, Some(HelloFault::Syntax), "{version}");
     }
-    let mut answer = new_block();
-    service_refusal(&mut answer).unwrap();
-    assert_eq!(answer[2..24], *b"EHANDSHAKE BAD_SERVICE");
 }
 
 /// Queue keys of old clients: Ed448. Also with the wrong kind of key, and none.

@@ -158,7 +158,7 @@ fn a_wrong_pin_is_noticed_by_both_sides() {
         identity: Fingerprint([1; 32]),
         key: None,
         proxy: false,
-        service: false,
+        service: None,
     }
     .encode(&mut answer)
     .unwrap();

@@ -1,4 +1,4 @@
-//! The certificate chain of an SMP server, checked.
+//! The certificate chain of an SMP server, or of a service that is its client, checked.
 //!
 //! A server sends 2, 3 or 4 certificates: leaf, identity, and possibly certificates of an operator
 //! or a network above the identity. The identity is always the second; its hash is the pin. We
@@ -6,6 +6,9 @@
 //! no trust for somebody who pinned it, and is ignored.
 //!
 //! Host names are not checked: a relay may have several, or be an onion service.
+//!
+//! A service shows such a chain too, or a single certificate that signs itself. Nobody pins it: who
+//! it is, is its fingerprint, and what it may do follows from that.
 
 use core::fmt;
 
@@ -126,7 +129,7 @@ impl PeerChain {
         let ([leaf, identity] | [leaf, identity, _] | [leaf, identity, _, _]) = certificates else {
             return Err(ChainError::Length(certificates.len()));
         };
-        let leaf_key = check(leaf, identity, now)?;
+        let leaf_key = check(leaf, identity, now, Purpose::Server)?;
         Ok(Self {
             identity: Fingerprint::of(identity),
             leaf_key,
@@ -177,29 +180,111 @@ impl fmt::Debug for PeerChain {
     }
 }
 
+/// A chain that passed [`ClientChain::verify`].
+#[derive(Clone)]
+pub struct ClientChain {
+    certificates: Vec<CertificateDer<'static>>,
+    leaf_key: PeerKey,
+}
+
+impl ClientChain {
+    /// Checks `certificates`, in the order in which a client sent them, at the time `now`: as for a
+    /// server, but a single one may sign itself, and the leaf may be made for servers or clients.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub fn verify(certificates: &[CertificateDer<'_>], now: UnixTime) -> Result<Self, ChainError> {
+        let leaf_key = match certificates {
+            [own] => check_own(own, now)?,
+            [leaf, identity] | [leaf, identity, _] | [leaf, identity, _, _] => {
+                check(leaf, identity, now, Purpose::Client)?
+            }
+            _ => return Err(ChainError::Length(certificates.len())),
+        };
+        Ok(Self {
+            leaf_key,
+            certificates: certificates
+                .iter()
+                .map(|c| c.clone().into_owned())
+                .collect(),
+        })
+    }
+
+    /// The certificates as received: leaf, identity, others; or the only one.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// The key of the first, which also signs in the client's SMP hello.
+    #[must_use]
+    pub const fn leaf_key(&self) -> &PeerKey {
+        &self.leaf_key
+    }
+}
+
+impl fmt::Debug for ClientChain {
+    /// Who it is belongs in no log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientChain")
+            .field("leaf_key", &self.leaf_key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whom a leaf is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Server,
+    Client,
+}
+
 /// Reads the key of a leaf that a verified handshake presented.
 pub(crate) fn leaf_key(leaf: &[u8]) -> Result<PeerKey, ChainError> {
     PeerKey::from_spki(parse(leaf)?.public_key().raw)
 }
 
 /// The rules for leaf and identity; gives the leaf's key.
-fn check(leaf: &[u8], identity: &[u8], now: UnixTime) -> Result<PeerKey, ChainError> {
+fn check(
+    leaf: &[u8],
+    identity: &[u8],
+    now: UnixTime,
+    purpose: Purpose,
+) -> Result<PeerKey, ChainError> {
     let leaf = parse(leaf)?;
     let identity = parse(identity)?;
     let leaf_key = PeerKey::from_spki(leaf.public_key().raw)?;
     let identity_key = PeerKey::from_spki(identity.public_key().raw)?;
     check_authority(&identity)?;
-    check_leaf(&leaf)?;
-    let seconds = i64::try_from(now.as_secs()).map_err(|_| ChainError::Time)?;
-    let now = ASN1Time::from_timestamp(seconds).map_err(|_| ChainError::Time)?;
-    if !leaf.validity().is_valid_at(now) || !identity.validity().is_valid_at(now) {
-        return Err(ChainError::Time);
-    }
+    check_leaf(&leaf, purpose)?;
+    check_time(&[&leaf, &identity], now)?;
     if leaf.issuer().as_raw() != identity.subject().as_raw() {
         return Err(ChainError::Unsigned);
     }
     check_signature(&leaf, &identity_key)?;
     Ok(leaf_key)
+}
+
+/// The rules for a certificate that stands alone; gives its key.
+fn check_own(own: &[u8], now: UnixTime) -> Result<PeerKey, ChainError> {
+    let own = parse(own)?;
+    let key = PeerKey::from_spki(own.public_key().raw)?;
+    check_time(&[&own], now)?;
+    if own.issuer().as_raw() != own.subject().as_raw() {
+        return Err(ChainError::Unsigned);
+    }
+    check_signature(&own, &key)?;
+    Ok(key)
+}
+
+fn check_time(certificates: &[&X509Certificate<'_>], now: UnixTime) -> Result<(), ChainError> {
+    let seconds = i64::try_from(now.as_secs()).map_err(|_| ChainError::Time)?;
+    let now = ASN1Time::from_timestamp(seconds).map_err(|_| ChainError::Time)?;
+    let valid = |certificate: &&X509Certificate<'_>| certificate.validity().is_valid_at(now);
+    match certificates.iter().all(valid) {
+        true => Ok(()),
+        false => Err(ChainError::Time),
+    }
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, ChainError> {
@@ -238,8 +323,9 @@ fn check_authority(identity: &X509Certificate<'_>) -> Result<(), ChainError> {
     }
 }
 
-/// The leaf is no CA; if usages are listed, `digitalSignature` and `serverAuth` are among them.
-fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), ChainError> {
+/// The leaf is no CA; if usages are listed, `digitalSignature` is among them, and `serverAuth`, for
+/// which a client may have `clientAuth` instead.
+fn check_leaf(leaf: &X509Certificate<'_>, purpose: Purpose) -> Result<(), ChainError> {
     let constraints = leaf.basic_constraints().map_err(|_| ChainError::Encoding)?;
     let usage = leaf.key_usage().map_err(|_| ChainError::Encoding)?;
     let purposes = leaf
@@ -247,7 +333,10 @@ fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), ChainError> {
         .map_err(|_| ChainError::Encoding)?;
     if constraints.is_none_or(|c| !c.value.ca)
         && usage.is_none_or(|u| u.value.digital_signature())
-        && purposes.is_none_or(|p| p.value.server_auth || p.value.any)
+        && purposes.is_none_or(|p| {
+            let client = purpose == Purpose::Client && p.value.client_auth;
+            p.value.server_auth || client || p.value.any
+        })
     {
         Ok(())
     } else {
@@ -280,7 +369,7 @@ fn check_signature(leaf: &X509Certificate<'_>, key: &PeerKey) -> Result<(), Chai
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ServerIdentity;
+    use crate::{OfflineIdentity, ServerIdentity};
     use core::time::Duration;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng as _;
@@ -322,6 +411,31 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_client_may_sign_for_itself_and_nobody_else_may() {
+        let mut rng = ChaCha20Rng::seed_from_u64(6);
+        let own = OfflineIdentity::generate(&mut rng, at(NOW)).unwrap();
+        let own = own.certificate().clone();
+        let verify = |chain: &[CertificateDer<'static>]| {
+            ClientChain::verify(chain, at(NOW)).map(|chain| chain.certificates().len())
+        };
+        assert_eq!(verify(core::slice::from_ref(&own)), Ok(1));
+        let chain = chain();
+        assert_eq!(verify(&chain), Ok(2));
+        assert_eq!(verify(&chain[..1]), Err(ChainError::Unsigned));
+        assert_eq!(verify(&[]), Err(ChainError::Length(0)));
+        assert_eq!(verify(&vec![own.clone(); 5]), Err(ChainError::Length(5)));
+        assert!(verify(&[own.clone(), chain[1].clone()]).is_err());
+        let late = ClientChain::verify(core::slice::from_ref(&own), at(u64::MAX));
+        assert_eq!(late.unwrap_err(), ChainError::Time);
+        for position in 0..own.len() {
+            let mut changed = own.to_vec();
+            changed[position] ^= 1;
+            // Nothing pins it, so only what it says itself must be right.
+            assert!(verify(&[changed.into()]).is_err(), "byte {position}");
         }
     }
 

@@ -8,7 +8,7 @@
 //! | signatures | Ed25519, Ed448 (verified only) | as the reference implementation |
 //! | ALPN | `smp/1` | a connection without ALPN is accepted; one with only other protocols is not |
 //! | tickets, resumption, early data | off | a resumed session would repeat an identifier's role |
-//! | client certificate | not asked for | services come with SMP's service certificates |
+//! | client certificate | asked for, and checked if shown | services show theirs; everybody else has none |
 //! | SNI | not sent | with SNI a genuine server shows its *web* certificate |
 
 use std::sync::{Arc, LazyLock};
@@ -19,15 +19,16 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, CommonState, DigitallySignedStruct, Error, OtherError,
-    ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, Error,
+    OtherError, ServerConfig, SignatureScheme,
 };
 
-use crate::chain::{self, ChainError, PeerChain, PeerKey};
+use crate::chain::{self, ChainError, ClientChain, PeerChain, PeerKey};
 use crate::session_id::{self, ClientSecret};
-use crate::{Fingerprint, ServerIdentity};
+use crate::{Fingerprint, ServerIdentity, ServiceIdentity};
 
 /// The protocol name of SMP in ALPN.
 pub const ALPN_SMP: &[u8] = b"smp/1";
@@ -67,7 +68,7 @@ impl ServerTls {
     pub fn new(identity: &ServerIdentity) -> Result<Self, Error> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
-            .with_no_client_auth()
+            .with_client_cert_verifier(Arc::new(ServiceVerifier))
             .with_single_cert(
                 identity.chain().to_vec(),
                 PrivateKeyDer::Pkcs8(identity.leaf_pkcs8()),
@@ -101,21 +102,38 @@ impl ClientTls {
     /// # Errors
     /// Never with the providers of this version; the type is rustls's.
     pub fn new() -> Result<Self, Error> {
-        let mut config = ClientConfig::builder_with_provider(provider())
+        let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            // Replaced by `pinned`; until then it accepts nothing that a server could have.
-            .with_custom_certificate_verifier(Arc::new(PinVerifier(Fingerprint::from_bytes(
-                [0; 32],
-            ))))
+            .with_custom_certificate_verifier(NOBODY.clone())
             .with_no_client_auth();
+        Ok(Self::with(config))
+    }
+
+    /// As [`ClientTls::new`], showing the certificates of a service.
+    ///
+    /// # Errors
+    /// What rustls says about an unusable key or certificate; not for a [`ServiceIdentity`].
+    pub fn with_certificates(identity: &ServiceIdentity) -> Result<Self, Error> {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(NOBODY.clone())
+            .with_client_auth_cert(
+                identity.chain().to_vec(),
+                PrivateKeyDer::Pkcs8(identity.leaf_pkcs8()),
+            )?;
+        Ok(Self::with(config))
+    }
+
+    fn with(mut config: ClientConfig) -> Self {
         config.alpn_protocols = vec![ALPN_SMP.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         config.key_log = Arc::new(ClientSecret);
-        Ok(Self {
+        Self {
             base: Arc::new(config),
-        })
+        }
     }
 
     /// Settings that accept only the server with the identity `pin`. The check happens inside the
@@ -156,6 +174,25 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
+/// The chain that the client of `connection` presented; its handshake is complete. `None` if it
+/// presented none.
+///
+/// # Errors
+/// As [`ClientChain::verify`], which already passed during the handshake.
+pub fn client_chain(
+    connection: &CommonState,
+    now: UnixTime,
+) -> Result<Option<ClientChain>, ChainError> {
+    match connection.peer_certificates().unwrap_or_default() {
+        [] => Ok(None),
+        certificates => ClientChain::verify(certificates, now).map(Some),
+    }
+}
+
+/// Accepts nothing that a server could have; replaced by [`ClientTls::pinned`].
+static NOBODY: LazyLock<Arc<PinVerifier>> =
+    LazyLock::new(|| Arc::new(PinVerifier(Fingerprint::from_bytes([0; 32]))));
+
 /// Accepts one identity.
 #[derive(Debug)]
 struct PinVerifier(Fingerprint);
@@ -169,12 +206,7 @@ impl ServerCertVerifier for PinVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // One more than the limit suffices to be refused.
-        let certificates: Vec<_> = core::iter::once(end_entity)
-            .chain(intermediates)
-            .take(chain::CHAIN_MAX + 1)
-            .cloned()
-            .collect();
+        let certificates = presented(end_entity, intermediates);
         PeerChain::verify(&certificates, now)
             .and_then(|chain| chain.expect(&self.0))
             .map_err(refused)?;
@@ -196,21 +228,90 @@ impl ServerCertVerifier for PinVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let key = chain::leaf_key(cert).map_err(refused)?;
-        // RFC 8446 §4.2.3: the scheme must fit the certificate's key.
-        let scheme = match key {
-            PeerKey::Ed25519(_) => SignatureScheme::ED25519,
-            PeerKey::Ed448(_) => SignatureScheme::ED448,
-        };
-        if dss.scheme == scheme && key.verifies(message, dss.signature()) {
-            Ok(HandshakeSignatureValid::assertion())
-        } else {
-            Err(Error::InvalidCertificate(CertificateError::BadSignature))
-        }
+        check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519, SignatureScheme::ED448]
+        SCHEMES.to_vec()
+    }
+}
+
+/// Accepts any service, and clients without certificates.
+#[derive(Debug)]
+struct ServiceVerifier;
+
+impl ClientCertVerifier for ServiceVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        ClientChain::verify(&presented(end_entity, intermediates), now).map_err(refused)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(refused(ChainError::Algorithm))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SCHEMES.to_vec()
+    }
+}
+
+const SCHEMES: [SignatureScheme; 2] = [SignatureScheme::ED25519, SignatureScheme::ED448];
+
+/// What the peer presented, as far as it matters: one more than the limit suffices to be refused.
+fn presented(
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> Vec<CertificateDer<'static>> {
+    core::iter::once(end_entity)
+        .chain(intermediates)
+        .take(chain::CHAIN_MAX + 1)
+        .map(|certificate| certificate.clone().into_owned())
+        .collect()
+}
+
+/// The peer's signature over the handshake.
+fn check_signature(
+    message: &[u8],
+    cert: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let key = chain::leaf_key(cert).map_err(refused)?;
+    // RFC 8446 §4.2.3: the scheme must fit the certificate's key.
+    let scheme = match key {
+        PeerKey::Ed25519(_) => SignatureScheme::ED25519,
+        PeerKey::Ed448(_) => SignatureScheme::ED448,
+    };
+    if dss.scheme == scheme && key.verifies(message, dss.signature()) {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(Error::InvalidCertificate(CertificateError::BadSignature))
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::Fingerprint;
-use crate::chain::{ChainError, PeerChain};
+use crate::chain::{ChainError, ClientChain, PeerChain};
 use crate::config::{self, Alpn, ClientTls, ServerTls};
 use crate::session_id::{SessionId, SessionIdError, Watch};
 
@@ -26,6 +26,8 @@ pub struct Accepted<S> {
     pub session_id: SessionId,
     /// What the client wants to speak.
     pub alpn: Alpn,
+    /// The certificates of a service; other clients show none.
+    pub client: Option<ClientChain>,
 }
 
 /// A client's end of a connection whose handshake is done, with the right server.
@@ -78,7 +80,7 @@ impl From<io::Error> for HandshakeError {
 /// on top of what the caller queues.
 ///
 /// # Errors
-/// [`HandshakeError`]; never [`HandshakeError::Chain`].
+/// [`HandshakeError`]; [`HandshakeError::Chain`] only for a client that shows certificates.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     tls: &ServerTls,
     stream: S,
@@ -94,6 +96,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(Accepted {
         session_id: watch.session_id(connection)?,
         alpn: Alpn::of(connection),
+        client: config::client_chain(connection, UnixTime::now())?,
         stream,
     })
 }

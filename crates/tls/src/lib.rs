@@ -25,8 +25,8 @@ pub mod handshake;
 pub mod identity;
 pub mod session_id;
 
-pub use chain::{ChainError, PeerChain, PeerKey};
+pub use chain::{ChainError, ClientChain, PeerChain, PeerKey};
 pub use config::{Alpn, ClientTls, ServerTls};
 pub use fingerprint::Fingerprint;
-pub use identity::{IdentityError, OfflineIdentity, ServerIdentity};
+pub use identity::{IdentityError, OfflineIdentity, ServerIdentity, ServiceIdentity};
 pub use session_id::{SessionId, SessionIdError, Watch};

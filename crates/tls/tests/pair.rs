@@ -6,20 +6,99 @@ use std::thread;
 
 use junto_tls::handshake::{self, HandshakeError};
 use junto_tls::{
-    Alpn, ChainError, ClientTls, Fingerprint, ServerIdentity, ServerTls, SessionIdError, Watch,
+    Alpn, ChainError, ClientTls, Fingerprint, ServerIdentity, ServerTls, ServiceIdentity,
+    SessionIdError, Watch,
 };
+use rustls::client::ClientConfig;
 use rustls::pki_types::UnixTime;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConnection, ServerConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const BUFFER: usize = 64 * 1024;
 
-fn identity() -> ServerIdentity {
+fn generator() -> rand_chacha::ChaCha20Rng {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).unwrap();
-    let mut rng =
-        <rand_chacha::ChaCha20Rng as rand_chacha::rand_core::SeedableRng>::from_seed(seed);
-    ServerIdentity::ephemeral("localhost", &mut rng, UnixTime::now()).unwrap()
+    <rand_chacha::ChaCha20Rng as rand_chacha::rand_core::SeedableRng>::from_seed(seed)
+}
+
+fn identity() -> ServerIdentity {
+    ServerIdentity::ephemeral("localhost", &mut generator(), UnixTime::now()).unwrap()
+}
+
+#[tokio::test]
+async fn a_service_shows_its_certificates_and_others_show_none() {
+    let identity_of_server = identity();
+    let server_tls = ServerTls::new(&identity_of_server).unwrap();
+    let pin = *identity_of_server.fingerprint();
+    let alone = ServiceIdentity::generate(&mut generator(), UnixTime::now()).unwrap();
+    assert_eq!(
+        alone.fingerprint(),
+        Some(Fingerprint::of(&alone.chain()[0]))
+    );
+    let server = ServiceIdentity::from(identity());
+    assert_eq!(
+        server.fingerprint(),
+        Some(Fingerprint::of(&server.chain()[1]))
+    );
+    for (tls, shown) in [
+        (ClientTls::new().unwrap(), None),
+        (
+            ClientTls::with_certificates(&alone).unwrap(),
+            Some(alone.chain()),
+        ),
+        (
+            ClientTls::with_certificates(&server).unwrap(),
+            Some(server.chain()),
+        ),
+    ] {
+        let (a, b) = tokio::io::duplex(BUFFER);
+        let (accepted, connected) = tokio::join!(
+            handshake::accept(&server_tls, a, BUFFER),
+            handshake::connect(&tls, pin, b),
+        );
+        let (accepted, connected) = (accepted.unwrap(), connected.unwrap());
+        assert_eq!(accepted.session_id, connected.session_id);
+        let client = accepted.client.as_ref();
+        assert_eq!(client.map(|client| client.certificates()), shown);
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_the_key_or_with_a_stolen_identity_gets_no_session() {
+    let identity_of_server = identity();
+    let server_tls = ServerTls::new(&identity_of_server).unwrap();
+    let pin = *identity_of_server.fingerprint();
+    let (own, stolen) = (ServiceIdentity::from(identity()), identity());
+    let tls = ClientTls::with_certificates(&own).unwrap();
+    let config = tls.pinned(pin);
+    let key = config
+        .client_auth_cert_resolver
+        .resolve(&[], &[rustls::SignatureScheme::ED25519]);
+    let key = key.unwrap().key.clone();
+    // The leaf is its own and the identity another's; then both are another's.
+    for chain in [
+        vec![own.chain()[0].clone(), stolen.chain()[1].clone()],
+        stolen.chain().to_vec(),
+    ] {
+        let mut config = ClientConfig::clone(&config);
+        let shown = CertifiedKey::new(chain, key.clone());
+        config.client_auth_cert_resolver = std::sync::Arc::new(SingleCertAndKey::from(shown));
+        let (a, b) = tokio::io::duplex(BUFFER);
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let (accepted, _) = tokio::join!(
+            handshake::accept(&server_tls, a, BUFFER),
+            connector.connect(ClientTls::server_name(), b),
+        );
+        let refused = accepted.unwrap_err();
+        let expected = match refused {
+            HandshakeError::Chain(error) => error == ChainError::Unsigned,
+            HandshakeError::Tls(_) => true,
+            _ => false,
+        };
+        assert!(expected, "{refused:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ pub(crate) mod server;
 
 pub(crate) use client::{client, waiting};
 pub(crate) use forward::{forward, seeds_of_forward};
-use junto_crypto::{ed25519, pad};
+use junto_crypto::{ed25519, pad, x25519};
 use junto_smp::{
     address::ServerAddress,
     block::{Batch, Block, BlockFault, OutgoingBlock, Protection, SessionId, new_block},
@@ -19,6 +19,7 @@ use junto_smp::{
     message::{Delivered, DeliveryKey, SEALED_BYTES},
     notification::{self, NotificationKey, NotificationNonce},
     response::Response,
+    service::ServiceAnswer,
     transmission::{Authorization, Transmission},
     version::{Version, VersionRange},
 };
@@ -68,7 +69,12 @@ pub(crate) fn keys(bytes: &[u8]) {
         assert_eq!(spki, bytes);
     }
     let leaf = LeafKey::from_spki(bytes);
-    if let Ok(signed) = SignedKey::from_der(bytes) {
+    // The key of a service, in place of a server's.
+    if let Ok(signed) = SignedKey::<ed25519::VerifyingKey>::from_der(bytes) {
+        assert_eq!(signed.to_der(), bytes);
+        assert!(SignedKey::<x25519::PublicKey>::from_der(bytes).is_err());
+    }
+    if let Ok(signed) = SignedKey::<x25519::PublicKey>::from_der(bytes) {
         assert_eq!(signed.to_der(), bytes);
         let known = ed25519::SigningKey::from_seed(&[1; 32]).verifying_key();
         for leaf in [leaf, Ok(LeafKey::Ed25519(known))].into_iter().flatten() {
@@ -101,11 +107,18 @@ pub(crate) fn client_hello(bytes: &[u8]) {
         };
         assert!(offered.contains(hello.version.number()));
         let mut block = new_block();
-        hello.encode(&mut block).unwrap();
-        let encoded = pad::unpad(block.as_slice()).unwrap();
-        // We never are a service, so that is not written.
-        let length = encoded.len() - usize::from(hello.service);
-        assert_eq!(encoded[..length], bytes[..length]);
+        // It fits, as it came in a block; here it may be longer.
+        if hello.encode(&mut block).is_ok() {
+            let encoded = pad::unpad(block.as_slice()).unwrap();
+            assert!(bytes.starts_with(encoded));
+        }
+    }
+    // The third block, by which a server answers a service.
+    let mut block = plain(bytes);
+    if let Ok(answer @ ServiceAnswer::Accepted(_)) = ServiceAnswer::decode(&mut block) {
+        let mut again = new_block();
+        answer.encode(&mut again).unwrap();
+        assert!(bytes.starts_with(pad::unpad(again.as_slice()).unwrap()));
     }
 }
 
@@ -168,7 +181,7 @@ pub(crate) fn transmission(bytes: &[u8]) {
         };
         let service: &[u8] = match (authorization.is_empty(), version.has_services()) {
             (true, _) | (_, false) => &[],
-            (false, true) if parsed.service_signature => &head[head.len() - 66..],
+            (false, true) if parsed.service_signature.is_some() => &head[head.len() - 66..],
             (false, true) => b"0",
         };
         let expected = written(|writer| {

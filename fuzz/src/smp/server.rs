@@ -146,7 +146,7 @@ impl Relay {
             identity: self.identity.fingerprint(),
             key: None,
             proxy: false,
-            service: false,
+            service: None,
         }
         .encode(&mut block)
         .unwrap();

@@ -190,9 +190,12 @@ async fn exchange(pair: Pair, count: u64) -> Result<Pair, PeerError> {
 async fn waited(recipient: &mut Peer) -> Result<(MessageId, Vec<u8>), PeerError> {
     match recipient.event().await? {
         Heard::Message(_, id, sealed) => Ok((id, sealed)),
-        Heard::End(_) | Heard::Deleted(_) | Heard::Notification(..) | Heard::Fault => {
-            Err(PeerError::Unexpected)
-        }
+        Heard::End(_)
+        | Heard::Deleted(_)
+        | Heard::Notification(..)
+        | Heard::AllDelivered
+        | Heard::ServiceEnd(_)
+        | Heard::Fault => Err(PeerError::Unexpected),
     }
 }
 

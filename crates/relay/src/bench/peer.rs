@@ -4,23 +4,29 @@
 use std::collections::VecDeque;
 use std::io;
 
+use junto_crypto::ed25519::SigningKey;
 use junto_crypto::x25519;
 use junto_smp::address::ServerAddress;
 use junto_smp::block::{Block, BlockFault, OutgoingBlock, SessionId, new_block};
-use junto_smp::client::{Client, Event, Incoming, Options, RejectReason, ReplyFault, Request};
+use junto_smp::client::{
+    Client, Event, Incoming, Options, RejectReason, ReplyFault, Request, ServiceCredentials,
+};
 use junto_smp::command::{Command, NewMode, NewQueue};
 use junto_smp::encoding::Writer;
 use junto_smp::error::ErrorCode;
 use junto_smp::hello::{HelloFault, LeafKey};
-use junto_smp::id::{CorrelationId, Entity, MessageId, NotifierId, RecipientId, SenderId};
+use junto_smp::id::{
+    CorrelationId, Entity, MessageId, NotifierId, RecipientId, SenderId, ServiceId,
+};
 use junto_smp::key::AuthSecret;
 use junto_smp::message::{DeliveryKey, MessageFlags};
 use junto_smp::notification::NotificationNonce;
 use junto_smp::proxy::{Destination, Forward, ProxyRequest};
 use junto_smp::response::{NotifierIds, QueueIds, Response};
+use junto_smp::service::{ServiceQueues, ServiceRole};
 use junto_smp::version::{Version, VersionRange};
 use junto_tls::handshake::{self, HandshakeError};
-use junto_tls::{ChainError, ClientTls, Fingerprint, PeerChain, PeerKey};
+use junto_tls::{ChainError, ClientTls, Fingerprint, PeerChain, PeerKey, ServiceIdentity};
 use rand_chacha::ChaCha20Rng;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -96,6 +102,10 @@ pub enum Said {
     Ids(Box<QueueIds>),
     /// `SOK`, or `OK` to `SUB`.
     Subscribed,
+    /// `SOK`: the queue is one of this service's.
+    SubscribedFor(ServiceId),
+    /// `SOKS`.
+    ServiceSubscribed(ServiceQueues),
     /// `MSG`, with its box.
     Message(MessageId, Vec<u8>),
     /// `OK`.
@@ -125,8 +135,42 @@ pub enum Heard {
     Deleted(RecipientId),
     /// `NMSG`, with its box.
     Notification(NotifierId, NotificationNonce, Vec<u8>),
+    /// `ALLS`.
+    AllDelivered,
+    /// `ENDS`.
+    ServiceEnd(ServiceQueues),
     /// The server could not read something of ours.
     Fault,
+}
+
+/// A relay whose hello has come.
+struct Met {
+    stream: TlsStream<TcpStream>,
+    leaf: LeafKey,
+    session: SessionId,
+    rng: ChaCha20Rng,
+}
+
+impl Met {
+    /// TLS, and the relay's hello.
+    async fn over(
+        address: &ServerAddress,
+        tcp: TcpStream,
+        tls: &ClientTls,
+    ) -> Result<(Self, Box<Block>), PeerError> {
+        tcp.set_nodelay(true)?;
+        let pin = Fingerprint::from_bytes(address.fingerprint().0);
+        let connected = handshake::connect(tls, pin, tcp).await?;
+        let mut met = Self {
+            leaf: leaf_key(connected.chain.leaf_key()),
+            session: SessionId(*connected.session_id.as_bytes()),
+            stream: connected.stream,
+            rng: generator().map_err(PeerError::Random)?,
+        };
+        let mut hello = new_block();
+        met.stream.read_exact(&mut *hello).await?;
+        Ok((met, hello))
+    }
 }
 
 /// A connection to a relay.
@@ -196,20 +240,87 @@ impl Peer {
         tcp: TcpStream,
         options: &Options,
     ) -> Result<Self, PeerError> {
-        tcp.set_nodelay(true)?;
         let tls = ClientTls::new().map_err(HandshakeError::Tls)?;
-        let pin = Fingerprint::from_bytes(address.fingerprint().0);
-        let connected = handshake::connect(&tls, pin, tcp).await?;
-        let mut stream = connected.stream;
-        let leaf = leaf_key(connected.chain.leaf_key());
-        let session = SessionId(*connected.session_id.as_bytes());
-        let mut rng = generator().map_err(PeerError::Random)?;
-        let (mut incoming, mut hello) = (new_block(), new_block());
-        stream.read_exact(&mut *incoming).await?;
+        let (met, mut incoming) = Box::pin(Met::over(address, tcp, &tls)).await?;
+        let mut hello = new_block();
+        let Met {
+            mut stream,
+            leaf,
+            session,
+            mut rng,
+        } = met;
         let client = Client::open(options, session, &leaf, &mut incoming, &mut hello, &mut rng)?;
         stream.write_all(&*hello).await?;
         stream.flush().await?;
-        Ok(Self {
+        Ok(Self::new(stream, client, incoming, rng))
+    }
+
+    /// Connects to the first host of `address` as a service.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn connect_service(
+        address: &ServerAddress,
+        versions: VersionRange,
+        identity: &ServiceIdentity,
+        role: ServiceRole,
+    ) -> Result<Self, PeerError> {
+        let credentials = ServiceCredentials {
+            role,
+            chain: identity.chain().iter().map(|c| c.to_vec()).collect(),
+            leaf: SigningKey::from_seed(identity.leaf_key().seed()),
+        };
+        Self::connect_service_as(address, versions, identity, &credentials).await
+    }
+
+    /// As [`Peer::connect_service`], saying in the hello something else than in TLS.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn connect_service_as(
+        address: &ServerAddress,
+        versions: VersionRange,
+        identity: &ServiceIdentity,
+        credentials: &ServiceCredentials,
+    ) -> Result<Self, PeerError> {
+        let host = address.hosts().first().ok_or(PeerError::Unexpected)?;
+        let tcp = TcpStream::connect((host.for_resolver(), address.port())).await?;
+        let tls = ClientTls::with_certificates(identity).map_err(HandshakeError::Tls)?;
+        let (met, mut incoming) = Box::pin(Met::over(address, tcp, &tls)).await?;
+        let mut hello = new_block();
+        let Met {
+            mut stream,
+            leaf,
+            session,
+            mut rng,
+        } = met;
+        let options = Options {
+            versions,
+            ..Options::new(address.fingerprint())
+        };
+        let applying = Client::open_service(
+            &options,
+            credentials,
+            session,
+            &leaf,
+            &mut incoming,
+            &mut hello,
+            &mut rng,
+        )?;
+        stream.write_all(&*hello).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut *incoming).await?;
+        let client = applying.accepted(&mut incoming)?;
+        Ok(Self::new(stream, client, incoming, rng))
+    }
+
+    fn new(
+        stream: TlsStream<TcpStream>,
+        client: Client<u64>,
+        incoming: Box<Block>,
+        rng: ChaCha20Rng,
+    ) -> Self {
+        Self {
             stream,
             client,
             outgoing: OutgoingBlock::new(),
@@ -219,7 +330,13 @@ impl Peer {
             answers: VecDeque::new(),
             events: VecDeque::new(),
             blocks: Blocks::default(),
-        })
+        }
+    }
+
+    /// Our id, if we are a service.
+    #[must_use]
+    pub fn service(&self) -> Option<ServiceId> {
+        self.client.service()
     }
 
     /// The negotiated version.
@@ -419,7 +536,9 @@ impl Peer {
                         nonce,
                         sealed,
                     } => Heard::Notification(notifier, nonce, sealed.to_vec()),
-                    Event::AllDelivered | Event::ServiceEnd(_) | Event::Fault => Heard::Fault,
+                    Event::AllDelivered => Heard::AllDelivered,
+                    Event::ServiceEnd(queues) => Heard::ServiceEnd(queues),
+                    Event::Fault => Heard::Fault,
                 }),
                 Incoming::Stray => return Err(PeerError::Unexpected),
             }
@@ -573,7 +692,9 @@ impl Peer {
 fn own(response: Response<'_>, version: Version) -> Result<Said, ReplyFault> {
     Ok(match response {
         Response::Ids(ids) => Said::Ids(Box::new(ids)),
-        Response::Subscribed(_) => Said::Subscribed,
+        Response::Subscribed(None) => Said::Subscribed,
+        Response::Subscribed(Some(service)) => Said::SubscribedFor(service),
+        Response::ServiceSubscribed(queues) => Said::ServiceSubscribed(queues),
         Response::Message { id, sealed } => Said::Message(id, sealed.to_vec()),
         Response::Ok => Said::Ok,
         Response::Info(json) => Said::Info(String::from_utf8_lossy(json).into_owned()),
@@ -589,7 +710,6 @@ fn own(response: Response<'_>, version: Version) -> Result<Said, ReplyFault> {
             Said::Sealed(sealed.to_vec())
         }
         Response::Notification { .. }
-        | Response::ServiceSubscribed(_)
         | Response::AllDelivered
         | Response::ServiceEnd(_)
         | Response::End

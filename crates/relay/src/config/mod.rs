@@ -67,6 +67,7 @@ impl RelayConfig {
                 handshakes_per_second_per_source: Rate::UNLIMITED,
                 queues_per_second_per_source: Rate::UNLIMITED,
                 queues_per_day_per_source: u32::MAX,
+                services_per_second_per_source: Rate::UNLIMITED,
                 blocks_per_second_per_connection: Rate::UNLIMITED,
                 queues_per_connection: usize::MAX,
                 ..Limits::default()
@@ -219,6 +220,14 @@ pub struct Limits {
     /// Queues that one connection may subscribe to, about 100 bytes each. Then `SUB` is refused
     /// with `QUOTA`.
     pub subscriptions: usize,
+    /// Services, about 1 KiB each, that have a queue or a connection. A client that wants to be one
+    /// more is refused with `BAD_SERVICE`.
+    pub services: usize,
+    /// Services from one source that are new here. Further ones are refused likewise.
+    pub services_per_second_per_source: Rate,
+    /// Queues of one service, about 40 bytes each, and 200 bytes each while their news wait for a
+    /// slow service. Then `NEW`, `SUB` and `NSUB` of the service are refused with `QUOTA`.
+    pub queues_per_service: usize,
     /// Blocks from one connection, 16 KiB each. Further ones wait: the relay does not read on.
     pub blocks_per_second_per_connection: Rate,
     /// Commands in one block, up to 0.1 ms of CPU each. A block with more is refused with `BLOCK`
@@ -244,6 +253,9 @@ impl Default for Limits {
             message_bytes: 1 << 30,
             messages_per_queue: queue::Limits::default().messages,
             subscriptions: 50_000,
+            services: 1_000,
+            services_per_second_per_source: Rate::per_second(1),
+            queues_per_service: 200_000,
             blocks_per_second_per_connection: Rate::per_second(4_000),
             commands_per_block: 255,
             outgoing_bytes: 1 << 20,

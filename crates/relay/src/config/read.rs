@@ -207,6 +207,8 @@ fn limits(section: &mut Section<'_, '_>) -> (Limits, Option<Vec<IpNet>>) {
         message_bytes: size("message_mib", d.message_bytes >> 20, 1 << 20) << 20,
         messages_per_queue: size("messages_per_queue", d.messages_per_queue, 1 << 16),
         subscriptions: size("subscriptions_per_connection", d.subscriptions, BILLION),
+        services: size("services", d.services, BILLION),
+        queues_per_service: size("queues_per_service", d.queues_per_service, BILLION),
         commands_per_block: size("commands_per_block", d.commands_per_block, 255),
         outgoing_bytes: size(
             "outgoing_kib_per_connection",
@@ -227,6 +229,10 @@ fn limits(section: &mut Section<'_, '_>) -> (Limits, Option<Vec<IpNet>>) {
             let number = section.number(name, u64::from(default), 1..=BILLION);
             u32::try_from(number).unwrap_or(u32::MAX)
         },
+        services_per_second_per_source: section.rate(
+            "services_per_second_per_source",
+            d.services_per_second_per_source,
+        ),
         blocks_per_second_per_connection: section.rate(
             "blocks_per_second_per_connection",
             d.blocks_per_second_per_connection,

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use junto_smp::id::{ID_BYTES, NotifierId};
 use junto_smp::queue::{ConnectionId, Event, NotifierEvent, NotifierNews};
+use junto_smp::service::ServiceQueues;
 
 use crate::store::{Body, Position};
 
 /// Something that happened to a queue of this connection.
 pub(crate) struct News {
-    /// The connection's name for the queue: its recipient's, or its notification server's.
+    /// The connection's name for the queue: its recipient's, or its notification server's; or the id
+    /// of a service.
     pub(crate) queue: [u8; ID_BYTES],
     pub(crate) event: Happened,
     /// What it rests on.
@@ -25,6 +27,9 @@ pub(crate) enum Happened {
     Queue(Event<Body>),
     /// To a queue whose notifications it gets.
     Notifier(NotifierNews),
+    /// Another connection reads for its service, which has these queues. The service is named in
+    /// place of a queue.
+    ServiceEnd(ServiceQueues),
 }
 
 impl Happened {
@@ -35,7 +40,7 @@ impl Happened {
                 notifier,
                 event: NotifierEvent::Notification(_),
             }) => Some(*notifier),
-            Self::Notifier(_) | Self::Queue(_) => None,
+            Self::Notifier(_) | Self::Queue(_) | Self::ServiceEnd(_) => None,
         }
     }
 
@@ -46,6 +51,7 @@ impl Happened {
             Self::Notifier(news) => {
                 matches!(news.event, NotifierEvent::End | NotifierEvent::Deleted)
             }
+            Self::ServiceEnd(_) => false,
         }
     }
 }

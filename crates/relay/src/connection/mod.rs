@@ -8,6 +8,7 @@ mod forward;
 mod mailbox;
 mod outbox;
 mod pace;
+mod service;
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -25,8 +26,9 @@ use junto_smp::link::{FIXED_BYTES_MAX, USER_BYTES_MAX};
 use junto_smp::message::Timestamp;
 use junto_smp::queue::{self, Answer, ConnectionId, Credential, NotifierNews};
 use junto_smp::server::{
-    self, Authorised, Handshake, Refusal, ReplyWriter, Request, RequestReader,
+    self, Authorised, Greeted, Handshake, Refusal, ReplyWriter, Request, RequestReader,
 };
+use junto_smp::service::ServiceFault;
 use junto_tls::handshake;
 use rand_chacha::ChaCha20Rng;
 use tokio::io::{AsyncBufRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
@@ -38,6 +40,7 @@ use self::forward::Forwards;
 use self::mailbox::{Found, Happened, Mailbox, News};
 use self::outbox::{Outbox, Reply, What};
 use self::pace::Pace;
+use self::service::Session;
 use crate::admission::Handshakes;
 use crate::config::Limits;
 use crate::folder::generator;
@@ -88,18 +91,19 @@ pub(crate) async fn serve(
 ) -> Ended {
     let settings = shared.settings.get();
     let began = Instant::now();
-    let opened = tokio::time::timeout(settings.timeouts.handshake, open(&settings, stream)).await;
+    let opening = open(&shared, &settings, &source, id, stream);
+    let opened = tokio::time::timeout(settings.timeouts.handshake, opening).await;
     drop(handshaking);
     if let Ok(Ok(_)) = &opened {
         shared.metrics.handshake_done(began.elapsed());
     }
     handshakes.done(id);
-    let (stream, connection, rng) = match opened {
+    let opened = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(ended)) => return ended,
         Err(_) => return Ended::Handshake,
     };
-    let mut connection = Connection::new(shared, settings, source, id, stream, connection, rng);
+    let mut connection = Connection::new(shared, settings, source, id, opened);
     let ended = core::future::poll_fn(|cx| connection.poll(cx)).await;
     connection.goodbye(ended).await;
     ended
@@ -121,10 +125,22 @@ impl Drop for Handshaking {
     }
 }
 
-type Opened = (TlsStream<TcpStream>, server::Connection, ChaCha20Rng);
+/// What a handshake gives.
+struct Opened {
+    stream: TlsStream<TcpStream>,
+    connection: server::Connection,
+    rng: ChaCha20Rng,
+    service: Option<Session>,
+}
 
 /// TLS and hello.
-async fn open(settings: &Settings, stream: TcpStream) -> Result<Opened, Ended> {
+async fn open(
+    shared: &Arc<Shared>,
+    settings: &Settings,
+    source: &Source,
+    id: ConnectionId,
+    stream: TcpStream,
+) -> Result<Opened, Ended> {
     // Answers are whole blocks; waiting for more to send would only delay them.
     stream.set_nodelay(true).map_err(|_| Ended::Peer)?;
     let accepted = handshake::accept(&settings.tls, stream, TLS_BUFFER_BYTES)
@@ -140,17 +156,33 @@ async fn open(settings: &Settings, stream: TcpStream) -> Result<Opened, Ended> {
     stream.write_all(&*block).await.map_err(gone)?;
     stream.flush().await.map_err(gone)?;
     stream.read_exact(&mut *block).await.map_err(gone)?;
-    match handshake.finish(&settings.identity, &mut block) {
-        Ok(connection) => Ok((stream, connection, rng)),
-        Err(HelloFault::Service) => {
-            if server::service_refusal(&mut block).is_ok() {
+    let shown = accepted.client.as_ref().map(service::certificates);
+    let (connection, service) =
+        match handshake.greet(&settings.identity, shown.as_ref(), &mut block) {
+            Ok(Greeted::Client(connection)) => (connection, None),
+            Ok(Greeted::Service(applicant)) => {
+                let session = match Session::enter(shared, settings, source, id, &applicant) {
+                    Ok(session) => session,
+                    Err(fault) => return Err(service::refuse(stream, block, fault).await),
+                };
+                let accepted = applicant.accept(Arc::clone(session.service()), &mut block);
+                let connection = accepted.map_err(|_| Ended::Relay)?;
                 stream.write_all(&*block).await.map_err(gone)?;
-                stream.shutdown().await.map_err(gone)?;
+                stream.flush().await.map_err(gone)?;
+                (connection, Some(session))
             }
-            Err(Ended::Handshake)
-        }
-        Err(_) => Err(Ended::Handshake),
-    }
+            Err(HelloFault::Service) => {
+                let fault = ServiceFault::Unauthentic;
+                return Err(service::refuse(stream, block, fault).await);
+            }
+            Err(_) => return Err(Ended::Handshake),
+        };
+    Ok(Opened {
+        stream,
+        connection,
+        rng,
+        service,
+    })
 }
 
 /// An open connection.
@@ -174,6 +206,8 @@ struct Connection {
     queues_created: usize,
     /// What this client asks of the proxy.
     forwards: Option<Box<Forwards>>,
+    /// Set if the client is a service.
+    service: Option<Box<Session>>,
     /// When the last block came.
     heard: Instant,
     /// Since when the socket has not taken what TLS has for it.
@@ -192,11 +226,15 @@ impl Connection {
         settings: Arc<Settings>,
         source: Source,
         id: ConnectionId,
-        stream: TlsStream<TcpStream>,
-        connection: server::Connection,
-        rng: ChaCha20Rng,
+        opened: Opened,
     ) -> Self {
-        let mailbox = Mailbox::new(news_max(&settings, 0));
+        let Opened {
+            stream,
+            connection,
+            rng,
+            service,
+        } = opened;
+        let mailbox = Mailbox::new(news_max(&settings, service.as_ref(), 0));
         shared.registry.enter(id, Arc::clone(&mailbox));
         let first = settings.timeouts.idle.min(settings.timeouts.send);
         Self {
@@ -215,6 +253,7 @@ impl Connection {
             pace: Pace::default(),
             queues_created: 0,
             forwards: None,
+            service: service.map(Box::new),
             heard: Instant::now(),
             stalled: None,
             closing: None,
@@ -243,11 +282,12 @@ impl Connection {
                 Ok(moved) => moved,
                 Err(ended) => return Poll::Ready(ended),
             };
+            let delivered = self.deliver_for_service();
             let read = match self.poll_receive(cx) {
                 Ok(moved) => moved,
                 Err(ended) => return Poll::Ready(ended),
             };
-            if !(sent || told || forwarded || read) {
+            if !(sent || told || forwarded || delivered || read) {
                 return self.poll_timer(cx);
             }
         }
@@ -400,7 +440,8 @@ impl Connection {
         let settings = self.shared.settings.get();
         if !Arc::ptr_eq(&settings, &self.settings) {
             self.settings = settings;
-            let limit = news_max(&self.settings, self.subscriptions.len());
+            let service = self.service.as_deref();
+            let limit = news_max(&self.settings, service, self.subscriptions.len());
             self.mailbox.set_limit(limit);
         }
     }
@@ -470,6 +511,9 @@ impl Connection {
             (None, Command::Resolve(_)) => self.reply(&command, What::Refused(ErrorCode::Name)),
             (None, Command::Proxy(_) | Command::ProxyForward(_)) => self.ask_proxy(&command),
             (None, Command::RelayForward(sealed)) => self.answer_forwarded(&command, sealed, now),
+            (None, Command::ServiceSub(_) | Command::NotifierServiceSub(_)) => {
+                self.subscribe_service(&command);
+            }
             // An unknown queue passes no authorisation.
             (None, _) => self.reply(&command, What::Refused(ErrorCode::Auth)),
         }
@@ -511,7 +555,11 @@ impl Connection {
             return self.reply(command, What::Refused(ErrorCode::Auth));
         }
         let limits = &self.settings.limits;
-        if (new.subscribe && self.subscriptions.len() >= limits.subscriptions)
+        let subscribed = match command.service() {
+            Some(_) => self.is_service_full(None),
+            None => new.subscribe && self.subscriptions.len() >= limits.subscriptions,
+        };
+        if subscribed
             || self.queues_created >= limits.queues_per_connection
             || !self.may_create(limits)
         {
@@ -535,7 +583,9 @@ impl Connection {
             Ok(cell) => {
                 self.queues_created += 1;
                 self.shared.metrics.queue_created();
-                if new.subscribe {
+                if command.service().is_some() {
+                    self.read_for_service();
+                } else if new.subscribe {
                     self.subscriptions.insert(ids.recipient.0, cell);
                 }
                 return self.reply(command, What::Ids(Box::new(ids)));
@@ -565,6 +615,8 @@ impl Connection {
             drop(queue);
             return self.reply(command, What::Refused(ErrorCode::Auth));
         }
+        let [reader, notifier] = shared.store.services().readers(&queue);
+        queue.follow_services(reader, notifier);
         let memory = shared.store.memory();
         let outcome = queue.handle(command, context, &mut self.rng, |body| memory.store(body));
         if let Command::SetLink { link, .. } = command.command()
@@ -580,6 +632,10 @@ impl Connection {
                 cell.set_deleted();
             }
             shared.store.record(&queue, change);
+        }
+        let served = command.service().is_some() && !matches!(outcome.answer, Answer::Error(_));
+        if served {
+            self.read_for_service();
         }
         let recipient = queue.recipient();
         if let Some((connection, event)) = outcome.notify {
@@ -600,6 +656,8 @@ impl Connection {
         metrics.carried_out(command.command(), outcome.change.as_ref(), &outcome.answer);
         match (command.command(), &outcome.answer, command.entity()) {
             (_, Answer::Error(_), _) => {}
+            // The service knows its queues.
+            _ if served => {}
             (Command::Sub | Command::Get | Command::NotifierSub, _, Entity::Queue(id)) => {
                 self.subscriptions.insert(*id, Arc::clone(cell));
             }
@@ -625,6 +683,8 @@ impl Connection {
             return;
         };
         let mut queue = cell.lock();
+        let [reader, server] = self.shared.store.services().readers(&queue);
+        queue.follow_services(reader, server);
         if let Some(news) = queue.notified(self.id, now(), &mut self.rng) {
             post_to_notifier(&self.shared, self.id, news);
         }
@@ -641,6 +701,7 @@ impl Connection {
         let beyond = match (command.command(), command.entity()) {
             (Command::Send { body, .. }, _) => !memory.has_room(body.len()),
             (Command::SetLink { .. }, _) => !memory.has_room(LINK_BYTES_MAX),
+            (_, Entity::Queue(id)) if command.service().is_some() => self.is_service_full(Some(id)),
             (Command::Sub | Command::Get | Command::NotifierSub, Entity::Queue(id)) => {
                 self.subscriptions.len() >= self.settings.limits.subscriptions
                     && !self.subscriptions.contains_key(id)
@@ -698,9 +759,12 @@ impl Drop for Connection {
     }
 }
 
-/// News that may wait for a connection that has `subscriptions`: fewer may be allowed by now.
-fn news_max(settings: &Settings, subscriptions: usize) -> usize {
-    let subscriptions = settings.limits.subscriptions.max(subscriptions);
+/// News that may wait for a connection that has `subscriptions`, and those of its service: fewer may
+/// be allowed by now.
+fn news_max(settings: &Settings, service: Option<&Session>, subscriptions: usize) -> usize {
+    let limits = &settings.limits;
+    let served = service.map_or(0, |service| service.queues().max(limits.queues_per_service));
+    let subscriptions = limits.subscriptions.max(subscriptions).max(served);
     subscriptions.saturating_add(SPARE_NEWS)
 }
 

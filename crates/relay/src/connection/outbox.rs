@@ -13,6 +13,7 @@ use junto_smp::id::{CorrelationId, Entity, ID_BYTES};
 use junto_smp::queue::{Alert, Answer, Content, Delivery, Event};
 use junto_smp::response::{QueueIds, Response};
 use junto_smp::server::{Back, Refusal, ReplyWriter};
+use junto_smp::service::ServiceQueues;
 
 use super::mailbox::Happened;
 use crate::proxy::Link;
@@ -67,6 +68,10 @@ pub(crate) enum What {
     ProxyKey(Arc<Link>),
     /// What a destination answered, for its sender.
     ProxyAnswer(Box<[u8]>),
+    /// A service reads from these queues.
+    ServiceSubscribed(ServiceQueues),
+    /// It has got everything that waited.
+    AllDelivered,
     /// The answer to a command that came through a proxy, and the way back.
     Through(Box<(Back, What)>),
 }
@@ -79,7 +84,10 @@ impl What {
             Self::Answer(Answer::Error(code)) | Self::Refused(code) => Response::Error(*code),
             Self::Answer(Answer::Link(copy)) => Response::Link(copy.data()),
             Self::Answer(
-                Answer::Subscribed | Answer::Message(_) | Answer::Info(_) | Answer::NotifierIds(_),
+                Answer::Subscribed(_)
+                | Answer::Message(_)
+                | Answer::Info(_)
+                | Answer::NotifierIds(_),
             )
             | Self::Delivery(_)
             | Self::Alert(_)
@@ -88,6 +96,8 @@ impl What {
             | Self::Pong
             | Self::ProxyKey(_)
             | Self::ProxyAnswer(_)
+            | Self::ServiceSubscribed(_)
+            | Self::AllDelivered
             | Self::Through(_) => Response::Error(ErrorCode::Internal),
         }
     }
@@ -147,6 +157,9 @@ impl Reply {
             (What::Alert(alert), _) => writer.push_alert(block, alert),
             (What::Event(Happened::Queue(event)), _) => writer.push_event(block, entity, event),
             (What::Event(Happened::Notifier(news)), _) => writer.push_notifier_news(block, news),
+            (What::Event(Happened::ServiceEnd(queues)), _) => say(Response::ServiceEnd(*queues)),
+            (What::ServiceSubscribed(queues), _) => say(Response::ServiceSubscribed(*queues)),
+            (What::AllDelivered, _) => say(Response::AllDelivered),
             (What::Ids(ids), _) => say(Response::Ids(**ids)),
             (What::Pong, _) => say(Response::Pong),
             (What::Refused(code), _) => say(Response::Error(*code)),

@@ -246,8 +246,10 @@ fn hello(fault: HelloFault) -> BrokerFault {
     BrokerFault::Transport(match fault {
         HelloFault::Version => TransportFault::Version,
         HelloFault::Session => TransportFault::Session,
-        HelloFault::Syntax | HelloFault::Identity | HelloFault::Signature | HelloFault::Service => {
-            TransportFault::Handshake
-        }
+        HelloFault::Syntax
+        | HelloFault::Identity
+        | HelloFault::Signature
+        | HelloFault::Service
+        | HelloFault::NoService(_) => TransportFault::Handshake,
     })
 }

@@ -6,10 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use junto_smp::id::{ID_BYTES, MessageId, RecipientId, SenderId};
+use junto_smp::address::Fingerprint;
+use junto_smp::id::{ID_BYTES, MessageId, NotifierId, RecipientId, SenderId};
 use junto_smp::key::{AuthKey, AuthSecret};
 use junto_smp::message::{DeliveryKey, MessageFlags, Timestamp};
-use junto_smp::queue::{self, Change, Content, Message, QueueParts};
+use junto_smp::notification::NotificationKey;
+use junto_smp::queue::{
+    self, Change, ConnectionId, Content, FormerNotifier, Message, NotifierParts, QueueParts,
+};
+use junto_smp::service::{Service, ServiceQueues, ServiceRole};
 use proptest::prelude::*;
 
 use super::{
@@ -207,6 +212,11 @@ macro_rules! conformance {
             }
 
             #[test]
+            fn services_keep_their_queues_and_notifiers() {
+                super::services_keep_their_queues_and_notifiers(Fixture::$store());
+            }
+
+            #[test]
             fn tasks_do_not_disturb_each_other() {
                 super::tasks_do_not_disturb_each_other(Fixture::$store());
             }
@@ -215,7 +225,7 @@ macro_rules! conformance {
                 #![proptest_config(ProptestConfig::with_cases(64))]
                 #[test]
                 fn does_what_a_map_of_lists_does(
-                    acts in prop::collection::vec((0..6_u8, 0..4_u8), 1..60)
+                    acts in prop::collection::vec((0..10_u8, 0..4_u8), 1..60)
                 ) {
                     super::does_what_a_map_of_lists_does(Fixture::$store(), &acts);
                 }
@@ -323,6 +333,112 @@ fn memory_of_bodies_is_counted_and_given_back(fixture: Fixture) {
     assert_eq!(store.memory().used_bytes(), 0);
 }
 
+/// Service number `n`.
+pub(super) fn service(n: u8) -> Service {
+    Service::new(ServiceRole::Messaging, Fingerprint([n; 32]))
+}
+
+/// Makes the queue in `cell` one of this service's, or of none.
+pub(super) fn serve(store: &dyn Store, cell: &Cell, service: Option<Service>) {
+    let mut queue = cell.lock();
+    let before = queue.service().map(|service| service.id);
+    let service = service.map(|service| store.services().intern(service).unwrap());
+    queue.restore_service(service);
+    store.record(&queue, Change::Service { before });
+}
+
+/// What service number `n` has, as it would be told.
+pub(super) fn queues_of(store: &dyn Store, n: u8) -> ServiceQueues {
+    let connection = ConnectionId(1);
+    let cell = store
+        .services()
+        .enter(ServiceRole::Messaging, Fingerprint([n; 32]));
+    let cell = cell.unwrap();
+    let queues = cell.take(connection, false).queues;
+    store.services().leave(&cell, connection);
+    queues
+}
+
+/// What a service with these queues has.
+fn having(queues: impl Iterator<Item = [u8; ID_BYTES]>) -> ServiceQueues {
+    let mut all = ServiceQueues::default();
+    for name in queues {
+        all.count += 1;
+        all.hash.toggle(&name);
+    }
+    all
+}
+
+fn services_keep_their_queues_and_notifiers(mut fixture: Fixture) {
+    let told = Service::new(ServiceRole::Notifier, Fingerprint([9; 32]));
+    let names = [[31; ID_BYTES], [32; ID_BYTES]];
+    {
+        let store = &*fixture.store;
+        // One comes with its service, one gets it later, and its notifier has another one.
+        let mut first = queue(1);
+        first.restore_service(store.services().intern(service(1)));
+        store.create(first).unwrap();
+        let second = store.create(queue(2)).unwrap();
+        serve(store, &second, Some(service(1)));
+        let third = store.create(queue(3)).unwrap();
+        serve(store, &third, Some(service(2)));
+        for (n, name) in names.into_iter().enumerate() {
+            let mut queue = second.lock();
+            let former = queue.notifier().map(|notifier| FormerNotifier {
+                id: notifier.id(),
+                service: notifier.service().map(|service| service.id),
+            });
+            assert_eq!(former.is_some(), n == 1);
+            queue.restore_notifier(Some(NotifierParts {
+                id: NotifierId(name),
+                auth_key: KEY.clone(),
+                key: NotificationKey::from_bytes(&[5; 32]),
+            }));
+            store.record(&queue, Change::Notifier { replaced: former });
+            queue.restore_notifier_service(store.services().intern(told.clone()));
+            store.record(&queue, Change::NotifierService { before: None });
+        }
+    }
+    let notifiers = |store: &dyn Store| {
+        let cell = store.services().enter(told.role, told.fingerprint).unwrap();
+        let names = cell.queues_after(None, 9);
+        store.services().leave(&cell, ConnectionId(1));
+        names
+    };
+    for _ in 0..3 {
+        let store = &*fixture.store;
+        let both = having([recipient(1), recipient(2)].into_iter());
+        assert_eq!(queues_of(store, 1), both);
+        assert_eq!(queues_of(store, 2), having([recipient(3)].into_iter()));
+        assert_eq!(notifiers(store), [names[1]]);
+        assert_eq!(store.services().count(), 3);
+        fixture = fixture.again();
+    }
+    let store = &*fixture.store;
+    let find = |n| store.find(Name::Recipient, &recipient(n)).unwrap();
+    delete(store, &find(1));
+    serve(store, &find(3), Some(service(1)));
+    {
+        let cell = find(2);
+        let mut queue = cell.lock();
+        let former = FormerNotifier {
+            id: NotifierId(names[1]),
+            service: Some(told.id),
+        };
+        queue.restore_notifier(None);
+        store.record(&queue, Change::NotifierDeleted(former));
+    }
+    serve(store, &find(2), None);
+    for _ in 0..3 {
+        let store = &*fixture.store;
+        assert_eq!(queues_of(store, 1), having([recipient(3)].into_iter()));
+        assert_eq!(queues_of(store, 2), ServiceQueues::default());
+        assert_eq!(notifiers(store), [[0; ID_BYTES]; 0]);
+        assert_eq!(store.services().count(), 1);
+        fixture = fixture.again();
+    }
+}
+
 fn tasks_do_not_disturb_each_other(fixture: Fixture) {
     /// Also when a worker fails: nobody sweeps for ever.
     struct StopWhenDropped<'a>(&'a AtomicBool);
@@ -369,6 +485,7 @@ fn tasks_do_not_disturb_each_other(fixture: Fixture) {
 fn does_what_a_map_of_lists_does(fixture: Fixture, acts: &[(u8, u8)]) {
     let mut fixture = fixture;
     let mut model: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
+    let mut owners: BTreeMap<u8, u8> = BTreeMap::new();
     for (number, (act, n)) in (0..).zip(acts.iter().copied()) {
         let store = &*fixture.store;
         let cell = store.find(Name::Recipient, &recipient(n));
@@ -392,12 +509,33 @@ fn does_what_a_map_of_lists_does(fixture: Fixture, acts: &[(u8, u8)]) {
             (4, Some(cell)) => {
                 delete(store, &cell);
                 model.remove(&n);
+                owners.remove(&n);
+            }
+            (6 | 7, Some(cell)) => {
+                serve(store, &cell, Some(service(act)));
+                owners.insert(n, act);
+            }
+            (8, Some(cell)) => {
+                serve(store, &cell, None);
+                owners.remove(&n);
+            }
+            (9, None) => {
+                let mut queue = queue(n);
+                queue.restore_service(store.services().intern(service(6)));
+                store.create(queue).unwrap();
+                model.insert(n, vec![]);
+                owners.insert(n, 6);
             }
             (5, _) => fixture = fixture.again(),
             _ => {}
         }
         let store = &*fixture.store;
         assert_eq!(store.queues(), model.len());
+        for service in [6, 7] {
+            let own = owners.iter().filter(|(_, owner)| **owner == service);
+            let own = having(own.map(|(n, _)| recipient(*n)));
+            assert_eq!(queues_of(store, service), own);
+        }
         for n in 0..4 {
             assert_eq!(messages(store, n), model.get(&n).cloned());
         }

@@ -43,7 +43,9 @@ use super::log::{Log, Opened};
 use super::record;
 use super::replay::{End, replay};
 use super::segment::{self, SegmentName};
-use super::{Cell, CreateFault, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed};
+use super::{
+    Cell, CreateFault, Memory, MemoryStore, Name, Position, Queue, Services, Store, StoreFailed,
+};
 
 /// A journal shorter than this is left alone: 16 MiB.
 const COMPACT_BYTES_MIN: u64 = 16 << 20;
@@ -145,6 +147,7 @@ impl JournalStore {
         let segments = segment::segments(&*disk).map_err(failed(""))?;
         let counting = &segments[segment::first_that_counts(&segments)..];
         let torn = read(&*disk, counting, &queues)?;
+        queues.services().forget_unused();
         let number = segments
             .last()
             .map_or(0, |last| last.number.saturating_add(1));
@@ -423,6 +426,10 @@ impl Store for JournalStore {
 
     fn wants_sweep(&self) -> bool {
         self.is_mostly_garbage()
+    }
+
+    fn services(&self) -> &Services {
+        self.queues.services()
     }
 
     fn memory(&self) -> &Arc<Memory> {

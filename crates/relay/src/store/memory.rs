@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use junto_smp::id::ID_BYTES;
+use junto_smp::id::{ID_BYTES, ServiceId};
 use junto_smp::message::Timestamp;
 use junto_smp::queue::{self, Change};
+use junto_smp::service::Service;
 
-use super::{Cell, CreateFault, Memory, Name, Position, Queue, Store, StoreFailed};
+use super::{Cell, CreateFault, Memory, Name, Position, Queue, Services, Store, StoreFailed};
 
 /// Parts of each index, so that tasks seldom wait for each other. Ids are random, so their first
 /// byte spreads them evenly.
@@ -25,6 +26,7 @@ pub struct MemoryStore {
     queues: AtomicUsize,
     queues_max: AtomicUsize,
     memory: Arc<Memory>,
+    services: Services,
 }
 
 impl MemoryStore {
@@ -36,6 +38,7 @@ impl MemoryStore {
             queues: AtomicUsize::new(0),
             queues_max: AtomicUsize::new(queues_max),
             memory,
+            services: Services::new(usize::MAX),
         }
     }
 
@@ -102,6 +105,7 @@ impl MemoryStore {
                 return Err(CreateFault::Taken);
             }
         }
+        self.join_all(&guard);
         seen(&guard);
         drop(guard);
         Ok(cell)
@@ -122,12 +126,27 @@ impl MemoryStore {
         for (name, id) in names(queue) {
             self.name(name, &id, cell);
         }
+        self.join_all(queue);
     }
 
     /// Makes a queue unknown, before its names change.
     pub(super) fn unname_all(&self, queue: &Queue) {
         for (name, id) in names(queue) {
             self.unname(name, &id);
+        }
+        self.part_all(queue);
+    }
+
+    /// Makes it one of the queues of its services.
+    fn join_all(&self, queue: &Queue) {
+        for (service, name) in services(queue) {
+            self.services.join(service, &name);
+        }
+    }
+
+    fn part_all(&self, queue: &Queue) {
+        for (service, name) in services(queue) {
+            self.services.part(&service.id, &name);
         }
     }
 
@@ -137,6 +156,22 @@ impl MemoryStore {
             if self.unname(name, &id).is_some() && name == Name::Recipient {
                 self.queues.fetch_sub(1, Ordering::Relaxed);
             }
+        }
+        self.part_all(queue);
+    }
+
+    /// After the service of the queue, or notifier, that it calls `name`, has changed.
+    fn move_service(
+        &self,
+        name: &[u8; ID_BYTES],
+        before: Option<ServiceId>,
+        now: Option<&Arc<Service>>,
+    ) {
+        if let Some(before) = before {
+            self.services.part(&before, name);
+        }
+        if let Some(now) = now {
+            self.services.join(now, name);
         }
     }
 
@@ -167,6 +202,16 @@ fn names(queue: &Queue) -> impl Iterator<Item = (Name, [u8; ID_BYTES])> {
     .flatten()
 }
 
+/// The services of a queue and of its notifier, with their names for it.
+fn services(queue: &Queue) -> impl Iterator<Item = (&Arc<Service>, [u8; ID_BYTES])> {
+    let own = queue
+        .service()
+        .map(|service| (service, queue.recipient().0));
+    let notifier = queue.notifier();
+    let notifier = notifier.and_then(|notifier| Some((notifier.service()?, notifier.id().0)));
+    own.into_iter().chain(notifier)
+}
+
 impl Store for MemoryStore {
     fn create(&self, queue: Queue) -> Result<Arc<Cell>, CreateFault> {
         self.add(queue, |_| {})
@@ -194,12 +239,22 @@ impl Store for MemoryStore {
             Change::Unlinked(link) => {
                 self.unname(Name::Link, &link.0);
             }
-            Change::NotifierDeleted(notifier) => {
-                self.unname(Name::Notifier, &notifier.0);
+            Change::NotifierDeleted(former) => {
+                self.unname(Name::Notifier, &former.id.0);
+                self.move_service(&former.id.0, former.service, None);
+            }
+            Change::Service { before } => {
+                self.move_service(&queue.recipient().0, before, queue.service());
+            }
+            Change::NotifierService { before } => {
+                if let Some(notifier) = queue.notifier() {
+                    self.move_service(&notifier.id().0, before, notifier.service());
+                }
             }
             Change::Notifier { replaced } => {
-                if let Some(replaced) = replaced {
-                    self.unname(Name::Notifier, &replaced.0);
+                if let Some(former) = replaced {
+                    self.unname(Name::Notifier, &former.id.0);
+                    self.move_service(&former.id.0, former.service, None);
                 }
                 let cell = self.find(Name::Recipient, &queue.recipient().0);
                 if let Some((cell, notifier)) = cell.zip(queue.notifier()) {
@@ -233,6 +288,10 @@ impl Store for MemoryStore {
         let mut expired = 0;
         self.for_each(|cell| expired += cell.lock().expire(now, limits));
         expired
+    }
+
+    fn services(&self) -> &Services {
+        &self.services
     }
 
     fn memory(&self) -> &Arc<Memory> {

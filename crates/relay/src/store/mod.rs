@@ -20,6 +20,7 @@ mod memory;
 mod record;
 mod replay;
 mod segment;
+mod services;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll};
@@ -32,13 +33,14 @@ use junto_smp::queue::{self, Change};
 pub use body::{Body, Memory};
 pub use journal::{JournalError, JournalStore};
 pub use memory::MemoryStore;
+pub use services::{ServiceCell, Services, Taken};
 
 /// A queue as this relay keeps it.
 pub type Queue = queue::Queue<Body>;
 
 /// One queue and its lock. Nothing slow happens under it: no cryptography, no input or output.
 ///
-/// Order of locks: cell, then index or journal or mailbox, never the other way round.
+/// Order of locks: cell, then index or services or journal or mailbox, never the other way round.
 pub struct Cell {
     queue: Mutex<Queue>,
     deleted: AtomicBool,
@@ -157,6 +159,10 @@ pub trait Store: Send + Sync + 'static {
     fn wants_sweep(&self) -> bool {
         false
     }
+
+    /// The services, and which queues are theirs. That follows from [`Store::create`] and
+    /// [`Store::record`].
+    fn services(&self) -> &Services;
 
     /// The memory of message bodies.
     fn memory(&self) -> &Arc<Memory>;

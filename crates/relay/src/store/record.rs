@@ -15,6 +15,10 @@
 //!        | 'l' recipient                                                 no link data
 //!        | 'N' recipient notifier-id secret(32) key                      a notifier
 //!        | 'n' recipient                                                 no notifier
+//!        | 'W' recipient service                                         one of a service's queues
+//!        | 'w' recipient                                                 of none
+//!        | 'X' recipient service                                         the same for its notifier
+//!        | 'x' recipient
 //!        | 'B' recipient reason(S|C) [F|T ttl(u64)]                      blocked, with a notice for
 //!                                                                         ever (F) or a while
 //!        | 'U' recipient                                                 unblocked
@@ -22,6 +26,7 @@
 //!        | 's' token(u64) offset(u64)                                    the disk has this file up to there
 //!        | 'c'                                                           everything alive is before this
 //! key    = length u8, SubjectPublicKeyInfo
+//! service = id role(M|N|P) fingerprint(32)
 //! flags  = bit 0: off, bit 1: a sender's key follows
 //! ```
 //!
@@ -35,9 +40,10 @@
 
 use core::ops::Range;
 
+use junto_smp::address::Fingerprint;
 use junto_smp::blocking::{Blocking, BlockingReason, ClientNotice};
 use junto_smp::command::QueueMode;
-use junto_smp::id::{ID_BYTES, LinkId, MessageId, NotifierId, RecipientId, SenderId};
+use junto_smp::id::{ID_BYTES, LinkId, MessageId, NotifierId, RecipientId, SenderId, ServiceId};
 use junto_smp::key::AuthKey;
 use junto_smp::link::{FIXED_BYTES_MAX, LinkBlobs, USER_BYTES_MAX};
 use junto_smp::message::{BODY_BYTES_MAX, DeliveryKey, MessageFlags, Timestamp};
@@ -45,6 +51,8 @@ use junto_smp::notification::NotificationKey;
 use junto_smp::queue::{
     Change, Content, Link, Message, NotifierParts, QueueParts, RECIPIENT_KEYS_MAX,
 };
+
+use junto_smp::service::{Service, ServiceRole};
 
 use super::{Memory, Queue};
 
@@ -80,6 +88,10 @@ pub(super) fn append_change(out: &mut Vec<u8>, queue: &Queue, change: Change) {
         Change::Unlinked(_) => append(out, b'l', queue, |_| {}),
         Change::Notifier { .. } => append_notifier(out, queue),
         Change::NotifierDeleted(_) => append(out, b'n', queue, |_| {}),
+        Change::Service { .. } => append_service(out, queue, [b'W', b'w'], queue.service()),
+        Change::NotifierService { .. } => {
+            append_service(out, queue, [b'X', b'x'], notifier_service(queue));
+        }
         Change::Blocking => append_blocking(out, queue),
         Change::Deleted => append(out, b'D', queue, |_| {}),
     }
@@ -99,6 +111,8 @@ pub(super) fn append_queue(out: &mut Vec<u8>, queue: &Queue) {
         let parts = usize::from(queue.recipient_keys().len() > 1)
             + usize::from(queue.link().is_some())
             + usize::from(queue.notifier().is_some())
+            + usize::from(queue.service().is_some())
+            + usize::from(notifier_service(queue).is_some())
             + usize::from(queue.blocking().is_some());
         let count = u32::try_from(parts + queue.messages().len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&count.to_be_bytes());
@@ -114,6 +128,12 @@ pub(super) fn append_queue(out: &mut Vec<u8>, queue: &Queue) {
     }
     append_link(out, queue);
     append_notifier(out, queue);
+    if let service @ Some(_) = queue.service() {
+        append_service(out, queue, [b'W', b'w'], service);
+    }
+    if let service @ Some(_) = notifier_service(queue) {
+        append_service(out, queue, [b'X', b'x'], service);
+    }
     if queue.blocking().is_some() {
         append_blocking(out, queue);
     }
@@ -169,6 +189,27 @@ fn append_notifier(out: &mut Vec<u8>, queue: &Queue) {
         out.extend_from_slice(&notifier.id().0);
         out.extend_from_slice(notifier.key().as_bytes());
         append_key(out, notifier.auth_key());
+    });
+}
+
+fn notifier_service(queue: &Queue) -> Option<&Arc<Service>> {
+    queue.notifier().and_then(|notifier| notifier.service())
+}
+
+/// Appends a service under the first tag, or its absence under the second.
+fn append_service(
+    out: &mut Vec<u8>,
+    queue: &Queue,
+    [some, none]: [u8; 2],
+    service: Option<&Arc<Service>>,
+) {
+    let Some(service) = service else {
+        return append(out, none, queue, |_| {});
+    };
+    append(out, some, queue, |out| {
+        out.extend_from_slice(&service.id.0);
+        out.push(service.role.to_byte());
+        out.extend_from_slice(&service.fingerprint.0);
     });
 }
 
@@ -246,6 +287,8 @@ pub(super) enum Record {
     RecipientKeys(RecipientId, Vec<AuthKey>),
     Link(RecipientId, Option<Link<super::Body>>),
     Notifier(RecipientId, Option<Box<NotifierParts>>),
+    Service(RecipientId, Option<Service>),
+    NotifierService(RecipientId, Option<Service>),
     Blocking(RecipientId, Option<Blocking>),
     Deleted(RecipientId),
     Mark(Mark),
@@ -327,6 +370,10 @@ pub(super) fn decode(body: &[u8], memory: &Arc<Memory>) -> Option<Record> {
         b'l' => Record::Link(recipient, None),
         b'N' => Record::Notifier(recipient, Some(Box::new(rest.notifier()?))),
         b'n' => Record::Notifier(recipient, None),
+        b'W' => Record::Service(recipient, Some(rest.service()?)),
+        b'w' => Record::Service(recipient, None),
+        b'X' => Record::NotifierService(recipient, Some(rest.service()?)),
+        b'x' => Record::NotifierService(recipient, None),
         b'B' => Record::Blocking(recipient, Some(rest.blocking()?)),
         b'U' => Record::Blocking(recipient, None),
         b'D' => Record::Deleted(recipient),
@@ -388,6 +435,16 @@ impl Rest<'_> {
             id,
             auth_key: self.key()?,
             key: NotificationKey::from_bytes(&secret),
+        })
+    }
+
+    fn service(&mut self) -> Option<Service> {
+        let id = ServiceId(self.array()?);
+        let [role] = self.array()?;
+        Some(Service {
+            id,
+            role: ServiceRole::from_byte(role)?,
+            fingerprint: Fingerprint(self.array()?),
         })
     }
 
@@ -483,6 +540,16 @@ mod tests {
                 Record::Blocking(_, blocking) => {
                     let _ = whole.as_mut().unwrap().set_blocking(blocking);
                 }
+                Record::Service(_, service) => {
+                    whole
+                        .as_mut()
+                        .unwrap()
+                        .restore_service(service.map(Arc::new));
+                }
+                Record::NotifierService(_, service) => {
+                    let service = service.map(Arc::new);
+                    whole.as_mut().unwrap().restore_notifier_service(service);
+                }
                 _ => panic!("only queues here"),
             }
             start += body.end;
@@ -509,6 +576,7 @@ mod tests {
             )),
             notifier: bool,
             blocking in prop::option::of((any::<bool>(), prop::option::of(any::<Option<u64>>()))),
+            services in any::<[Option<u8>; 2]>(),
         ) {
             let memory = Memory::new(usize::MAX);
             let mut queue = queue(mode, suspended, secured);
@@ -526,6 +594,13 @@ mod tests {
                 auth_key: keys[0].clone(),
                 key: NotificationKey::from_bytes(&[9; 32]),
             }));
+            let [own, told] = services.map(|n| {
+                let role = [ServiceRole::Messaging, ServiceRole::Notifier, ServiceRole::Proxy];
+                let role = role[usize::from(n? % 3)];
+                Some(Arc::new(Service::new(role, Fingerprint([n?; 32]))))
+            });
+            queue.restore_service(own);
+            queue.restore_notifier_service(told);
             let _ = queue.set_blocking(blocking.map(|(spam, notice)| Blocking {
                 reason: if spam { BlockingReason::Spam } else { BlockingReason::Content },
                 notice: notice.map(|ttl_seconds| ClientNotice { ttl_seconds }),

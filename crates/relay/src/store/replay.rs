@@ -7,10 +7,11 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::Scope;
 
 use junto_smp::id::RecipientId;
+use junto_smp::service::Service;
 
 use super::record::{self, MARK_RECORD_BYTES, Record};
 use super::segment::MAGIC;
-use super::{Cell, Memory, MemoryStore, Name, Queue, Store as _};
+use super::{Cell, Memory, MemoryStore, Name, Queue, Services, Store as _};
 
 /// Bytes read at a time: 1 MiB.
 const READ_BYTES: u64 = 1 << 20;
@@ -208,7 +209,7 @@ impl Replay<'_> {
     /// Carries out one record; `false` if it cannot stand here.
     fn apply(&mut self, record: Record, offset: u64) -> bool {
         if let Some(mut reading) = self.partial.take() {
-            if !complete(record, &mut reading.queue) {
+            if !complete(record, &mut reading.queue, self.queues.services()) {
                 return false;
             }
             reading.missing -= 1;
@@ -267,6 +268,24 @@ impl Replay<'_> {
                     rename(&cell, queues, |queue| queue.restore_notifier(parts));
                 }
             }
+            Record::Service(id, service) => {
+                let Some(service) = interned(queues.services(), service) else {
+                    return false;
+                };
+                if let Some(cell) = find(&id) {
+                    rename(&cell, queues, |queue| queue.restore_service(service));
+                }
+            }
+            Record::NotifierService(id, service) => {
+                let Some(service) = interned(queues.services(), service) else {
+                    return false;
+                };
+                if let Some(cell) = find(&id) {
+                    rename(&cell, queues, |queue| {
+                        queue.restore_notifier_service(service)
+                    });
+                }
+            }
             Record::Blocking(id, blocking) => {
                 if let Some(cell) = find(&id) {
                     let _ = cell.lock().set_blocking(blocking);
@@ -299,8 +318,18 @@ struct Partial {
     began: u64,
 }
 
+/// The service that a record names, or none, as one value for all of its queues; `None` if the record
+/// cannot be right.
+#[allow(clippy::option_option)] // A record may name none, and may be wrong.
+fn interned(services: &Services, service: Option<Service>) -> Option<Option<Arc<Service>>> {
+    match service {
+        Some(service) => services.intern(service).map(Some),
+        None => Some(None),
+    }
+}
+
 /// Adds what a record says to the queue that it belongs to; `false` if it does not.
-fn complete(record: Record, queue: &mut Queue) -> bool {
+fn complete(record: Record, queue: &mut Queue, services: &Services) -> bool {
     let own = queue.recipient();
     match record {
         Record::Message(id, message) if id == own => queue.restore_message(message),
@@ -309,6 +338,14 @@ fn complete(record: Record, queue: &mut Queue) -> bool {
         Record::Notifier(id, parts) if id == own => {
             queue.restore_notifier(parts.map(|parts| *parts));
         }
+        Record::Service(id, service) if id == own => match interned(services, service) {
+            Some(service) => queue.restore_service(service),
+            None => return false,
+        },
+        Record::NotifierService(id, service) if id == own => match interned(services, service) {
+            Some(service) => queue.restore_notifier_service(service),
+            None => return false,
+        },
         Record::Blocking(id, blocking) if id == own => {
             let _ = queue.set_blocking(blocking);
         }

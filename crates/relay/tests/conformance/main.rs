@@ -14,6 +14,7 @@ mod malformed;
 mod notifications;
 mod restart;
 mod securing;
+mod services;
 #[path = "../site/mod.rs"]
 mod site;
 mod work;
@@ -75,6 +76,18 @@ macro_rules! all_cases {
                 flags_and_time_reach_the_recipient
                 a_block_of_commands_is_answered_in_order
                 names_are_not_resolved;
+            services:
+                a_certificate_is_one_service_for_ever
+                hello_and_tls_must_show_the_same
+                one_certificate_has_one_role
+                a_service_signs_for_its_queues_and_gets_everything_again
+                queues_go_to_a_service_and_come_back
+                the_last_connection_of_a_service_reads
+                notification_servers_subscribe_at_once
+                roles_and_signatures_are_demanded
+                hashes_begin_with_version_19
+                services_and_their_queues_are_bounded
+                many_queues_are_delivered_in_pieces_while_others_are_served;
             authorisation:
                 every_kind_of_key_on_both_sides
                 wrong_keys_and_unknown_names_look_the_same
@@ -109,6 +122,7 @@ mod journal {
             owners_come_back
             notifiers_come_back_and_tell_what_waits
             blocked_queues_stay_blocked
-            names_stay_taken_and_free_ones_free;
+            names_stay_taken_and_free_ones_free
+            services_come_back;
     }
 }

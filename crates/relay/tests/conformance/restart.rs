@@ -9,6 +9,7 @@ use junto_smp::key::AuthSecret;
 use junto_smp::link::LinkBlobs;
 
 use crate::notifications::watch;
+pub(crate) use crate::services::services_come_back;
 use crate::site::{C, M, acked, heard, refused as refusal};
 use crate::world::{Wishes, World, ask, create, refused, send, send_notifying, silent, x25519_key};
 

@@ -9,17 +9,22 @@
 //! for incoming in client.receive(&mut received)? { /* hand the answer to its ticket */ }
 //! ```
 //!
+//! A service opens by [`Client::open_service`] and reads one more block before the rest
+//! ([`Applying::accepted`]).
+//!
 //! A *ticket* is whatever the shell wants back with the answer, for example the sending end of a
 //! one-shot channel.
 
 mod forward;
 mod reply;
+mod service;
 
 use std::collections::BTreeMap;
 
 use junto_crypto::{CryptoRng, secretbox::BoxKey, x25519};
 
 pub use reply::{Event, Incoming, Replies, ReplyFault};
+pub use service::{Applying, ServiceCredentials};
 
 use crate::{
     address::Fingerprint,
@@ -31,6 +36,7 @@ use crate::{
     hello::{ClientHello, HelloFault, LeafKey, ServerHello},
     id::{CorrelationId, Entity},
     key::AuthSecret,
+    service::ServiceHello,
     transmission::Authoriser,
     version::{Version, VersionRange},
 };
@@ -122,6 +128,8 @@ pub struct Client<T> {
     receive: Protection,
     /// Between us, a proxy, and the server.
     relay_key: Option<BoxKey>,
+    /// Set if we are a service.
+    service: Option<Box<service::Session>>,
     pending: BTreeMap<CorrelationId, reply::Pending<T>>,
 }
 
@@ -139,6 +147,19 @@ impl<T> Client<T> {
         received: &mut Block,
         block: &mut Block,
         rng: &mut impl CryptoRng,
+    ) -> Result<Self, HelloFault> {
+        Self::greet(options, session, leaf, received, block, rng, |_| Ok(None))
+    }
+
+    /// As [`Client::open`], with what a service adds.
+    fn greet<'s>(
+        options: &Options,
+        session: SessionId,
+        leaf: &LeafKey,
+        received: &mut Block,
+        block: &mut Block,
+        rng: &mut impl CryptoRng,
+        service: impl FnOnce(Version) -> Result<Option<ServiceHello<'s>>, HelloFault>,
     ) -> Result<Self, HelloFault> {
         let text = unpad(received.as_mut_slice()).map_err(|_| HelloFault::Syntax)?;
         let hello = ServerHello::decode(text)?;
@@ -168,7 +189,7 @@ impl<T> Client<T> {
             identity: options.identity,
             key,
             proxy: options.proxy,
-            service: false,
+            service: service(version)?,
         }
         .encode(block)
         .map_err(|_| HelloFault::Syntax)?;
@@ -179,6 +200,7 @@ impl<T> Client<T> {
             send,
             receive,
             relay_key,
+            service: None,
             pending: BTreeMap::new(),
         })
     }
@@ -238,18 +260,27 @@ impl<T> Client<T> {
             let reason = RejectReason::Busy;
             return Err(Rejected { reason, ticket });
         }
-        let authoriser = match authoriser(request.key, &self.server_key) {
+        let service = self.service.as_deref();
+        let authoriser = match (&request.command, service) {
+            (Command::ServiceSub(_) | Command::NotifierServiceSub(_), Some(service)) => {
+                Ok(service.authoriser())
+            }
+            _ => authoriser(request.key, &self.server_key),
+        };
+        let authoriser = match authoriser {
             Ok(authoriser) => authoriser,
             Err(reason) => return Err(Rejected { reason, ticket }),
         };
+        let signer = service.and_then(|service| service.signer_of(&request.command));
         let pushed = block.push_with(|room| {
             authoriser
-                .encode(
+                .encode_of(
                     room,
                     self.version,
                     &self.session,
                     &correlation,
                     request.entity,
+                    signer,
                     |writer| request.command.encode(writer, self.version),
                 )
                 .map_err(|_| BlockFull)

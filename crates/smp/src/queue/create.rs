@@ -19,8 +19,9 @@ impl<B: AsRef<[u8]>> Queue<B> {
     /// stores the link data.
     ///
     /// # Errors
-    /// The code to answer with: `CMD PROHIBITED` for another command or a sender id that does not
-    /// follow from the correlation id, `CRYPTO` for a weak key.
+    /// The code to answer with: `CMD PROHIBITED` for another command, for a sender id that does not
+    /// follow from the correlation id, or for a queue of a service that does not subscribe to it;
+    /// `CRYPTO` for a weak key.
     pub fn create(
         command: &Authorised<'_>,
         context: &Context,
@@ -30,6 +31,9 @@ impl<B: AsRef<[u8]>> Queue<B> {
         let Command::New(new) = command.command() else {
             return Err(ErrorCode::PROHIBITED);
         };
+        if command.service().is_some() && !new.subscribe {
+            return Err(ErrorCode::PROHIBITED);
+        }
         let (sender, link) = names(new, &command.correlation(), rng)?;
         let secret = x25519::SecretKey::generate(rng);
         let shared = secret
@@ -52,6 +56,7 @@ impl<B: AsRef<[u8]>> Queue<B> {
             connection: context.connection,
             delivered: None,
         });
+        queue.service = command.service().cloned();
         queue.link = link.map(|(id, blobs)| Box::new(Link::new(id, &blobs, keep)));
         let mut ids = QueueIds {
             recipient: queue.recipient,
@@ -59,7 +64,7 @@ impl<B: AsRef<[u8]>> Queue<B> {
             server_dh_key: secret.public_key(),
             mode: queue.mode,
             link: queue.link().map(Link::id),
-            service: None,
+            service: command.service().map(|service| service.id),
             notifier: None,
         };
         if let Some((parts, notifier_ids)) = notifier {

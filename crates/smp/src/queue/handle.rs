@@ -5,17 +5,19 @@ use std::{collections::VecDeque, sync::Arc};
 use junto_crypto::{CryptoRng, x25519};
 
 use super::{
-    Answer, Change, Content, Context, Delivery, Event, Link, LinkCopy, Message, Notifier,
-    NotifierEvent, NotifierParts, Outcome, Queue, QueueInfo, RECIPIENT_KEYS_MAX, Reader,
+    Alert, Answer, Change, ConnectionId, Content, Context, Delivery, Event, Link, LinkCopy,
+    Message, Notifier, NotifierEvent, NotifierParts, Outcome, Queue, QueueInfo, RECIPIENT_KEYS_MAX,
+    Reader,
 };
 use crate::{
     command::{Command, QueueMode},
     error::ErrorCode,
-    id::{Entity, LinkId, MessageId},
+    id::{Entity, LinkId, MessageId, ServiceId},
     key::AuthKey,
     link::LinkBlobs,
     message::{BODY_BYTES_MAX, MessageFlags},
     server::Authorised,
+    service::Service,
 };
 
 impl<B: Clone + AsRef<[u8]>> Queue<B> {
@@ -34,7 +36,7 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
             return Outcome::error(code);
         }
         match command.command() {
-            Command::Sub => self.subscribe(context),
+            Command::Sub => self.subscribe(command.service(), context),
             Command::Get => self.take_one(context),
             Command::Ack(id) => self.acknowledge(*id, context),
             Command::Key(key) => self.secure(key),
@@ -59,7 +61,7 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
                 self.set_notifier(auth_key, dh_key, context, rng)
             }
             Command::DeleteNotifier => self.delete_notifier(context),
-            Command::NotifierSub => self.subscribe_notifier(context, rng),
+            Command::NotifierSub => self.subscribe_notifier(command.service(), context, rng),
             Command::New(_)
             | Command::ServiceSub(_)
             | Command::NotifierServiceSub(_)
@@ -96,7 +98,25 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
         }
     }
 
-    fn subscribe(&mut self, context: &Context) -> Outcome<B> {
+    /// What a service learns of a queue without asking for it by name: the first message, unless
+    /// one is still to be acknowledged. Only for the connection that reads for the service.
+    pub fn deliver_waiting(&mut self, connection: ConnectionId) -> Option<Delivery<B>> {
+        if self.blocking.is_some() || self.subscriber() != Some(connection) {
+            return None;
+        }
+        self.deliver_next()
+    }
+
+    /// The same for its notifier: the next notification, unless one is still under way.
+    pub fn notify_waiting(&mut self, context: &Context, rng: &mut impl CryptoRng) -> Option<Alert> {
+        let notifier = self.notifier.as_mut()?;
+        if notifier.subscriber != Some(context.connection) {
+            return None;
+        }
+        notifier.next(self.messages.iter(), context.now, rng)
+    }
+
+    fn subscribe(&mut self, service: Option<&Arc<Service>>, context: &Context) -> Outcome<B> {
         let connection = context.connection;
         if self.getter.is_some_and(|r| r.connection == connection) {
             return Outcome::error(ErrorCode::PROHIBITED);
@@ -105,12 +125,14 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
             connection,
             delivered: None,
         });
+        let (change, handed_on) = changed(&mut self.service, service);
         Outcome {
+            change: change.map(|before| Change::Service { before }),
             then: self.deliver_next(),
             notify: before
-                .filter(|reader| reader.connection != connection)
+                .filter(|reader| reader.connection != connection && !handed_on)
                 .map(|reader| (reader.connection, Event::End)),
-            ..Outcome::answer(Answer::Subscribed)
+            ..Outcome::answer(Answer::Subscribed(service.map(|service| service.id)))
         }
     }
 
@@ -240,7 +262,7 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
         let told = self.messages.back().map(|message| message.id);
         let new = Box::new(Notifier::new(parts, told));
         let mut before = self.notifier.replace(new);
-        let replaced = before.as_ref().map(|notifier| notifier.id());
+        let replaced = before.as_ref().map(|notifier| notifier.former());
         Outcome {
             notify_notifier: before
                 .as_mut()
@@ -256,18 +278,26 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
         };
         Outcome {
             notify_notifier: notifier.end(NotifierEvent::Deleted, context.connection),
-            ..Outcome::ok(Some(Change::NotifierDeleted(notifier.id())))
+            ..Outcome::ok(Some(Change::NotifierDeleted(notifier.former())))
         }
     }
 
-    fn subscribe_notifier(&mut self, context: &Context, rng: &mut impl CryptoRng) -> Outcome<B> {
+    fn subscribe_notifier(
+        &mut self,
+        service: Option<&Arc<Service>>,
+        context: &Context,
+        rng: &mut impl CryptoRng,
+    ) -> Outcome<B> {
         let Some(notifier) = &mut self.notifier else {
             return Outcome::error(ErrorCode::Auth);
         };
+        let (change, handed_on) = changed(&mut notifier.service, service);
+        let ended = notifier.subscribe(context.connection);
         Outcome {
-            notify_notifier: notifier.subscribe(context.connection),
+            notify_notifier: ended.filter(|_| !handed_on),
             alert: notifier.next(self.messages.iter(), context.now, rng),
-            ..Outcome::answer(Answer::Subscribed)
+            change: change.map(|before| Change::NotifierService { before }),
+            ..Outcome::answer(Answer::Subscribed(service.map(|service| service.id)))
         }
     }
 
@@ -382,4 +412,20 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
         }
         Some(delivery)
     }
+}
+
+/// Puts `service` in the place of `own`. Gives the service before, if it is another one; and whether
+/// it is the same one, whose queues are read by another connection now, all of them: of that it is
+/// told by `ENDS`, not of each by `END`.
+fn changed(
+    own: &mut Option<Arc<Service>>,
+    service: Option<&Arc<Service>>,
+) -> (Option<Option<ServiceId>>, bool) {
+    let id = |service: &Arc<Service>| service.id;
+    let before = own.as_ref().map(id);
+    let same = before == service.map(id);
+    if !same {
+        *own = service.cloned();
+    }
+    ((!same).then_some(before), same && before.is_some())
 }

@@ -15,6 +15,9 @@
 //! - After `OFF` senders and readers of the link see `AUTH`, as if the queue did not exist.
 //! - The link data of a one-time queue goes with the first `SEND` after it was secured.
 //! - A blocked queue can be switched off and deleted; everything else is answered by `BLOCKED`.
+//! - A queue of a service is read by whichever connection reads for the service
+//!   ([`Queue::follow_services`]). `NEW` and `SUB` of a service make it one; `SUB` of anybody else
+//!   ends that. The same holds for its notifier and `NSUB`.
 //!
 //! # Memory
 //! An empty queue without subscriber is [`core::mem::size_of::<Queue>`] (below 640 bytes, tested)
@@ -38,7 +41,7 @@ pub use message::{Content, Delivery, Message};
 pub use notifier::{
     Alert, NOTIFICATION_SECONDS, Notifier, NotifierEvent, NotifierNews, NotifierParts,
 };
-pub use outcome::{Answer, Change, Context, Event, Outcome};
+pub use outcome::{Answer, Change, Context, Event, FormerNotifier, Outcome};
 
 use crate::{
     blocking::Blocking,
@@ -46,6 +49,7 @@ use crate::{
     id::{MessageId, RecipientId, SenderId},
     key::AuthKey,
     message::{DeliveryKey, Timestamp},
+    service::Service,
 };
 
 /// Keys that may authorise the recipient of one contact queue: 16 owners. Whoever commands with a
@@ -173,6 +177,8 @@ pub struct Queue<B = Bytes> {
     subscriber: Option<Reader>,
     /// The last connection that used `GET`. Only one is remembered: an earlier one can `GET` again.
     getter: Option<Reader>,
+    /// The service that it is one of.
+    service: Option<Arc<Service>>,
 }
 
 impl<B> Queue<B> {
@@ -193,6 +199,7 @@ impl<B> Queue<B> {
             messages: VecDeque::new(),
             subscriber: None,
             getter: None,
+            service: None,
         }
     }
 
@@ -234,6 +241,18 @@ impl<B> Queue<B> {
     /// Sets or removes the notifier.
     pub fn restore_notifier(&mut self, parts: Option<NotifierParts>) {
         self.notifier = parts.map(|parts| Box::new(Notifier::new(parts, None)));
+    }
+
+    /// Makes it one of a service's queues, or of none.
+    pub fn restore_service(&mut self, service: Option<Arc<Service>>) {
+        self.service = service;
+    }
+
+    /// The same for its notifier, if it has one.
+    pub fn restore_notifier_service(&mut self, service: Option<Arc<Service>>) {
+        if let Some(notifier) = &mut self.notifier {
+            notifier.service = service;
+        }
     }
 
     /// Blocks or unblocks it, as the operator wishes; also when restoring.
@@ -300,6 +319,37 @@ impl<B> Queue<B> {
     #[must_use]
     pub fn notifier(&self) -> Option<&Notifier> {
         self.notifier.as_deref()
+    }
+
+    /// The service that it is one of.
+    #[must_use]
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        self.service.as_ref()
+    }
+
+    /// Lets it, and its notifier, be read by the connections that now read for their services, as
+    /// far as they have one. The relay knows them; to be called before [`Queue::handle`], under the
+    /// same lock.
+    pub fn follow_services(&mut self, queue: Option<ConnectionId>, notifier: Option<ConnectionId>) {
+        if self.service.is_some() {
+            let takes_itself = |connection: &ConnectionId| {
+                self.getter.is_some_and(|r| r.connection == *connection)
+            };
+            let reader = queue.filter(|connection| !takes_itself(connection));
+            if self.subscriber() != reader {
+                self.subscriber = reader.map(|connection| Reader {
+                    connection,
+                    delivered: None,
+                });
+            }
+        }
+        if let Some(own) = &mut self.notifier
+            && own.service.is_some()
+            && own.subscriber != notifier
+        {
+            own.leave();
+            own.subscriber = notifier;
+        }
     }
 
     /// The waiting messages and markers, oldest first.

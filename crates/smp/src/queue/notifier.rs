@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use junto_crypto::{CryptoRng, x25519};
 
-use super::{ConnectionId, Content, Message, Queue};
+use super::{ConnectionId, Content, FormerNotifier, Message, Queue};
 use crate::{
     encoding::Writer,
     error::ErrorCode,
@@ -21,6 +21,7 @@ use crate::{
     message::Timestamp,
     notification::{Notification, NotificationKey, NotificationNonce},
     response::NotifierIds,
+    service::Service,
 };
 
 /// Seconds after which a message is no longer worth a notification: 24 hours.
@@ -71,6 +72,8 @@ pub struct Notifier {
     told: Option<MessageId>,
     /// The message whose notification the subscriber was given and has not taken.
     under_way: Option<MessageId>,
+    /// The service that is told.
+    pub(super) service: Option<Arc<Service>>,
 }
 
 impl Notifier {
@@ -82,6 +85,7 @@ impl Notifier {
             subscriber: None,
             told,
             under_way: None,
+            service: None,
         }
     }
 
@@ -89,6 +93,12 @@ impl Notifier {
     #[must_use]
     pub fn id(&self) -> NotifierId {
         self.id
+    }
+
+    /// The service that is told.
+    #[must_use]
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        self.service.as_ref()
     }
 
     /// Authorises the notification server.
@@ -194,6 +204,14 @@ impl Notifier {
     pub(super) fn leave(&mut self) -> Option<ConnectionId> {
         self.under_way = None;
         self.subscriber.take()
+    }
+
+    /// What remains to be known of it when it is gone.
+    pub(super) fn former(&self) -> FormerNotifier {
+        FormerNotifier {
+            id: self.id,
+            service: self.service.as_ref().map(|service| service.id),
+        }
     }
 
     fn news(&self, event: NotifierEvent) -> NotifierNews {

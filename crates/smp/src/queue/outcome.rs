@@ -3,7 +3,7 @@
 use super::{Alert, ConnectionId, Delivery, Limits, LinkCopy, NotifierNews, QueueInfo};
 use crate::{
     error::ErrorCode,
-    id::{LinkId, MessageId, NotifierId},
+    id::{LinkId, MessageId, NotifierId, ServiceId},
     message::Timestamp,
     response::NotifierIds,
 };
@@ -48,8 +48,8 @@ pub struct Outcome<B> {
 pub enum Answer<B> {
     /// `OK`.
     Ok,
-    /// `SOK`.
-    Subscribed,
+    /// `SOK`, with the service that the queue or notifier is one of now.
+    Subscribed(Option<ServiceId>),
     /// `MSG`.
     Message(Delivery<B>),
     /// `INFO`.
@@ -91,16 +91,35 @@ pub enum Change {
     /// A notifier was set, in place of this one.
     Notifier {
         /// The one before.
-        replaced: Option<NotifierId>,
+        replaced: Option<FormerNotifier>,
     },
-    /// The notifier with this id was removed.
-    NotifierDeleted(NotifierId),
+    /// This notifier was removed.
+    NotifierDeleted(FormerNotifier),
+    /// The queue is one of another service, or of none, now.
+    Service {
+        /// The service before.
+        before: Option<ServiceId>,
+    },
+    /// The same for its notifier.
+    NotifierService {
+        /// The service before.
+        before: Option<ServiceId>,
+    },
     /// The operator has blocked or unblocked the queue.
     Blocking,
     /// A message (or marker) was added, behind the others.
     Stored(MessageId),
     /// The first message was acknowledged and removed.
     Removed(MessageId),
+}
+
+/// A notifier that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormerNotifier {
+    /// Its id.
+    pub id: NotifierId,
+    /// The service that was told.
+    pub service: Option<ServiceId>,
 }
 
 impl<B> Outcome<B> {

@@ -1,13 +1,18 @@
 //! Opening a connection, server side.
 
+use std::sync::Arc;
+
 use junto_crypto::{CryptoRng, ed25519, x25519};
 
-use super::{ReplyWriter, RequestReader, forward::relay_keys};
+use super::{ReplyWriter, RequestReader, forward::relay_keys, request::ServiceSession};
 use crate::{
     address::Fingerprint,
-    block::{Block, BlockChain, Protection, SessionId, plain_block, unpad},
+    block::{Block, BlockChain, Protection, SessionId, unpad},
     encoding::NoRoom,
-    hello::{CHAIN_LENGTH, ClientHello, HelloFault, ServerHello, SignedKey},
+    hello::{CHAIN_LENGTH, ClientHello, HelloFault, LeafKey, ServerHello, SignedKey},
+    service::{
+        Service, ServiceAnswer, ServiceFault, ServiceHello, ServiceRole, fingerprint_of_chain,
+    },
     version::VersionRange,
 };
 
@@ -69,6 +74,78 @@ pub struct Connection {
     pub replies: ReplyWriter,
 }
 
+/// What a client showed in TLS: certificates, checked there, and the key of the leaf.
+pub struct ClientCertificates {
+    /// DER, leaf first; or a single one that signs itself.
+    pub chain: Vec<Vec<u8>>,
+    /// The key of the first.
+    pub leaf: LeafKey,
+}
+
+/// Who has come.
+pub enum Greeted {
+    /// A client, whose connection is open.
+    Client(Connection),
+    /// A client that asks to be a service, and is who it says. It waits for the third block.
+    Service(Applicant),
+}
+
+/// A service before it is accepted.
+pub struct Applicant {
+    connection: Connection,
+    role: ServiceRole,
+    fingerprint: Fingerprint,
+    key: Box<ed25519::VerifyingKey>,
+}
+
+impl Applicant {
+    /// What it wants to be.
+    #[must_use]
+    pub fn role(&self) -> ServiceRole {
+        self.role
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Accepts it and writes the third block, which must be sent.
+    ///
+    /// # Errors
+    /// [`NoRoom`] never happens: the block is small.
+    pub fn accept(self, service: Arc<Service>, block: &mut Block) -> Result<Connection, NoRoom> {
+        ServiceAnswer::Accepted(service.id).encode(block)?;
+        let mut connection = self.connection;
+        let key = self.key;
+        connection.requests.serve(ServiceSession { service, key });
+        Ok(connection)
+    }
+
+    /// Writes that it is refused. The block must be sent before closing.
+    ///
+    /// # Errors
+    /// [`NoRoom`] never happens: the block is small.
+    pub fn refuse(block: &mut Block, fault: ServiceFault) -> Result<(), NoRoom> {
+        ServiceAnswer::Refused(fault).encode(block)
+    }
+}
+
+/// The key of `hello`, if its certificates are those of TLS and signed it.
+fn authentic(
+    hello: &ServiceHello<'_>,
+    certificates: Option<&ClientCertificates>,
+) -> Result<(Fingerprint, ed25519::VerifyingKey), HelloFault> {
+    let certificates = certificates.ok_or(HelloFault::Service)?;
+    let fingerprint = fingerprint_of_chain(&certificates.chain).ok_or(HelloFault::Service)?;
+    if !hello.chain.iter().eq(&certificates.chain) {
+        return Err(HelloFault::Service);
+    }
+    let key = hello.key.verify(&certificates.leaf);
+    Ok((fingerprint, key.map_err(|_| HelloFault::Service)?))
+}
+
 impl Handshake {
     /// Writes the server's hello into `block`, which must be sent.
     ///
@@ -91,20 +168,37 @@ impl Handshake {
         Ok(Self { session, hello_key })
     }
 
-    /// Takes the client's hello.
+    /// As [`Handshake::greet`], for a server that has no services: it refuses them.
+    ///
+    /// # Errors
+    /// As [`Handshake::greet`].
+    pub fn finish(self, identity: &Identity, block: &mut Block) -> Result<Connection, HelloFault> {
+        match self.greet(identity, None, block)? {
+            Greeted::Client(connection) => Ok(connection),
+            Greeted::Service(_) => Err(HelloFault::Service),
+        }
+    }
+
+    /// Takes the client's hello. `certificates` is what it showed in TLS.
     ///
     /// # Errors
     /// [`HelloFault`]: close the connection, without an answer except for
-    /// [`HelloFault::Service`], which is answered by [`service_refusal`].
-    pub fn finish(self, identity: &Identity, block: &mut Block) -> Result<Connection, HelloFault> {
+    /// [`HelloFault::Service`], which is answered by [`Applicant::refuse`].
+    pub fn greet(
+        self,
+        identity: &Identity,
+        certificates: Option<&ClientCertificates>,
+        block: &mut Block,
+    ) -> Result<Greeted, HelloFault> {
         let text = unpad(block.as_mut_slice()).map_err(|_| HelloFault::Syntax)?;
         let hello = ClientHello::decode(text, identity.versions)?;
         if hello.identity != identity.fingerprint {
             return Err(HelloFault::Identity);
         }
-        if hello.service {
-            return Err(HelloFault::Service);
-        }
+        let service = match &hello.service {
+            Some(service) => Some((service.role, authentic(service, certificates)?)),
+            None => None,
+        };
         let shared = match &hello.key {
             None => None,
             Some(key) => {
@@ -124,7 +218,7 @@ impl Handshake {
             }
         };
         let keys = shared.as_ref().map(relay_keys).unzip();
-        Ok(Connection {
+        let connection = Connection {
             requests: RequestReader::new(
                 hello.version,
                 self.session,
@@ -133,14 +227,15 @@ impl Handshake {
                 keys.0,
             ),
             replies: ReplyWriter::new(hello.version, send, keys.1),
+        };
+        Ok(match service {
+            None => Greeted::Client(connection),
+            Some((role, (fingerprint, key))) => Greeted::Service(Applicant {
+                connection,
+                role,
+                fingerprint,
+                key: Box::new(key),
+            }),
         })
     }
-}
-
-/// Writes the answer to a client that asks to be a service.
-///
-/// # Errors
-/// [`NoRoom`] never happens: the answer is small.
-pub fn service_refusal(block: &mut Block) -> Result<(), NoRoom> {
-    plain_block(block, |writer| writer.bytes(b"EHANDSHAKE BAD_SERVICE"))
 }

@@ -21,7 +21,8 @@
 //! }
 //! ```
 //!
-//! Reading and writing are separate values, so they can live in separate tasks.
+//! Reading and writing are separate values, so they can live in separate tasks. A server that has
+//! services takes the hello by [`Handshake::greet`], and answers theirs with a third block.
 
 mod forward;
 mod handshake;
@@ -29,6 +30,8 @@ mod reply;
 mod request;
 
 pub use forward::{Back, Forwarded};
-pub use handshake::{Connection, Handshake, Identity, IdentityError, service_refusal};
+pub use handshake::{
+    Applicant, ClientCertificates, Connection, Greeted, Handshake, Identity, IdentityError,
+};
 pub use reply::ReplyWriter;
 pub use request::{Authorised, Refusal, Request, RequestReader, Requests};

@@ -86,7 +86,7 @@ impl ReplyWriter {
         };
         match answer {
             Answer::Ok => push(block, Response::Ok),
-            Answer::Subscribed => push(block, Response::Subscribed(None)),
+            Answer::Subscribed(service) => push(block, Response::Subscribed(*service)),
             Answer::Message(delivery) => self.push_delivery(block, Some(correlation), delivery),
             Answer::Info(info) => push(block, Response::Info(info.to_json().as_bytes())),
             Answer::Link(copy) => push(block, Response::Link(copy.data())),

@@ -1,17 +1,20 @@
 //! Requests: received commands, before and after their authorisation is verified.
 
 use core::cell::Cell;
+use std::sync::Arc;
 
-use junto_crypto::{secretbox::BoxKey, x25519};
+use junto_crypto::{ed25519, secretbox::BoxKey, x25519};
 
 use crate::{
+    address::Fingerprint,
     block::{Batch, Block, BlockFault, Protection, SessionId},
     command::{Command, Party},
     error::ErrorCode,
     id::{CorrelationId, Entity, ID_BYTES},
     key::AuthKey,
     queue::Credential,
-    transmission::{Transmission, verify},
+    service::Service,
+    transmission::{Authorization, Transmission, verify},
     version::Version,
 };
 
@@ -25,6 +28,15 @@ pub struct RequestReader {
     verifications: Cell<u64>,
     /// Between a proxy and us, if the client showed a hello key.
     pub(super) proxy_key: Option<BoxKey>,
+    /// Set if the client is a service.
+    service: Option<ServiceSession>,
+}
+
+/// A service on its connection.
+pub(super) struct ServiceSession {
+    pub(super) service: Arc<Service>,
+    /// Signs its commands.
+    pub(super) key: Box<ed25519::VerifyingKey>,
 }
 
 impl RequestReader {
@@ -42,7 +54,13 @@ impl RequestReader {
             protection,
             verifications: Cell::new(0),
             proxy_key,
+            service: None,
         }
+    }
+
+    /// From now on the client is a service.
+    pub(super) fn serve(&mut self, session: ServiceSession) {
+        self.service = Some(session);
     }
 
     /// Signatures and authenticators verified since the last call: nearly all of the work that a
@@ -67,6 +85,7 @@ impl RequestReader {
             batch: Batch::parse(text)?,
             version: self.version,
             session: self.session,
+            service: self.service.as_ref().map(|s| s.service.fingerprint),
         })
     }
 
@@ -76,9 +95,12 @@ impl RequestReader {
     /// Content and work are the same for an unknown queue and a wrong key. Takes as long as a
     /// signature verification or key agreement: better not under a lock.
     ///
+    /// A service must sign `NEW`, `SUB` and `NSUB` as well, and nobody may sign anything else so.
+    /// That is checked first, whether or not the queue exists.
+    ///
     /// # Errors
-    /// A [`Refusal`] with `AUTH` (or `SERVICE` for a service signature, which only services may
-    /// use).
+    /// A [`Refusal`] with `AUTH`; `SERVICE` for a signature of a service that is missing, wrong, or
+    /// not asked for; `CMD PROHIBITED` for commands that are not of the service's role.
     pub fn authorise<'b>(
         &self,
         request: Request<'b>,
@@ -88,20 +110,26 @@ impl RequestReader {
             transmission,
             command,
             correlation,
+            direct,
         } = request;
         let refused = |code| Refusal {
             correlation: Some(correlation),
             entity: transmission.entity,
             code,
         };
-        if transmission.service_signature {
-            return Err(refused(ErrorCode::Service));
-        }
-        if matches!(
-            command,
-            Command::ServiceSub(_) | Command::NotifierServiceSub(_)
-        ) {
-            return Err(refused(ErrorCode::Service));
+        let session = self.service.as_ref().filter(|_| direct);
+        let service = self
+            .serve_check(session, &transmission, &command)
+            .map_err(refused)?;
+        if matches!(command.party(), Party::Service) {
+            // Signed by the service, and by nobody else.
+            return Ok(Authorised {
+                correlation,
+                entity: transmission.entity,
+                command,
+                open: false,
+                service,
+            });
         }
         let verify = |key: Option<&AuthKey>| {
             if !transmission.authorization.is_none() {
@@ -122,10 +150,50 @@ impl RequestReader {
                 entity: transmission.entity,
                 command,
                 open: !verified,
+                service,
             })
         } else {
             Err(refused(ErrorCode::Auth))
         }
+    }
+
+    /// What `command` has to do with the service of its connection: which service it is for.
+    fn serve_check(
+        &self,
+        session: Option<&ServiceSession>,
+        transmission: &Transmission<'_>,
+        command: &Command<'_>,
+    ) -> Result<Option<Arc<Service>>, ErrorCode> {
+        if session.is_some_and(|session| !session.service.role.may(command)) {
+            return Err(ErrorCode::PROHIBITED);
+        }
+        let signature = transmission.service_signature.as_ref();
+        let signed = |session: &ServiceSession, signature: &ed25519::Signature| {
+            self.verifications.set(self.verifications.get() + 1);
+            let verified = session.key.verify(transmission.authorised(), signature);
+            verified.is_ok().then(|| Arc::clone(&session.service))
+        };
+        let service = match (command, session, signature) {
+            (Command::ServiceSub(_) | Command::NotifierServiceSub(_), Some(session), None) => {
+                let id = session.service.id;
+                match &transmission.authorization {
+                    Authorization::Ed25519(signature)
+                        if transmission.entity == Entity::Queue(&id.0) =>
+                    {
+                        signed(session, signature)
+                    }
+                    _ => None,
+                }
+            }
+            (Command::ServiceSub(_) | Command::NotifierServiceSub(_), ..) => None,
+            (Command::New(_) | Command::Sub | Command::NotifierSub, Some(session), Some(s)) => {
+                signed(session, s)
+            }
+            (Command::New(_) | Command::Sub | Command::NotifierSub, Some(_), None) => None,
+            (_, _, None) => return Ok(None),
+            (_, _, Some(_)) => None,
+        };
+        service.map(Some).ok_or(ErrorCode::Service)
     }
 }
 
@@ -135,6 +203,7 @@ pub struct Requests<'b> {
     batch: Batch<'b>,
     version: Version,
     session: SessionId,
+    service: Option<Fingerprint>,
 }
 
 impl<'b> Iterator for Requests<'b> {
@@ -142,7 +211,12 @@ impl<'b> Iterator for Requests<'b> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let bytes = self.batch.next()?;
-        Some(Request::decode(bytes, self.version, &self.session))
+        let service = self.service.as_ref();
+        let request = Request::decode_of(bytes, self.version, &self.session, service);
+        Some(request.map(|request| Request {
+            direct: true,
+            ..request
+        }))
     }
 }
 
@@ -152,10 +226,12 @@ pub struct Request<'b> {
     transmission: Transmission<'b>,
     command: Command<'b>,
     correlation: CorrelationId,
+    /// It came from the client itself, not through a proxy.
+    direct: bool,
 }
 
 impl<'b> Request<'b> {
-    /// Parses one transmission.
+    /// Parses one transmission of whoever is no service: what a proxy passes on.
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
@@ -164,8 +240,17 @@ impl<'b> Request<'b> {
         version: Version,
         session: &SessionId,
     ) -> Result<Self, Refusal<'b>> {
+        Self::decode_of(bytes, version, session, None)
+    }
+
+    fn decode_of(
+        bytes: &'b mut [u8],
+        version: Version,
+        session: &SessionId,
+        service: Option<&Fingerprint>,
+    ) -> Result<Self, Refusal<'b>> {
         let transmission =
-            Transmission::decode(bytes, version, session).map_err(|fault| Refusal {
+            Transmission::decode_of(bytes, version, session, service).map_err(|fault| Refusal {
                 correlation: fault.correlation,
                 ..Refusal::BLOCK
             })?;
@@ -185,6 +270,7 @@ impl<'b> Request<'b> {
                 transmission,
                 command,
                 correlation,
+                direct: false,
             }),
             Err(code) => Err(Refusal {
                 correlation: Some(correlation),
@@ -236,6 +322,7 @@ pub struct Authorised<'b> {
     entity: Entity<'b>,
     command: Command<'b>,
     open: bool,
+    service: Option<Arc<Service>>,
 }
 
 impl<'b> Authorised<'b> {
@@ -255,6 +342,12 @@ impl<'b> Authorised<'b> {
     #[must_use]
     pub fn entity(&self) -> Entity<'b> {
         self.entity
+    }
+
+    /// The service that it makes its queue one of, or asks for the queues of.
+    #[must_use]
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        self.service.as_ref()
     }
 
     /// Whether it was accepted without any key.

@@ -23,7 +23,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use zeroize::Zeroizing;
 
 use crate::Fingerprint;
-use crate::chain::{ChainError, PeerChain, PeerKey};
+use crate::chain::{ChainError, ClientChain, PeerChain, PeerKey};
 
 pub use files::{
     AUTHORITY_CERTIFICATE, AUTHORITY_KEY, IdentityError, IdentityFiles, LEAF_CERTIFICATE, LEAF_KEY,
@@ -184,6 +184,66 @@ impl fmt::Debug for ServerIdentity {
         f.debug_struct("ServerIdentity")
             .field("fingerprint", &self.fingerprint)
             .finish_non_exhaustive()
+    }
+}
+
+/// What a service needs to show who it is to the servers that it uses.
+pub struct ServiceIdentity {
+    chain: Vec<CertificateDer<'static>>,
+    key: CertificateKey,
+}
+
+impl ServiceIdentity {
+    /// A new one: a single certificate that signs itself, as services of the reference have it.
+    ///
+    /// # Errors
+    /// [`IdentityError::Certificate`] if `now` is beyond the year 7000.
+    pub fn generate(rng: &mut impl CryptoRng, now: UnixTime) -> Result<Self, IdentityError> {
+        let key = CertificateKey::generate(rng);
+        let certificate = parameters("SMP service", rng, now)?
+            .self_signed(&key)
+            .map_err(|_| IdentityError::Certificate)?;
+        let chain = vec![own(&certificate)];
+        ClientChain::verify(&chain, now)?;
+        Ok(Self { chain, key })
+    }
+
+    /// Who it is: the hash of the second certificate, or of the only one.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        let identity = self.chain.get(1).or(self.chain.first())?;
+        Some(Fingerprint::of(identity))
+    }
+
+    /// The chain to present.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// The key of the first certificate, for the signature in its SMP hello.
+    #[must_use]
+    pub const fn leaf_key(&self) -> &SigningKey {
+        &self.key.signing
+    }
+
+    /// That key as the TLS library wants it.
+    pub(crate) fn leaf_pkcs8(&self) -> PrivatePkcs8KeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.key.to_pkcs8().to_vec())
+    }
+}
+
+/// A server that is a service of other servers, under its own identity.
+impl From<ServerIdentity> for ServiceIdentity {
+    fn from(server: ServerIdentity) -> Self {
+        let ServerIdentity { chain, key, .. } = server;
+        Self { chain, key }
+    }
+}
+
+impl fmt::Debug for ServiceIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceIdentity").finish_non_exhaustive()
     }
 }
 
