@@ -262,8 +262,8 @@ pub(crate) enum SessionCommand {
     /// For the host, until as many have asked as there are places. A place stays with who asked first, so
     /// one who asks and vanishes keeps the others waiting. If `junto session new` or `wait` is still
     /// running, end it with Ctrl-C: nothing is lost. `junto session show` lists who asked, by number; after
-    /// this, `junto session wait` goes on. Once all places are taken the parties are fixed: if one of them
-    /// never comes, close the session and open another.
+    /// this, `junto session wait` goes on. Once all have come the parties are fixed, and nobody can take the
+    /// place of one that vanishes then: dropping it ends the session for all, and they hear why.
     Drop {
         /// Name of the session
         session: String,

@@ -272,6 +272,8 @@ pub(crate) fn session_failure(error: SessionError) -> Failure {
         SessionError::Misuse(Misuse::NoSuchSession) => {
             Failure::usage(message).help("`junto session list` shows the sessions of this profile")
         }
+        SessionError::Misuse(Misuse::Ambiguous) => Failure::usage(message)
+            .help("give more of its id, as `junto session list` shows it: all of it means one session, whatever names there are (`junto --json session list`)"),
         SessionError::Misuse(Misuse::NotFormed) => Failure::failed(message)
             .help("`junto session wait NAME` goes on waiting for the other parties"),
         SessionError::Misuse(_) => Failure::usage(message),

@@ -128,14 +128,26 @@ async fn turn_away(
         .turn_away(session, joiner)
         .await
         .map_err(|error| {
-            session_failure(error).help(
-                "`junto session show NAME` lists who asked to join; once all places are taken the parties \
-                 are fixed: if one of them never comes, close the session and open another",
-            )
+            session_failure(error).help("`junto session show NAME` lists who asked to join")
         })?;
     junto.settle(SETTLE).await?;
-    output.result(&json!({ "session": session, "dropped": joiner }), || {
-        format!("The place is free again; `junto session wait {session}` goes on waiting.")
+    let summary = junto
+        .sessions
+        .find(session)
+        .await
+        .map_err(session_failure)?;
+    let over = summary.stage == Stage::Failed;
+    let result =
+        json!({ "session": session, "dropped": joiner, "state": stage_name(summary.stage) });
+    output.result(&result, || {
+        if over {
+            format!(
+                "The parties were fixed already, and nobody can take that one's place: the session has ended for all, and \
+                 they hear why. `junto session close {session}` frees the name for another one."
+            )
+        } else {
+            format!("The place is free again; `junto session wait {session}` goes on waiting.")
+        }
     })
 }
 
@@ -504,12 +516,14 @@ async fn list(junto: &Junto, output: Output) -> Result<(), Failure> {
             return "No sessions yet. `junto session new --parties N` opens one.".to_owned();
         }
         let line = |summary: &Summary| {
+            let id = summary.id.map(|id| id.to_string());
             format!(
-                "{:<20} {:<10} {} of {} parties",
+                "{:<20} {:<10} {} of {} parties  {:.12}",
                 summary.name,
                 stage_name(summary.stage),
                 summary.connected,
-                summary.parties
+                summary.parties,
+                id.unwrap_or_else(|| summary.local.to_string())
             )
         };
         summaries.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -462,17 +462,20 @@ fn a_relay_with_a_password_serves_who_knows_it() {
     assert_ne!(asked, text);
     std::fs::write(&settings, asked).unwrap();
     let _relay = stage.restart_relay();
+    // It is refused at once: the harness would not wait as long as the command may.
     let new = [
         "session",
         "new",
         "--parties",
         "2",
         "--timeout",
-        "2",
+        "3600",
         "--relay",
         &address,
     ];
     let refused = stage.run("p1", &new);
+    let message = refused.failed(3)["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("refused to make a queue"), "{message}");
     let help = refused.failed(3)["help"].as_str().unwrap().to_owned();
     assert!(help.contains("junto relay login"), "{help}");
     let login = ["relay", "login", &address];

@@ -232,6 +232,36 @@ async fn an_execution_that_nobody_takes_is_closed_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_whole_id_means_its_session_whatever_others_are_called() {
+    let table = Table::of(2, &Hub::new()).await;
+    let sessions = &table.homes[1].sessions;
+    let id = table.sessions[1].id().to_string();
+    // A host of another session names it like this one.
+    for name in [&id[..], &id[..8]] {
+        let params = junto_session::Params {
+            name: name.to_owned(),
+            ..table::params(2)
+        };
+        let host = &table.homes[0].sessions;
+        let made = host.new_session(params, table::persona("host"), PATIENCE);
+        let (_, link) = made.await.unwrap();
+        sessions.join(link, table::persona("joiner")).await.unwrap();
+    }
+    assert_eq!(sessions.find(&id).await.unwrap().name, "test");
+    assert!(matches!(
+        sessions.find(&id[..8]).await,
+        Err(junto_session::SessionError::Misuse(
+            junto_session::Misuse::Ambiguous
+        ))
+    ));
+    assert_eq!(sessions.find(&id[..9]).await.unwrap().name, "test");
+    for summary in sessions.list().await.unwrap() {
+        let found = sessions.find(&summary.local.to_string()).await.unwrap();
+        assert_eq!(found.name, summary.name);
+    }
+}
+
+#[tokio::test]
 async fn a_late_joiner_is_refused_politely() {
     let hub = Hub::new();
     let mut table = Table::prepared(2, &hub).await;

@@ -133,10 +133,10 @@ pub fn agents_request(id: RequestId) -> agent::RequestId {
 
 fn failed(error: AgentError) -> CarrierError {
     // The agent waits for relays by itself. What it reports is final, except a full or missing
-    // disk, and a relay that may change its mind.
+    // disk, and a refusal.
     let kind = match &error {
         AgentError::Store(_) => TroubleKind::Storage,
-        AgentError::Relay { .. } => TroubleKind::Relay,
+        AgentError::Relay { .. } => TroubleKind::Refused,
         AgentError::Misuse(_)
         | AgentError::Link(_)
         | AgentError::Connection(_)

@@ -29,8 +29,10 @@ pub struct CarrierError {
 /// Whose trouble something is, and whether it may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TroubleKind {
-    /// A relay out of reach, or one that may change its mind.
+    /// A relay out of reach.
     Relay,
+    /// A relay that refuses: passes when somebody changes something, there or here.
+    Refused,
     /// Storage of this machine: passes when its owner makes room.
     Storage,
     /// Trying again will not help.

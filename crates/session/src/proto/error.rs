@@ -16,7 +16,7 @@ pub enum Misuse {
     #[error("there is no such session in this profile")]
     NoSuchSession,
     /// Several sessions match; give more of the id.
-    #[error("several sessions match that name")]
+    #[error("several sessions have that name, or an id that begins with it")]
     Ambiguous,
     /// The session has not formed yet.
     #[error("the session has not formed yet")]
@@ -36,8 +36,8 @@ pub enum Misuse {
     /// The label is in use with other members or another mode.
     #[error("the label is in use for something else")]
     LabelInUse,
-    /// The roster stands, or we are not the host.
-    #[error("only the host can turn joiners away, and only while it waits for parties")]
+    /// The session has formed or failed, or we are not the host.
+    #[error("only the host can turn joiners away, and only until the session has formed")]
     NotMeeting,
     /// Nobody of that number has asked to join.
     #[error("nobody of number {0} has asked to join")]

@@ -165,18 +165,27 @@ impl Machine {
         });
     }
 
-    /// At the host: frees the place of a joiner that never comes.
-    pub(crate) fn turn_away(&mut self, joiner: PeerSlot, step: &mut Step) -> Result<(), Misuse> {
-        if self.role != Role::Host || self.phase != Phase::Meeting {
+    /// At the host: frees the place of a joiner that never comes. Once the roster stands nobody can take its
+    /// place, since all have shown their shares of the safety code: the formation fails, and all hear why.
+    pub(crate) fn turn_away(
+        &mut self,
+        joiner: PeerSlot,
+        work: &mut Work<'_>,
+    ) -> Result<(), Misuse> {
+        if self.role != Role::Host || !matches!(self.phase, Phase::Meeting | Phase::Binding) {
             return Err(Misuse::NotMeeting);
         }
         let Some(peer) = self.peers.get(&joiner) else {
             return Err(Misuse::NoJoiner(joiner));
         };
-        if let (Some(request), None) = (peer.request, peer.connection) {
-            step.effects.push(Effect::Reject { request });
+        if self.phase == Phase::Binding {
+            self.fault(joiner, Fault::Unreachable, work);
+            return Ok(());
         }
-        self.remove_peer(joiner, step);
+        if let (Some(request), None) = (peer.request, peer.connection) {
+            work.step.effects.push(Effect::Reject { request });
+        }
+        self.remove_peer(joiner, work.step);
         Ok(())
     }
 

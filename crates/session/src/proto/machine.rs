@@ -133,6 +133,8 @@ pub(crate) struct Machine {
     /// Requests being refused, with their connections once known.
     pub(crate) refused: BTreeMap<RequestId, Option<ConnectionId>>,
     pub(crate) body_bytes: usize,
+    /// What our own relay said when it refused what the session needs, unless it has changed its mind.
+    pub(crate) unserved: Option<String>,
 }
 
 const PURPOSE_ADDRESS: u8 = 0;
@@ -560,9 +562,10 @@ impl Machine {
             .all(|peer| peer.broken.is_some() || peer.binding.is_none() || peer.pipe.is_given())
     }
 
-    /// At a host that waits for parties: who has asked to join.
+    /// At a host whose session forms: who has asked to join.
     pub(crate) fn joiners(&self) -> Vec<Joiner> {
-        if self.role != Role::Host || self.phase != Phase::Meeting {
+        let binding = self.phase == Phase::Binding;
+        if self.role != Role::Host || !(binding || self.phase == Phase::Meeting) {
             return Vec::new();
         }
         let joiner = |(&number, peer): (&PeerSlot, &Peer)| Joiner {
@@ -571,15 +574,20 @@ impl Machine {
                 .entry
                 .as_ref()
                 .map_or_else(DisplayName::default, |entry| entry.name.clone()),
-            connected: peer.binding.is_some(),
+            connected: if binding {
+                peer.bound.is_some()
+            } else {
+                peer.binding.is_some()
+            },
         };
         self.peers.iter().map(joiner).collect()
     }
 
-    /// Whether it accepts requests, or refuses them, whose connections it does not know yet.
-    pub(crate) fn awaits_connection(&self) -> bool {
+    /// Whether there are connections that it has asked for and does not know yet; perhaps of
+    /// requests only, that it accepts or refuses.
+    pub(crate) fn awaits_connection(&self, only_requests: bool) -> bool {
         let mut peers = self.peers.values();
-        peers.any(|peer| peer.request.is_some() && peer.connection.is_none())
+        peers.any(|peer| peer.connection.is_none() && (peer.request.is_some() || !only_requests))
             || !self.refused.is_empty()
     }
 
@@ -777,6 +785,7 @@ impl Machine {
             refusals: 0,
             refused: BTreeMap::new(),
             body_bytes,
+            unserved: None,
         }
     }
 

@@ -276,6 +276,8 @@ type Operation = BoxFuture<'static, (u64, Option<Report>)>;
 enum Report {
     Outcome(Outcome),
     Event(Event),
+    /// A relay refuses what the effect asks of it.
+    Refused(Effect, Tag, String),
 }
 
 struct Driver {
@@ -491,9 +493,22 @@ impl Driver {
     }
 
     fn report(&mut self, (number, report): (u64, Option<Report>), step: &mut Step) {
+        if let Some(Report::Refused(effect, tag, reason)) = report {
+            if self.node.refused(&tag, reason) {
+                let again = perform(self.carrier.clone(), effect, self.troubles.clone());
+                let later = async move {
+                    tokio::time::sleep(RETRY_LONGEST).await;
+                    (number, again.await)
+                };
+                self.operations.push(later.boxed());
+            } else {
+                self.ended.push(number);
+            }
+            return;
+        }
         self.ended.push(number);
         match report {
-            None => {}
+            None | Some(Report::Refused(..)) => {}
             Some(Report::Event(event)) => self.event(event, step),
             Some(Report::Outcome(outcome)) => match self.node.outcome(outcome, &mut self.rng) {
                 Ok(more) => step.absorb(more),
@@ -534,6 +549,11 @@ async fn perform(
         troubles.set_carrier(error.kind, error.to_string());
         if error.kind == TroubleKind::Final {
             return given_up(&effect, &error);
+        }
+        if error.kind == TroubleKind::Refused
+            && let Place::Tag(tag) = Place::of(&effect)
+        {
+            return Some(Report::Refused(effect, tag, error.to_string()));
         }
         tracing::debug!(%error, "carrier call failed; trying again");
         troubled = true;

@@ -57,7 +57,7 @@ impl Sessions {
     ///
     /// # Errors
     /// [`SessionError::Misuse`] for invalid parameters, [`LocalError::Carrier`] if the carrier could
-    /// not make a contact address in time (the session is then closed again).
+    /// not make a contact address in time, or at once if its relay refuses (the session is then closed again).
     pub async fn new_session(
         &self,
         params: Params,
@@ -77,13 +77,18 @@ impl Sessions {
             })
             .await?;
         let link = self.handle.call(Answer::Durable, move |node, _, _| {
-            match node.summary(&local) {
-                Ok(summary) => summary.link.map(Ok),
-                Err(error) => Some(Err(error)),
+            match (node.is_formed(&local), node.summary(&local)) {
+                (Err(error), _) | (_, Err(error)) => Some(Err(error)),
+                (Ok(_), Ok(summary)) => summary.link.map(Ok),
             }
         });
         match tokio::time::timeout(patience, link).await {
-            Ok(link) => Ok((Forming::new(self.handle.clone(), local), link?)),
+            Ok(Ok(link)) => Ok((Forming::new(self.handle.clone(), local), link)),
+            Ok(Err(error)) => {
+                // It may be gone already: the reason counts.
+                let _ = self.close_local(local).await;
+                Err(error)
+            }
             Err(_) => {
                 self.close_local(local).await?;
                 let error = match self.handle.carrier_trouble() {
@@ -128,18 +133,24 @@ impl Sessions {
     }
 
     /// The session of that name, or of an identifier that begins with `name_or_id` (at least 6
-    /// hexadecimal digits of the session id or of the local id).
+    /// hexadecimal digits of the session id or of the local id). A whole identifier means the session that
+    /// has it, whatever others are called: hosts choose names, and may choose one that looks like it.
     ///
     /// # Errors
     /// [`Misuse::NoSuchSession`], [`Misuse::Ambiguous`].
     pub async fn find(&self, name_or_id: &str) -> Result<Summary, SessionError> {
         let mut found = self.list().await?;
-        found.retain(|summary| {
-            let begins = |id: &str| name_or_id.len() >= 6 && id.starts_with(name_or_id);
-            summary.name == name_or_id
-                || begins(&summary.local.to_string())
-                || summary.id.is_some_and(|id| begins(&id.to_string()))
-        });
+        let ids = |summary: &Summary| {
+            let id = summary.id.map(|id| id.to_string());
+            id.into_iter().chain([summary.local.to_string()])
+        };
+        let has_id = |summary: &Summary| ids(summary).any(|id| id == name_or_id);
+        if found.iter().any(has_id) {
+            found.retain(has_id);
+        } else {
+            let begins = |id: String| name_or_id.len() >= 6 && id.starts_with(name_or_id);
+            found.retain(|summary| summary.name == name_or_id || ids(summary).any(begins));
+        }
         // One that is being closed is found only if there is no other.
         if found.iter().any(|summary| summary.stage != Stage::Closing) {
             found.retain(|summary| summary.stage != Stage::Closing);
@@ -174,7 +185,8 @@ impl Sessions {
     }
 
     /// Frees the place of somebody who asked to join a session of ours and never comes
-    /// ([`Summary::joiners`]).
+    /// ([`Summary::joiners`]). Once all are known ([`Stage::Binding`]) nobody can take its place: the
+    /// session fails, and all hear why.
     ///
     /// # Errors
     /// As [`Sessions::find`]; [`Misuse::NotMeeting`], [`Misuse::NoJoiner`].

@@ -324,3 +324,95 @@ fn a_connection_that_a_dead_process_left_over_is_ended() {
         );
     }
 }
+
+#[test]
+fn who_was_turned_away_is_forgotten_and_does_not_speak_for_the_next() {
+    let mut world = World::new(4, 12);
+    world.idle = vec![0, 1, 2, 3];
+    world.invite_some(1);
+    world.run();
+    let local = world.parties[0].local.unwrap();
+    let old = connection(&world);
+    for _ in 0..3 {
+        let host = &mut world.parties[0];
+        assert_eq!(host.node.memory(), (1, 0));
+        let (done, step) = host.node.turn_away(&local, 0, &mut host.rng);
+        done.unwrap();
+        world.settle(0, step);
+        assert_eq!(world.parties[0].node.memory(), (0, 0));
+        // The place, and its number, are given to somebody else.
+        world.join(2);
+        world.run();
+        assert_ne!(connection(&world), old);
+        // What the first one says finds nobody, and is not kept for anybody.
+        let late = Event::Message {
+            connection: old,
+            id: crate::carrier::MessageId(7),
+            body: Bytes::from_static(b"nonsense"),
+        };
+        let host = &mut world.parties[0];
+        let step = host.node.event(late, &mut host.rng);
+        world.settle(0, step);
+        assert_eq!(world.parties[0].node.memory(), (1, 0));
+        assert_eq!(world.summary(0).joiners.len(), 1);
+    }
+}
+
+#[test]
+fn who_vanishes_once_the_roster_stands_can_be_dropped_and_all_hear_of_it() {
+    let mut world = World::new(4, 13);
+    world.idle = vec![0, 1, 2, 3];
+    world.invite();
+    // The last one comes and is never seen again.
+    let mut turns = 0;
+    while world.summary(0).stage != crate::Stage::Binding {
+        for place in [1, 2, 3, 0] {
+            world.turn(place);
+        }
+        turns += 1;
+        assert!(turns < 100, "no roster");
+    }
+    world.hub.absent("party 3");
+    for _ in 0..20 {
+        for place in 0..3 {
+            world.turn(place);
+        }
+    }
+    assert_eq!(world.summary(0).stage, crate::Stage::Binding);
+    let joiners = world.summary(0).joiners;
+    let absent: Vec<_> = joiners.iter().filter(|joiner| !joiner.connected).collect();
+    assert_eq!(absent.len(), 1, "{joiners:?}");
+    let host = &mut world.parties[0];
+    let local = host.local.unwrap();
+    let (done, step) = host.node.turn_away(&local, absent[0].number, &mut host.rng);
+    done.unwrap();
+    world.settle(0, step);
+    for _ in 0..20 {
+        for place in 0..3 {
+            world.turn(place);
+        }
+    }
+    let roster = world.summary(0).roster.unwrap();
+    let key = world.parties[3]
+        .node
+        .machine_of(&world.parties[3].local.unwrap())
+        .keys
+        .signing
+        .verifying_key();
+    let gone = roster.index_of(&key).unwrap();
+    for place in 0..3 {
+        assert_eq!(world.summary(place).stage, crate::Stage::Failed, "{place}");
+        let error = world.parties[place]
+            .node
+            .is_formed(&world.parties[place].local.unwrap());
+        assert!(error.unwrap_err().blamed().contains(gone), "{place}");
+    }
+}
+
+/// Of the host with its first joiner.
+fn connection(world: &World) -> ConnectionId {
+    let host = &world.parties[0];
+    host.node.machine_of(&host.local.unwrap()).peers[&0]
+        .connection
+        .unwrap()
+}

@@ -43,7 +43,7 @@ pub fn params(parties: usize) -> Params {
     }
 }
 
-fn persona(name: &str) -> Persona {
+pub fn persona(name: &str) -> Persona {
     Persona {
         display_name: DisplayName::new(name).unwrap(),
         profile: None,

@@ -1,6 +1,7 @@
 //! All sessions of a profile over one carrier: the machine that a shell drives.
 
 mod calls;
+mod carried;
 mod load;
 
 use std::{
@@ -15,16 +16,16 @@ use junto_crypto::{
 };
 
 use super::{
-    endpoint::{ConnectionId, Event, Lines, Tag},
-    error::{Misuse, SessionError},
+    endpoint::{ConnectionId, Event, Lines},
+    error::{LocalError, Misuse, SessionError},
     identity::{KnownKeys, Policy, ProfileBinding},
-    limits::{ORPHANS_MAX, RELAY_BYTES_MAX, SESSIONS_MAX},
+    limits::{RELAY_BYTES_MAX, SESSIONS_MAX},
     link::{Params, SessionLink},
     machine::{Machine, Phase, Role, Work},
     party::{DisplayName, PartyIndex},
     roster::{FormationId, Roster, SessionId, SessionKeys},
     safety_code::SafetyCode,
-    step::{Delta, Effect, Key, LocalId, Outcome, PeerSlot, Step},
+    step::{Delta, Effect, Key, LocalId, PeerSlot, Step},
     wire::Put,
 };
 
@@ -63,7 +64,7 @@ pub struct Joiner {
     pub number: u8,
     /// What it calls itself; proves nothing.
     pub name: DisplayName,
-    /// Whether it came after it was let in.
+    /// Whether it came after it was let in; once the roster stands, whether it has proved itself to us.
     pub connected: bool,
 }
 
@@ -96,7 +97,7 @@ pub struct Summary {
     pub policy: Policy,
     /// The link, at a host whose session still waits for parties.
     pub link: Option<SessionLink>,
-    /// Who has asked to join, at a host whose session still waits for parties.
+    /// Who has asked to join, at a host whose session has not formed yet.
     pub joiners: Vec<Joiner>,
     /// The roster, once it stands.
     pub roster: Option<Roster>,
@@ -133,6 +134,12 @@ impl Node {
         };
         let result = call(machine, &mut work);
         machine.pump(&mut step);
+        // A place may be given to somebody else, whose connection is another one.
+        for effect in &step.effects {
+            if let Effect::Delete { connection } = effect {
+                self.connections.remove(connection);
+            }
+        }
         (result, step)
     }
 
@@ -250,232 +257,6 @@ impl Node {
         Ok((local, step))
     }
 
-    /// How an effect ended.
-    ///
-    /// # Errors
-    /// [`SessionError::Defect`] if the carrier gave something that no session can use.
-    pub fn outcome(
-        &mut self,
-        outcome: Outcome,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Step, SessionError> {
-        let mut claimed = None;
-        let mut step = match outcome {
-            Outcome::Address { tag, link } => {
-                let Some((local, None)) = Machine::read_tag(&tag) else {
-                    return Ok(Step::default());
-                };
-                let (result, step) = self.with(&local, rng, |machine, work| {
-                    machine
-                        .address(link, work.step)
-                        .map_err(SessionError::Defect)
-                });
-                gone_is_fine(result)?;
-                step
-            }
-            Outcome::Invitation {
-                tag,
-                connection,
-                link,
-            } => {
-                let Some((local, Some(slot))) = Machine::read_tag(&tag) else {
-                    return Ok(Step::default());
-                };
-                claimed = Some((connection, local, slot));
-                let (result, step) = self.with(&local, rng, |machine, work| {
-                    machine
-                        .invitation(slot, connection, &link, work)
-                        .map_err(SessionError::Defect)
-                });
-                gone_is_fine(result)?;
-                step
-            }
-            Outcome::Joined { tag, connection } => {
-                let Some((local, Some(slot))) = Machine::read_tag(&tag) else {
-                    return Ok(Step::default());
-                };
-                claimed = Some((connection, local, slot));
-                self.tell(&local, rng, |machine, work| {
-                    machine.attach(slot, connection, work.step);
-                })
-            }
-            Outcome::Accepted {
-                request,
-                connection,
-            } => {
-                let mut step = Step::default();
-                for (local, machine) in &mut self.sessions {
-                    if let Some(slot) = machine.accepted(request, connection, &mut step) {
-                        claimed = Some((connection, *local, slot));
-                        break;
-                    }
-                }
-                step
-            }
-            Outcome::Sent { connection } => {
-                let Some(&(local, slot)) = self.connections.get(&connection) else {
-                    return Ok(Step::default());
-                };
-                let mut step = self.tell(&local, rng, |machine, _| machine.sent(slot));
-                if let Some(machine) = self.sessions.get_mut(&local) {
-                    machine.after_sent(slot, &mut step);
-                }
-                self.sweep(&local);
-                step
-            }
-        };
-        if let Some((connection, local, slot)) = claimed {
-            self.connections.insert(connection, (local, slot));
-            step.absorb(self.adopt(connection, rng));
-        }
-        self.drop_refused(&mut step);
-        Ok(step)
-    }
-
-    /// Replays what came for a connection before we knew whose it was.
-    fn adopt(&mut self, connection: ConnectionId, rng: &mut dyn CryptoRng) -> Step {
-        let (ours, others) = core::mem::take(&mut self.orphans)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(|(orphan, _)| *orphan == connection);
-        self.orphans = others;
-        let mut step = Step::default();
-        for (_, event) in ours {
-            step.absorb(self.event(event, rng));
-        }
-        step
-    }
-
-    /// Something the carrier reports.
-    pub fn event(&mut self, event: Event, rng: &mut dyn CryptoRng) -> Step {
-        match event {
-            Event::Request { id, tag, info } => {
-                let Some((local, None)) = Machine::read_tag(&tag) else {
-                    return Step::default();
-                };
-                let (result, mut step) = self.with(&local, rng, |machine, work| {
-                    machine.request(id, &info, work.step);
-                    Ok(())
-                });
-                if result.is_err() {
-                    step.effects.push(Effect::Reject { request: id });
-                }
-                step
-            }
-            Event::Connected {
-                connection,
-                tag,
-                ref info,
-                binding,
-            } => {
-                let Some((local, slot)) = self.owner(connection, Some(tag)) else {
-                    return self.orphan(connection, event);
-                };
-                self.tell(&local, rng, |machine, work| {
-                    machine.attach(slot, connection, work.step);
-                    machine.connected(slot, binding, info, work);
-                })
-            }
-            Event::Message {
-                connection,
-                id,
-                ref body,
-            } => {
-                let Some((local, slot)) = self.owner(connection, None) else {
-                    return self.orphan(connection, event);
-                };
-                let step = self.tell(&local, rng, |machine, work| {
-                    machine.message(slot, id, body.clone(), work);
-                });
-                self.sweep(&local);
-                step
-            }
-            Event::Failed {
-                connection, tag, ..
-            } => {
-                let by_tag = || Machine::read_tag(&tag).and_then(|(l, s)| Some((l, s?)));
-                let owner = connection
-                    .and_then(|connection| self.connections.get(&connection).copied())
-                    .or_else(by_tag);
-                let Some((local, slot)) = owner else {
-                    return Step::default();
-                };
-                let step = self.tell(&local, rng, |machine, work| {
-                    machine.unreachable(slot, work);
-                });
-                self.sweep(&local);
-                step
-            }
-            Event::Relay { .. } => Step::default(),
-        }
-    }
-
-    fn owner(&mut self, connection: ConnectionId, tag: Option<Tag>) -> Option<(LocalId, PeerSlot)> {
-        if let Some(owner) = self.connections.get(&connection) {
-            return Some(*owner);
-        }
-        let (local, slot) = Machine::read_tag(&tag?)?;
-        let owner = (local, slot?);
-        self.sessions.get(&local)?.peers.get(&owner.1)?;
-        self.connections.insert(connection, owner);
-        Some(owner)
-    }
-
-    fn orphan(&mut self, connection: ConnectionId, event: Event) -> Step {
-        let mut step = Step::default();
-        if self.is_of_nobody(&event) {
-            step.effects.push(Effect::Delete { connection });
-            return step;
-        }
-        let refused = matches!(event, Event::Connected { .. })
-            && self
-                .sessions
-                .values()
-                .any(|machine| machine.refused.values().any(|c| *c == Some(connection)));
-        // Beyond the bound an event waits in the carrier for the next restart.
-        if self.orphans.len() < ORPHANS_MAX {
-            self.orphans.push_back((connection, event));
-        }
-        if refused {
-            self.drop_refused(&mut step);
-        }
-        step
-    }
-
-    /// Whether a connection came to stand that no session will claim: a process that died left it over.
-    fn is_of_nobody(&self, event: &Event) -> bool {
-        let Event::Connected { tag, .. } = event else {
-            return false;
-        };
-        match Machine::read_tag(tag) {
-            // Its place in the session is gone, or the session is: `owner`.
-            Some((_, Some(_))) => true,
-            // It is of an accepted request, unless an answer of the carrier is to say so.
-            Some((_, None)) | None => {
-                let awaits = |machine: &Machine| machine.awaits_connection();
-                !self.sessions.values().any(awaits)
-            }
-        }
-    }
-
-    /// Ends connections that only served to say no, once they have said it.
-    fn drop_refused(&mut self, step: &mut Step) {
-        for machine in self.sessions.values_mut() {
-            machine.refused.retain(|_, connection| {
-                let Some(connection) = *connection else {
-                    return true;
-                };
-                let said = self.orphans.iter().any(|(orphan, event)| {
-                    *orphan == connection && matches!(event, Event::Connected { .. })
-                });
-                if said {
-                    step.effects.push(Effect::Delete { connection });
-                    self.orphans.retain(|(orphan, _)| *orphan != connection);
-                }
-                !said
-            });
-        }
-    }
-
     fn sweep(&mut self, local: &LocalId) {
         if self.sessions.get(local).is_some_and(Machine::is_gone) {
             self.sessions.remove(local);
@@ -511,12 +292,16 @@ impl Node {
     /// Whether the session has formed; an error if it never will.
     ///
     /// # Errors
-    /// [`SessionError::Peer`] or [`SessionError::Refused`] if formation failed.
+    /// [`SessionError::Peer`] or [`SessionError::Refused`] if formation failed; [`LocalError::Carrier`] while
+    /// our own relay refuses what it takes.
     pub fn is_formed(&self, local: &LocalId) -> Result<bool, SessionError> {
         let machine = self.machine(local)?;
         match &machine.phase {
             Phase::Formed => Ok(true),
-            Phase::Meeting | Phase::Binding => Ok(false),
+            Phase::Meeting | Phase::Binding => match &machine.unserved {
+                Some(reason) => Err(LocalError::Carrier(reason.as_str().into()).into()),
+                None => Ok(false),
+            },
             Phase::Failed(failure) => Err(failure.error()),
             Phase::Closing => Err(Misuse::Closed.into()),
         }
@@ -575,7 +360,8 @@ impl Node {
         Ok(step)
     }
 
-    /// Frees the place of somebody who asked to join and never comes.
+    /// Frees the place of somebody who asked to join and never comes; once the roster stands, ends the
+    /// formation in its name.
     ///
     /// # Errors
     /// [`Misuse::NotMeeting`], [`Misuse::NoJoiner`].
@@ -586,7 +372,7 @@ impl Node {
         rng: &mut dyn CryptoRng,
     ) -> (Result<(), SessionError>, Step) {
         self.with(local, rng, |machine, work| {
-            Ok(machine.turn_away(joiner, work.step)?)
+            Ok(machine.turn_away(joiner, work)?)
         })
     }
 
@@ -635,6 +421,11 @@ impl Node {
     }
 
     #[cfg(test)]
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        (self.connections.len(), self.orphans.len())
+    }
+
+    #[cfg(test)]
     pub(crate) fn machine_of(&self, local: &LocalId) -> &Machine {
         &self.sessions[local]
     }
@@ -668,14 +459,6 @@ impl Node {
         self.sessions
             .get(local)
             .is_none_or(|machine| machine.has_room(to))
-    }
-}
-
-/// A session that is gone needs no outcome any more.
-fn gone_is_fine(result: Result<(), SessionError>) -> Result<(), SessionError> {
-    match result {
-        Err(SessionError::Misuse(Misuse::NoSuchSession)) => Ok(()),
-        result => result,
     }
 }
 
