@@ -20,7 +20,7 @@ pub mod store;
 pub use error::{AgentError, RelayFault};
 pub use proto::{
     ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Lines, Link,
-    LinkError, MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RelayPath, RequestId, Routing,
-    Tag,
+    LinkError, MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RelayPath, RelayTrouble,
+    RequestId, Route, Routing, Tag,
 };
 pub use shell::{Agent, AgentConfig, Events, Fallback, Passwords, Reconnect, Succeed};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::profile::Policy;
+use crate::way::{Routing, Socks};
 
 /// A private place to compute together.
 ///
@@ -45,6 +46,24 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// When to send through a relay of your own, so that others' relays do not see your address [default: the profile's]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        env = "JUNTO_ROUTING",
+        help_heading = "Global options"
+    )]
+    pub(crate) routing: Option<Routing>,
+    /// Connect through this SOCKS5 server, for example Tor at 127.0.0.1:9050; `none` for none [default: the profile's]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        env = "JUNTO_SOCKS",
+        help_heading = "Global options"
+    )]
+    pub(crate) socks: Option<Socks>,
     /// Print results as JSON, one object a line
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
@@ -252,7 +271,7 @@ pub(crate) enum SessionCommand {
     },
     /// List the sessions of the profile
     List,
-    /// Show a session: parties, safety code, state
+    /// Show a session: parties, safety code, state, and what each relay sees
     Show {
         /// Name of the session
         session: String,

@@ -275,7 +275,8 @@ impl Stage {
     fn spawn(&self, name: &str, arguments: &[&str], profile: &Path) -> Result<Actor, Failure> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut child = Command::new(program)
-            .args(["--json", "--quiet", "--profile"])
+            // Nothing here leaves this machine, whatever the environment says.
+            .args(["--json", "--quiet", "--socks", "none", "--profile"])
             .arg(profile)
             .args(arguments)
             .env_remove("JUNTO_PROFILE")

@@ -13,6 +13,7 @@ mod profile;
 mod relay;
 mod session;
 mod talk;
+mod way;
 
 use std::process::ExitCode;
 

@@ -1,12 +1,13 @@
 //! Opening a profile with its agent and its sessions, and ending it so that nothing said is left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use junto_agent::client::SocksServer;
 use junto_agent::store::StoreError;
-use junto_agent::{Agent, AgentConfig, AgentError};
+use junto_agent::{Agent, AgentConfig, AgentError, Lines, Route};
 use junto_crypto::aead::StoreKey;
 use junto_crypto::ed25519::SigningKey;
 use junto_crypto::kdf::hkdf_sha256;
@@ -20,7 +21,7 @@ use tokio::sync::Mutex;
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
 use crate::profile::{self, Profile, Succession};
-use crate::random;
+use crate::{random, way};
 
 /// How long a process that is done waits for the relays to take what it said.
 pub(crate) const SETTLE: Duration = Duration::from_secs(20);
@@ -33,6 +34,8 @@ const END: Duration = Duration::from_secs(5);
 pub(crate) struct Junto {
     pub(crate) profile: Profile,
     pub(crate) sessions: Sessions,
+    /// What all connections go through.
+    pub(crate) socks: Option<SocksServer>,
     agent: Agent,
     /// The sessions that this command is about.
     used: Mutex<Used>,
@@ -56,6 +59,7 @@ impl Junto {
         let Junto {
             profile,
             sessions,
+            socks: _,
             agent,
             used: _,
             names: _,
@@ -84,6 +88,8 @@ impl Junto {
             AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
         config.succeed = Some(succeed());
         config.passwords = crate::relay::login::passwords(&profile)?;
+        way::set(&mut config, global, &profile.config)?;
+        let socks = config.client.socks.clone();
         let (agent, events) = Agent::open(config).await.map_err(|error| {
             let mut failure = agent_failure(error);
             failure.message = format!(
@@ -101,6 +107,7 @@ impl Junto {
         Ok(Junto {
             profile,
             sessions,
+            socks,
             agent,
             used: Mutex::default(),
             names: OnceLock::new(),
@@ -121,6 +128,7 @@ impl Junto {
         Ok(Junto {
             profile,
             sessions,
+            socks: None,
             agent,
             used: Mutex::default(),
             names: OnceLock::new(),
@@ -161,6 +169,11 @@ impl Junto {
             failure.message = format!("{} ({})", failure.message, named.join(", "));
         }
         failure
+    }
+
+    /// Which relays the agent uses for these lines, and which way.
+    pub(crate) async fn routes(&self, lines: Lines) -> Result<BTreeSet<Route>, Failure> {
+        self.agent.routes(lines).await.map_err(agent_failure)
     }
 
     /// The command is about this session: [`Junto::settle`] and [`Junto::part`] see to it.

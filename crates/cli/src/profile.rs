@@ -1,7 +1,7 @@
 //! A profile: the folder that holds all state of one identity.
 //!
 //! ```text
-//! profile.toml   relays to receive on, policy (written with comments, edited by its owner)
+//! profile.toml   relays to receive on, which way to send, policy (written with comments, edited by its owner)
 //! key            the store key, readable by its owner only; or key.sealed, under a passphrase
 //! lock           held while a process uses the profile
 //! agent.db       connections, ratchets, messages on their way
@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::failure::{Context, Exit, Failure};
 use crate::random;
+use crate::way::Routing;
 
 /// Argon2id cost for a passphrase: 64 MiB, 3 passes, 1 lane (RFC 9106, second recommended option).
 const ARGON2: (u32, u32, u32) = (64 * 1024, 3, 1);
@@ -38,6 +39,22 @@ const CONFIG_TEMPLATE: &str = r#"# Junto profile. Flags on the command line win 
 # uses the relay that the session's link proposes.
 relays = []
 
+# When to send through the relays above, so that the relays of others do not see
+# where you are (they see your relay instead, and yours does not see the queue):
+#   "unknown"      to relays that are not listed above
+#   "unprotected"  the same, unless `socks` hides your address already
+#   "always"       to all relays, if another one is there to go through
+#   "never"        always send directly
+routing = "unknown"
+# Whether to send directly after all where no relay of yours passes it on. A
+# hostile relay can make that so, and then sees where you are.
+routing_fallback = false
+
+# SOCKS5 server to connect through, for example Tor's:
+#   socks = "127.0.0.1:9050"
+# Then it resolves the names of relays, also .onion names. Empty: none.
+socks = ""
+
 # How other parties' identities are treated:
 #   "anonymous"  nothing links one session to another
 #   "tofu"       remember a party's profile key, stop when it changes
@@ -52,6 +69,12 @@ pinned = []
 pub(crate) struct ProfileConfig {
     #[serde(default)]
     pub(crate) relays: Vec<String>,
+    #[serde(default)]
+    pub(crate) routing: Routing,
+    #[serde(default)]
+    pub(crate) routing_fallback: bool,
+    #[serde(default)]
+    pub(crate) socks: String,
     #[serde(default)]
     pub(crate) policy: Policy,
     #[serde(default)]

@@ -4,9 +4,10 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
+use junto_session::carrier::agent::agents_lines;
 use junto_session::{
     Culprit, DisplayName, Fault, Forming, Params, PartyCount, Persona, Policy, Session,
-    SessionError, SessionLink, Stage, Summary,
+    SessionError, SessionLink, Stage, Summary, Used,
 };
 use serde_json::{Value, json};
 
@@ -18,6 +19,7 @@ use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::{Output, qr_code};
 use crate::profile;
 use crate::relay::parse_address;
+use crate::way::{self, Views};
 
 /// Longest link read from standard input, in bytes.
 const LINK_MAX: usize = 8 * 1024;
@@ -44,7 +46,7 @@ pub(crate) async fn run(
                 let relay = relay
                     .or_else(|| junto.profile.config.relays.first().cloned())
                     .ok_or_else(no_relay)
-                    .and_then(check_relay)?;
+                    .and_then(|relay| check_relay(junto, relay))?;
                 let params = Params {
                     name,
                     parties,
@@ -63,8 +65,11 @@ pub(crate) async fn run(
             let link = read_link(&link)?;
             Junto::with(global, async |junto| {
                 let relay = match relay.or_else(|| junto.profile.config.relays.first().cloned()) {
-                    Some(relay) => check_relay(relay)?,
-                    None => String::new(),
+                    Some(relay) => check_relay(junto, relay)?,
+                    None => {
+                        check_relay(junto, link.relay().to_owned())?;
+                        String::new()
+                    }
                 };
                 join(junto, link, &nickname, relay, wait.patience(), output).await
             })
@@ -112,7 +117,17 @@ async fn show(junto: &Junto, session: &str, output: Output) -> Result<(), Failur
         .find(session)
         .await
         .map_err(session_failure)?;
-    output.result(&describe(&summary), || describe_text(&summary))
+    let mut used = Used::default();
+    let noted = junto.sessions.note(summary.local, &mut used).await;
+    noted.map_err(session_failure)?;
+    let relays = Views::of(junto, agents_lines(used.lines())).await?;
+    let mut report = describe(&summary);
+    report["relays"] = relays.json();
+    output.result(&report, || {
+        let mut lines = vec![describe_text(&summary)];
+        lines.extend(relays.text(junto.socks.is_some()));
+        lines.join("\n")
+    })
 }
 
 async fn turn_away(
@@ -184,9 +199,10 @@ fn no_relay() -> Failure {
     )
 }
 
-/// The relay's address, if it is one.
-fn check_relay(text: String) -> Result<String, Failure> {
-    parse_address(&text).map(|_| text)
+/// The relay's address, if it is one that can be reached.
+fn check_relay(junto: &Junto, text: String) -> Result<String, Failure> {
+    way::check_onion(&parse_address(&text)?, junto.socks.as_ref())?;
+    Ok(text)
 }
 
 fn read_link(argument: &str) -> Result<SessionLink, Failure> {

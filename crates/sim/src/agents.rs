@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use junto_agent::proto::{
     Answer, CallError, Command, Committed, Event, Instant, Machine, MachineConfig, Operation,
-    Output, Refusal, RelayId, RelayNotice, Reply, RoutePolicy, Routing, Row, RowKey, Step, Ticket,
-    Token,
+    Output, Refusal, RelayId, RelayNotice, RelayTrouble, Reply, RoutePolicy, Routing, Row, RowKey,
+    Step, Ticket, Token,
 };
 use junto_smp::{
     address::ServerAddress,
@@ -363,7 +363,9 @@ impl Agents {
             return;
         }
         process.links.remove(&relay);
-        process.machine.handle_relay_down(now, relay);
+        process
+            .machine
+            .handle_relay_down(now, relay, RelayTrouble::Unreachable);
         let incarnation = self.parties[party].incarnation;
         self.timeline
             .after(back_off, Happening::Dial(party, incarnation, relay));
@@ -384,7 +386,9 @@ impl Agents {
         }
         if self.relay_back_ms[relay] > now.as_millis() {
             if let Some((process, _)) = self.running(party) {
-                process.machine.handle_relay_down(now, relay_id);
+                process
+                    .machine
+                    .handle_relay_down(now, relay_id, RelayTrouble::Unreachable);
             }
             let again = 20 + self.delay();
             self.timeline

@@ -12,7 +12,7 @@ use super::id::{ConnectionId, Tag};
 use super::instant::Instant;
 use super::machine::Lines;
 use super::path::{RelayPath, RoutePolicy};
-use super::relay::{Operation, RelayId, Token};
+use super::relay::{Operation, RelayId, RelayTrouble, Token};
 use super::step::{Delta, Output};
 
 /// How long to wait before a command that a relay refused for a passing reason is tried again.
@@ -78,7 +78,7 @@ enum LinkState {
     /// Never reached nor failed to reach.
     Unknown,
     Up,
-    Down,
+    Down(RelayTrouble),
 }
 
 struct RelayState {
@@ -165,10 +165,9 @@ impl Effects {
         }
     }
 
-    pub(super) fn relay_address(&self, relay: RelayId) -> Option<&ServerAddress> {
-        self.relays
-            .get(relay.0 as usize)
-            .map(|state| &state.path.relay)
+    /// How the shell reaches a relay.
+    pub(super) fn path(&self, relay: RelayId) -> Option<&RelayPath> {
+        self.relays.get(relay.0 as usize).map(|state| &state.path)
     }
 
     /// Whether a relay has not answered yet that a message of this queue is ours: another may come.
@@ -207,15 +206,15 @@ impl Effects {
     }
 
     /// Forgets the commands in flight to a relay; tells the application if that is news.
-    pub(super) fn relay_down(&mut self, relay: RelayId) {
+    pub(super) fn relay_down(&mut self, relay: RelayId, trouble: RelayTrouble) {
         self.pending.retain(|_, pending| pending.relay != relay);
         let Some(state) = self.relays.get_mut(relay.0 as usize) else {
             return;
         };
-        if state.link != LinkState::Down {
-            state.link = LinkState::Down;
+        if state.link != LinkState::Down(trouble) {
+            state.link = LinkState::Down(trouble);
             let relay = state.path.relay.clone();
-            self.event(Event::RelayDown { relay });
+            self.event(Event::RelayDown { relay, trouble });
         }
     }
 

@@ -6,6 +6,7 @@ use junto_smp::address::ServerAddress;
 
 use super::chain::Integrity;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
+use super::relay::RelayTrouble;
 
 /// Something that happened.
 ///
@@ -68,6 +69,8 @@ pub enum Event {
     RelayDown {
         /// The relay.
         relay: ServerAddress,
+        /// Why.
+        trouble: RelayTrouble,
     },
     /// A relay is reachable and our queues on it are subscribed.
     RelayUp {
@@ -140,7 +143,9 @@ impl fmt::Debug for Event {
             }
             Self::Delivered { connection, id } => write!(f, "Delivered({connection:?}, {id})"),
             Self::Unreadable { connection } => write!(f, "Unreadable({connection:?})"),
-            Self::RelayDown { relay } => write!(f, "RelayDown({relay})"),
+            Self::RelayDown { relay, trouble } => {
+                write!(f, "RelayDown({relay}, {trouble:?})")
+            }
             Self::RelayUp { relay } => write!(f, "RelayUp({relay})"),
             Self::Failed {
                 connection, error, ..

@@ -137,7 +137,7 @@ impl Connection {
                 true
             }
             Answer::Refused(Refusal::Auth | Refusal::Quota) => {
-                let relay = effects.relay_address(self.receive.relay).cloned();
+                let relay = effects.path(self.receive.relay).map(|it| it.relay.clone());
                 if self.callers.is_empty() {
                     self.fail(ConnectionFault::QueueRefused, effects);
                     return true;
@@ -454,7 +454,7 @@ impl Address {
                 made
             }
             Answer::Refused(Refusal::Auth | Refusal::Quota) => {
-                let relay = effects.relay_address(self.receive.relay).cloned();
+                let relay = effects.path(self.receive.relay).map(|it| it.relay.clone());
                 for ticket in self.callers.drain(..) {
                     let error = match &relay {
                         Some(relay) => CallError::QueueRefused(Box::new(relay.clone())),

@@ -16,7 +16,7 @@ use super::effects::{Effects, Owner, PostQuantum, Timer};
 use super::event::Event;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::instant::Instant;
-use super::path::RoutePolicy;
+use super::path::{Route, RoutePolicy};
 use super::queue::ReceiveQueue;
 use super::relay::RelayId;
 use super::relays::retry_refused;
@@ -307,6 +307,29 @@ impl Machine {
             && addresses
                 .filter_map(|tag| self.addresses.get(tag))
                 .all(is_closed)
+    }
+
+    /// Which relays these lines use, and which way.
+    #[must_use]
+    pub fn routes(&self, lines: &Lines) -> BTreeSet<Route> {
+        let addresses = lines.addresses.iter();
+        let receiving = addresses
+            .filter_map(|tag| self.addresses.get(tag))
+            .map(|address| (true, address.receive.relay));
+        let connections = lines.connections.iter();
+        let both = connections
+            .filter_map(|id| self.connections.get(id))
+            .flat_map(|connection| {
+                let sends = connection.send.as_ref().map(|send| (false, send.relay));
+                [Some((true, connection.receive.relay)), sends]
+            });
+        receiving
+            .chain(both.flatten())
+            .filter_map(|(receives, relay)| {
+                let path = self.effects.path(relay)?.clone();
+                Some(Route { receives, path })
+            })
+            .collect()
     }
 
     /// Issues the commands that are due.

@@ -48,6 +48,15 @@ pub struct RelayPath {
     pub through: Vec<ServerAddress>,
 }
 
+/// What a relay is used for, and which way.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Whether we receive on it; else a peer does, to whom we send.
+    pub receives: bool,
+    /// How it is reached.
+    pub path: RelayPath,
+}
+
 impl RelayPath {
     /// Straight to the relay.
     #[must_use]

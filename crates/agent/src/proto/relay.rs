@@ -117,6 +117,26 @@ pub enum Refusal {
     Other,
 }
 
+/// Why a relay is not there for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RelayTrouble {
+    /// It is not reached, or has not answered. May pass.
+    #[error("is out of reach")]
+    Unreachable,
+    /// Somebody else answers in its place.
+    #[error("is not who answers at its address")]
+    Impostor,
+    /// It breaks the protocol.
+    #[error("breaks the protocol")]
+    Faulty,
+    /// It has `.onion` names only, and no SOCKS server is set.
+    #[error("is reached through Tor only, and no SOCKS server is set")]
+    OnionOnly,
+    /// It should be reached through another relay only, and none of those passes commands on to it.
+    #[error("should be reached through another relay, and none passes anything on to it for us")]
+    NoWayThrough,
+}
+
 /// Something that a relay sends by itself.
 #[derive(Debug)]
 pub enum RelayNotice {

@@ -9,7 +9,7 @@ use super::id::{ConnectionId, RequestId, Tag};
 use super::instant::Instant;
 use super::machine::{Machine, REQUESTS_MAX};
 use super::queue::{ReceiveQueue, Subscription};
-use super::relay::{Answer, Refusal, RelayId, RelayNotice, Token};
+use super::relay::{Answer, Refusal, RelayId, RelayNotice, RelayTrouble, Token};
 use super::step::RowKey;
 
 impl Machine {
@@ -27,10 +27,10 @@ impl Machine {
     }
 
     /// The connection to a relay is down, or could not be made.
-    pub fn handle_relay_down(&mut self, now: Instant, relay: RelayId) {
+    pub fn handle_relay_down(&mut self, now: Instant, relay: RelayId, trouble: RelayTrouble) {
         self.effects.now = now;
         self.void(relay);
-        self.effects.relay_down(relay);
+        self.effects.relay_down(relay, trouble);
     }
 
     /// Forgets what is in flight to a relay.

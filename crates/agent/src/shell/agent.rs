@@ -1,6 +1,6 @@
 //! The handles of an application: [`Agent`] to ask, [`Events`] to be told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::client::{ClientOptions, Password};
 use crate::error::AgentError;
 use crate::proto::{
     Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, PostQuantum,
-    Reply, RequestId, RoutePolicy, Routing, Tag,
+    Reply, RequestId, Route, RoutePolicy, Routing, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -350,6 +350,19 @@ impl Agent {
             .await
             .map_err(|_| AgentError::Closed)?;
         settled.await.map_err(|_| AgentError::Closed)
+    }
+
+    /// Which relays these lines use, and which way: what each of them gets to see.
+    ///
+    /// # Errors
+    /// [`AgentError::Closed`].
+    pub async fn routes(&self, lines: Lines) -> Result<BTreeSet<Route>, AgentError> {
+        let (waiting, routes) = oneshot::channel();
+        self.inputs
+            .send(Input::Routes(lines, waiting))
+            .await
+            .map_err(|_| AgentError::Closed)?;
+        routes.await.map_err(|_| AgentError::Closed)
     }
 
     /// Stores what is pending and stops the agent; its handles give [`AgentError::Closed`] from then

@@ -1,7 +1,7 @@
 //! The thread that owns the core and the store: takes inputs, as many as are there, stores what
 //! they bring about in one transaction, and then lets it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::timer;
 use crate::error::{AgentError, RelayFault};
 use crate::proto::{
     Answer, CallError, Event, Instant, Lines, Machine, MachineConfig, Output, PostQuantum, RelayId,
-    RelayNotice, Reply, RoutePolicy, Ticket, Token,
+    RelayNotice, RelayTrouble, Reply, Route, RoutePolicy, Ticket, Token,
 };
 use crate::random::generator;
 use crate::store::{Store, StoreError};
@@ -51,13 +51,14 @@ pub(super) enum Input {
     },
     Tick,
     Settle(Lines, oneshot::Sender<()>),
+    Routes(Lines, oneshot::Sender<BTreeSet<Route>>),
     Close(oneshot::Sender<()>),
 }
 
 /// Something from the task of a relay.
 pub(super) enum RelayInput {
     Up(Commands),
-    Down,
+    Down(RelayTrouble),
     Answer(Token, Answer),
     Notice(RelayNotice),
 }
@@ -282,6 +283,10 @@ impl Engine {
             }
             Input::Relay { .. } | Input::Tick => {}
             Input::Settle(lines, waiting) => self.settling.push((lines, waiting)),
+            Input::Routes(lines, waiting) => {
+                // The caller may have given up.
+                let _ = waiting.send(self.machine.routes(&lines));
+            }
             Input::Close(done) => return Flow::Stop(Some(done)),
         }
         Flow::Continue
@@ -304,11 +309,11 @@ impl Engine {
                 }
                 self.machine.handle_relay_up(now, relay);
             }
-            RelayInput::Down => {
+            RelayInput::Down(trouble) => {
                 if let Some(known) = self.relays.get_mut(&relay) {
                     known.commands = None;
                 }
-                self.machine.handle_relay_down(now, relay);
+                self.machine.handle_relay_down(now, relay, trouble);
             }
             RelayInput::Answer(token, answer) => {
                 self.machine
@@ -478,7 +483,8 @@ impl Engine {
                     drop(done);
                 }
                 Ok(Input::Settle(lines, waiting)) => self.settling.push((lines, waiting)),
-                Ok(Input::Relay { .. } | Input::Tick) => {}
+                // Without an answer the caller hears that the agent is closed.
+                Ok(Input::Relay { .. } | Input::Tick | Input::Routes(..)) => {}
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }

@@ -13,8 +13,8 @@ use tracing::{debug, warn};
 
 use super::agent::{Fallback, Passwords, Reconnect};
 use super::engine::{Input, RelayInput};
-use crate::client::{ClientError, ClientOptions, Notice, Notices, RelayClient};
-use crate::proto::{Operation, RelayId, RelayPath, Token};
+use crate::client::{ClientError, ClientOptions, Notice, Notices, ProxyTrouble, RelayClient};
+use crate::proto::{Operation, RelayId, RelayPath, RelayTrouble, Token};
 
 /// Commands for one connection to a relay. Not bounded by itself: the core has at most a window of
 /// messages and one other command of each kind under way for each of its connections.
@@ -147,7 +147,7 @@ impl RelayTask {
             // Which relay somebody uses is nobody's business; the application is told.
             warn!(%error, "a relay cannot be used");
         }
-        self.tell(RelayInput::Down).await
+        self.tell(RelayInput::Down(trouble(error))).await
     }
 
     async fn tell(&self, input: RelayInput) -> Result<(), Ended> {
@@ -158,6 +158,22 @@ impl RelayTask {
         };
         let inputs = self.inputs.upgrade().ok_or(Ended)?;
         inputs.send(input).await.map_err(|_| Ended)
+    }
+}
+
+/// What an application hears of the reason.
+fn trouble(error: &ClientError) -> RelayTrouble {
+    match error {
+        ClientError::Network(_) | ClientError::Timeout => RelayTrouble::Unreachable,
+        ClientError::Proxy(ProxyTrouble::Impostor) | ClientError::Identity => {
+            RelayTrouble::Impostor
+        }
+        ClientError::Proxy(trouble) if trouble.is_final() => RelayTrouble::NoWayThrough,
+        ClientError::Proxy(_) => RelayTrouble::Unreachable,
+        ClientError::OnionOnly => RelayTrouble::OnionOnly,
+        ClientError::Tls(_) | ClientError::Protocol(_) | ClientError::Defect(_) => {
+            RelayTrouble::Faulty
+        }
     }
 }
 

@@ -20,8 +20,8 @@ use std::process::{Child, Command, Stdio};
 
 use junto_agent::client::{ClientError, ClientOptions, RelayClient};
 use junto_agent::{
-    Agent, AgentConfig, ConnectionId, Event, Events, Fallback, Integrity, Link, Reconnect, Routing,
-    Tag,
+    Agent, AgentConfig, ConnectionId, Event, Events, Fallback, Integrity, Link, Reconnect,
+    RelayTrouble, Routing, Tag,
 };
 use junto_crypto::aead::StoreKey;
 use junto_relay::{Relay, RelayConfig, RunningRelay, Storage};
@@ -344,7 +344,10 @@ async fn a_relay_that_passes_nothing_on_is_gone_round_only_if_that_is_allowed() 
     while refusals < 1 {
         let event = tokio::time::timeout(PATIENCE, events.next()).await;
         match event.unwrap().unwrap() {
-            Event::RelayDown { relay } if relay == other.address => refusals += 1,
+            Event::RelayDown { relay, trouble } if relay == other.address => {
+                assert_eq!(trouble, RelayTrouble::NoWayThrough);
+                refusals += 1;
+            }
             Event::RelayUp { relay } => assert_eq!(relay, own.address),
             event => panic!("{event:?}"),
         }

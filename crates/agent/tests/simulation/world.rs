@@ -7,7 +7,7 @@ use std::time::Duration;
 use junto_agent::proto::{
     Answer, CallError, Command, ConnectionFault, ConnectionId, Event, Instant, Integrity,
     Link as AgentLink, Machine, MachineConfig, MessageId, Operation, Output, PostQuantum, Refusal,
-    RelayId, Reply, RequestId, RoutePolicy, Routing, Tag, Ticket, Token,
+    RelayId, RelayTrouble, Reply, RequestId, RoutePolicy, Routing, Tag, Ticket, Token,
 };
 use junto_agent::store::{MemoryStore, Store};
 use junto_smp::address::{Fingerprint, ServerAddress};
@@ -415,8 +415,11 @@ impl World {
             wire.to_node.clear();
             wire.unanswered.clear();
             self.relays[wire.relay].1.disconnected(link);
-            node.machine
-                .handle_relay_down(Instant::from_millis(self.clock), id);
+            node.machine.handle_relay_down(
+                Instant::from_millis(self.clock),
+                id,
+                RelayTrouble::Unreachable,
+            );
         }
     }
 

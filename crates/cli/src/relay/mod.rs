@@ -6,7 +6,7 @@ mod upkeep;
 use std::path::Path;
 use std::time::Instant;
 
-use junto_agent::client::{ClientError, ClientOptions, RelayClient};
+use junto_agent::client::{ClientError, ClientOptions, RelayClient, SocksServer};
 use junto_relay::{FolderError, Relay, RelayConfig, RelayError, RunningRelay, init_dir, load_dir};
 use junto_smp::address::ServerAddress;
 use junto_tls::ClientTls;
@@ -15,6 +15,8 @@ use serde_json::json;
 use crate::args::{Global, RelayCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
+use crate::profile::ProfileConfig;
+use crate::way;
 
 /// Runs one of the commands.
 pub(crate) async fn run(
@@ -22,6 +24,8 @@ pub(crate) async fn run(
     global: &Global,
     output: Output,
 ) -> Result<(), Failure> {
+    // The profile is not opened for this.
+    let socks = way::socks(global, &ProfileConfig::default())?;
     match command {
         RelayCommand::Init { dir, host, port } => init(&dir, &host, port, output),
         RelayCommand::Start { dir } => start(&dir, output).await,
@@ -37,11 +41,11 @@ pub(crate) async fn run(
         RelayCommand::Status {
             address: Some(address),
             ..
-        } => status(&address, output).await,
+        } => status(&address, socks, output).await,
         RelayCommand::Status { address: None, dir } => {
             let dir =
                 dir.ok_or_else(|| Failure::usage("name a relay, by its address or with `--dir`"))?;
-            status(&address_of(&dir)?, output).await
+            status(&address_of(&dir)?, socks, output).await
         }
     }
 }
@@ -217,11 +221,15 @@ pub(crate) fn parse_address(text: &str) -> Result<ServerAddress, Failure> {
     })
 }
 
-async fn status(text: &str, output: Output) -> Result<(), Failure> {
+async fn status(text: &str, socks: Option<SocksServer>, output: Output) -> Result<(), Failure> {
     let address = parse_address(text)?;
     let started = Instant::now();
     let tls = ClientTls::new().map_err(|error| Failure::failed(format_args!("TLS: {error}")))?;
-    let (client, _notices) = RelayClient::connect(&tls, &address, &ClientOptions::default(), None)
+    let options = ClientOptions {
+        socks,
+        ..ClientOptions::default()
+    };
+    let (client, _notices) = RelayClient::connect(&tls, &address, &options, None)
         .await
         .map_err(client_failure)?;
     let connect_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -242,6 +250,9 @@ fn client_failure(error: ClientError) -> Failure {
         ClientError::Identity => Failure::refused(&error).help(
             "do not use it; if the relay was set up anew, ask its operator for the new address",
         ),
+        ClientError::OnionOnly => {
+            Failure::refused(&error).help("with Tor running, add `--socks 127.0.0.1:9050`")
+        }
         _ => Failure::failed(&error),
     }
 }

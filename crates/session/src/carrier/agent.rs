@@ -84,13 +84,13 @@ pub fn event_of(event: agent::Event) -> Option<Event> {
             tag: Tag(*tag.as_bytes()),
             reason: error.to_string(),
         },
-        agent::Event::RelayDown { relay } => Event::Relay {
+        agent::Event::RelayDown { relay, trouble } => Event::Relay {
             relay: relay.to_string(),
-            reachable: false,
+            trouble: Some(trouble.to_string()),
         },
         agent::Event::RelayUp { relay } => Event::Relay {
             relay: relay.to_string(),
-            reachable: true,
+            trouble: None,
         },
         agent::Event::Delivered { .. } | agent::Event::Unreadable { .. } => return None,
     })
@@ -129,6 +129,17 @@ fn request_of(id: agent::RequestId) -> RequestId {
 #[must_use]
 pub fn agents_request(id: RequestId) -> agent::RequestId {
     agent::RequestId::new(narrow(&id.0))
+}
+
+/// The agent's names for what it does for some sessions.
+#[must_use]
+pub fn agents_lines(lines: &Lines) -> agent::Lines {
+    let tags = lines.tags.iter().map(|tag| agent::Tag::new(tag.0));
+    let connections = lines.connections.iter().copied();
+    agent::Lines {
+        addresses: tags.collect(),
+        connections: connections.map(agents_connection).collect(),
+    }
 }
 
 fn failed(error: AgentError) -> CarrierError {
@@ -286,16 +297,7 @@ impl Carrier for AgentCarrier {
     }
 
     fn settle<'a>(&'a self, lines: &'a Lines) -> BoxFuture<'a, Result<(), CarrierError>> {
-        let tags = lines.tags.iter().map(|tag| agent::Tag::new(tag.0));
-        let lines = agent::Lines {
-            addresses: tags.collect(),
-            connections: lines
-                .connections
-                .iter()
-                .copied()
-                .map(agents_connection)
-                .collect(),
-        };
+        let lines = agents_lines(lines);
         async move { self.agent.settle(lines).await.map_err(failed) }.boxed()
     }
 

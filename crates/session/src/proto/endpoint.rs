@@ -86,12 +86,12 @@ pub enum Event {
         /// What the peer sent.
         body: Bytes,
     },
-    /// A relay is out of reach (`false`) or back (`true`). For display only.
+    /// A relay is out of reach or back. For display only.
     Relay {
         /// Its address.
         relay: String,
-        /// Whether it answers.
-        reachable: bool,
+        /// What is the matter with it, to follow its name in a sentence; nothing once it answers.
+        trouble: Option<String>,
     },
     /// A connection will carry nothing any more.
     Failed {

@@ -152,6 +152,14 @@ pub struct Used {
     lines: Lines,
 }
 
+impl Used {
+    /// What the carrier does for them.
+    #[must_use]
+    pub fn lines(&self) -> &Lines {
+        &self.lines
+    }
+}
+
 impl Handle {
     /// Runs `call` until it answers. It may run many times; whatever it changes goes into the step.
     pub(crate) async fn call<T: Send + 'static>(
@@ -482,10 +490,10 @@ impl Driver {
     }
 
     fn event(&mut self, event: Event, step: &mut Step) {
-        if let Event::Relay { relay, reachable } = &event {
-            let trouble = (!reachable).then(|| Trouble {
+        if let Event::Relay { relay, trouble } = &event {
+            let trouble = trouble.as_ref().map(|trouble| Trouble {
                 kind: TroubleKind::Relay,
-                text: format!("relay {relay} is out of reach"),
+                text: format!("relay {relay} {trouble}"),
             });
             self.troubles.carrier.send_replace(trouble);
         }
