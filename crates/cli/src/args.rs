@@ -373,7 +373,8 @@ pub(crate) enum BlsCommand {
     },
     /// Hand the key to the parties of another session, with a new threshold, under the same public key
     ///
-    /// The new session must hold at least T of the present holders; everyone in it runs this.
+    /// The new session must hold at least T of the present holders; everyone in it runs this. Who holds
+    /// no share yet says which key it expects, with `--public-key`.
     Reshare {
         /// Name of the key; who holds none yet gives the name that it shall have
         #[arg(long)]
@@ -384,6 +385,19 @@ pub(crate) enum BlsCommand {
         /// The new threshold
         #[arg(long)]
         threshold: u16,
+        /// The public key that you expect, 48 bytes in hex: whoever holds no share yet must give it
+        ///
+        /// Get it from a holder whom you trust, by other means than this session (`junto bls list` shows
+        /// it there): otherwise the others could hand you a share of a key of their own.
+        #[arg(long, value_name = "HEX")]
+        public_key: Option<String>,
+        /// Go on although a reshare into yet another session is undecided
+        ///
+        /// Some party broke that one off at its end and may have completed it for itself. If all honest
+        /// parties of it give it up for the same new session, nothing is lost. Otherwise those who did
+        /// not may keep shares that do not fit yours: talk to them first.
+        #[arg(long, requires = "session")]
+        abandon_pending: bool,
         #[command(flatten)]
         wait: Patience,
     },

@@ -184,6 +184,11 @@ fn a_newcomer_gets_a_share_of_the_same_key() {
         "--threshold",
         "3",
     ];
+    // Who holds no share yet is not to take just any key from the others.
+    let unsaid = stage.run("p4", &reshare);
+    let message = unsaid.failed(2)["message"].as_str().unwrap();
+    assert!(message.contains("--public-key"), "{message}");
+    let reshare = [&reshare[..], &["--public-key", &key]].concat();
     let reshared = stage.all(&all, &reshare);
     assert_eq!(agreed(&reshared, "public_key"), key);
     for ended in &reshared {
@@ -294,6 +299,16 @@ fn wrong_use_is_told_at_once() {
         ],
         &["bls", "refresh", "--key", "none"],
         &["bls", "reshare", "--key", "none", "--threshold", "2"],
+        &[
+            "bls",
+            "reshare",
+            "--key",
+            "none",
+            "--threshold",
+            "2",
+            "--public-key",
+            "00",
+        ],
         &["bls", "judge", &message],
     ] {
         stage.run("p1", wrong).failed(2);

@@ -7,65 +7,101 @@
 use std::time::Duration;
 
 use junto_bls::{Certificate, Setup};
-use junto_session::{Execution, Misuse, Session, SessionError};
+use junto_session::{Execution, Misuse, PartyIndex, Session, SessionError};
 use tokio::task::JoinSet;
 
-use super::key_file::{KeyFile, Origin};
+use super::key_file::KeyFile;
+use super::order::Origin;
 use super::sign::between;
 use crate::failure::Failure;
-use crate::open::{Junto, session_failure};
+use crate::open::Junto;
 
 /// How long a party whose run was broken off waits for the certificate that some other party may have got.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// Longer than any command.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The pair executions in which the certificate of a run travels, as far as they are not over.
+/// The pair executions in which the certificate of a run travels, as far as they are not over. Trouble
+/// with one party is none with the others.
 async fn pairs(
     session: &Session,
     setup: &Setup,
-) -> Result<Vec<(junto_session::PartyIndex, Execution)>, Failure> {
+) -> Vec<(PartyIndex, Result<Execution, SessionError>)> {
     let label = format!("bls certificate {}", hex::encode(setup.digest()));
-    let mut open = Vec::new();
+    let mut pairs = Vec::new();
     for other in session.everybody().without(session.me()).iter() {
         let pair = between(&label, session.me(), other);
-        match session.execution_as(pair).await {
-            Ok(execution) => open.push((other, execution)),
-            Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => {}
-            Err(error) => return Err(session_failure(error)),
-        }
+        pairs.push((other, session.execution_as(pair).await));
     }
-    Ok(open)
+    pairs
 }
 
-/// Hands the certificate to all other parties of its run. Once done, it is not done again.
-pub(crate) async fn hand_out(session: &Session, certificate: &Certificate) -> Result<(), Failure> {
-    for (other, execution) in pairs(session, certificate.setup()).await? {
-        let sent = execution.send(0, other, certificate.encode()).await;
-        let done = match sent {
-            Ok(()) => execution.finish().await.map(drop),
-            Err(error) => Err(error),
+/// Whether a pair's execution is over, one way or the other: no trouble of ours.
+fn over(error: &SessionError) -> bool {
+    matches!(
+        error,
+        SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)
+    )
+}
+
+/// Hands the certificate to all other parties of its run. Once done, it is not done again; what cannot be
+/// done now, the next command tries again.
+pub(crate) async fn hand_out(session: &Session, certificate: &Certificate) {
+    for (other, execution) in pairs(session, certificate.setup()).await {
+        let done = async {
+            let execution = execution?;
+            execution.send(0, other, certificate.encode()).await?;
+            execution.finish().await.map(drop)
         };
-        match done {
-            Ok(()) | Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => {}
-            Err(error) => return Err(session_failure(error)),
+        warn_of(other, done.await);
+    }
+}
+
+/// Trouble with one party must not keep anything from the others.
+fn warn_of(other: PartyIndex, done: Result<(), SessionError>) {
+    match done {
+        Err(error) if !over(&error) => {
+            tracing::warn!(party = other.as_usize(), %error, "certificates do not travel");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Ends what was opened for certificates of runs that another one has superseded: a session has room
+/// for so many executions only.
+pub(crate) async fn close(junto: &Junto, runs: &[Setup]) {
+    for setup in runs {
+        let Some(session) = session_of(junto, setup).await else {
+            continue;
+        };
+        for (other, execution) in pairs(&session, setup).await {
+            let ended = async { execution?.finish().await.map(drop) };
+            warn_of(other, ended.await);
         }
     }
-    Ok(())
+}
+
+/// The session of a run; none if it is closed: then nobody in it can hand over anything.
+async fn session_of(junto: &Junto, setup: &Setup) -> Option<Session> {
+    let origin = Origin::of(setup)?;
+    junto.session(&origin.session, GRACE).await.ok()
 }
 
 /// The first certificate of one of these runs that somebody hands over. Waits for as long as that takes.
-pub(crate) async fn handed(junto: &Junto, runs: Vec<Setup>) -> Result<Certificate, Failure> {
+pub(crate) async fn handed(junto: &Junto, runs: Vec<Setup>) -> Certificate {
     let mut messages = JoinSet::new();
     for setup in runs {
-        let Some(origin) = Origin::of(&setup) else {
+        let Some(session) = session_of(junto, &setup).await else {
             continue;
         };
-        // A session that is closed has nobody in it who could hand over anything.
-        let Ok(session) = junto.session(&origin.session, GRACE).await else {
-            continue;
-        };
-        for (other, execution) in pairs(&session, &setup).await? {
+        for (other, execution) in pairs(&session, &setup).await {
+            let execution = match execution {
+                Ok(execution) => execution,
+                Err(error) => {
+                    warn_of(other, Err(error));
+                    continue;
+                }
+            };
             let setup = setup.clone();
             messages.spawn(async move {
                 let message = execution.next(FOREVER).await.ok()?; // none if that one has left
@@ -84,7 +120,7 @@ pub(crate) async fn handed(junto: &Junto, runs: Vec<Setup>) -> Result<Certificat
     }
     while let Some(message) = messages.join_next().await {
         if let Ok(Some(certificate)) = message {
-            return Ok(certificate);
+            return certificate;
         }
     }
     std::future::pending().await
@@ -101,21 +137,22 @@ pub(crate) async fn take_over(
         return Ok(false);
     }
     match tokio::time::timeout(patience, handed(junto, key.asked())).await {
-        Ok(certificate) => adopt(junto, name, key, &certificate?),
+        Ok(certificate) => adopt(junto, name, key, &certificate).await,
         Err(_) => Ok(false),
     }
 }
 
-/// Stores what a certificate makes usable.
-pub(crate) fn adopt(
+/// Stores what a certificate makes usable, if it is one of an undecided run.
+pub(crate) async fn adopt(
     junto: &Junto,
     name: &str,
     key: &mut KeyFile,
     certificate: &Certificate,
 ) -> Result<bool, Failure> {
-    let activated = key.activate(certificate);
-    if activated {
-        key.store(&junto.profile, name)?;
-    }
-    Ok(activated)
+    let Some(gone) = key.activate(certificate) else {
+        return Ok(false);
+    };
+    key.store(&junto.profile, name)?;
+    close(junto, &gone).await;
+    Ok(true)
 }

@@ -8,7 +8,7 @@ use junto_bls::{
     Certificate, Holding, Inbox, KeyPublic, Occasion, PartyIndex, PublicKey, ShareIndex,
 };
 
-use super::key_file::Origin;
+use super::order::place;
 use crate::failure::{Exit, Failure};
 
 /// The claims of those who claim something.
@@ -19,12 +19,49 @@ pub(crate) type Holders = BTreeMap<PartyIndex, ShareIndex>;
 
 /// Names parties that break the protocol.
 fn liars(parties: &BTreeSet<PartyIndex>, what: &str) -> Result<(), Failure> {
+    named(parties, Exit::Misbehaved, what)
+}
+
+fn named(parties: &BTreeSet<PartyIndex>, exit: Exit, what: &str) -> Result<(), Failure> {
     if parties.is_empty() {
         return Ok(());
     }
     let numbers: Vec<String> = parties.iter().map(|it| it.value().to_string()).collect();
     let numbers = numbers.join(", ");
-    Err(Failure::new(Exit::Misbehaved, format_args!("party {numbers} {what}")).party(numbers))
+    Err(Failure::new(exit, format_args!("party {numbers} {what}")).party(numbers))
+}
+
+/// Whether all claims are about one key.
+pub(crate) fn of_one_key(claims: &Claims) -> bool {
+    claims.values().map(hex_key).collect::<BTreeSet<_>>().len() == 1
+}
+
+/// Whether all claims are about the key `own`.
+///
+/// # Errors
+/// Names those whose share is of another key. They prove it, so it is no lie: one name stands for two
+/// keys.
+pub(crate) fn same_key(claims: &Claims, own: &PublicKey) -> Result<(), Failure> {
+    let other = |claim: &Holding| claim.certificate().key().public_key() != *own;
+    let others = those(claims, other);
+    let theirs: BTreeSet<String> = claims
+        .values()
+        .filter(|claim| other(claim))
+        .map(hex_key)
+        .collect();
+    let theirs: Vec<String> = theirs.into_iter().collect();
+    let what = format!(
+        "holds another key under this name: {}, while this party means {}",
+        theirs.join(", "),
+        hex::encode(own.to_bytes())
+    );
+    named(&others, Exit::Refused, &what).map_err(|failure| {
+        failure.help("find out by another way which of them you all mean; whoever has the wrong one under this name needs another profile")
+    })
+}
+
+fn hex_key(claim: &Holding) -> String {
+    hex::encode(claim.certificate().key().public_key().to_bytes())
 }
 
 /// The parties in `claims` that `wrong` is true of.
@@ -60,10 +97,7 @@ pub(crate) struct Latest {
 impl Latest {
     fn of(occasion: &Occasion<'_>, claims: &Claims) -> Option<Self> {
         let here = |claim: &&Holding| *claim.certificate().setup().session() == occasion.session;
-        let order = |claim: &&Holding| {
-            let origin = Origin::of(claim.certificate().setup());
-            origin.map(|origin| (origin.run, origin.label))
-        };
+        let order = |claim: &&Holding| place(claim.certificate().setup());
         let latest = claims.values().filter(here).max_by_key(order)?;
         let certificate = latest.certificate().clone();
         let older = |claim: &Holding| claim.certificate().key() != certificate.key();
@@ -86,19 +120,12 @@ impl Latest {
     }
 }
 
-/// For a refresh all parties must hold the latest epoch of the key `own`.
+/// For a refresh all parties must hold the latest epoch of the key.
 ///
 /// # Errors
-/// Names who claims nothing, or another key.
-pub(crate) fn refreshed(
-    occasion: &Occasion<'_>,
-    claims: &Claims,
-    own: &PublicKey,
-) -> Result<Latest, Failure> {
-    let elsewhere = |claim: &Holding| {
-        let certificate = claim.certificate();
-        *certificate.setup().session() != occasion.session || certificate.key().public_key() != *own
-    };
+/// Names who claims nothing, or a share of another session.
+pub(crate) fn refreshed(occasion: &Occasion<'_>, claims: &Claims) -> Result<Latest, Failure> {
+    let elsewhere = |claim: &Holding| *claim.certificate().setup().session() != occasion.session;
     let mut wrong = those(claims, elsewhere);
     let all = (0..).map_while(PartyIndex::new).take(occasion.roster.len());
     wrong.extend(all.filter(|party| !claims.contains_key(party)));
@@ -110,21 +137,18 @@ pub(crate) fn refreshed(
 pub(crate) enum Reshared {
     /// The key, and enough holders of it.
     From(KeyPublic, Holders),
-    /// There would be enough if some were not behind.
+    /// There would be enough if some were not behind: who must have caught up in the next run.
     Behind(Box<Latest>),
+    /// There may be enough once those who can have caught up with what they were shown.
+    Scattered,
 }
 
-/// For a reshare enough parties must hold the same epoch. Whoever holds none of the key goes by most
-/// holders; `own` is the key of whoever does.
+/// For a reshare enough parties must hold the same epoch of the key.
 ///
 /// # Errors
-/// Names who claims another key.
-pub(crate) fn reshared(
-    occasion: &Occasion<'_>,
-    claims: &Claims,
-    own: Option<PublicKey>,
-) -> Result<Reshared, Failure> {
-    // By epoch of a key: the parties that hold different shares of it.
+/// If too few do.
+pub(crate) fn reshared(occasion: &Occasion<'_>, claims: &Claims) -> Result<Reshared, Failure> {
+    // By epoch: the parties that hold different shares of it.
     let mut epochs: BTreeMap<[u8; 32], (KeyPublic, BTreeMap<ShareIndex, PartyIndex>)> =
         BTreeMap::new();
     for (party, claim) in claims {
@@ -133,25 +157,10 @@ pub(crate) fn reshared(
         let (_, holders) = epoch.or_insert_with(|| (key.clone(), BTreeMap::new()));
         holders.entry(claim.index()).or_insert(*party);
     }
+    let several = epochs.len() > 1;
     let enough = |(key, holders): &(KeyPublic, BTreeMap<_, _>)| {
         holders.len() >= usize::from(key.threshold().required())
     };
-    let known = match own {
-        Some(own) => Some(own),
-        None => {
-            let groups = epochs.values().filter(|epoch| enough(epoch));
-            let most = groups.max_by_key(|(_, holders)| holders.len());
-            most.map(|(key, _)| key.public_key())
-        }
-    };
-    let Some(public) = known else {
-        return Err(too_few());
-    };
-    let other = |claim: &Holding| claim.certificate().key().public_key() != public;
-    liars(
-        &those(claims, other),
-        "announces another key than the holders of this one",
-    )?;
     let best = epochs.into_values().filter(|epoch| enough(epoch));
     if let Some((key, holders)) = best.max_by_key(|(key, holders)| (key.epoch(), holders.len())) {
         let holders = holders.into_iter().map(|(index, party)| (party, index));
@@ -159,11 +168,12 @@ pub(crate) fn reshared(
     }
     match Latest::of(occasion, claims) {
         Some(latest) if !latest.behind.is_empty() => Ok(Reshared::Behind(Box::new(latest))),
+        _ if several => Ok(Reshared::Scattered),
         _ => Err(too_few()),
     }
 }
 
-fn too_few() -> Failure {
+pub(crate) fn too_few() -> Failure {
     Failure::failed("too few parties of this session hold the key").help(
         "enough of its holders must be in the session; `junto bls list` shows what each holds",
     )

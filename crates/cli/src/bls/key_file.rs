@@ -4,6 +4,7 @@
 //! yet whether all others did. Both in one file: no crash can part them.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use junto_bls::{
     Certificate, Epoch, KeyPublic, KeyShare, PartyIndex, Pending, PublicKey, Setup, ShareIndex,
@@ -11,12 +12,14 @@ use junto_bls::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::order::{Barred, Origin, Standing};
 use crate::failure::{Context, Exit, Failure};
 use crate::profile::Profile;
 
 /// Longest key name, in bytes; a name becomes a file name.
 const NAME_MAX: usize = 64;
-/// Runs of one key that may be undecided at once; each takes a malicious party that broke it off.
+/// Runs of one key in one session that may be undecided at once; each takes a malicious party that
+/// broke it off.
 const UNDECIDED_MAX: usize = 64;
 /// Undecided runs that others are asked about, the latest: no honest party has the certificate of an
 /// older one, as it would have taken part in no later run.
@@ -52,36 +55,6 @@ pub(crate) struct Undecided {
     pub(crate) pending: Pending,
     /// The run that makes it.
     pub(crate) origin: Origin,
-}
-
-/// The run behind a share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    /// Id of the session whose parties hold the key.
-    pub(crate) session: String,
-    /// Label of the run's execution.
-    pub(crate) label: String,
-    /// Number of the run in the session: the next one gets the next number.
-    pub(crate) run: u32,
-}
-
-impl Origin {
-    /// What the setup of a run says of it; none if it is not one of ours.
-    pub(crate) fn of(setup: &Setup) -> Option<Self> {
-        let label = core::str::from_utf8(setup.label()).ok()?;
-        let (_, run) = label.rsplit_once(" #")?;
-        Some(Origin {
-            session: hex::encode(setup.session()),
-            label: label.to_owned(),
-            run: run.parse().ok()?,
-        })
-    }
-
-    /// Whether this run may be confirmed after the other one. Within a session all honest parties
-    /// confirm in the same order, so that the latest certificate means the same to all of them.
-    fn follows(&self, other: &Origin) -> bool {
-        self.session != other.session || (self.run, &self.label) > (other.run, &other.label)
-    }
 }
 
 /// The same, as it is written.
@@ -181,18 +154,32 @@ impl KeyFile {
         self.held.as_ref().ok_or_else(|| uncertified(name))
     }
 
-    /// Whether this party may still confirm the run of that label and number: it may have done so before,
-    /// but not with one that comes after it.
-    pub(crate) fn admits(&self, new: &Origin) -> bool {
-        let known = self.undecided.iter().map(|run| &run.origin);
-        let mut known = known.chain(self.held.as_ref().map(|held| &held.origin));
-        self.undecided.iter().any(|run| run.origin == *new) || known.all(|it| new.follows(it))
+    /// What the order of runs depends on.
+    pub(crate) fn standing(&self) -> Standing<'_> {
+        Standing {
+            held: self.held.as_ref(),
+            undecided: &self.undecided,
+        }
     }
 
     /// Runs whose certificate may come.
     pub(crate) fn asked(&self) -> Vec<Setup> {
         let latest = self.undecided.iter().rev().take(ASKED_MAX);
         latest.map(|run| run.pending.setup().clone()).collect()
+    }
+
+    /// Undecided runs that nobody is asked about any more.
+    pub(crate) fn unasked(&self) -> Vec<Setup> {
+        let older = self.undecided.iter().rev().skip(ASKED_MAX);
+        older.map(|run| run.pending.setup().clone()).collect()
+    }
+
+    /// Whether another run of that session fits in beside those that are undecided.
+    ///
+    /// # Errors
+    /// If too many were broken off.
+    pub(crate) fn has_room(&self, session: &str) -> Result<(), Failure> {
+        room(&self.undecided, session)
     }
 
     /// The public key, which is the same in all epochs.
@@ -203,30 +190,32 @@ impl KeyFile {
     }
 
     /// Makes the run's share the one that signs, if the certificate is one for an undecided run. Gone are
-    /// then the share of before, and those of runs confirmed earlier: whoever has their
-    /// certificates gets this one. Shares confirmed later stay undecided.
-    pub(crate) fn activate(&mut self, certificate: &Certificate) -> bool {
+    /// then the share of before, and those of runs confirmed earlier, which it gives back: whoever has
+    /// their certificates gets this one. Shares confirmed later stay undecided.
+    pub(crate) fn activate(&mut self, certificate: &Certificate) -> Option<Vec<Setup>> {
         let fits = |run: &Undecided| run.pending.check(certificate).is_ok();
-        let Some(place) = self.undecided.iter().position(fits) else {
-            return false;
-        };
+        let place = self.undecided.iter().position(fits)?;
         let later = self.undecided.split_off(place + 1);
-        let Some(Undecided { pending, origin }) = self.undecided.pop() else {
-            return false;
-        };
-        self.undecided = later;
-        let Ok(Epoch {
-            share: Some(share), ..
-        }) = pending.activate(certificate)
-        else {
-            return false;
-        };
-        self.held = Some(Held {
-            share,
-            certificate: certificate.clone(),
-            origin,
-        });
-        true
+        let confirmed = core::mem::replace(&mut self.undecided, later);
+        let mut gone: Vec<Setup> = Vec::with_capacity(place);
+        for Undecided { pending, origin } in confirmed {
+            if pending.setup() != certificate.setup() {
+                gone.push(pending.setup().clone());
+                continue;
+            }
+            let Ok(Epoch {
+                share: Some(share), ..
+            }) = pending.activate(certificate)
+            else {
+                return None; // every party of our runs holds a share
+            };
+            self.held = Some(Held {
+                share,
+                certificate: certificate.clone(),
+                origin,
+            });
+        }
+        Some(gone)
     }
 
     /// The names of all keys of the profile.
@@ -296,40 +285,66 @@ impl Undecided {
 /// is the same.
 ///
 /// # Errors
-/// If this party has confirmed something since that goes before it, or too much is undecided.
+/// If this party must not confirm it, or too much is undecided.
 pub(crate) fn admit(
     held: Option<&Held>,
     undecided: &mut Vec<Undecided>,
     pending: Pending,
+    abandon: bool,
 ) -> Result<(), Failure> {
+    let standing = Standing { held, undecided };
+    let barred = standing.may_confirm(pending.setup(), abandon);
+    barred.map_err(|barred| barred_failure(&barred))?;
     let defect = || Failure::failed("this run has no number");
     let new = Undecided::new(pending).ok_or_else(defect)?;
-    let same = |run: &Undecided| run.pending.setup().digest() == new.pending.setup().digest();
+    let same = |run: &Undecided| run.pending.setup() == new.pending.setup();
     if undecided.iter().any(same) {
         return Ok(());
     }
-    let known = undecided.iter().map(|run| (run.pending.key(), &run.origin));
-    let held = held.map(|held| (held.share.public(), &held.origin));
-    for (key, origin) in held.into_iter().chain(known) {
-        if key.public_key() != new.pending.key().public_key() {
-            return Err(
-                Failure::refused("another key of that name is in this profile")
-                    .help("choose another name"),
-            );
-        }
-        if !new.origin.follows(origin) {
-            let message = format!("`{}` came before `{}`", new.origin.label, origin.label);
-            return Err(Failure::failed(message).help("run the command again, all of you"));
-        }
-    }
-    if undecided.len() >= UNDECIDED_MAX {
+    let known = undecided.iter().map(|run| run.pending.key());
+    let mut known = known.chain(held.map(|held| held.share.public()));
+    if known.any(|key| key.public_key() != new.pending.key().public_key()) {
         return Err(
-            Failure::failed("too many runs of this key were broken off at the end")
-                .help("reshare it in another session, without whoever breaks them off"),
+            Failure::refused("another key of that name is in this profile")
+                .help("choose another name"),
         );
     }
+    room(undecided, &new.origin.session)?;
     undecided.push(new);
     Ok(())
+}
+
+fn room(undecided: &[Undecided], session: &str) -> Result<(), Failure> {
+    let here = undecided.iter().filter(|run| run.origin.session == session);
+    if here.count() < UNDECIDED_MAX {
+        return Ok(());
+    }
+    Err(
+        Failure::failed("too many runs of this key were broken off at the end")
+            .help("reshare it in another session, without whoever breaks them off"),
+    )
+}
+
+/// Why a run is not confirmed, to the user.
+pub(crate) fn barred_failure(barred: &Barred) -> Failure {
+    match barred {
+        Barred::NoRun => Failure::failed("this run has no number"),
+        Barred::Past(since) => Failure::failed(format_args!(
+            "this party has confirmed `{}` since, which comes after this run",
+            since.label
+        ))
+        .help("run the command again, all of you"),
+        Barred::Elsewhere(latest) => Failure::refused(format_args!(
+            "`{}` in session {} is undecided: some party may have the certificate that takes the key there",
+            latest.label, latest.session
+        ))
+        .help("complete it: run the same reshare again, all of its parties. If one of them breaks it off for good, \
+               reshare into a new session without that party, with `--abandon-pending` (see its help)"),
+        Barred::OlderShare => Failure::failed(
+            "the others start from an older share than this party holds",
+        )
+        .help("run the command again, all of you"),
+    }
 }
 
 /// Where the key of that name is, below the profile.
@@ -345,4 +360,10 @@ pub(crate) fn path(name: &str) -> Result<String, Failure> {
         );
     }
     Ok(format!("bls/{name}.key"))
+}
+
+/// When the key of that name was stored last.
+pub(crate) fn written(profile: &Profile, name: &str) -> Option<SystemTime> {
+    let file = profile.dir().join(path(name).ok()?);
+    std::fs::metadata(file).and_then(|it| it.modified()).ok()
 }

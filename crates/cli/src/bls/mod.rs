@@ -4,9 +4,14 @@
 //! send, gather, and store the key before the run is called finished.
 
 mod certificate;
+mod claims;
 mod holdings;
 mod judge;
 mod key_file;
+mod keygen;
+mod order;
+mod renew;
+mod resume;
 mod run;
 mod sign;
 mod verify;
@@ -39,13 +44,13 @@ pub(crate) async fn run(
             wait,
         } => {
             Junto::with(global, async |junto| {
-                run::keygen(junto, &session, &name, threshold, wait.patience(), output).await
+                keygen::keygen(junto, &session, &name, threshold, wait.patience(), output).await
             })
             .await
         }
         BlsCommand::Refresh { key, wait } => {
             Junto::with(global, async |junto| {
-                run::refresh(junto, &key, wait.patience(), output).await
+                renew::refresh(junto, &key, wait.patience(), output).await
             })
             .await
         }
@@ -53,11 +58,19 @@ pub(crate) async fn run(
             key,
             session,
             threshold,
+            public_key,
+            abandon_pending,
             wait,
         } => {
-            let session = session.as_deref();
+            let public_key = public_key.map(|hex| renew::expected(&hex)).transpose()?;
+            let wanted = renew::Reshare {
+                session,
+                threshold,
+                public_key,
+                abandon: abandon_pending,
+            };
             Junto::with(global, async |junto| {
-                run::reshare(junto, &key, session, threshold, wait.patience(), output).await
+                renew::reshare(junto, &key, wanted, wait.patience(), output).await
             })
             .await
         }

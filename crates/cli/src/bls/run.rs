@@ -1,29 +1,29 @@
-//! Key generation, refresh and reshare: three rounds over an execution, then the certified key is stored.
+//! A run that makes shares: three rounds over an execution, then the certified share is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use junto_bls::{
-    Certificate, ConfirmRound, Holding, Inbox, KeyPublic, Occasion, Participant, PartyIndex,
-    RunError, Setup, SetupError, ShareIndex,
+    Certificate, ConfirmRound, Inbox, Occasion, Participant, PartyIndex, PublicKey, RunError,
+    Setup, SetupError, ShareIndex,
 };
 use junto_crypto::ed25519::VerifyingKey;
 use junto_session::{
-    Blame, Execution, Fault, Kind, Members, Misuse, Reason, Session, SessionError,
+    Blame, Culprit, Execution, Fault, Kind, Members, Misuse, Reason, Session, SessionError,
 };
 
 use super::certificate::{self, GRACE};
-use super::holdings::{self, Claims, Latest, Reshared};
-use super::key_file::{self, Held, KeyFile, Origin};
-use super::{describe, describe_text, judge};
+use super::judge;
+use super::key_file::{self, Held, KeyFile, barred_failure};
+use super::order::{Barred, Origin};
 use crate::failure::{Exit, Failure};
-use crate::open::{Junto, SETTLE, session_failure};
+use crate::open::{Junto, session_failure};
 use crate::output::{Output, Progress};
 
 /// Rounds of the execution. In the first, used by refresh and reshare alone, parties say and prove what
 /// they hold.
-const ROUND_HOLDINGS: u32 = 0;
+pub(super) const ROUND_HOLDINGS: u32 = 0;
 /// Parties make sure that they mean the same run: without it, whoever was told another threshold
 /// would look like a cheat.
 const ROUND_SETUP: u32 = 1;
@@ -32,260 +32,97 @@ const ROUND_SHARE: u32 = 3;
 const ROUND_CONFIRM: u32 = 4;
 
 /// Why a party ends a run in which nobody is at fault.
-const MOVED_ON: &str = "a party has a newer share than it had in this run; trying again";
+pub(super) const MOVED_ON: &str = "a party has a newer share than it had in this run; trying again";
 
-/// Why all parties begin again after some lacked the latest epoch's certificate.
-const BEHIND: &str = "some parties lacked the newest share's certificate; trying again with it";
+/// Why a party ends a run about a key that it does not mean.
+pub(super) const OTHER_KEY: &str = "this party means another key of that name";
 
 const LATE: &str =
     "the others gave up waiting for this party before it came; waiting for them to try again";
 
-/// Runs of one name in one session: each failed one costs a number.
-const RUNS_MAX: u32 = 64;
-
-pub(crate) async fn keygen(
-    junto: &Junto,
-    session: &str,
-    name: &str,
-    threshold: u16,
-    patience: Duration,
-    output: Output,
-) -> Result<(), Failure> {
-    key_file::path(name)?;
-    let session = junto.session(session, patience).await?;
-    let threshold = small(threshold)?;
-    if usize::from(threshold) > session.parties().as_usize() {
-        return Err(setup_failure(SetupError::Threshold));
-    }
-    let purpose = format!("bls keygen {name}");
-    let asked = |key: &KeyPublic, origin: &Origin| {
-        origin.session == session.id().to_string()
-            && key.threshold().required() == threshold
-            && origin.label.starts_with(&format!("{purpose} #"))
-    };
-    let mut key = KeyFile::find(&junto.profile, name)?.unwrap_or_default();
-    let held = key.held.iter().map(|it| (it.share.public(), &it.origin));
-    let undecided = key
-        .undecided
-        .iter()
-        .map(|it| (it.pending.key(), &it.origin));
-    if let Some((_, other)) = held.chain(undecided).find(|(key, it)| !asked(key, it)) {
-        return Err(Failure::usage(format_args!(
-            "there is a key `{name}` in this profile, of session {}",
-            other.session
-        ))
-        .help("choose another name with `--name`, the same for all parties"));
-    }
-    let first = resumed(junto, &session, name, &mut key).await?;
-    if let Some(held) = &key.held {
-        return conclude(junto, &session, name, held, output).await;
-    }
-    let first = match first {
-        Resumed::Nothing => 0,
-        Resumed::Run(number) => number,
-        // Another run would make another key, and this one may be in use at any time.
-        Resumed::Broken(failure) => return Err(failure.help(
-            "should another party have the key, the same command gets it; to make another key, choose another `--name`",
-        )),
-    };
-    let progress = output.progress("making a key: waiting for the other parties");
-    let (run, certificate) = loop {
-        let run = Run::open(&session, &purpose, first, &key, patience, output).await?;
-        let occasion = run.occasion(&session);
-        let setup = Setup::keygen(&occasion.borrow(), threshold).map_err(setup_failure)?;
-        let desk = Desk {
-            junto,
-            session: &session,
-            name,
-            progress: &progress,
-            shown: BTreeSet::new(),
-        };
-        match run.rounds(&desk, &setup, &mut key).await {
-            Ok(made) => break (run, made),
-            Err(Stop::Again(why)) => output.say(why),
-            Err(Stop::Failed(failure)) => return Err(failure),
-        }
-    };
-    progress.done();
-    run.keep(junto, &session, name, key, &certificate, output)
-        .await
+/// What the parties of a run make.
+pub(super) enum Task {
+    Keygen {
+        threshold: u8,
+    },
+    Refresh,
+    Reshare {
+        threshold: u8,
+        /// The key that this party means.
+        public_key: PublicKey,
+        /// Whether this party gives up an undecided reshare into another session.
+        abandon: bool,
+    },
 }
 
-pub(crate) async fn refresh(
-    junto: &Junto,
-    name: &str,
-    patience: Duration,
-    output: Output,
-) -> Result<(), Failure> {
-    let mut key = KeyFile::load(&junto.profile, name)?;
-    let home = key.usable(name)?.origin.session.clone();
-    let session = junto.session(&home, patience).await?;
-    let before = key.usable(name)?.share.public().epoch();
-    resumed(junto, &session, name, &mut key).await?;
-    let held = key.usable(name)?;
-    if held.share.public().epoch() > before || interrupted(&session, held).await? {
-        return conclude(junto, &session, name, held, output).await;
+impl Task {
+    pub(super) fn abandons(&self) -> bool {
+        matches!(self, Task::Reshare { abandon: true, .. })
     }
-    let first = held.origin.run + 1;
-    let progress = output.progress("refreshing: waiting for the other parties");
-    let purpose = format!("bls refresh {name}");
-    let mut desk = Desk {
-        junto,
-        session: &session,
-        name,
-        progress: &progress,
-        shown: BTreeSet::new(),
-    };
-    let (run, certificate) = loop {
-        let run = Run::open(&session, &purpose, first, &key, patience, output).await?;
-        match run.refresh(&mut desk, &mut key).await {
-            Ok(made) => break (run, made),
-            Err(Stop::Again(why)) => output.say(why),
-            Err(Stop::Failed(failure)) => return Err(failure),
-        }
-    };
-    progress.done();
-    run.keep(junto, &session, name, key, &certificate, output)
-        .await
-}
 
-pub(crate) async fn reshare(
-    junto: &Junto,
-    name: &str,
-    session: Option<&str>,
-    threshold: u16,
-    patience: Duration,
-    output: Output,
-) -> Result<(), Failure> {
-    key_file::path(name)?;
-    let mut key = KeyFile::find(&junto.profile, name)?.unwrap_or_default();
-    let session = match (session, &key.held) {
-        (Some(session), _) => junto.session(session, patience).await?,
-        (None, Some(held)) => junto.session(&held.origin.session, patience).await?,
-        (None, None) => {
-            return Err(
-                Failure::usage(format_args!("there is no key `{name}` in this profile"))
-                    .help("to receive a share of a key of others, name the session: `--session S`"),
-            );
-        }
-    };
-    let here = session.id().to_string();
-    let before = key.held.as_ref().map(|held| held.share.public().epoch());
-    resumed(junto, &session, name, &mut key).await?;
-    let held_here = key.held.as_ref().filter(|held| held.origin.session == here);
-    if let Some(held) = held_here {
-        let newer = Some(held.share.public().epoch()) > before;
-        if newer || interrupted(&session, held).await? {
-            return conclude(junto, &session, name, held, output).await;
+    /// The round in which a party shows that it has come.
+    fn first_round(&self) -> u32 {
+        match self {
+            Task::Keygen { .. } => ROUND_SETUP,
+            Task::Refresh | Task::Reshare { .. } => ROUND_HOLDINGS,
         }
     }
-    let first = held_here.map_or(0, |held| held.origin.run + 1);
-    let progress = output.progress("resharing: waiting for the other parties");
-    let purpose = format!("bls reshare {name}");
-    let threshold = small(threshold)?;
-    let mut desk = Desk {
-        junto,
-        session: &session,
-        name,
-        progress: &progress,
-        shown: BTreeSet::new(),
-    };
-    let (run, certificate) = loop {
-        let run = Run::open(&session, &purpose, first, &key, patience, output).await?;
-        match run.reshare(&mut desk, &mut key, threshold).await {
-            Ok(made) => break (run, made),
-            Err(Stop::Again(why)) => output.say(why),
-            Err(Stop::Failed(failure)) => return Err(failure),
-        }
-    };
-    progress.done();
-    run.keep(junto, &session, name, key, &certificate, output)
-        .await
 }
 
-/// How the latest run that this party has confirmed stands.
-enum Resumed {
-    /// There is none that would be undecided.
-    Nothing,
-    /// It is under way: the same command goes on with it.
-    Run(u32),
-    /// It was broken off, and nobody has handed over its certificate so far.
-    Broken(Failure),
-}
-
-/// Catches up with the other parties, either way: certificates that some of them may lack, and those that
-/// this party lacks because a run was broken off.
-async fn resumed(
-    junto: &Junto,
-    session: &Session,
-    name: &str,
-    key: &mut KeyFile,
-) -> Result<Resumed, Failure> {
-    let here = session.id().to_string();
-    if let Some(held) = key.held.as_ref().filter(|it| it.origin.session == here) {
-        certificate::hand_out(session, &held.certificate).await?;
-    }
-    let Some(latest) = key.undecided.last() else {
-        return Ok(Resumed::Nothing);
-    };
-    let broken = if latest.origin.session == here {
-        match session.execution(&latest.origin.label).await {
-            Ok(_) => return Ok(Resumed::Run(latest.origin.run)),
-            Err(SessionError::Misuse(Misuse::Finished)) => {
-                Failure::failed("a party misbehaved at the end of the run")
+/// Has runs of that purpose until one makes a share that signs, from run `first` on.
+pub(super) async fn make<'k>(
+    mut desk: Desk<'_>,
+    task: &Task,
+    purpose: &str,
+    first: u32,
+    key: &'k mut KeyFile,
+) -> Result<&'k Held, Failure> {
+    let certificate = loop {
+        let run = Run::open(&mut desk, purpose, first, key).await?;
+        let made = match task {
+            Task::Keygen { threshold } => run.keygen(&desk, *threshold, task, key).await,
+            Task::Refresh => run.refresh(&mut desk, task, key).await,
+            Task::Reshare {
+                public_key,
+                threshold,
+                ..
+            } => {
+                let wanted = (public_key, *threshold);
+                run.reshare(&mut desk, task, wanted, key).await
             }
-            Err(error) => session_failure(error),
+        };
+        match made {
+            Ok(certificate) => break certificate,
+            Err(Stop::Again(why)) => desk.output.say(why),
+            Err(Stop::Excused(why, party, failure)) => {
+                if !desk.excused.insert((party, why)) {
+                    return Err(failure);
+                }
+                desk.late |= why == LATE;
+                desk.output.say(why);
+            }
+            Err(Stop::Silent(round, failure)) => {
+                return Err(desk.silent(failure, round == task.first_round()));
+            }
+            Err(Stop::Failed(failure)) => return Err(failure),
         }
-    } else {
-        Failure::failed("the run in another session is undecided")
     };
-    if certificate::take_over(junto, name, key, GRACE).await? {
-        return Ok(Resumed::Nothing);
+    // Nobody runs the protocol again once the share is there: what was said must not be lost.
+    desk.session.durable().await.map_err(session_failure)?;
+    if !certificate::adopt(desk.junto, desk.name, key, &certificate).await? {
+        return Err(Failure::failed("the certificate is one of another key"));
     }
-    Ok(Resumed::Broken(broken))
+    key.usable(desk.name)
 }
 
-/// Whether the run that made this key was cut short after the key was stored: then the same command
-/// again means that run, not another one.
-async fn interrupted(session: &Session, held: &Held) -> Result<bool, Failure> {
-    match session.execution(&held.origin.label).await {
-        Ok(_) => Ok(true),
-        Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => Ok(false),
-        Err(error) => Err(session_failure(error)),
-    }
-}
-
-/// The key is stored: reports it, hands its certificate and what the others wait for to them, and only
-/// then calls the run finished, so that whoever is stopped in between can run the same command again.
-async fn conclude(
-    junto: &Junto,
-    session: &Session,
-    name: &str,
-    held: &Held,
-    output: Output,
-) -> Result<(), Failure> {
-    output.result(&describe(name, held), || {
-        describe_text(name, held.share.public())
-    })?;
-    certificate::hand_out(session, &held.certificate).await?;
-    junto.settle(SETTLE).await?;
-    match session.execution(&held.origin.label).await {
-        Ok(execution) => execution
-            .finish()
-            .await
-            .map(|_| ())
-            .map_err(session_failure),
-        Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => Ok(()),
-        Err(error) => Err(session_failure(error)),
-    }
-}
-
-fn party(index: usize) -> Option<PartyIndex> {
+pub(super) fn party(index: usize) -> Option<PartyIndex> {
     PartyIndex::new(u8::try_from(index).ok()?)
 }
 
-fn small(threshold: u16) -> Result<u8, Failure> {
-    u8::try_from(threshold).map_err(|_| setup_failure(SetupError::Threshold))
+/// A threshold or a number of parties, as keys count them.
+pub(super) fn small(number: impl TryInto<u8>) -> Result<u8, Failure> {
+    let number = number.try_into();
+    number.map_err(|_| setup_failure(SetupError::Threshold))
 }
 
 pub(crate) fn setup_failure(error: SetupError) -> Failure {
@@ -329,9 +166,13 @@ impl OwnedOccasion {
 }
 
 /// Why a run ended without a key.
-enum Stop {
+pub(super) enum Stop {
     /// The next run is the one to meet in, for this reason.
     Again(&'static str),
+    /// The same, because this party says so, whom that excuses once.
+    Excused(&'static str, PartyIndex, Failure),
+    /// Parties did not speak in that round in time.
+    Silent(u32, Failure),
     Failed(Failure),
 }
 
@@ -342,200 +183,233 @@ impl From<Failure> for Stop {
 }
 
 /// Where a run takes place.
-struct Desk<'a> {
-    junto: &'a Junto,
-    session: &'a Session,
+pub(super) struct Desk<'a> {
+    pub(super) junto: &'a Junto,
+    pub(super) session: &'a Session,
     /// The key's name.
-    name: &'a str,
-    progress: &'a Progress,
+    pub(super) name: &'a str,
+    pub(super) progress: &'a Progress,
+    /// How long the others may take.
+    patience: Duration,
+    output: Output,
     /// Who was shown a newer epoch than it claimed.
-    shown: BTreeSet<PartyIndex>,
+    pub(super) shown: BTreeSet<PartyIndex>,
+    /// Whether all have begun again to catch up with what they were shown.
+    pub(super) gathered: bool,
+    /// Whether others have given up waiting for this party.
+    late: bool,
+    /// Who ended a run for a reason that is no fault.
+    excused: BTreeSet<(PartyIndex, &'static str)>,
 }
 
-/// An execution that makes a key.
-struct Run {
-    execution: Execution,
+impl<'a> Desk<'a> {
+    pub(super) fn new(
+        junto: &'a Junto,
+        session: &'a Session,
+        name: &'a str,
+        progress: &'a Progress,
+        patience: Duration,
+        output: Output,
+    ) -> Self {
+        Desk {
+            junto,
+            session,
+            name,
+            progress,
+            patience,
+            output,
+            shown: BTreeSet::new(),
+            gathered: false,
+            late: false,
+            excused: BTreeSet::new(),
+        }
+    }
+
+    /// Who is silent is named; but if this party came too late itself, those who do not come to the
+    /// run that it began since are not at fault: they need not know of it.
+    fn silent(&self, failure: Failure, at_once: bool) -> Failure {
+        match failure.party {
+            Some(silent) if self.late && at_once => Failure::new(
+                Exit::Unreachable,
+                format_args!(
+                    "the others gave up waiting for this party before it came; party {silent} has not begun again"
+                ),
+            )
+            .help("run the command again, all of you: nothing is lost"),
+            party => Failure { party, ..failure },
+        }
+    }
+}
+
+/// Why a party has ended a run although nobody is at fault, and which: what it says, and no more.
+fn excuse(
+    error: &SessionError,
+    me: junto_session::PartyIndex,
+) -> Option<(&'static str, PartyIndex)> {
+    let SessionError::Peer(Blame {
+        culprit: Culprit::Party(by),
+        fault: Fault::GaveUp(reason),
+    }) = error
+    else {
+        return None;
+    };
+    let why = match &**reason {
+        Reason::Silent { accused, .. } if accused.contains(me) => LATE,
+        reason if is_text(reason, MOVED_ON) => MOVED_ON,
+        _ => return None,
+    };
+    Some((why, party(by.as_usize())?))
+}
+
+fn is_text(reason: &Reason, wanted: &str) -> bool {
+    matches!(reason, Reason::GaveUp { text, .. } if text == wanted)
+}
+
+/// An execution that makes shares.
+pub(super) struct Run {
+    pub(super) execution: Execution,
     label: String,
     patience: Duration,
 }
 
 impl Run {
     /// Opens the first run of that name that has not ended before, and that this party may confirm.
-    async fn open(
-        session: &Session,
+    ///
+    /// Whoever takes part can end runs before they begin, so their number says nothing. It takes that
+    /// party a message for each, and this one no longer than it waits for the others.
+    pub(super) async fn open(
+        desk: &mut Desk<'_>,
         purpose: &str,
         first: u32,
         key: &KeyFile,
-        patience: Duration,
-        output: Output,
     ) -> Result<Self, Failure> {
-        for number in first..first.saturating_add(RUNS_MAX) {
+        let begun = Instant::now();
+        let mut ended: Option<(u32, SessionError)> = None;
+        for number in first..=u32::MAX {
             let label = format!("{purpose} #{number}");
             let origin = Origin {
-                session: session.id().to_string(),
+                session: desk.session.id().to_string(),
                 label: label.clone(),
                 run: number,
             };
-            match session.execution(&label).await {
-                Ok(execution) if !key.admits(&origin) => {
+            match desk.session.execution(&label).await {
+                Ok(execution) if !key.standing().admits(&origin) => {
                     let told = execution.abort(MOVED_ON, Members::NONE).await;
                     told.map_err(session_failure)?;
                 }
                 Ok(execution) => {
+                    if let Some((number, error)) = ended {
+                        desk.output.say(format_args!(
+                            "runs up to number {number} were aborted, and count no more: {error}"
+                        ));
+                    }
                     return Ok(Run {
                         execution,
                         label,
-                        patience,
+                        patience: desk.patience,
                     });
                 }
                 // Final for its label; the user has decided to try again by running the command again.
-                Err(SessionError::Peer(blame)) => output.say(format_args!(
-                    "an earlier run (number {number}) was aborted, and counts no more: {}",
-                    SessionError::Peer(blame)
-                )),
+                Err(error @ SessionError::Peer(_)) => {
+                    let excuse = excuse(&error, desk.session.me());
+                    desk.late |= excuse.is_some_and(|(why, _)| why == LATE);
+                    if begun.elapsed() >= desk.patience {
+                        return Err(session_failure(error)
+                            .help("that party breaks off every run; the key still signs, and can be reshared in another session"));
+                    }
+                    ended = Some((number, error));
+                }
                 // It ended without a key: see `spend`.
                 Err(SessionError::Misuse(Misuse::Finished)) => {}
                 Err(error) => return Err(session_failure(error)),
             }
         }
-        Err(Failure::failed("too many runs of that name were aborted").help("choose another name"))
+        Err(Failure::failed("the runs of that name are used up").help("choose another name"))
     }
 
-    fn occasion(&self, session: &Session) -> OwnedOccasion {
+    pub(super) fn occasion(&self, session: &Session) -> OwnedOccasion {
         OwnedOccasion::new(session, &self.label)
     }
 
     /// What an error of the execution means for the run.
-    fn stopped(&self, error: SessionError) -> Stop {
-        if let SessionError::Peer(Blame {
-            fault: Fault::GaveUp(reason),
-            ..
-        }) = &error
-        {
-            match &**reason {
-                Reason::Silent { accused, .. } if accused.contains(self.execution.me()) => {
-                    return Stop::Again(LATE);
-                }
-                Reason::GaveUp { text, .. } if text == MOVED_ON => return Stop::Again(MOVED_ON),
-                _ => {}
-            }
+    pub(super) fn stopped(&self, error: SessionError) -> Stop {
+        if let Some((why, by)) = excuse(&error, self.execution.me()) {
+            return Stop::Excused(why, by, session_failure(error));
         }
-        Stop::Failed(session_failure(error))
+        match &error {
+            SessionError::Peer(Blame {
+                fault: Fault::Silent { round, .. },
+                ..
+            }) => Stop::Silent(round.0, session_failure(error)),
+            SessionError::Peer(Blame {
+                culprit: Culprit::Party(by),
+                fault: Fault::GaveUp(reason),
+            }) if is_text(reason, OTHER_KEY) => {
+                Failure::refused(format_args!("party {by} means another key of that name"))
+                    .help("compare the public keys: `junto bls list`")
+                    .party(by)
+                    .into()
+            }
+            _ => Stop::Failed(session_failure(error)),
+        }
     }
 
-    async fn broadcast(&self, round: u32, message: Vec<u8>) -> Result<(), Stop> {
+    /// Ends the run for all. Only before this party has confirmed: afterwards others may succeed.
+    pub(super) async fn leave(&self, why: &str) -> Result<(), Failure> {
+        let told = self.execution.clone().abort(why, Members::NONE).await;
+        told.map_err(session_failure)
+    }
+
+    /// This party has a newer share than those that the run would start from.
+    pub(super) async fn move_on(&self, failure: Failure) -> Stop {
+        match (
+            self.leave(MOVED_ON).await,
+            party(self.execution.me().as_usize()),
+        ) {
+            (Ok(()), Some(me)) => Stop::Excused(MOVED_ON, me, failure),
+            (Ok(()), None) => failure.into(),
+            (Err(failure), _) => failure.into(),
+        }
+    }
+
+    pub(super) async fn broadcast(&self, round: u32, message: Vec<u8>) -> Result<(), Stop> {
         let said = self.execution.broadcast(round, message).await;
         said.map_err(|error| self.stopped(error))
     }
 
-    async fn gather(&self, round: u32, kind: Kind) -> Result<Inbox, Stop> {
+    pub(super) async fn gather(&self, round: u32, kind: Kind) -> Result<Inbox, Stop> {
         let gathered = self.execution.gather(round, kind, self.patience).await;
         gathered.map(inbox).map_err(|error| self.stopped(error))
     }
 
-    async fn refresh(&self, desk: &mut Desk<'_>, key: &mut KeyFile) -> Result<Certificate, Stop> {
-        let own = key.usable(desk.name)?.share.public().public_key();
-        let claims = self.claims(desk, key.held.as_ref()).await?;
-        let occasion = self.occasion(desk.session);
-        let latest = holdings::refreshed(&occasion.borrow(), &claims, &own);
-        let latest = self.or_spend(desk, latest).await?;
-        if !latest.behind.is_empty() {
-            return Err(self.catch_up(desk, key, &latest).await);
-        }
-        let holders = latest.certificate.setup().holders();
-        let old = latest.certificate.key().clone();
-        let setup = Setup::refresh(&occasion.borrow(), old, holders).map_err(setup_failure)?;
-        self.rounds(desk, &setup, key).await
-    }
-
-    async fn reshare(
+    async fn keygen(
         &self,
-        desk: &mut Desk<'_>,
-        key: &mut KeyFile,
+        desk: &Desk<'_>,
         threshold: u8,
+        task: &Task,
+        key: &mut KeyFile,
     ) -> Result<Certificate, Stop> {
-        let claims = self.claims(desk, key.held.as_ref()).await?;
         let occasion = self.occasion(desk.session);
-        let from = holdings::reshared(&occasion.borrow(), &claims, key.public_key());
-        let (old, dealers) = match self.or_spend(desk, from).await? {
-            Reshared::From(old, holders) => (old, holders),
-            Reshared::Behind(latest) => return Err(self.catch_up(desk, key, &latest).await),
-        };
-        desk.progress.step(format!(
-            "resharing {}",
-            hex::encode(old.public_key().to_bytes())
-        ));
-        let holders: BTreeSet<PartyIndex> = (0..desk.session.parties().as_usize())
-            .filter_map(party)
-            .collect();
-        // Any t holders suffice; all take the first t, so that all mean the same.
-        let required = usize::from(old.threshold().required());
-        let dealers: BTreeMap<_, _> = dealers.into_iter().take(required).collect();
-        let setup = Setup::reshare(&occasion.borrow(), old, dealers, holders, threshold)
-            .map_err(setup_failure)?;
-        self.rounds(desk, &setup, key).await
-    }
-
-    /// Everybody says which share of which key it holds, and proves it; all get the same answer.
-    async fn claims(&self, desk: &Desk<'_>, held: Option<&Held>) -> Result<Claims, Stop> {
-        let occasion = self.occasion(desk.session);
-        let me = party(desk.session.me().as_usize());
-        let own = held.zip(me).map_or_else(Vec::new, |(held, me)| {
-            Holding::new(&occasion.borrow(), me, &held.share, &held.certificate).encode()
-        });
-        match self.execution.broadcast(ROUND_HOLDINGS, own).await {
-            // It was begun with the share of before.
-            Err(SessionError::Misuse(Misuse::DifferentBytes(_))) => {
-                let execution = self.execution.clone();
-                let told = execution.abort(MOVED_ON, Members::NONE).await;
-                told.map_err(session_failure)?;
-                return Err(Stop::Again(MOVED_ON));
-            }
-            said => said.map_err(|error| self.stopped(error))?,
-        }
-        let said = self.gather(ROUND_HOLDINGS, Kind::Broadcast).await?;
-        self.or_spend(desk, holdings::hear(&occasion.borrow(), &said))
-            .await
+        let setup = Setup::keygen(&occasion.borrow(), threshold).map_err(setup_failure)?;
+        self.rounds(desk, &setup, task, key).await
     }
 
     /// A failure that all parties come to ends the run.
-    async fn or_spend<T>(&self, desk: &Desk<'_>, result: Result<T, Failure>) -> Result<T, Stop> {
+    pub(super) async fn or_spend<T>(
+        &self,
+        desk: &Desk<'_>,
+        result: Result<T, Failure>,
+    ) -> Result<T, Stop> {
         if result.is_err() {
             self.spend(desk.session).await;
         }
         result.map_err(Stop::from)
     }
 
-    /// Some lacked the certificate of the latest epoch, and have seen it now: in the next run they have
-    /// that epoch, or are lying.
-    async fn catch_up(&self, desk: &mut Desk<'_>, key: &mut KeyFile, latest: &Latest) -> Stop {
-        if let Err(stop) = self
-            .or_spend(desk, latest.none_stays_behind(&desk.shown))
-            .await
-        {
-            return stop;
-        }
-        self.spend(desk.session).await;
-        desk.shown.extend(latest.behind.iter().copied());
-        let me = party(desk.session.me().as_usize());
-        if me.is_none_or(|me| !latest.behind.contains(&me)) {
-            return Stop::Again(BEHIND);
-        }
-        match certificate::adopt(desk.junto, desk.name, key, &latest.certificate) {
-            Ok(true) => Stop::Again(BEHIND),
-            Ok(false) => Failure::failed("this profile holds an older share than it has confirmed")
-                .help(
-                    "it must have been restored from an old backup: the others can reshare the key",
-                )
-                .into(),
-            Err(failure) => failure.into(),
-        }
-    }
-
     /// A run that came to nothing is over for good, so that the next command begins another one instead
     /// of coming to the same end. It is finished and not aborted: what the others need of this party to
     /// see the same, with the evidence, is on its way.
-    async fn spend(&self, session: &Session) {
+    pub(super) async fn spend(&self, session: &Session) {
         if let Ok(execution) = session.execution(&self.label).await
             && let Err(error) = execution.finish().await
         {
@@ -566,13 +440,40 @@ impl Run {
             .into())
     }
 
-    /// Deal, share, confirm.
-    async fn rounds(
+    /// Whether this party may confirm the run; if not, it ends the run before anybody has.
+    async fn may_confirm(
         &self,
         desk: &Desk<'_>,
         setup: &Setup,
+        task: &Task,
+        key: &KeyFile,
+    ) -> Result<(), Stop> {
+        if let Err(barred) = key.standing().may_confirm(setup, task.abandons()) {
+            let failure = barred_failure(&barred);
+            return Err(match barred {
+                Barred::OlderShare => self.move_on(failure).await,
+                Barred::NoRun | Barred::Past(_) | Barred::Elsewhere(_) => {
+                    self.leave(&failure.message).await?;
+                    failure.into()
+                }
+            });
+        }
+        if let Err(failure) = key.has_room(&desk.session.id().to_string()) {
+            self.leave(&failure.message).await?;
+            return Err(failure.into());
+        }
+        Ok(())
+    }
+
+    /// Deal, share, confirm.
+    pub(super) async fn rounds(
+        &self,
+        desk: &Desk<'_>,
+        setup: &Setup,
+        task: &Task,
         key: &mut KeyFile,
     ) -> Result<Certificate, Stop> {
+        self.may_confirm(desk, setup, task, key).await?;
         let signer = desk.session.signing_key().await.map_err(session_failure)?;
         let me = party(desk.session.me().as_usize())
             .ok_or_else(|| Failure::failed("a party beyond the limit"))?;
@@ -603,8 +504,10 @@ impl Run {
         let (mut confirm, message) = share.receive(&shares).map_err(Failure::failed)?;
         // From here on the others may succeed whatever happens to this run here.
         if let Some(pending) = confirm.take_pending() {
-            key_file::admit(key.held.as_ref(), &mut key.undecided, pending)?;
+            let (held, abandon) = (key.held.as_ref(), task.abandons());
+            key_file::admit(held, &mut key.undecided, pending, abandon)?;
             key.store(&desk.junto.profile, desk.name)?;
+            certificate::close(desk.junto, &key.unasked()).await;
         }
         let said = self.execution.broadcast(ROUND_CONFIRM, message).await;
         said.map_err(session_failure)?;
@@ -629,10 +532,10 @@ impl Run {
                 },
                 Err(error) => error,
             },
-            certificate = &mut handed => return Ok(certificate?),
+            certificate = &mut handed => return Ok(certificate),
         };
         match tokio::time::timeout(GRACE, handed).await {
-            Ok(certificate) => Ok(certificate?),
+            Ok(certificate) => Ok(certificate),
             Err(_) => Err(error.into()),
         }
     }
@@ -667,24 +570,6 @@ impl Run {
         };
         self.spend(desk.session).await;
         failure
-    }
-
-    /// Makes the certified share the one that signs; see [`conclude`] for the rest.
-    async fn keep(
-        self,
-        junto: &Junto,
-        session: &Session,
-        name: &str,
-        mut key: KeyFile,
-        certificate: &Certificate,
-        output: Output,
-    ) -> Result<(), Failure> {
-        // Nobody runs the protocol again once the key is there: what was said must not be lost.
-        session.durable().await.map_err(session_failure)?;
-        if !certificate::adopt(junto, name, &mut key, certificate)? {
-            return Err(Failure::failed("the certificate is one of another key"));
-        }
-        conclude(junto, session, name, key.usable(name)?, output).await
     }
 }
 

@@ -72,15 +72,15 @@ async fn sign_with_latest(
                 let signing = sign(junto, name, message, held, patience, output);
                 tokio::select! {
                     signature = signing => return signature,
-                    certificate = news => certificate?,
+                    certificate = news => certificate,
                 }
             }
             None => {
                 let news = tokio::time::timeout(patience, news).await;
-                news.map_err(|_| uncertified(name))??
+                news.map_err(|_| uncertified(name))?
             }
         };
-        if !adopt(junto, name, key, &certificate)? {
+        if !adopt(junto, name, key, &certificate).await? {
             return Err(Failure::failed("a certificate of another key"));
         }
         output.say("another party had the newer share's certificate: going on with that share");
@@ -110,7 +110,7 @@ async fn help(
     output: Output,
 ) -> Result<(), Failure> {
     let session = junto.session(&file.origin.session, patience).await?;
-    hand_out(&session, &file.certificate).await?;
+    hand_out(&session, &file.certificate).await;
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());
     let met = meet(&session, &label, others, output).await?;
@@ -152,7 +152,7 @@ async fn sign(
     output: Output,
 ) -> Result<Signature, Failure> {
     let session = junto.session(&file.origin.session, patience).await?;
-    hand_out(&session, &file.certificate).await?;
+    hand_out(&session, &file.certificate).await;
     let required = file.share.public().threshold().required();
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());

@@ -3,20 +3,25 @@
 //! be chosen.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
+mod leaving;
+mod meddling;
+mod order;
+
 use std::future::{Future, poll_fn};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use junto_bls::{Holding, Occasion, PartyIndex, Signature};
+use junto_bls::{Certificate, Holding, Occasion, PartyIndex, Signature};
 use junto_session::carrier::memory::Hub;
 use junto_session::{
     DisplayName, Members, Params, PartyCount, Persona, Policy, SessionError, Sessions,
 };
 
 use super::key_file::{Held, KeyFile};
-use super::{run, sign};
+use super::renew::{self, Reshare};
+use super::{keygen, sign};
 use crate::failure::{Exit, Failure};
 use crate::open::Junto;
 use crate::output::Output;
@@ -117,10 +122,18 @@ impl Table {
     async fn command(&self, party: usize, command: Command) -> Result<(), Failure> {
         let junto = self.of(party);
         match command {
-            Command::Keygen => run::keygen(junto, "s", "k", 2, PATIENCE, QUIET).await,
-            Command::Refresh => run::refresh(junto, "k", PATIENCE, QUIET).await,
-            Command::Reshare => run::reshare(junto, "k", None, 3, PATIENCE, QUIET).await,
+            Command::Keygen => keygen::keygen(junto, "s", "k", 2, PATIENCE, QUIET).await,
+            Command::Refresh => renew::refresh(junto, "k", PATIENCE, QUIET).await,
+            Command::Reshare => renew::reshare(junto, "k", into(None), PATIENCE, QUIET).await,
         }
+    }
+
+    /// The party reshares the key; whoever holds none yet has been told which one.
+    async fn reshare(&self, party: usize, mut wanted: Reshare) -> Result<(), Failure> {
+        if party == NEWCOMER {
+            wanted.public_key = self.key(HONEST).public_key();
+        }
+        renew::reshare(self.of(party), "k", wanted, PATIENCE, QUIET).await
     }
 
     async fn all(&self, command: Command) {
@@ -162,19 +175,34 @@ impl Table {
 
     /// The liar ends the run towards the victim; those who have the key already do not care.
     async fn break_off(&self, label: &str) {
-        let liar = self.of(LIAR).session("s", PATIENCE).await.unwrap();
+        self.break_off_in("s", label, &[VICTIM]).await;
+    }
+
+    /// The liar ends a run, and `heard` know it.
+    async fn break_off_in(&self, session: &str, label: &str, heard: &[usize]) {
+        let liar = self.of(LIAR).session(session, PATIENCE).await.unwrap();
         let execution = liar.execution(label).await.unwrap();
-        execution
-            .abort("I do not want it", Members::NONE)
-            .await
-            .unwrap();
-        let victim = self.of(VICTIM).session("s", PATIENCE).await.unwrap();
-        let heard = async {
-            while !matches!(victim.execution(label).await, Err(SessionError::Peer(_))) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, heard).await.unwrap();
+        let aborted = execution.abort("I do not want it", Members::NONE);
+        aborted.await.unwrap();
+        for party in heard {
+            let theirs = self.of(*party).session(session, PATIENCE).await.unwrap();
+            let heard = async {
+                while !matches!(theirs.execution(label).await, Err(SessionError::Peer(_))) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, heard).await.unwrap();
+        }
+    }
+}
+
+/// A reshare of which three must sign.
+fn into(session: Option<&str>) -> Reshare {
+    Reshare {
+        session: session.map(str::to_owned),
+        threshold: 3,
+        public_key: None,
+        abandon: false,
     }
 }
 
@@ -394,8 +422,14 @@ async fn a_party_may_die_after_whatever_it_stores() {
         table.again(VICTIM).await;
         assert!(!table.is_undecided(VICTIM));
         let epoch = table.epoch(VICTIM);
-        table.command(VICTIM, command).await.unwrap();
-        assert_eq!(table.epoch(VICTIM), epoch, "it is reported, not made again");
+        if matches!(command, Command::Keygen) {
+            table.command(VICTIM, command).await.unwrap();
+            assert_eq!(table.epoch(VICTIM), epoch, "it is reported, not made again");
+        } else {
+            // Next week all refresh again, and the victim with them.
+            table.all(command).await;
+            assert_eq!(table.epoch(VICTIM), epoch.map(|epoch| epoch + 1));
+        }
         table.signs(b"message").await;
     }
 }
@@ -410,8 +444,8 @@ async fn a_party_may_die_at_any_point_of_a_refresh() {
         let liar = table.parties[LIAR].take().unwrap();
         tokio::spawn(async move {
             let refreshed = tokio::join!(
-                run::refresh(&honest, "k", PATIENCE, QUIET),
-                run::refresh(&liar, "k", PATIENCE, QUIET),
+                renew::refresh(&honest, "k", PATIENCE, QUIET),
+                renew::refresh(&liar, "k", PATIENCE, QUIET),
             );
             refreshed.0.unwrap();
             refreshed.1.unwrap();
@@ -480,14 +514,14 @@ impl Table {
     }
 
     /// The honest parties refresh, and all name the liar.
-    async fn refresh_names_the_liar(&self) {
+    async fn refresh_names_the_liar(&self, exit: Exit) {
         let (one, other) = tokio::join!(
             self.command(HONEST, Command::Refresh),
             self.command(VICTIM, Command::Refresh)
         );
         let liar = self.number(LIAR, "s").await;
         for failure in [one.unwrap_err(), other.unwrap_err()] {
-            assert_eq!(failure.exit, Exit::Misbehaved, "{failure:?}");
+            assert_eq!(failure.exit, exit, "{failure:?}");
             assert_eq!(failure.party.as_ref(), Some(&liar), "{failure:?}");
         }
     }
@@ -497,7 +531,7 @@ impl Table {
 async fn whoever_claims_a_share_that_it_does_not_hold_is_named() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
-    let another = |party: usize| run::keygen(table.of(party), "s", "j", 2, PATIENCE, QUIET);
+    let another = |party: usize| keygen::keygen(table.of(party), "s", "j", 2, PATIENCE, QUIET);
     let made = tokio::join!(another(HONEST), another(VICTIM), another(LIAR));
     made.0.and(made.1).and(made.2).unwrap();
     let held = |name: &str, party: usize| {
@@ -519,7 +553,13 @@ async fn whoever_claims_a_share_that_it_does_not_hold_is_named() {
             _ => claim(&table, LIAR, "s", "bls refresh k #4", &held("k", LIAR)).await,
         };
         table.say("s", &label, lie).await;
-        table.refresh_names_the_liar().await;
+        // The share of another key is no lie, but one name for two keys.
+        let exit = if run == 4 {
+            Exit::Refused
+        } else {
+            Exit::Misbehaved
+        };
+        table.refresh_names_the_liar(exit).await;
     }
     // The key did not suffer.
     table.signs(b"message").await;
@@ -536,7 +576,7 @@ async fn an_older_share_is_caught_up_with_once_and_no_more() {
         let lie = claim(&table, LIAR, "s", &label, &old).await;
         table.say("s", &label, lie).await;
     }
-    table.refresh_names_the_liar().await;
+    table.refresh_names_the_liar(Exit::Misbehaved).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -570,7 +610,7 @@ async fn in_a_reshare_the_newcomer_names_the_liar_as_well() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
     table.meet("t", &[HONEST, VICTIM, LIAR, NEWCOMER]).await;
-    let reshare = |party: usize| run::reshare(table.of(party), "k", Some("t"), 3, PATIENCE, QUIET);
+    let reshare = |party: usize| table.reshare(party, into(Some("t")));
     let honest = table.key(HONEST).held.unwrap();
     let liar = table.number(LIAR, "t").await;
     // The share of another, as that one claims it.
@@ -586,9 +626,9 @@ async fn in_a_reshare_the_newcomer_names_the_liar_as_well() {
         assert_eq!(failure.exit, Exit::Misbehaved, "{failure:?}");
         assert_eq!(failure.party.as_ref(), Some(&liar), "{failure:?}");
     }
-    // A key of its own, which it claims as the only one.
+    // A key of its own, of which it does hold a share.
     table.meet("u", &[LIAR, NEWCOMER]).await;
-    let own = |party: usize| run::keygen(table.of(party), "u", "own", 2, PATIENCE, QUIET);
+    let own = |party: usize| keygen::keygen(table.of(party), "u", "own", 2, PATIENCE, QUIET);
     let made = tokio::join!(own(LIAR), own(NEWCOMER));
     made.0.and(made.1).unwrap();
     let invented = KeyFile::load(&table.of(LIAR).profile, "own").unwrap();
@@ -601,7 +641,7 @@ async fn in_a_reshare_the_newcomer_names_the_liar_as_well() {
         ended.1.unwrap_err(),
         ended.2.unwrap_err(),
     ] {
-        assert_eq!(failure.exit, Exit::Misbehaved, "{failure:?}");
+        assert_eq!(failure.exit, Exit::Refused, "{failure:?}");
         assert_eq!(failure.party.as_ref(), Some(&liar), "{failure:?}");
     }
     // When all are honest it goes well.
