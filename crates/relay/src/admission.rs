@@ -15,7 +15,7 @@ use crate::connection::{self, Ended, Handshaking};
 use crate::metrics::Turned;
 use crate::relay::{RelayError, Shared};
 use crate::settings::Settings;
-use crate::sources::{Act, Bucket, Source};
+use crate::sources::{Act, Bucket, Held, Share};
 
 /// Connections that the system may hold until we take them.
 const BACKLOG: i32 = 1_024;
@@ -77,8 +77,8 @@ impl Admission {
         let shared = &self.shared;
         let settings = shared.settings.get();
         // Dropping the stream closes it. Whoever is turned away costs the others none of their rate.
-        let source = match admit(shared, &settings, connections.len(), address) {
-            Ok(source) => source,
+        let seat = match admit(shared, &settings, connections.len(), address) {
+            Ok(seat) => seat,
             Err(why) => return shared.metrics.turned_away(why),
         };
         self.paid = false;
@@ -94,7 +94,7 @@ impl Admission {
         let serve = {
             let (shared, handshakes) = (Arc::clone(shared), Arc::clone(&self.handshakes));
             let handshaking = Handshaking::begin(&shared);
-            async move { connection::serve(shared, id, stream, source, handshaking, &handshakes).await }
+            async move { connection::serve(shared, id, stream, seat, handshaking, &handshakes).await }
         };
         let limit = settings.limits.handshakes;
         if self
@@ -117,19 +117,17 @@ fn admit(
     settings: &Settings,
     open: usize,
     address: IpAddr,
-) -> Result<Source, Turned> {
+) -> Result<Share, Turned> {
     let limits = &settings.limits;
     if open >= limits.connections {
         return Err(Turned::Total);
     }
-    let per_source = limits.connections_per_source;
-    let source = shared
-        .sources
-        .enter(address, &settings.exempt_sources, per_source);
-    let source = source.ok_or(Turned::Source)?;
+    let source = shared.sources.source(address, &settings.exempt_sources);
+    let seat = source.take(Held::Connection, limits.connections_per_source);
+    let seat = seat.ok_or(Turned::Source)?;
     let rate = limits.handshakes_per_second_per_source;
     match source.may(Act::Handshake, rate, Instant::now()) {
-        true => Ok(source),
+        true => Ok(seat),
         false => Err(Turned::Rate),
     }
 }

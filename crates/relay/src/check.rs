@@ -69,6 +69,44 @@ fn advise(config: &RelayConfig, dir: &Path, advice: &mut Vec<Problem>) {
         "remove it, unless this is a closed network",
     );
     say(
+        config.proxy.enabled && config.proxy.allow_own,
+        "`proxy.allow_own` lets every user knock at the other services of this machine",
+        "remove it, unless relays on this machine must reach each other",
+    );
+    let proxy = config.proxy.limits;
+    for (name, one, all_name, all) in [
+        (
+            "connecting_per_source",
+            proxy.connecting_per_source,
+            "connecting",
+            proxy.connecting,
+        ),
+        (
+            "destinations_per_source",
+            proxy.destinations_per_source,
+            "destinations",
+            proxy.destinations,
+        ),
+        (
+            "forwards_per_source",
+            proxy.forwards_per_source,
+            "forwards",
+            proxy.forwards,
+        ),
+        (
+            "forwards_per_source",
+            proxy.forwards_per_source,
+            "forwards_per_destination",
+            proxy.forwards_per_destination,
+        ),
+    ] {
+        say(
+            config.proxy.enabled && one >= all,
+            &format!("`proxy.{name}` lets one source use up `proxy.{all_name}`"),
+            "set it below, to a quarter for example",
+        );
+    }
+    say(
         config.storage == Storage::Memory,
         "`storage.mode` is \"memory\": a restart loses all queues",
         "set it to \"journal\" unless that is what you want",

@@ -30,6 +30,19 @@ pub(crate) enum Turned {
     Rate,
 }
 
+/// Which limit of the proxy a request met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beyond {
+    /// That of all clients.
+    Total,
+    /// That of the destination.
+    Destination,
+    /// That of its source.
+    Source,
+    /// That of its source for attempts that fail.
+    Rate,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Why {
     reason: &'static str,
@@ -43,6 +56,19 @@ pub(crate) struct ProxyMetrics {
     pub(crate) failed: Counter,
     pub(crate) passed_on: Counter,
     pub(crate) refused: Counter,
+    beyond: Family<Why, Counter>,
+}
+
+impl ProxyMetrics {
+    pub(crate) fn beyond(&self, limit: Beyond) {
+        let reason = match limit {
+            Beyond::Total => "total",
+            Beyond::Destination => "destination",
+            Beyond::Source => "source",
+            Beyond::Rate => "rate",
+        };
+        self.beyond.get_or_create(&Why { reason }).inc();
+    }
 }
 
 /// All counters, gauges and histograms.
@@ -139,7 +165,13 @@ impl Metrics {
                 "proxy_commands_failed",
                 "Commands that could not be passed on to other relays, or were not answered",
             ),
+            beyond: Family::default(),
         };
+        all.register(
+            "proxy_refused",
+            "Requests to the proxy beyond its limits, by limit",
+            proxy.beyond.clone(),
+        );
         all.register(
             "proxy_destinations",
             "Open connections to other relays",
@@ -224,7 +256,7 @@ impl Metrics {
             Ended::Handshake => "handshake",
             Ended::SlowReader => "slow_reader",
             Ended::Idle => "idle",
-            Ended::Block => "block",
+            Ended::Block => "bad_block",
             Ended::Shutdown => "shutdown",
             Ended::Relay => "relay",
         };
@@ -259,10 +291,10 @@ impl Metrics {
         let reason = match code {
             ErrorCode::Auth => "auth",
             ErrorCode::Quota => "quota",
-            ErrorCode::Block => "block",
+            ErrorCode::Block => "bad_block",
             ErrorCode::NoMessage => "no_message",
             ErrorCode::LargeMessage => "large_message",
-            ErrorCode::Blocked(_) => "blocked",
+            ErrorCode::Blocked(_) => "blocked_queue",
             _ => "other",
         };
         self.errors.get_or_create(&Why { reason }).inc();
@@ -404,6 +436,7 @@ mod tests {
         metrics.turned_away(Turned::Source);
         metrics.ended(Ended::Peer);
         metrics.refused(&ErrorCode::Auth);
+        metrics.proxy.beyond(Beyond::Source);
         let store = MemoryStore::new(1, Memory::new(1));
         let text = metrics.text(&store).unwrap();
         let names: Vec<_> = text
@@ -435,6 +468,7 @@ mod tests {
                 "proxy_connections_failed",
                 "proxy_commands",
                 "proxy_commands_failed",
+                "proxy_refused",
                 "proxy_destinations",
                 "connections",
                 "handshakes",
@@ -462,9 +496,86 @@ mod tests {
             [
                 &version,
                 "reason=\"source\"",
+                "reason=\"source\"",
                 "reason=\"peer\"",
                 "reason=\"auth\""
             ]
         );
+    }
+    /// The guide names every metric, and every word that its label can have.
+    #[test]
+    fn the_guide_lists_what_there_is() {
+        let metrics = Metrics::new();
+        for why in [Turned::Total, Turned::Source, Turned::Rate] {
+            metrics.turned_away(why);
+        }
+        for ended in [
+            Ended::Peer,
+            Ended::Handshake,
+            Ended::SlowReader,
+            Ended::Idle,
+            Ended::Block,
+            Ended::Shutdown,
+            Ended::Relay,
+        ] {
+            metrics.ended(ended);
+        }
+        for code in [
+            ErrorCode::Auth,
+            ErrorCode::Quota,
+            ErrorCode::Block,
+            ErrorCode::NoMessage,
+            ErrorCode::LargeMessage,
+            ErrorCode::Blocked(junto_smp::blocking::Blocking {
+                reason: junto_smp::blocking::BlockingReason::Spam,
+                notice: None,
+            }),
+            ErrorCode::Crypto,
+        ] {
+            metrics.refused(&code);
+        }
+        for limit in [
+            Beyond::Total,
+            Beyond::Destination,
+            Beyond::Source,
+            Beyond::Rate,
+        ] {
+            metrics.proxy.beyond(limit);
+        }
+        let store = MemoryStore::new(1, Memory::new(1));
+        let text = metrics.text(&store).unwrap();
+        let mut kinds = std::collections::BTreeMap::new();
+        let mut reasons = std::collections::BTreeMap::<_, Vec<_>>::new();
+        for line in text.lines() {
+            if let Some(kind) = line.strip_prefix("# TYPE junto_relay_") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                kinds.insert(name.to_owned(), kind.to_owned());
+            } else if let Some((name, rest)) = line.split_once("{reason=\"") {
+                let name = name.strip_prefix("junto_relay_").unwrap();
+                let (reason, _) = rest.split_once('"').unwrap();
+                reasons.entry(name).or_default().push(reason);
+            }
+        }
+        let guide = include_str!("../../../docs/operating/relay.md");
+        let (_, guide) = guide.split_once("| metric | says |").unwrap();
+        let (guide, _) = guide.split_once("\n\n").unwrap();
+        for (name, kind) in kinds {
+            let shown = match (&*name, &*kind) {
+                ("build", _) => "build_info{version}".to_owned(),
+                (_, "counter") => format!("{name}_total"),
+                _ => name,
+            };
+            let Some(words) = reasons.remove(&*shown) else {
+                assert!(guide.contains(&format!("`{shown}`")), "{shown}");
+                continue;
+            };
+            let named = format!("`{shown}{{reason}}`");
+            let row = guide.lines().find(|row| row.contains(&named));
+            let row = row.unwrap_or_else(|| panic!("{named}"));
+            for word in words {
+                assert!(row.contains(&format!("`{word}`")), "{shown}: {word}");
+            }
+        }
+        assert!(reasons.is_empty(), "{reasons:?}");
     }
 }

@@ -243,11 +243,14 @@ impl RunningRelay {
             return Err(RelayError::OtherIdentity);
         }
         let waiting = self.fixed.differences(&Fixed::of(&config));
-        let blocked = config.blocked.clone();
+        let (blocked, proxy) = (config.blocked.clone(), config.proxy.clone());
         // Whatever may be refused comes first; from here on all of it is taken.
         let settings = Settings::new(config, identity, self.versions)?;
         let limits = settings.limits;
         self.shared.settings.replace(settings);
+        if let Some(running) = &self.shared.proxy {
+            running.reload(&proxy);
+        }
         self.shared
             .store
             .set_limits(limits.queues, limits.message_bytes);

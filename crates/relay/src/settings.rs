@@ -103,7 +103,7 @@ impl Fixed {
             bind: config.bind,
             storage: config.storage.clone(),
             monitor: config.monitor.clone(),
-            proxy: config.proxy.clone(),
+            proxy: config.proxy.fixed(),
             sweep: config.timeouts.sweep,
         }
     }

@@ -1,9 +1,9 @@
 //! Where connections come from, as far as limits need it.
 //!
-//! While a connection is open, the relay knows that its source has one more; nothing else is kept by
-//! source. Rates are kept in a table of fixed size, in a place chosen by a keyed hash: bounded memory,
-//! no address in it, and the key is gone with the process. Two sources that fall on the same place
-//! share a rate. Nothing here can be printed.
+//! A source is known by a hash under a key that is gone with the process; no address is kept. What it
+//! holds is counted while it holds it. Rates are kept in a table of fixed size, in a place chosen by
+//! that hash: bounded memory. Two sources that fall on the same place share a rate. Nothing here can
+//! be printed.
 
 use core::hash::BuildHasher as _;
 use core::net::IpAddr;
@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::config::Rate;
 
-/// Places for rates: 4,096 × 80 bytes.
+/// Places for rates: 4,096 × 104 bytes.
 const PLACES: usize = 4_096;
 /// Places for budgets of a day, which sources that share one share for longer: 16,384 × 32 bytes.
 const DAY_PLACES: usize = 16_384;
@@ -80,6 +80,12 @@ impl Bucket {
             None => core::time::Duration::from_secs(3_600),
         })
     }
+
+    /// Gives one back that was taken by [`Bucket::take`].
+    fn give_back(&mut self) {
+        // What is beyond the burst goes when the next one is taken.
+        self.left = self.left.saturating_add(Self::ONE);
+    }
 }
 
 /// What is limited by rate and source.
@@ -88,20 +94,49 @@ pub(crate) enum Act {
     Handshake = 0,
     NewQueue = 1,
     NewService = 2,
+    /// Having the proxy connect to another relay in vain.
+    FailedConnect = 3,
 }
 
-/// All sources that have a connection open, and rates.
+const ACTS: usize = 4;
+
+/// What a source may hold a number of at a time.
+#[derive(Clone, Copy)]
+pub(crate) enum Held {
+    /// Connections to this relay.
+    Connection = 0,
+    /// Connections to other relays that are being made for it.
+    Connecting = 1,
+    /// Commands on their way to other relays.
+    Forward = 2,
+}
+
+const HELD: usize = 3;
+
+/// All sources that hold something, and rates.
 pub(crate) struct Sources {
-    open: Mutex<HashMap<Prefix, usize>>,
+    held: Mutex<HashMap<Mark, [usize; HELD]>>,
     hash: RandomState,
-    rates: Vec<Mutex<[Bucket; 3]>>,
+    rates: Vec<Mutex<[Bucket; ACTS]>>,
     days: Vec<Mutex<Bucket>>,
     /// Of networks of 48 bits: apart, because they have more.
     site_days: Vec<Mutex<Bucket>>,
 }
 
-/// An IPv4 address, or the network of 64 bits of an IPv6 address, or that of 48.
+/// Which source something belongs to, and nothing more.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Mark(u64);
+
+impl Mark {
+    /// Its place among `places`.
+    fn place<T>(self, places: &[T]) -> Option<&T> {
+        let place = self.0 % (places.len() as u64).max(1);
+        places.get(usize::try_from(place).ok()?)
+    }
+}
+
+/// An IPv4 address, or the network of 64 bits of an IPv6 address, or that of 48.
+#[derive(Clone, Copy, Hash)]
 enum Prefix {
     V4([u8; 4]),
     V6([u8; 8]),
@@ -118,9 +153,7 @@ impl Prefix {
             }
         }
     }
-}
 
-impl Prefix {
     /// The network of 48 bits around one of 64.
     fn site(self) -> Option<Self> {
         match self {
@@ -130,11 +163,20 @@ impl Prefix {
     }
 }
 
-/// One connection's share of its source. Dropping it gives it back.
+/// A source, as far as its limits go.
+#[derive(Clone)]
 pub(crate) struct Source {
     sources: Arc<Sources>,
     /// None if limits by source do not hold for it.
-    prefix: Option<Prefix>,
+    mark: Option<Mark>,
+    /// The network of 48 bits around it, if it is one of 64.
+    site: Option<Mark>,
+}
+
+/// One of what a source holds. Dropping it gives it back.
+pub(crate) struct Share {
+    source: Source,
+    of: Held,
 }
 
 fn day_places() -> Vec<Mutex<Bucket>> {
@@ -150,97 +192,103 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sources {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            open: Mutex::default(),
+            held: Mutex::default(),
             hash: RandomState::new(),
             rates: (0..PLACES)
-                .map(|_| Mutex::new([Bucket::full(); 3]))
+                .map(|_| Mutex::new([Bucket::full(); ACTS]))
                 .collect(),
             days: day_places(),
             site_days: day_places(),
         })
     }
 
-    /// Where `prefix` has its place.
-    fn place<'a, T>(&self, places: &'a [T], prefix: Prefix) -> Option<&'a T> {
-        let place = self.hash.hash_one(prefix) % (places.len() as u64).max(1);
-        places.get(usize::try_from(place).ok()?)
-    }
-
-    /// One more connection from `address`; `None` if it has `limit` already.
-    pub(crate) fn enter(
-        self: &Arc<Self>,
-        address: IpAddr,
-        exempt: &[IpNet],
-        limit: usize,
-    ) -> Option<Source> {
+    /// The source of a connection from `address`, which is forgotten here.
+    pub(crate) fn source(self: &Arc<Self>, address: IpAddr, exempt: &[IpNet]) -> Source {
         let address = address.to_canonical();
-        let prefix = if exempt.iter().any(|network| network.contains(&address)) {
-            None
-        } else {
-            let prefix = Prefix::of(address);
-            let mut open = lock(&self.open);
-            let count = open.entry(prefix).or_default();
-            if *count >= limit {
-                return None;
-            }
-            *count += 1;
-            Some(prefix)
-        };
-        Some(Source {
+        let exempt = exempt.iter().any(|network| network.contains(&address));
+        let prefix = (!exempt).then(|| Prefix::of(address));
+        let mark = |prefix| Mark(self.hash.hash_one(prefix));
+        Source {
             sources: Arc::clone(self),
-            prefix,
-        })
+            mark: prefix.map(mark),
+            site: prefix.and_then(Prefix::site).map(mark),
+        }
     }
 }
 
 impl Source {
-    /// Whether its source may do this once more now.
-    pub(crate) fn may(&self, act: Act, rate: Rate, now: Instant) -> bool {
-        let Some(prefix) = self.prefix else {
-            return true;
-        };
-        let sources = &self.sources;
-        match sources.place(&sources.rates, prefix) {
-            Some(buckets) => lock(buckets)[act as usize].take(rate, now).is_ok(),
-            None => true,
-        }
+    /// None if limits by source do not hold for it.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.mark
     }
 
-    /// Whether its source may have one more of what there are `budget` of in a day: all of them at once
-    /// after a day of rest, and then one whenever its part of a day has passed.
+    /// One more of `of`; `None` if it holds `limit` already.
+    pub(crate) fn take(&self, of: Held, limit: usize) -> Option<Share> {
+        if let Some(mark) = self.mark {
+            let mut held = lock(&self.sources.held);
+            let count = held.get(&mark).map_or(0, |held| held[of as usize]);
+            if count >= limit {
+                return None;
+            }
+            held.entry(mark).or_default()[of as usize] += 1;
+        }
+        Some(Share {
+            source: self.clone(),
+            of,
+        })
+    }
+
+    fn bucket(&self) -> Option<&Mutex<[Bucket; ACTS]>> {
+        self.mark?.place(&self.sources.rates)
+    }
+
+    /// Whether it may do this once more now.
+    pub(crate) fn may(&self, act: Act, rate: Rate, now: Instant) -> bool {
+        self.bucket()
+            .is_none_or(|buckets| lock(buckets)[act as usize].take(rate, now).is_ok())
+    }
+
+    /// Whether it may have one more of what there are `budget` of in a day: all of them at once after a
+    /// day of rest, and then one whenever its part of a day has passed.
     pub(crate) fn may_today(&self, budget: u32, now: Instant) -> bool {
-        let Some(prefix) = self.prefix else {
-            return true;
-        };
-        let sources = &self.sources;
-        let take = |places, prefix, budget| {
-            let bucket = sources.place(places, prefix);
+        let take = |mark: Option<Mark>, places, budget| {
+            let bucket = mark.and_then(|mark| mark.place(places));
             let times = u64::from(budget);
             bucket
                 .is_none_or(|b: &Mutex<Bucket>| lock(b).take_of(times, DAY_S, budget, now).is_ok())
         };
         // The wider network last: who is turned away by the first takes nothing of the others'.
-        take(&sources.days, prefix, budget)
-            && prefix.site().is_none_or(|site| {
-                take(
-                    &sources.site_days,
-                    site,
-                    budget.saturating_mul(SITE_SOURCES),
-                )
-            })
+        let sources = &self.sources;
+        let budget_of_site = budget.saturating_mul(SITE_SOURCES);
+        take(self.mark, &sources.days, budget)
+            && take(self.site, &sources.site_days, budget_of_site)
+    }
+
+    /// What [`Source::may`] allowed did not happen.
+    pub(crate) fn did_not(&self, act: Act) {
+        if let Some(buckets) = self.bucket() {
+            lock(buckets)[act as usize].give_back();
+        }
     }
 }
 
-impl Drop for Source {
+impl Share {
+    /// Whose it is.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
-        let Some(prefix) = self.prefix else { return };
-        let mut open = lock(&self.sources.open);
-        if let Some(count) = open.get_mut(&prefix) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&prefix);
-                if open.is_empty() && open.capacity() > 1_024 {
-                    open.shrink_to_fit();
+        let Some(mark) = self.source.mark else { return };
+        let mut held = lock(&self.source.sources.held);
+        if let Some(counts) = held.get_mut(&mark) {
+            counts[self.of as usize] -= 1;
+            if *counts == [0; HELD] {
+                held.remove(&mark);
+                if held.is_empty() && held.capacity() > 1_024 {
+                    held.shrink_to_fit();
                 }
             }
         }
@@ -316,7 +364,10 @@ mod tests {
     #[test]
     fn a_source_is_an_address_or_a_network_of_64_bits() {
         let sources = Sources::new();
-        let enter = |address: &str| sources.enter(address.parse().unwrap(), &[], 1);
+        let enter = |address: &str| {
+            let source = sources.source(address.parse().unwrap(), &[]);
+            source.take(Held::Connection, 1)
+        };
         let kept = [enter("192.0.2.1").unwrap(), enter("2001:db8::1").unwrap()];
         assert!(enter("192.0.2.1").is_none());
         assert!(
@@ -328,16 +379,34 @@ mod tests {
         assert!(enter("2001:db8:0:1::1").is_some());
         drop(kept);
         assert!(enter("192.0.2.1").is_some());
-        assert!(lock(&sources.open).is_empty(), "nothing is kept");
+        assert!(lock(&sources.held).is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn what_is_held_is_counted_by_kind_and_given_back() {
+        let sources = Sources::new();
+        let source = sources.source("192.0.2.1".parse().unwrap(), &[]);
+        let mut kept: Vec<_> = (0..2)
+            .map(|_| source.take(Held::Forward, 2).unwrap())
+            .collect();
+        assert!(source.take(Held::Forward, 2).is_none());
+        assert!(source.take(Held::Connecting, 1).is_some());
+        kept.pop();
+        assert!(source.take(Held::Forward, 2).is_some());
+        // A limit may have been lowered meanwhile.
+        assert!(source.take(Held::Forward, 1).is_none());
+        assert!(source.take(Held::Connecting, 0).is_none());
+        kept.clear();
+        assert!(lock(&sources.held).is_empty(), "nothing is kept");
     }
 
     #[test]
     fn exempt_networks_have_no_limit() {
         let sources = Sources::new();
         let exempt = ["127.0.0.0/8".parse().unwrap()];
-        let address = "127.9.9.9".parse().unwrap();
+        let source = sources.source("127.9.9.9".parse().unwrap(), &exempt);
         let kept: Vec<_> = (0..10)
-            .map(|_| sources.enter(address, &exempt, 1).unwrap())
+            .map(|_| source.take(Held::Connection, 1).unwrap())
             .collect();
         let never = Rate {
             per_second: 0,
@@ -345,16 +414,16 @@ mod tests {
         };
         assert!(
             kept.iter()
-                .all(|source| source.may(Act::Handshake, never, Instant::now()))
+                .all(|share| share.source().may(Act::Handshake, never, Instant::now()))
         );
-        assert!(lock(&sources.open).is_empty());
+        assert!(lock(&sources.held).is_empty());
     }
 
     #[test]
     fn a_budget_of_a_day_is_there_at_once_and_comes_back_in_a_day() {
         const BUDGET: u32 = 1_000;
         let sources = Sources::new();
-        let source = sources.enter("192.0.2.1".parse().unwrap(), &[], 9).unwrap();
+        let source = sources.source("192.0.2.1".parse().unwrap(), &[]);
         let start = Instant::now();
         let given = |now| {
             (0..2 * BUDGET)
@@ -369,7 +438,7 @@ mod tests {
         assert_eq!(given(start + part), 1);
         assert_eq!(given(start + 3 * part), 2);
         // Another connection does not help.
-        let again = sources.enter("192.0.2.1".parse().unwrap(), &[], 9).unwrap();
+        let again = sources.source("192.0.2.1".parse().unwrap(), &[]);
         assert!(!again.may_today(BUDGET, start + 3 * part));
         assert_eq!(given(start + 1_003 * part - instant), 999);
         assert_eq!(given(start + 10_000 * part), 1_000);
@@ -383,7 +452,7 @@ mod tests {
         let sources = Sources::new();
         let now = Instant::now();
         let may = |address: String| {
-            let source = sources.enter(address.parse().unwrap(), &[], 9).unwrap();
+            let source = sources.source(address.parse().unwrap(), &[]);
             source.may_today(2, now)
         };
         let given = (0..40_u16)
@@ -406,7 +475,7 @@ mod tests {
         };
         let now = Instant::now();
         let may = |address: &str, act| {
-            let source = sources.enter(address.parse().unwrap(), &[], 9).unwrap();
+            let source = sources.source(address.parse().unwrap(), &[]);
             source.may(act, rate, now)
         };
         assert!(may("192.0.2.1", Act::Handshake));
@@ -414,5 +483,23 @@ mod tests {
         assert!(may("192.0.2.1", Act::NewQueue));
         // Some others may share the place, but not all.
         assert!((2..20).any(|n| may(&format!("192.0.2.{n}"), Act::Handshake)));
+    }
+
+    #[test]
+    fn what_did_not_happen_costs_nothing() {
+        let sources = Sources::new();
+        let source = sources.source("192.0.2.1".parse().unwrap(), &[]);
+        let rate = Rate {
+            per_second: 0,
+            burst: 2,
+        };
+        let now = Instant::now();
+        for _ in 0..10 {
+            assert!(source.may(Act::FailedConnect, rate, now));
+            source.did_not(Act::FailedConnect);
+        }
+        // And gives no more than the burst.
+        let taken = (0..9).filter(|_| source.may(Act::FailedConnect, rate, now));
+        assert_eq!(taken.count(), 2);
     }
 }

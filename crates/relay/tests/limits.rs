@@ -5,21 +5,19 @@
 
 mod site;
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use junto_relay::RelayConfig;
 use junto_relay::bench::{Peer, PeerError, Said};
 use junto_relay::config::Rate;
-use junto_relay::{RelayConfig, RunningRelay};
-use junto_smp::client::{Options, Request};
+use junto_smp::client::Request;
 use junto_smp::command::Command;
 use junto_smp::error::ErrorCode;
 use junto_smp::id::Entity;
 use junto_smp::message::BODY_BYTES_MAX;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpSocket, TcpStream};
 
-use site::{M, config, connect, heard, in_time, refused, start, until};
+use site::{A, B, M, config, connect, heard, in_time, peer_from, refused, start, tcp_from, until};
 
 /// All of it at once, and nothing after.
 const fn only(burst: u32) -> Rate {
@@ -35,22 +33,6 @@ fn strict() -> RelayConfig {
     config.exempt_sources = Vec::new();
     config
 }
-
-/// A TCP connection from another address of this machine; Linux has all of 127.0.0.0/8.
-async fn tcp_from(source: [u8; 4], relay: &RunningRelay) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::from((source, 0))).unwrap();
-    socket.connect(relay.local_addr()).await.unwrap()
-}
-
-async fn peer_from(source: [u8; 4], relay: &RunningRelay) -> Result<Peer, PeerError> {
-    let tcp = tcp_from(source, relay).await;
-    let options = Options::new(relay.address().fingerprint());
-    in_time(Peer::connect_over(&relay.address(), tcp, &options)).await
-}
-
-const A: [u8; 4] = [127, 0, 0, 1];
-const B: [u8; 4] = [127, 0, 0, 2];
 
 const PING: Request<'static> = Request {
     entity: Entity::None,

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use junto_crypto::{secretbox::BoxKey, x25519};
 use junto_relay::bench::{Peer, PeerError, Said};
-use junto_relay::{Relay, RelayConfig, RunningRelay};
-use junto_smp::address::{Fingerprint, Host, ServerAddress};
+use junto_relay::{Relay, RunningRelay};
+use junto_smp::address::{Fingerprint, ServerAddress};
 use junto_smp::client::{Options, Request};
 use junto_smp::command::Command;
 use junto_smp::error::{
@@ -20,8 +20,8 @@ use junto_smp::error::{
 use junto_smp::id::{CorrelationId, Entity, LinkId, SenderId};
 use junto_smp::key::AuthSecret;
 use junto_smp::link::{FIXED_BYTES_MAX, LinkBlobs, USER_BYTES_MAX};
-use junto_smp::message::{BODY_BYTES_MAX, MessageFlags};
-use junto_smp::proxy::{Destination, Forward, ProxyRequest};
+use junto_smp::message::BODY_BYTES_MAX;
+use junto_smp::proxy::{Destination, Forward};
 use junto_smp::version::VersionRange;
 
 use junto_tls::ServerIdentity;
@@ -30,40 +30,13 @@ use rand_chacha::rand_core::SeedableRng as _;
 use rustls::pki_types::UnixTime;
 
 use rogue::{Answer, Rogue};
+use site::clock::Clock;
+use site::routing::{at, broker, proxy_config, refused_by_proxy, send, through};
 use site::{C, M, acked, config, connect, heard, identity, in_time, refused, start, until};
-
-/// A relay that may connect to loopback.
-fn proxy_config() -> RelayConfig {
-    let mut config = config();
-    config.proxy.allow_private = true;
-    config
-}
-
-fn broker(fault: BrokerFault) -> ErrorCode {
-    ErrorCode::Proxy(ProxyFault::Broker(fault))
-}
 
 /// Error of the destination.
 fn refused_there<T>(result: Result<T, PeerError>) -> ErrorCode {
     refused(result)
-}
-
-/// Error of the proxy, in answer to a forwarded command.
-fn refused_by_proxy<T>(result: Result<T, PeerError>) -> ErrorCode {
-    match result {
-        Err(PeerError::Proxy(code)) => code,
-        Err(other) => panic!("failed otherwise: {other:?}"),
-        Ok(_) => panic!("not refused"),
-    }
-}
-
-fn send<'a>(to: &'a SenderId, key: Option<&'a AuthSecret>, body: &'a [u8]) -> Request<'a> {
-    let flags = MessageFlags::default();
-    Request {
-        entity: Entity::Queue(&to.0),
-        key,
-        command: Command::Send { flags, body },
-    }
 }
 
 fn secure<'a>(to: &'a SenderId, key: &'a AuthSecret) -> Request<'a> {
@@ -72,19 +45,6 @@ fn secure<'a>(to: &'a SenderId, key: &'a AuthSecret) -> Request<'a> {
         key: Some(key),
         command: Command::SenderKey(key.public_key()),
     }
-}
-
-async fn through(
-    sender: &mut Peer,
-    destination: &Destination,
-    request: &Request<'_>,
-) -> Result<Said, PeerError> {
-    in_time(sender.call_through(destination, request)).await
-}
-
-fn at(address: &ServerAddress, host: &str) -> ServerAddress {
-    let hosts = vec![host.parse::<Host>().unwrap()];
-    ServerAddress::new(address.fingerprint(), hosts, address.port()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -597,10 +557,11 @@ async fn a_destination_that_lies_to_the_proxy() {
     assert_eq!(proxy.stats().connections_shed, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_silent_destination_is_cut_off_and_costs_nobody_else() {
+    let clock = Clock::stop();
     let mut config = proxy_config();
-    config.proxy.timeouts.answer = Duration::from_millis(300);
+    let answer_time = config.proxy.timeouts.answer;
     config.proxy.timeouts.retry = Duration::from_secs(3_600);
     config.proxy.timeouts.retry_max = Duration::from_secs(3_600);
     let proxy = start(config).await;
@@ -618,6 +579,7 @@ async fn a_silent_destination_is_cut_off_and_costs_nobody_else() {
     rogue.hear().await;
     let answer = through(&mut other, &honest, &send(&to, None, b"x")).await;
     assert_eq!(refused_there(answer), ErrorCode::Auth);
+    clock.pass(answer_time).await;
     let said = in_time(victim.answer(number)).await;
     assert_eq!(refused_by_proxy(said), broker(BrokerFault::Timeout));
     until(|| proxy.stats().proxy_destinations == 1).await;
@@ -629,243 +591,6 @@ async fn a_silent_destination_is_cut_off_and_costs_nobody_else() {
     let honest = victim.proxy_to(&relay.address(), None).await.unwrap();
     let answer = through(&mut victim, &honest, &send(&to, None, b"x")).await;
     assert_eq!(refused_there(answer), ErrorCode::Auth);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_client_has_under_way_is_bounded() {
-    let mut config = proxy_config();
-    config.proxy.limits.forwards_per_client = 2;
-    let proxy = start(config).await;
-    let mut rogue = Rogue::start().await;
-    let mut sender = connect(&proxy).await;
-    let destination = sender.proxy_to(&rogue.address, None).await.unwrap();
-    let to = SenderId([1; 24]);
-    let mut asked = Vec::new();
-    for _ in 0..3 {
-        let number = sender
-            .ask_through(&destination, &send(&to, None, b"x"))
-            .await;
-        asked.push(number.unwrap());
-        sender.send().await.unwrap();
-    }
-    rogue.hear().await;
-    rogue.hear().await;
-    // The third is not even read: a PING behind it gets no answer. Another client is served.
-    let ping = Request {
-        entity: Entity::None,
-        key: None,
-        command: Command::Ping,
-    };
-    let pinged = sender.ask(&ping).await.unwrap();
-    sender.send().await.unwrap();
-    let mut other = connect(&proxy).await;
-    assert_eq!(in_time(other.call(&ping)).await.unwrap(), Said::Pong);
-    assert_eq!(rogue.heard_without_waiting(), 0);
-    let early = tokio::time::timeout(Duration::from_millis(50), sender.receive()).await;
-    assert!(early.is_err(), "answered while full");
-    rogue.answer(Answer::Error(ErrorCode::Crypto)).await;
-    rogue.hear().await;
-    rogue.answer(Answer::Error(ErrorCode::Crypto)).await;
-    rogue.answer(Answer::Error(ErrorCode::Crypto)).await;
-    for number in asked {
-        let said = in_time(sender.answer(number)).await;
-        let crypto = ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Crypto));
-        assert_eq!(refused_by_proxy(said), crypto);
-    }
-    assert_eq!(in_time(sender.answer(pinged)).await.unwrap(), Said::Pong);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_destination_and_all_have_under_way_is_bounded() {
-    for all in [false, true] {
-        let mut config = proxy_config();
-        if all {
-            config.proxy.limits.forwards = 1;
-        } else {
-            config.proxy.limits.forwards_per_destination = 1;
-        }
-        let proxy = start(config).await;
-        let relay = start(site::config()).await;
-        let mut rogue = Rogue::start().await;
-        let (mut first, mut second) = (connect(&proxy).await, connect(&proxy).await);
-        let busy = first.proxy_to(&rogue.address, None).await.unwrap();
-        let idle = second.proxy_to(&relay.address(), None).await.unwrap();
-        let to = SenderId([1; 24]);
-        let number = first
-            .ask_through(&busy, &send(&to, None, b"x"))
-            .await
-            .unwrap();
-        first.send().await.unwrap();
-        rogue.hear().await;
-        let answer = through(&mut second, &busy, &send(&to, None, b"x")).await;
-        assert_eq!(refused_by_proxy(answer), broker(BrokerFault::Timeout));
-        let answer = through(&mut second, &idle, &send(&to, None, b"x")).await;
-        if all {
-            assert_eq!(refused_by_proxy(answer), broker(BrokerFault::Timeout));
-        } else {
-            assert_eq!(refused_there(answer), ErrorCode::Auth);
-        }
-        rogue.answer(Answer::Error(ErrorCode::Crypto)).await;
-        refused_by_proxy(in_time(first.answer(number)).await);
-        // Its place is free again.
-        let answer = through(&mut second, &idle, &send(&to, None, b"x")).await;
-        assert_eq!(refused_there(answer), ErrorCode::Auth);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_vanishes_frees_its_places() {
-    let mut config = proxy_config();
-    config.proxy.limits.forwards = 1;
-    let proxy = start(config).await;
-    let mut rogue = Rogue::start().await;
-    let mut sender = connect(&proxy).await;
-    let destination = sender.proxy_to(&rogue.address, None).await.unwrap();
-    let to = SenderId([1; 24]);
-    sender
-        .ask_through(&destination, &send(&to, None, b"x"))
-        .await
-        .unwrap();
-    sender.send().await.unwrap();
-    rogue.hear().await;
-    drop(sender);
-    until(|| proxy.stats().connections == 0).await;
-    let mut next = connect(&proxy).await;
-    let number = next
-        .ask_through(&destination, &send(&to, None, b"x"))
-        .await
-        .unwrap();
-    next.send().await.unwrap();
-    rogue.hear().await;
-    // The answer that nobody waits for does no harm.
-    rogue.answer(Answer::Error(ErrorCode::Crypto)).await;
-    rogue.answer(Answer::Error(ErrorCode::Block)).await;
-    let said = refused_by_proxy(in_time(next.answer(number)).await);
-    assert_eq!(
-        said,
-        ErrorCode::Proxy(ProxyFault::Protocol(Forwarded::Block))
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_number_of_destinations_is_bounded() {
-    let mut config = proxy_config();
-    config.proxy.limits.destinations = 1;
-    let proxy = start(config).await;
-    let (first, second) = (start(site::config()).await, start(site::config()).await);
-    let mut rogue = Rogue::start().await;
-    let mut sender = connect(&proxy).await;
-    let to = SenderId([1; 24]);
-    // An idle one makes room.
-    let to_first = sender.proxy_to(&first.address(), None).await.unwrap();
-    sender.proxy_to(&second.address(), None).await.unwrap();
-    let answer = through(&mut sender, &to_first, &send(&to, None, b"x")).await;
-    assert_eq!(
-        refused_by_proxy(answer),
-        ErrorCode::Proxy(ProxyFault::NoSession)
-    );
-    until(|| proxy.stats().proxy_destinations == 1).await;
-    until(|| first.stats().connections == 0).await;
-    // So does one that cannot be reached.
-    let busy = sender.proxy_to(&rogue.address, None).await.unwrap();
-    let number = sender
-        .ask_through(&busy, &send(&to, None, b"x"))
-        .await
-        .unwrap();
-    sender.send().await.unwrap();
-    rogue.hear().await;
-    // A busy one does not.
-    let mut other = connect(&proxy).await;
-    let answer = other.proxy_to(&first.address(), None).await;
-    assert_eq!(refused(answer), broker(BrokerFault::Network));
-    rogue.answer(Answer::Close).await;
-    refused_by_proxy(in_time(sender.answer(number)).await);
-    until(|| proxy.stats().proxy_destinations == 0).await;
-    other.proxy_to(&first.address(), None).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unused_connection_to_a_destination_is_closed() {
-    let mut config = proxy_config();
-    config.proxy.timeouts.idle = Duration::from_millis(100);
-    let proxy = start(config).await;
-    let relay = start(site::config()).await;
-    let mut sender = connect(&proxy).await;
-    let before = sender.proxy_to(&relay.address(), None).await.unwrap();
-    until(|| proxy.stats().proxy_destinations == 0 && relay.stats().connections == 0).await;
-    // That is no failure: it is made again at once.
-    let after = sender.proxy_to(&relay.address(), None).await.unwrap();
-    assert_ne!(before.session(), after.session());
-}
-
-/// Several senders may ask for the same destination while it is being connected to, or for many.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_attempt_serves_all_who_ask() {
-    let mut config = proxy_config();
-    config.proxy.limits.connecting_per_client = 2;
-    let proxy = start(config).await;
-    let relays = [
-        start(site::config()).await,
-        start(site::config()).await,
-        start(site::config()).await,
-    ];
-    let mut sender = connect(&proxy).await;
-    let mut asked = Vec::new();
-    // All in one block.
-    for _ in 0..10 {
-        for relay in &relays {
-            let request = connect_request(&relay.address());
-            asked.push(sender.ask(&request).await.unwrap());
-        }
-    }
-    sender.send().await.unwrap();
-    for number in asked {
-        let said = in_time(sender.answer(number)).await.unwrap();
-        assert!(matches!(said, Said::ProxyKey(_)));
-    }
-    assert_eq!(proxy.stats().proxy_connected, 3);
-    assert_eq!(proxy.stats().proxy_destinations, 3);
-}
-
-/// Who takes the connection and then says nothing holds a place among those being made, for a time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_being_made_are_bounded_and_given_up() {
-    let mut config = proxy_config();
-    config.proxy.limits.connecting = 1;
-    config.proxy.timeouts.connect = Duration::from_secs(2);
-    let proxy = start(config).await;
-    let relay = start(site::config()).await;
-    let (mut first, mut second) = (connect(&proxy).await, connect(&proxy).await);
-    // What is connected already needs no place.
-    second.proxy_to(&relay.address(), None).await.unwrap();
-    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = mute.local_addr().unwrap().port();
-    let hosts = relay.address().hosts().to_vec();
-    let mute_address = ServerAddress::new(Fingerprint([5; 32]), hosts, port).unwrap();
-    let asked = first.ask(&connect_request(&mute_address)).await.unwrap();
-    first.send().await.unwrap();
-    let (held, _) = in_time(mute.accept()).await.unwrap();
-    let other = start(site::config()).await;
-    let answer = second.proxy_to(&other.address(), None).await;
-    assert_eq!(refused(answer), broker(BrokerFault::Network));
-    second.proxy_to(&relay.address(), None).await.unwrap();
-    let said = in_time(first.answer(asked)).await;
-    assert_eq!(refused(said), broker(BrokerFault::Timeout));
-    drop(held);
-    // The place is free again, and the refusal was none of the other relay's fault.
-    second.proxy_to(&other.address(), None).await.unwrap();
-}
-
-fn connect_request(server: &ServerAddress) -> Request<'static> {
-    let request = ProxyRequest {
-        server: server.clone(),
-        password: None,
-    };
-    Request {
-        entity: Entity::None,
-        key: None,
-        command: Command::Proxy(Box::new(request)),
-    }
 }
 
 /// A new password holds from the next request on; all else of the proxy waits for the next start.

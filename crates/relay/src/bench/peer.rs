@@ -362,6 +362,11 @@ impl Peer {
         self.events.drain(..)
     }
 
+    /// Waits for no answer any more that has not come.
+    pub fn forget(&mut self) {
+        self.client.give_up(|_| true);
+    }
+
     /// The stream below, to misbehave on.
     pub fn stream(&mut self) -> &mut TlsStream<TcpStream> {
         &mut self.stream

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 pub use read::{ConfigError, Problem};
 
-use crate::proxy::ProxyConfig;
+use crate::proxy::{ProxyConfig, ProxyLimits};
 
 /// Everything that a relay needs to know, except who it is.
 #[derive(Debug)]
@@ -78,7 +78,13 @@ impl RelayConfig {
             blocked: Vec::new(),
             monitor: Monitor::default(),
             log: Level::default(),
-            proxy: ProxyConfig::default(),
+            proxy: ProxyConfig {
+                limits: ProxyLimits {
+                    failures_per_second_per_source: Rate::UNLIMITED,
+                    ..ProxyLimits::default()
+                },
+                ..ProxyConfig::default()
+            },
             proxy_password: None,
         })
     }

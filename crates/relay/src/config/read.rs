@@ -281,6 +281,9 @@ fn proxy(section: &mut Section<'_, '_>) -> (ProxyConfig, Option<Password>) {
     let password =
         section.password("write one, or remove the line: then the one for creating queues holds");
     let allow_private = section.flag("allow_private", default.allow_private);
+    let allow_own = section.flag("allow_own", default.allow_own);
+    let expected = "networks, for example [\"198.51.100.0/24\", \"2001:db8:64::/96\"]";
+    let refuse = section.list("refuse", expected).unwrap_or_default();
     let expected = "the host and port of a SOCKS5 server, for example \"127.0.0.1:9050\"";
     let socks = section.parsed("socks", expected);
     let socks_mode = section
@@ -297,6 +300,12 @@ fn proxy(section: &mut Section<'_, '_>) -> (ProxyConfig, Option<Password>) {
         destinations: size("destinations", l.destinations, 1 << 16),
         connecting: size("connecting", l.connecting, 256),
         connecting_per_client: size("connecting_per_client", l.connecting_per_client, 256),
+        connecting_per_source: size("connecting_per_source", l.connecting_per_source, 256),
+        destinations_per_source: size(
+            "destinations_per_source",
+            l.destinations_per_source,
+            1 << 16,
+        ),
         forwards: size("forwards", l.forwards, 1 << 20),
         // So that answers which nobody waits for any more have a place as well.
         forwards_per_destination: size(
@@ -305,6 +314,11 @@ fn proxy(section: &mut Section<'_, '_>) -> (ProxyConfig, Option<Password>) {
             IN_FLIGHT_MAX as u64 / 2,
         ),
         forwards_per_client: size("forwards_per_client", l.forwards_per_client, 1 << 16),
+        forwards_per_source: size("forwards_per_source", l.forwards_per_source, 1 << 20),
+        failures_per_second_per_source: section.rate(
+            "failures_per_second_per_source",
+            l.failures_per_second_per_source,
+        ),
     };
     let mut seconds = |name, default: Duration| {
         Duration::from_secs(section.number(name, default.as_secs(), 1..=86_400))
@@ -320,6 +334,8 @@ fn proxy(section: &mut Section<'_, '_>) -> (ProxyConfig, Option<Password>) {
     let config = ProxyConfig {
         enabled,
         allow_private,
+        allow_own,
+        refuse,
         socks,
         socks_mode,
         limits,

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use super::outbox::{Reply, What, Whose};
 use super::{Connection, Ended};
 use crate::proxy::{Parcel, Proxy};
+use crate::sources::Source;
 
 /// What a client asks of the proxy.
 enum Asked {
@@ -42,6 +43,8 @@ struct Answered {
 /// The requests of one client. Dropping it gives up all of them.
 pub(super) struct Forwards {
     proxy: Arc<Proxy>,
+    /// Of the client.
+    source: Source,
     running: JoinSet<Answered>,
     /// Those among them that may have to connect first.
     connecting: usize,
@@ -54,9 +57,10 @@ pub(super) struct Forwards {
 pub(super) struct Broken;
 
 impl Forwards {
-    pub(super) fn new(proxy: Arc<Proxy>) -> Self {
+    pub(super) fn new(proxy: Arc<Proxy>, source: Source) -> Self {
         Self {
             proxy,
+            source,
             running: JoinSet::new(),
             connecting: 0,
             waiting: VecDeque::new(),
@@ -65,7 +69,7 @@ impl Forwards {
 
     /// Whether no more should be asked for now.
     pub(super) fn is_full(&self) -> bool {
-        !self.waiting.is_empty() || self.running.len() >= self.proxy.limits.forwards_per_client
+        !self.waiting.is_empty() || self.running.len() >= self.proxy.limits().forwards_per_client
     }
 
     pub(super) fn connect(&mut self, correlation: CorrelationId, server: ServerAddress) {
@@ -96,7 +100,7 @@ impl Forwards {
 
     /// Starts what has a place, in order; commands do not wait for connections being made.
     fn start(&mut self) {
-        let limits = self.proxy.limits;
+        let limits = self.proxy.limits();
         let mut next = 0;
         while self.running.len() < limits.forwards_per_client {
             let full = self.connecting >= limits.connecting_per_client;
@@ -116,21 +120,21 @@ impl Forwards {
     /// Commands are passed on here, in the order in which they came; only their answers are waited
     /// for side by side.
     fn begin(&mut self, asked: Asked) {
-        let proxy = Arc::clone(&self.proxy);
+        let (proxy, source) = (Arc::clone(&self.proxy), self.source.clone());
         match asked {
             Asked::Connect {
                 correlation,
                 server,
             } => self.running.spawn(async move {
-                let what = match proxy.connect(&server).await {
-                    Ok(link) => What::ProxyKey(link),
+                let what = match proxy.connect(&server, &source).await {
+                    Ok(introduction) => What::ProxyKey(introduction),
                     Err(code) => What::Refused(code),
                 };
                 answered(true, correlation, Whose::None, what)
             }),
             Asked::Forward { session, parcel } => {
                 let correlation = parcel.correlation;
-                let passed = proxy.forward(&session, parcel);
+                let passed = proxy.forward(&session, parcel, &source);
                 self.running.spawn(async move {
                     let answer = match passed {
                         Ok(passed) => proxy.answer(passed).await,
@@ -189,9 +193,10 @@ impl Connection {
             return self.reply(command, What::Refused(ErrorCode::Proxy(fault)));
         }
         let Some(proxy) = proxy else { return };
-        let forwards = self
-            .forwards
-            .get_or_insert_with(|| Box::new(Forwards::new(Arc::clone(proxy))));
+        let forwards = self.forwards.get_or_insert_with(|| {
+            let source = self.seat.source().clone();
+            Box::new(Forwards::new(Arc::clone(proxy), source))
+        });
         let correlation = command.correlation();
         match command.command() {
             Command::Proxy(request) => forwards.connect(correlation, request.server.clone()),

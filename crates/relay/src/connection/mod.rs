@@ -46,7 +46,7 @@ use crate::config::Limits;
 use crate::folder::generator;
 use crate::relay::Shared;
 use crate::settings::Settings;
-use crate::sources::{Act, Source};
+use crate::sources::{Act, Share, Source};
 use crate::store::{Cell, CreateFault, Name, Queue, StoreFailed};
 
 pub(crate) use self::mailbox::Registry;
@@ -85,13 +85,13 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     id: ConnectionId,
     stream: TcpStream,
-    source: Source,
+    seat: Share,
     handshaking: Handshaking,
     handshakes: &Handshakes,
 ) -> Ended {
     let settings = shared.settings.get();
     let began = Instant::now();
-    let opening = open(&shared, &settings, &source, id, stream);
+    let opening = open(&shared, &settings, seat.source(), id, stream);
     let opened = tokio::time::timeout(settings.timeouts.handshake, opening).await;
     drop(handshaking);
     if let Ok(Ok(_)) = &opened {
@@ -103,7 +103,7 @@ pub(crate) async fn serve(
         Ok(Err(ended)) => return ended,
         Err(_) => return Ended::Handshake,
     };
-    let mut connection = Connection::new(shared, settings, source, id, opened);
+    let mut connection = Connection::new(shared, settings, seat, id, opened);
     let ended = core::future::poll_fn(|cx| connection.poll(cx)).await;
     connection.goodbye(ended).await;
     ended
@@ -190,7 +190,8 @@ struct Connection {
     shared: Arc<Shared>,
     /// As of the last block.
     settings: Arc<Settings>,
-    source: Source,
+    /// Its place among the connections of its source.
+    seat: Share,
     id: ConnectionId,
     stream: TlsStream<TcpStream>,
     requests: RequestReader,
@@ -224,7 +225,7 @@ impl Connection {
     fn new(
         shared: Arc<Shared>,
         settings: Arc<Settings>,
-        source: Source,
+        seat: Share,
         id: ConnectionId,
         opened: Opened,
     ) -> Self {
@@ -240,7 +241,7 @@ impl Connection {
         Self {
             shared,
             settings,
-            source,
+            seat,
             id,
             stream,
             requests: connection.requests,
@@ -397,16 +398,22 @@ impl Connection {
         if self.closing.is_some() || self.outbox.room() == 0 || self.outbox.bytes() >= limit {
             return Ok(false);
         }
-        if self.forwards.as_ref().is_some_and(|f| f.is_full()) {
-            return Ok(false);
-        }
         let rate = self.settings.limits.blocks_per_second_per_connection;
         let delayed = || _ = self.shared.metrics.blocks_delayed.inc();
         if self.pace.poll(rate, cx, delayed).is_pending() {
             return Ok(false);
         }
+        // Then a block waits here until one of its requests is answered. What is behind it is looked at
+        // and left, to notice a client that leaves meanwhile.
+        let full = self.forwards.as_ref().is_some_and(|f| f.is_full());
         let mut moved = false;
         loop {
+            let whole = |(_, filled): &mut (_, usize)| *filled == BLOCK_BYTES;
+            if !full && let Some((mut block, _)) = self.incoming.take_if(whole) {
+                self.take_block(&mut block);
+                self.shared.blocks.give_back(block);
+                return Ok(true);
+            }
             let bytes = match Pin::new(&mut self.stream).poll_fill_buf(cx) {
                 Poll::Pending => return Ok(moved),
                 Poll::Ready(Err(_)) => return Err(Ended::Peer),
@@ -417,22 +424,23 @@ impl Connection {
                 .incoming
                 .get_or_insert_with(|| (self.shared.blocks.take(), 0));
             let count = bytes.len().min(BLOCK_BYTES - *filled);
+            if count == 0 {
+                return Ok(moved);
+            }
             block[*filled..*filled + count].copy_from_slice(&bytes[..count]);
             *filled += count;
-            let whole = *filled == BLOCK_BYTES;
             Pin::new(&mut self.stream).consume(count);
             moved = true;
-            if whole && let Some((mut block, _)) = self.incoming.take() {
-                self.heard = Instant::now();
-                self.pace.spend();
-                self.take_settings();
-                self.shared.metrics.blocks_received.inc();
-                self.answer_block(&mut block);
-                self.shared.metrics.block_done(self.heard.elapsed());
-                self.shared.blocks.give_back(block);
-                return Ok(true);
-            }
         }
+    }
+
+    fn take_block(&mut self, block: &mut Block) {
+        self.heard = Instant::now();
+        self.pace.spend();
+        self.take_settings();
+        self.shared.metrics.blocks_received.inc();
+        self.answer_block(block);
+        self.shared.metrics.block_done(self.heard.elapsed());
     }
 
     /// Goes on with the settings of now.
@@ -600,8 +608,9 @@ impl Connection {
     fn may_create(&self, limits: &Limits) -> bool {
         let now = std::time::Instant::now();
         let rate = limits.queues_per_second_per_source;
-        self.source.may(Act::NewQueue, rate, now)
-            && self.source.may_today(limits.queues_per_day_per_source, now)
+        let source = self.seat.source();
+        source.may(Act::NewQueue, rate, now)
+            && source.may_today(limits.queues_per_day_per_source, now)
     }
 
     /// Carries out a command on its queue.

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use junto_smp::block::{Block, BlockFull, OutgoingBlock};
 use junto_smp::error::ErrorCode;
 use junto_smp::id::{CorrelationId, Entity, ID_BYTES};
+use junto_smp::proxy::Introduction;
 use junto_smp::queue::{Alert, Answer, Content, Delivery, Event};
 use junto_smp::response::{QueueIds, Response};
 use junto_smp::server::{Back, Refusal, ReplyWriter};
 use junto_smp::service::ServiceQueues;
 
 use super::mailbox::Happened;
-use crate::proxy::Link;
 use crate::store::{Body, Position};
 
 /// Replies from which on a connection reads and takes no more. One received block adds at most 255
@@ -64,8 +64,8 @@ pub(crate) enum What {
     Ids(Box<QueueIds>),
     Pong,
     Refused(ErrorCode),
-    /// The proxy is connected to a destination.
-    ProxyKey(Arc<Link>),
+    /// The proxy is connected to a destination. This names the link and does not keep it.
+    ProxyKey(Arc<Introduction>),
     /// What a destination answered, for its sender.
     ProxyAnswer(Box<[u8]>),
     /// A service reads from these queues.
@@ -163,7 +163,7 @@ impl Reply {
             (What::Ids(ids), _) => say(Response::Ids(**ids)),
             (What::Pong, _) => say(Response::Pong),
             (What::Refused(code), _) => say(Response::Error(*code)),
-            (What::ProxyKey(link), _) => say(Response::ProxyKey(link.introduction.answer())),
+            (What::ProxyKey(introduction), _) => say(Response::ProxyKey(introduction.answer())),
             (What::ProxyAnswer(sealed), _) => say(Response::ProxyAnswer(sealed)),
             (What::Through(through), correlation) => {
                 let (back, what) = &**through;

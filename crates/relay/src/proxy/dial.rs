@@ -1,12 +1,14 @@
 //! Opening a connection to another relay: name, address, TCP or SOCKS, TLS, hello.
 
-use core::net::{IpAddr, SocketAddr};
+use core::any::Any;
+use core::net::SocketAddr;
 use core::time::Duration;
+use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs as _;
 use std::sync::Arc;
 
 use junto_crypto::pad;
-use junto_smp::address::{Fingerprint, Host, ServerAddress};
+use junto_smp::address::{Fingerprint, Host};
 use junto_smp::block::{Block, SessionId, new_block};
 use junto_smp::client::{Client, Options};
 use junto_smp::error::{BrokerFault, TransportFault};
@@ -16,12 +18,12 @@ use junto_tls::{ClientTls, PeerKey, handshake};
 use rand_chacha::ChaCha20Rng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::client::TlsStream;
 use tokio_socks::tcp::Socks5Stream;
 
-use super::reach;
+use super::place::{Door, Place};
+use super::reach::{self, Reach};
 use super::settings::{Endpoint, ProxyConfig, SocksMode};
 use crate::folder::generator;
 
@@ -30,7 +32,6 @@ const ADDRESSES_MAX: usize = 4;
 /// A connection is tried so many times within the time for all of it, so that one dead address
 /// does not use it up.
 const ATTEMPTS: u32 = 3;
-const ONION: &str = ".onion";
 
 /// Who we are, and must not connect to.
 #[derive(Debug)]
@@ -40,17 +41,54 @@ pub(crate) struct Own {
     pub(crate) listening: SocketAddr,
 }
 
+/// What turns names into addresses.
+type Resolver = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
 /// Makes connections.
 pub(super) struct Dialer {
     tls: ClientTls,
     own: Own,
-    allow_private: bool,
     socks: Option<Endpoint>,
     socks_mode: SocksMode,
     connect: Duration,
-    /// Names being resolved. A thread that does so cannot be stopped, so it keeps its permit to
-    /// its end, whoever has given up meanwhile.
-    resolving: Arc<Semaphore>,
+    resolver: Arc<Resolver>,
+}
+
+/// What stands for an attempt to connect as long as anything of it goes on. A thread that resolves a
+/// name cannot be stopped, so it keeps this to its end, whoever has given up meanwhile.
+pub(super) type Hold = Arc<dyn Any + Send + Sync>;
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreached {
+    /// Trouble of ours, which says nothing about the destination.
+    Here(BrokerFault),
+    /// Nothing can be connected to at the door, whoever is looked for behind it.
+    Door(BrokerFault),
+    /// Something is behind the door, but not the relay that was asked for, or it does not greet.
+    Relay(BrokerFault),
+}
+
+impl Unreached {
+    pub(super) fn fault(self) -> BrokerFault {
+        match self {
+            Self::Here(fault) | Self::Door(fault) | Self::Relay(fault) => fault,
+        }
+    }
+
+    /// Of the attempt to connect to one address.
+    fn dialling(error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::TimedOut => Self::Door(BrokerFault::Network),
+            // No file descriptor, port, memory, permission.
+            _ => Self::Here(BrokerFault::Network),
+        }
+    }
 }
 
 /// An open connection to a destination.
@@ -68,140 +106,127 @@ impl Dialer {
         Self {
             tls,
             own,
-            allow_private: config.allow_private,
             socks: config.socks.clone(),
             socks_mode: config.socks_mode,
             connect: config.timeouts.connect,
-            resolving: Arc::new(Semaphore::new(config.limits.connecting)),
+            resolver: Arc::new(|name, port| {
+                let found = (name, port).to_socket_addrs()?;
+                Ok(found.take(ADDRESSES_MAX).collect())
+            }),
         }
     }
 
-    /// Connects to `server` and says hello.
-    pub(super) async fn open<T>(&self, server: &ServerAddress) -> Result<Opened<T>, BrokerFault> {
-        if self.is_own(server) {
-            return Err(BrokerFault::Host);
-        }
-        let open = async {
-            let stream = self.reach(server).await?;
-            self.greet(server, stream).await
+    /// Whether `place` is ourselves.
+    pub(super) fn is_own(&self, place: &Place) -> bool {
+        let port = self.own.listening.port();
+        let mut own = self.own.hosts.iter();
+        place.identity == self.own.fingerprint
+            || own.any(|host| Door::new(host, port).as_ref() == Some(&place.door))
+    }
+
+    /// Connects to `place` and says hello.
+    pub(super) async fn open<T>(
+        &self,
+        place: &Place,
+        reach: Reach,
+        hold: &Hold,
+    ) -> Result<Opened<T>, Unreached> {
+        let deadline = Instant::now() + self.connect;
+        let door = &place.door;
+        let dial = async {
+            match &self.socks {
+                Some(socks) if door.is_onion() || self.socks_mode == SocksMode::Always => {
+                    self.through_socks(socks, door, &reach).await
+                }
+                None if door.is_onion() => Err(Unreached::Door(BrokerFault::Host)),
+                Some(_) | None => self.directly(door, reach, hold).await,
+            }
         };
-        timeout(self.connect, open)
+        let stream = timeout_at(deadline, dial)
             .await
-            .unwrap_or(Err(BrokerFault::Timeout))
+            .unwrap_or(Err(Unreached::Door(BrokerFault::Timeout)))?;
+        timeout_at(deadline, self.greet(place.identity, stream))
+            .await
+            .unwrap_or(Err(Unreached::Relay(BrokerFault::Timeout)))
     }
 
-    fn is_own(&self, server: &ServerAddress) -> bool {
-        let named = server.port() == self.own.listening.port()
-            && (server.hosts().iter()).any(|host| self.own.hosts.contains(host));
-        server.fingerprint() == self.own.fingerprint || named
+    async fn directly(
+        &self,
+        door: &Door,
+        reach: Reach,
+        hold: &Hold,
+    ) -> Result<TcpStream, Unreached> {
+        let mut why = Unreached::Door(BrokerFault::Host);
+        for address in self.addresses(door, reach, hold).await? {
+            match timeout(self.connect / ATTEMPTS, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => why = Unreached::dialling(&error),
+                Err(_) => why = Unreached::Door(BrokerFault::Network),
+            }
+        }
+        Err(why)
     }
 
-    /// A TCP connection to the first host of `server` that can be reached: public names first,
-    /// `.onion` names through SOCKS.
-    async fn reach(&self, server: &ServerAddress) -> Result<TcpStream, BrokerFault> {
-        let port = server.port();
-        let mut fault = BrokerFault::Host;
-        let (onion, public): (Vec<_>, Vec<_>) =
-            (server.hosts().iter()).partition(|host| is_onion(host));
-        for host in public {
-            let reached = match &self.socks {
-                Some(socks) if self.socks_mode == SocksMode::Always => {
-                    self.through_socks(socks, host, port).await
-                }
-                Some(_) | None => self.directly(host, port).await,
+    /// Where to dial: names are resolved once, and what is found is checked and nothing else dialled.
+    async fn addresses(
+        &self,
+        door: &Door,
+        reach: Reach,
+        hold: &Hold,
+    ) -> Result<Vec<SocketAddr>, Unreached> {
+        let (resolver, hold) = (Arc::clone(&self.resolver), Arc::clone(hold));
+        let (door, listening) = (door.clone(), self.own.listening);
+        let find = move || {
+            let own = reach.own().map_err(here)?;
+            let mut found = match door.address() {
+                Some(address) => vec![SocketAddr::new(address, door.port)],
+                None => resolver(&door.host, door.port)
+                    .map_err(|_| Unreached::Door(BrokerFault::Network))?,
             };
-            match reached {
-                Ok(stream) => return Ok(stream),
-                Err(reason) => fault = reason,
-            }
-        }
-        for host in onion {
-            if let Some(socks) = &self.socks {
-                match self.through_socks(socks, host, port).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(reason) => fault = reason,
-                }
-            }
-        }
-        Err(fault)
-    }
-
-    async fn directly(&self, host: &Host, port: u16) -> Result<TcpStream, BrokerFault> {
-        let mut fault = BrokerFault::Host;
-        for address in self.resolve(host, port).await? {
-            if !self.may_dial(address) {
-                continue;
-            }
-            fault = BrokerFault::Network;
-            let dialled = timeout(self.connect / ATTEMPTS, TcpStream::connect(address)).await;
-            if let Ok(Ok(stream)) = dialled {
-                return Ok(stream);
-            }
-        }
-        Err(fault)
-    }
-
-    /// Whether we connect to `address`: what is checked here is what is dialled.
-    fn may_dial(&self, address: SocketAddr) -> bool {
-        address != self.own.listening && (self.allow_private || reach::is_public(address.ip()))
-    }
-
-    async fn resolve(&self, host: &Host, port: u16) -> Result<Vec<SocketAddr>, BrokerFault> {
-        if let Ok(address) = host.for_resolver().parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(address, port)]);
-        }
-        let permit = Arc::clone(&self.resolving)
-            .try_acquire_owned()
-            .map_err(|_| BrokerFault::Network)?;
-        let name = host.for_resolver().to_owned();
-        let resolve = move || {
-            let found = (name.as_str(), port).to_socket_addrs();
-            drop(permit);
-            found.map(|found| found.take(ADDRESSES_MAX).collect())
+            found.retain(|address| *address != listening && reach.allows(address.ip(), &own));
+            drop(hold);
+            Ok(found)
         };
-        match tokio::task::spawn_blocking(resolve).await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(_)) | Err(_) => Err(BrokerFault::Network),
-        }
+        let found = tokio::task::spawn_blocking(find).await;
+        found.unwrap_or(Err(Unreached::Here(BrokerFault::Network)))
     }
 
     /// Through the SOCKS server, which resolves the name.
     async fn through_socks(
         &self,
         socks: &Endpoint,
-        host: &Host,
-        port: u16,
-    ) -> Result<TcpStream, BrokerFault> {
-        let name = host.for_resolver();
-        let allowed = match name.parse::<IpAddr>() {
-            Ok(address) => self.may_dial(SocketAddr::new(address, port)),
-            Err(_) => self.allow_private || !reach::looks_local(name),
+        door: &Door,
+        reach: &Reach,
+    ) -> Result<TcpStream, Unreached> {
+        let allowed = match door.address() {
+            Some(address) => {
+                SocketAddr::new(address, door.port) != self.own.listening
+                    && reach.allows(address, &reach.own().map_err(here)?)
+            }
+            None => reach.allows_local_names() || !reach::looks_local(&door.host),
         };
         if !allowed {
-            return Err(BrokerFault::Host);
+            return Err(Unreached::Door(BrokerFault::Host));
         }
-        let dial = async {
-            let stream = TcpStream::connect((socks.host.for_resolver(), socks.port))
-                .await
-                .ok()?;
-            let connected = Socks5Stream::connect_with_socket(stream, (name, port)).await;
-            connected.ok().map(Socks5Stream::into_inner)
-        };
-        dial.await.ok_or(BrokerFault::Network)
+        let server = (socks.host.for_resolver(), socks.port);
+        let stream = TcpStream::connect(server).await.map_err(here)?;
+        let connected = Socks5Stream::connect_with_socket(stream, (&*door.host, door.port)).await;
+        connected
+            .map(Socks5Stream::into_inner)
+            .map_err(|_| Unreached::Door(BrokerFault::Network))
     }
 
     async fn greet<T>(
         &self,
-        server: &ServerAddress,
+        identity: Fingerprint,
         stream: TcpStream,
-    ) -> Result<Opened<T>, BrokerFault> {
-        let network = |_: std::io::Error| BrokerFault::Network;
+    ) -> Result<Opened<T>, Unreached> {
+        let network = |_: io::Error| Unreached::Relay(BrokerFault::Network);
         stream.set_nodelay(true).map_err(network)?;
-        let identity = server.fingerprint();
         let pin = junto_tls::Fingerprint::from_bytes(identity.0);
         let connected = handshake::connect(&self.tls, pin, stream)
             .await
-            .map_err(|_| BrokerFault::Network)?;
+            .map_err(|_| Unreached::Relay(BrokerFault::Network))?;
         let leaf = match connected.chain.leaf_key() {
             PeerKey::Ed25519(key) => LeafKey::Ed25519(*key),
             PeerKey::Ed448(key) => LeafKey::Ed448(Box::new(*key)),
@@ -209,7 +234,7 @@ impl Dialer {
         let mut stream = connected.stream;
         let (mut block, mut answer) = (new_block(), new_block());
         stream.read_exact(&mut *block).await.map_err(network)?;
-        let mut rng = generator().map_err(|_| BrokerFault::Network)?;
+        let mut rng = generator().map_err(|_| Unreached::Here(BrokerFault::Network))?;
         let client = Client::open(
             &Options::proxy(identity),
             SessionId(*connected.session_id.as_bytes()),
@@ -237,13 +262,12 @@ impl Dialer {
     }
 }
 
-fn is_onion(host: &Host) -> bool {
-    let name = host.as_str().to_ascii_lowercase();
-    name.strip_suffix('.').unwrap_or(&name).ends_with(ONION)
+fn here(_: io::Error) -> Unreached {
+    Unreached::Here(BrokerFault::Network)
 }
 
-fn hello(fault: HelloFault) -> BrokerFault {
-    BrokerFault::Transport(match fault {
+fn hello(fault: HelloFault) -> Unreached {
+    Unreached::Relay(BrokerFault::Transport(match fault {
         HelloFault::Version => TransportFault::Version,
         HelloFault::Session => TransportFault::Session,
         HelloFault::Syntax
@@ -251,5 +275,134 @@ fn hello(fault: HelloFault) -> BrokerFault {
         | HelloFault::Signature
         | HelloFault::Service
         | HelloFault::NoService(_) => TransportFault::Handshake,
-    })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+
+    use junto_smp::address::ServerAddress;
+    use tokio::net::TcpListener;
+
+    use super::super::place::places;
+
+    /// A dialer whose names mean what `resolver` says, in turn.
+    fn dialer(
+        refuse: &str,
+        resolver: impl Fn() -> Vec<SocketAddr> + Send + Sync + 'static,
+    ) -> (Dialer, Reach) {
+        let config = ProxyConfig {
+            allow_private: true,
+            allow_own: true,
+            refuse: vec![refuse.parse().unwrap()],
+            ..ProxyConfig::default()
+        };
+        let own = Own {
+            fingerprint: Fingerprint([9; 32]),
+            hosts: Vec::new(),
+            listening: "127.0.0.1:1".parse().unwrap(),
+        };
+        let mut dialer = Dialer::new(&config, own, ClientTls::new().unwrap());
+        dialer.resolver = Arc::new(move |_, _| Ok(resolver()));
+        (dialer, Reach::new(&config))
+    }
+
+    fn door(port: u16) -> Door {
+        let pin = Fingerprint([1; 32]);
+        let server: ServerAddress = format!("smp://{pin}@relay.example:{port}").parse().unwrap();
+        places(&server).remove(0).door
+    }
+
+    /// A name that means an allowed address when it is checked and a refused one when it is asked for
+    /// again, or both at once.
+    #[cfg(target_os = "linux")] // It has all of 127.0.0.0/8.
+    #[tokio::test]
+    async fn the_address_that_was_checked_is_the_one_that_is_dialled() {
+        let allowed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = allowed.local_addr().unwrap();
+        let bad = SocketAddr::from(([127, 0, 0, 2], good.port()));
+        let refused = TcpListener::bind(bad).await.unwrap();
+        let answers = Mutex::new(vec![vec![bad], vec![bad, good], vec![good]]);
+        let asked = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&asked);
+        let (dialer, reach) = dialer("127.0.0.2/32", move || {
+            *count.lock().unwrap() += 1;
+            answers.lock().unwrap().pop().unwrap()
+        });
+        let hold: Hold = Arc::new(());
+        for round in 1..=2 {
+            let reached = dialer
+                .directly(&door(good.port()), reach.clone(), &hold)
+                .await;
+            assert_eq!(reached.unwrap().peer_addr().unwrap(), good);
+            assert_eq!(*asked.lock().unwrap(), round, "a name is resolved once");
+            allowed.accept().await.unwrap();
+        }
+        let reached = dialer.directly(&door(good.port()), reach, &hold).await;
+        assert_eq!(reached.unwrap_err(), Unreached::Door(BrokerFault::Host));
+        let refused = refused.into_std().unwrap();
+        let knocked = refused.accept();
+        assert_eq!(knocked.unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    /// A thread that resolves a name goes on when its attempt was given up.
+    #[tokio::test]
+    async fn what_stands_for_an_attempt_is_held_until_its_thread_has_ended() {
+        let (release, released) = mpsc::channel();
+        let released = Mutex::new(released);
+        let (dialer, reach) = dialer("192.0.2.0/24", move || {
+            released.lock().unwrap().recv().unwrap();
+            Vec::new()
+        });
+        let hold: Hold = Arc::new(());
+        let door = door(1);
+        {
+            let attempt = dialer.directly(&door, reach, &hold);
+            tokio::pin!(attempt);
+            // Begun, and then given up.
+            assert!(polled_once(attempt.as_mut()).await.is_none());
+        }
+        assert_eq!(Arc::strong_count(&hold), 2);
+        release.send(()).unwrap();
+        tokio::task::spawn_blocking(move || {
+            let began = std::time::Instant::now();
+            while Arc::strong_count(&hold) > 1 {
+                assert!(began.elapsed() < Duration::from_secs(30), "still held");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Polls once.
+    async fn polled_once<F: Future>(mut future: core::pin::Pin<&mut F>) -> Option<F::Output> {
+        core::future::poll_fn(|cx| {
+            core::task::Poll::Ready(match future.as_mut().poll(cx) {
+                core::task::Poll::Ready(output) => Some(output),
+                core::task::Poll::Pending => None,
+            })
+        })
+        .await
+    }
+
+    #[test]
+    fn trouble_of_ours_is_not_the_destinations() {
+        for kind in [
+            ErrorKind::ConnectionRefused,
+            ErrorKind::HostUnreachable,
+            ErrorKind::TimedOut,
+        ] {
+            let theirs = Unreached::dialling(&kind.into());
+            assert_eq!(theirs, Unreached::Door(BrokerFault::Network));
+        }
+        // Too many open files; no free port; not permitted.
+        for code in [24, 99, 1] {
+            let ours = Unreached::dialling(&io::Error::from_raw_os_error(code));
+            assert_eq!(ours, Unreached::Here(BrokerFault::Network));
+        }
+    }
 }

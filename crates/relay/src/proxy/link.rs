@@ -4,6 +4,7 @@
 //! what it has answered, or the two could wait for each other for ever.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use junto_crypto::x25519;
@@ -26,7 +27,7 @@ use super::settings::{ProxyLimits, ProxyTimeouts};
 
 /// What a destination answered, for the sender: a box, or an error.
 pub(super) type Answer = Result<Box<[u8]>, ErrorCode>;
-type Ticket = oneshot::Sender<Answer>;
+pub(super) type Ticket = oneshot::Sender<Answer>;
 
 /// A command on its way. Its sender may give up and take it back.
 pub(crate) struct Parcel {
@@ -49,21 +50,16 @@ pub(super) struct Job {
     answer: Ticket,
 }
 
-/// A link as clients see it.
-pub(crate) struct Link {
-    pub(crate) introduction: Introduction,
+/// A link as the proxy sees it. Only its table keeps one: without it, the link ends.
+pub(super) struct Link {
+    /// Also in answers that clients have not taken yet.
+    pub(super) introduction: Arc<Introduction>,
     jobs: mpsc::Sender<Job>,
     /// Commands on their way.
     room: Arc<Semaphore>,
     limit: usize,
     /// When it was last asked for.
     used: Mutex<Instant>,
-}
-
-impl core::fmt::Debug for Link {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Link").finish_non_exhaustive()
-    }
 }
 
 impl Link {
@@ -74,9 +70,10 @@ impl Link {
         timeouts: &ProxyTimeouts,
     ) -> (Arc<Self>, LinkTask) {
         let limit = limits.forwards_per_destination;
-        let (sender, jobs) = mpsc::channel(limit);
+        // The task takes from it at any time, so that it never holds many.
+        let (sender, jobs) = mpsc::channel(2 * limit);
         let link = Self {
-            introduction: opened.introduction,
+            introduction: Arc::new(opened.introduction),
             jobs: sender,
             room: Arc::new(Semaphore::new(limit)),
             limit,
@@ -97,7 +94,10 @@ impl Link {
                 written: 0,
                 active: false,
             },
-            postponed: None,
+            waiting: VecDeque::new(),
+            limit,
+            closing: false,
+            strays: 0,
             heard: Instant::now(),
             answered: false,
             answer: timeouts.answer,
@@ -123,26 +123,31 @@ impl Link {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Gives a parcel to the task, behind all that were given before.
-    pub(super) fn give(&self, parcel: Parcel) -> Result<Given, ErrorCode> {
+    /// A place for one more command, if there is one.
+    pub(super) fn room(&self) -> Option<OwnedSemaphorePermit> {
         self.touch();
-        let permit = Arc::clone(&self.room)
-            .try_acquire_owned()
-            .map_err(|_| broker(BrokerFault::Timeout))?;
+        Arc::clone(&self.room).try_acquire_owned().ok()
+    }
+
+    /// Gives a parcel to the task, behind all that were given before.
+    pub(super) fn give(
+        &self,
+        parcel: Parcel,
+        room: OwnedSemaphorePermit,
+    ) -> Result<Given, ErrorCode> {
         let slot = Arc::new(Mutex::new(Some(parcel)));
         let (answer, answered) = oneshot::channel();
         let job = Job {
             slot: Arc::clone(&slot),
             answer,
         };
-        // The channel holds as many as there are permits, and those whose senders gave up.
         if self.jobs.try_send(job).is_err() {
             return Err(broker(BrokerFault::Network));
         }
         Ok(Given {
             slot,
             answered,
-            _permit: permit,
+            _room: room,
         })
     }
 }
@@ -152,7 +157,7 @@ impl Link {
 pub(crate) struct Given {
     slot: Slot,
     answered: oneshot::Receiver<Answer>,
-    _permit: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Given {
@@ -208,8 +213,14 @@ pub(super) struct LinkTask {
     filled: usize,
     outgoing: OutgoingBlock,
     sending: Sending,
-    /// A job that found no room in the last block.
-    postponed: Option<Job>,
+    /// Jobs that found no room in a block yet, first come first: at most `limit` with a sender who
+    /// waits, and as many without.
+    waiting: VecDeque<Job>,
+    limit: usize,
+    /// Given up by the proxy.
+    closing: bool,
+    /// Answers that may still come and that nobody waits for any more.
+    strays: usize,
     /// When a block last came, or, if none was due then, a command went out.
     heard: Instant,
     /// Whether it has ever answered.
@@ -250,15 +261,15 @@ impl LinkTask {
         let said = broker(fault.unwrap_or(BrokerFault::Network));
         self.jobs.close();
         while let Ok(job) = self.jobs.try_recv() {
-            let _ = job.answer.send(Err(said));
+            self.waiting.push_back(job);
         }
-        if let Some(job) = self.postponed.take() {
+        for job in self.waiting.drain(..) {
             let _ = job.answer.send(Err(said));
         }
         for ticket in self.client.into_tickets() {
             let _ = ticket.send(Err(said));
         }
-        if fault.is_none() {
+        if fault.is_none() && !self.sending.active {
             // Courtesy; nobody waits long for it.
             let goodbye = self.sending.writer.shutdown();
             let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
@@ -268,47 +279,66 @@ impl LinkTask {
 
     /// Waits for one thing and does it. `Err(None)`: ended in peace.
     async fn step(&mut self) -> Result<(), Option<BrokerFault>> {
-        let taking = !self.sending.active && self.postponed.is_none();
-        let owing = self.client.in_flight() > 0;
+        if self.closing {
+            self.give_up();
+            if self.waiting.is_empty() && self.client.in_flight() == 0 {
+                return Err(None);
+            }
+        }
+        let owing = self.client.in_flight() > 0 || self.sending.active;
         let deadline = self.heard + if owing { self.answer } else { self.idle };
         let wake = tokio::select! {
             // Each branch may be dropped at any point without losing bytes or jobs.
             written = self.sending.advance(), if self.sending.active => Wake::Written(written),
             read = self.reader.read(&mut self.incoming[self.filled..]) => Wake::Read(read),
-            job = self.jobs.recv(), if taking => Wake::Job(job),
+            job = self.jobs.recv(), if !self.closing => Wake::Job(job),
             () = sleep_until(deadline) => Wake::Deadline,
         };
         match wake {
             Wake::Written(Ok(false)) => Ok(()),
             Wake::Written(Ok(true)) => {
                 self.sending.active = false;
-                self.gather(None)
+                self.gather()
             }
             Wake::Read(Ok(count)) if count > 0 => self.read(count),
             Wake::Written(Err(_)) | Wake::Read(_) => Err(Some(BrokerFault::Network)),
-            Wake::Job(Some(job)) => self.gather(Some(job)),
-            // Given up by the proxy, to make room.
-            Wake::Job(None) if !owing => Err(None),
-            Wake::Job(None) => {
-                // Answers are owed: one more look when they are here, or overdue.
-                let wait = self.reader.read(&mut self.incoming[self.filled..]);
-                match tokio::time::timeout_at(deadline, wait).await {
-                    Ok(Ok(count)) if count > 0 => self.read(count),
-                    Ok(_) => Err(Some(BrokerFault::Network)),
-                    Err(_) => Err(Some(BrokerFault::Timeout)),
+            Wake::Job(Some(job)) => {
+                self.waiting.push_back(job);
+                while let Ok(job) = self.jobs.try_recv() {
+                    self.waiting.push_back(job);
                 }
+                // Those with a sender who waits are no more than `limit`.
+                if self.waiting.len() > 2 * self.limit {
+                    self.waiting.retain(|job| !job.answer.is_closed());
+                }
+                if self.sending.active {
+                    return Ok(());
+                }
+                self.gather()
+            }
+            Wake::Job(None) => {
+                self.closing = true;
+                Ok(())
             }
             Wake::Deadline if owing => Err(Some(BrokerFault::Timeout)),
             Wake::Deadline => Err(None),
         }
     }
 
-    /// Fills a block with `first`, if given, and the jobs that wait, and starts to send it.
-    fn gather(&mut self, first: Option<Job>) -> Result<(), Option<BrokerFault>> {
-        let mut next = self.postponed.take().or(first);
-        while let Some(job) = next.take().or_else(|| self.jobs.try_recv().ok()) {
+    /// Forgets what nobody waits for any more: senders that left hold no places here.
+    fn give_up(&mut self) {
+        self.waiting.retain(|job| !job.answer.is_closed());
+        self.strays += self.client.give_up(Ticket::is_closed);
+    }
+
+    /// Fills a block with the jobs that wait, and starts to send it.
+    fn gather(&mut self) -> Result<(), Option<BrokerFault>> {
+        if self.client.in_flight() >= 2 * self.limit {
+            self.give_up();
+        }
+        while let Some(job) = self.waiting.pop_front() {
             if let Some(job) = self.push(job)? {
-                self.postponed = Some(job);
+                self.waiting.push_front(job);
                 break;
             }
         }
@@ -316,7 +346,7 @@ impl LinkTask {
             self.sending.block.copy_from_slice(block);
             self.sending.written = 0;
             self.sending.active = true;
-        } else if self.postponed.is_some() {
+        } else if !self.waiting.is_empty() {
             // Not even an empty block took it: too many answers are owed.
             return Err(Some(BrokerFault::Timeout));
         }
@@ -380,6 +410,10 @@ impl LinkTask {
                 Incoming::Reply { ticket, result } => {
                     self.answered = true;
                     let _ = ticket.send(answer(result));
+                }
+                Incoming::Stray if self.strays > 0 => {
+                    self.answered = true;
+                    self.strays -= 1;
                 }
                 // Nothing else is any of our business: it could only keep us busy.
                 Incoming::Event(_) | Incoming::Stray => return Err(garbage),

@@ -2,36 +2,42 @@
 //!
 //! One connection per destination, shared by all clients: the destination sees this relay, and how
 //! many commands come, but not from how many clients. Which destination a client asks for is known
-//! here for as long as it waits, and written nowhere.
+//! here for as long as it waits, and written nowhere; for which source a link was made is known, as a
+//! hash, while there is the link.
 //!
 //! # Rules
 //! * Everything is bounded: destinations, connections being made, commands on their way (each
-//!   16 KiB), in all, per client and per destination.
+//!   16 KiB), in all, per client, per source and per destination.
 //! * A destination that is silent, slow, false or gone costs those who send to it, nobody else.
 //! * What a client says where to connect is only followed to public addresses (`reach`).
 
 mod dial;
 mod link;
+mod place;
 mod reach;
 mod settings;
+mod table;
 
-use core::time::Duration;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use junto_smp::address::ServerAddress;
 use junto_smp::error::{BrokerFault, ErrorCode, ProxyFault};
+use junto_smp::proxy::Introduction;
 use junto_tls::ClientTls;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use self::dial::Dialer;
 pub(crate) use self::dial::Own;
-use self::link::{Given, LinkEnd, LinkTask};
-pub(crate) use self::link::{Link, Parcel};
+use self::dial::{Dialer, Hold, Opened, Unreached};
+pub(crate) use self::link::Parcel;
+use self::link::{Given, Link, LinkEnd, LinkTask, Ticket};
+use self::place::{Place, places};
+use self::reach::Reach;
 pub use self::settings::{Endpoint, ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
-use crate::metrics::ProxyMetrics;
+use self::table::{Failures, Found, Outcome, Table};
+use crate::metrics::{Beyond, ProxyMetrics};
+use crate::sources::{Act, Held, Share, Source};
 
 /// `ERR PROXY BROKER …`.
 fn broker(fault: BrokerFault) -> ErrorCode {
@@ -41,40 +47,36 @@ fn broker(fault: BrokerFault) -> ErrorCode {
 /// `ERR PROXY NO_SESSION`.
 const NO_SESSION: ErrorCode = ErrorCode::Proxy(ProxyFault::NoSession);
 
-/// How an attempt to connect ended; `None` while it goes on.
-type Outcome = Option<Result<Arc<Link>, BrokerFault>>;
-
-/// What is known of a destination.
-enum State {
-    Connecting(watch::Receiver<Outcome>),
-    Connected(Arc<Link>),
-    Failed(Failure),
+/// What may change while the relay runs.
+struct Live {
+    limits: ProxyLimits,
+    reach: Reach,
 }
 
-/// A destination that could not be reached.
-#[derive(Clone, Copy)]
-struct Failure {
-    fault: BrokerFault,
-    until: Instant,
-    /// The pause that ends then.
-    pause: Duration,
+impl Live {
+    fn of(config: &ProxyConfig) -> Self {
+        Self {
+            limits: config.limits,
+            reach: Reach::new(config),
+        }
+    }
 }
 
-#[derive(Default)]
-struct Table {
-    destinations: HashMap<ServerAddress, State>,
-    /// Open links by the session that clients name.
-    sessions: HashMap<[u8; 32], Arc<Link>>,
+struct Destinations {
+    table: Table,
+    failures: Failures,
     tasks: JoinSet<()>,
 }
 
 /// All destinations of this relay.
 pub(crate) struct Proxy {
-    pub(crate) limits: ProxyLimits,
+    live: RwLock<Live>,
     timeouts: ProxyTimeouts,
     dialer: Dialer,
-    table: Mutex<Table>,
+    destinations: Mutex<Destinations>,
     connecting: Arc<Semaphore>,
+    /// Places for links. Each keeps its own until its connection is closed.
+    room: Arc<Semaphore>,
     forwards: Arc<Semaphore>,
     metrics: ProxyMetrics,
 }
@@ -86,183 +88,279 @@ impl Proxy {
         tls: ClientTls,
         metrics: ProxyMetrics,
     ) -> Self {
+        let live = Live::of(config);
+        if let Err(error) = live.reach.own() {
+            tracing::error!(%error, "cannot tell this machine's addresses, so the proxy connects nowhere");
+        }
+        let limits = &config.limits;
         Self {
+            live: RwLock::new(live),
             dialer: Dialer::new(config, own, tls),
-            limits: config.limits,
             timeouts: config.timeouts,
-            table: Mutex::default(),
-            connecting: Arc::new(Semaphore::new(config.limits.connecting)),
-            forwards: Arc::new(Semaphore::new(config.limits.forwards)),
+            destinations: Mutex::new(Destinations {
+                table: Table::default(),
+                failures: Failures::new(limits.destinations, &config.timeouts),
+                tasks: JoinSet::new(),
+            }),
+            connecting: Arc::new(Semaphore::new(limits.connecting)),
+            room: Arc::new(Semaphore::new(limits.destinations)),
+            forwards: Arc::new(Semaphore::new(limits.forwards)),
             metrics,
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes from `config` what may change while the relay runs.
+    pub(crate) fn reload(&self, config: &ProxyConfig) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Live::of(config);
     }
 
-    /// The link to `server`, made if there is none. Goes on if the caller gives up.
+    pub(crate) fn limits(&self) -> ProxyLimits {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.limits
+    }
+
+    fn reach(&self) -> Reach {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.reach.clone()
+    }
+
+    fn destinations(&self) -> MutexGuard<'_, Destinations> {
+        let destinations = self.destinations.lock();
+        destinations.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A link to `server`, made for `source` if there is none. Goes on if the caller gives up.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         server: &ServerAddress,
-    ) -> Result<Arc<Link>, ErrorCode> {
-        let mut outcome = match self.find_or_start(server) {
-            Ok(Found::Link(link)) => return Ok(link),
-            Ok(Found::Wait(outcome)) => outcome,
-            Err(fault) => return Err(broker(fault)),
+        source: &Source,
+    ) -> Result<Arc<Introduction>, ErrorCode> {
+        let places = places(server);
+        if places.iter().any(|place| self.dialer.is_own(place)) {
+            return Err(broker(BrokerFault::Host));
+        }
+        let connected = |place| match self.destinations().table.find(place) {
+            Some(Found::Link(introduction)) => Some(introduction),
+            Some(Found::Wait(_)) | None => None,
+        };
+        if let Some(introduction) = places.iter().find_map(connected) {
+            return Ok(introduction);
+        }
+        let deadline = Instant::now() + self.timeouts.connect;
+        let mut fault = BrokerFault::Host;
+        for place in &places {
+            match self.connect_to(place, source).await {
+                Ok(introduction) => return Ok(introduction),
+                Err(Unreached::Here(fault)) => return Err(broker(fault)),
+                Err(why) => fault = why.fault(),
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        Err(broker(fault))
+    }
+
+    async fn connect_to(
+        self: &Arc<Self>,
+        place: &Place,
+        source: &Source,
+    ) -> Result<Arc<Introduction>, Unreached> {
+        let mut outcome = match self.find_or_start(place, source)? {
+            Found::Link(introduction) => return Ok(introduction),
+            Found::Wait(outcome) => outcome,
         };
         // Fails only if the attempt was aborted.
         let done = outcome.wait_for(Option::is_some).await;
         let result = done.ok().and_then(|outcome| outcome.clone());
-        result.unwrap_or(Err(BrokerFault::Network)).map_err(broker)
+        result.unwrap_or(Err(Unreached::Here(BrokerFault::Network)))
     }
 
-    fn find_or_start(self: &Arc<Self>, server: &ServerAddress) -> Result<Found, BrokerFault> {
-        let mut table = self.table();
-        let mut pause = None;
-        match table.destinations.get(server) {
-            Some(State::Connected(link)) if link.is_open() => {
-                link.touch();
-                return Ok(Found::Link(Arc::clone(link)));
-            }
-            Some(State::Connecting(outcome)) => return Ok(Found::Wait(outcome.clone())),
-            Some(State::Failed(failure)) if Instant::now() < failure.until => {
-                return Err(failure.fault);
-            }
-            Some(State::Failed(failure)) => pause = Some(failure.pause),
-            Some(State::Connected(_)) | None => {}
+    fn find_or_start(self: &Arc<Self>, place: &Place, source: &Source) -> Result<Found, Unreached> {
+        let mut destinations = self.destinations();
+        if let Some(found) = destinations.table.find(place) {
+            return Ok(found);
         }
-        let permit = Arc::clone(&self.connecting)
-            .try_acquire_owned()
-            .map_err(|_| BrokerFault::Network)?;
-        if !table.destinations.contains_key(server) && !table.make_room(self.limits.destinations) {
-            return Err(BrokerFault::Network);
+        if let Some(fault) = destinations.failures.fault(place, Instant::now()) {
+            return Err(Unreached::Door(fault));
         }
-        let (tell, outcome) = watch::channel(None);
-        let waiting = State::Connecting(outcome.clone());
-        table.destinations.insert(server.clone(), waiting);
-        while table.tasks.try_join_next().is_some() {}
-        let attempt = Attempt {
-            server: server.clone(),
-            before: pause,
-            tell,
-        };
-        let proxy = Arc::clone(self);
-        table.tasks.spawn(async move {
-            let task = proxy.attempt(&attempt).await;
-            drop(permit);
-            // The proxy owns this task, not the other way round.
-            let proxy = Arc::downgrade(&{ proxy });
-            let Attempt {
-                server,
-                before,
-                tell,
-            } = attempt;
-            drop(tell);
-            if let Some((session, task)) = task {
-                let end = Box::pin(task.run()).await;
-                if let Some(proxy) = proxy.upgrade() {
-                    proxy.leave(&server, &session, end, before);
-                }
-            }
-        });
-        Ok(Found::Wait(outcome))
-    }
-
-    /// Connects, and tells those who wait.
-    async fn attempt(&self, attempt: &Attempt) -> Option<([u8; 32], LinkTask)> {
-        let server = &attempt.server;
-        match Box::pin(self.dialer.open(server)).await {
-            Ok(opened) => {
-                let (link, task) = Link::new(opened, &self.limits, &self.timeouts);
-                self.enter(server, &link);
-                let session = link.introduction.session().0;
-                attempt.tell.send_replace(Some(Ok(link)));
-                Some((session, task))
-            }
-            Err(fault) => {
-                self.metrics.failed.inc();
-                let failed = self.failed(fault, attempt.before);
-                self.table().destinations.insert(server.clone(), failed);
-                attempt.tell.send_replace(Some(Err(fault)));
-                None
-            }
-        }
-    }
-
-    fn enter(&self, server: &ServerAddress, link: &Arc<Link>) {
-        self.metrics.connected.inc();
-        self.metrics.destinations.inc();
-        let mut table = self.table();
-        let state = State::Connected(Arc::clone(link));
-        table.destinations.insert(server.clone(), state);
-        let session = link.introduction.session().0;
-        table.sessions.insert(session, Arc::clone(link));
-    }
-
-    fn leave(
-        &self,
-        server: &ServerAddress,
-        session: &[u8; 32],
-        end: LinkEnd,
-        before: Option<Duration>,
-    ) {
-        tracing::debug!(?end, "link to a destination ended");
-        let mut table = self.table();
-        self.metrics.destinations.dec();
-        table.sessions.remove(session);
-        // Unless it was given up for another, or made anew since.
-        if let Some(State::Connected(link)) = table.destinations.get(server)
-            && link.introduction.session().0 == *session
-        {
-            match end.fault {
-                // It greets and then fails: not to be greeted again at once.
-                Some(fault) if !end.answered => {
-                    let failed = self.failed(fault, before);
-                    table.destinations.insert(server.clone(), failed);
-                }
-                Some(_) | None => {
-                    table.destinations.remove(server);
-                }
-            }
-        }
-    }
-
-    fn failed(&self, fault: BrokerFault, before: Option<Duration>) -> State {
-        let timeouts = &self.timeouts;
-        let pause = before.map_or(timeouts.retry, |pause| pause * 2);
-        let pause = pause.min(timeouts.retry_max);
-        State::Failed(Failure {
-            fault,
-            until: Instant::now() + pause,
-            pause,
+        let started = self.start(&mut destinations, place, source);
+        started.map(Found::Wait).map_err(|beyond| {
+            self.metrics.beyond(beyond);
+            Unreached::Here(BrokerFault::Network)
         })
     }
 
+    /// Starts to connect, within all limits.
+    fn start(
+        self: &Arc<Self>,
+        destinations: &mut Destinations,
+        place: &Place,
+        source: &Source,
+    ) -> Result<watch::Receiver<Outcome>, Beyond> {
+        let limits = self.limits();
+        let share = source.take(Held::Connecting, limits.connecting_per_source);
+        let share = share.ok_or(Beyond::Source)?;
+        let permit = Arc::clone(&self.connecting).try_acquire_owned();
+        let permit = permit.map_err(|_| Beyond::Total)?;
+        let rate = limits.failures_per_second_per_source;
+        if !source.may(Act::FailedConnect, rate, std::time::Instant::now()) {
+            return Err(Beyond::Rate);
+        }
+        let room = Arc::clone(&self.room).try_acquire_owned().ok();
+        let (maker, limit) = (source.mark(), limits.destinations_per_source);
+        let made = destinations.table.make_room(maker, limit, room.is_some());
+        made.inspect_err(|_| source.did_not(Act::FailedConnect))?;
+        let tell = destinations.table.connecting(place, maker);
+        let outcome = tell.subscribe();
+        let attempt = Attempt {
+            place: place.clone(),
+            source: source.clone(),
+            hold: Arc::new((permit, share)),
+            room,
+            tell,
+        };
+        while destinations.tasks.try_join_next().is_some() {}
+        let proxy = Arc::clone(self);
+        destinations.tasks.spawn(async move {
+            let place = attempt.place.clone();
+            let made = Box::pin(proxy.attempt(attempt)).await;
+            // The proxy owns this task, not the other way round.
+            let proxy = Arc::downgrade(&{ proxy });
+            if let Some(Made {
+                session,
+                task,
+                _room,
+            }) = made
+            {
+                let end = Box::pin(task.run()).await;
+                if let Some(proxy) = proxy.upgrade() {
+                    proxy.leave(&place, &session, end);
+                }
+            }
+        });
+        Ok(outcome)
+    }
+
+    /// Connects, and tells those who wait.
+    async fn attempt(&self, attempt: Attempt) -> Option<Made> {
+        let Attempt {
+            place,
+            source,
+            hold,
+            room,
+            tell,
+        } = attempt;
+        let opened = self.open(&place, room, &hold).await;
+        drop(hold);
+        let (outcome, made) = match opened {
+            Ok((opened, room)) => {
+                source.did_not(Act::FailedConnect);
+                let (link, task) = Link::new(opened, &self.limits(), &self.timeouts);
+                self.enter(&place, &source, &link);
+                let made = Made {
+                    session: link.introduction.session().0,
+                    task,
+                    _room: room,
+                };
+                (Ok(Arc::clone(&link.introduction)), Some(made))
+            }
+            Err(why) => {
+                self.metrics.failed.inc();
+                let mut destinations = self.destinations();
+                destinations.table.unreached(&place);
+                destinations.failures.failed(&place, why, Instant::now());
+                (Err(why), None)
+            }
+        };
+        tell.send_replace(Some(outcome));
+        made
+    }
+
+    async fn open(
+        &self,
+        place: &Place,
+        room: Option<OwnedSemaphorePermit>,
+        hold: &Hold,
+    ) -> Result<(Opened<Ticket>, OwnedSemaphorePermit), Unreached> {
+        let room = match room {
+            Some(room) => room,
+            // The link that was given up for this one is being closed.
+            None => timeout(
+                self.timeouts.connect,
+                Arc::clone(&self.room).acquire_owned(),
+            )
+            .await
+            .map_err(|_| Unreached::Here(BrokerFault::Timeout))?
+            .map_err(|_| Unreached::Here(BrokerFault::Network))?,
+        };
+        let opened = Box::pin(self.dialer.open(place, self.reach(), hold)).await?;
+        Ok((opened, room))
+    }
+
+    fn enter(&self, place: &Place, source: &Source, link: &Arc<Link>) {
+        self.metrics.connected.inc();
+        self.metrics.destinations.inc();
+        let mut destinations = self.destinations();
+        destinations.failures.opened(place);
+        destinations.table.connected(place, source.mark(), link);
+    }
+
+    fn leave(&self, place: &Place, session: &[u8; 32], end: LinkEnd) {
+        tracing::debug!(?end, "link to a destination ended");
+        let mut destinations = self.destinations();
+        self.metrics.destinations.dec();
+        // Unless it was given up for another, or made anew since.
+        if destinations.table.ended(place, session) {
+            match end.fault {
+                // It greets and then fails: not to be greeted again at once.
+                Some(fault) if !end.answered => {
+                    let why = Unreached::Relay(fault);
+                    destinations.failures.failed(place, why, Instant::now());
+                }
+                Some(_) | None => destinations.failures.served(place),
+            }
+        }
+    }
+
     /// Passes a command on to the destination of `session`, behind all that were passed on before.
-    pub(crate) fn forward(&self, session: &[u8], parcel: Parcel) -> Result<Passed, ErrorCode> {
-        let link = self.table().sessions.get(session).cloned();
-        let given = link
-            .filter(|link| link.is_open())
+    pub(crate) fn forward(
+        &self,
+        session: &[u8],
+        parcel: Parcel,
+        source: &Source,
+    ) -> Result<Passed, ErrorCode> {
+        let link = self.destinations().table.session(session);
+        let passed = link
             .ok_or(NO_SESSION)
-            .and_then(|link| {
-                let permit = Arc::clone(&self.forwards)
-                    .try_acquire_owned()
-                    .map_err(|_| broker(BrokerFault::Timeout))?;
-                let given = link.give(parcel)?;
-                Ok(Passed { given, permit })
-            });
-        if given.is_err() {
+            .and_then(|link| self.pass(&link, parcel, source));
+        if passed.is_err() {
             self.metrics.refused.inc();
         }
-        given
+        passed
+    }
+
+    fn pass(&self, link: &Link, parcel: Parcel, source: &Source) -> Result<Passed, ErrorCode> {
+        let limit = self.limits().forwards_per_source;
+        let full = |beyond| {
+            self.metrics.beyond(beyond);
+            broker(BrokerFault::Timeout)
+        };
+        let share = source.take(Held::Forward, limit);
+        let share = share.ok_or_else(|| full(Beyond::Source))?;
+        let permit = Arc::clone(&self.forwards).try_acquire_owned();
+        let permit = permit.map_err(|_| full(Beyond::Total))?;
+        let room = link.room().ok_or_else(|| full(Beyond::Destination))?;
+        Ok(Passed {
+            given: link.give(parcel, room)?,
+            _permit: permit,
+            _share: share,
+        })
     }
 
     /// The destination's answer to a command that was passed on.
     pub(crate) async fn answer(&self, passed: Passed) -> Result<Box<[u8]>, ErrorCode> {
-        let Passed { given, permit } = passed;
-        let answer = given.answer(self.timeouts.answer).await;
-        drop(permit);
+        let answer = passed.given.answer(self.timeouts.answer).await;
         match &answer {
             Ok(_) => self.metrics.passed_on.inc(),
             Err(_) => self.metrics.refused.inc(),
@@ -272,63 +370,34 @@ impl Proxy {
 
     /// Ends all links at once.
     pub(crate) fn close(&self) {
-        let mut table = self.table();
-        table.tasks.abort_all();
+        let mut destinations = self.destinations();
+        destinations.tasks.abort_all();
         self.metrics.destinations.set(0);
-        table.sessions.clear();
-        table.destinations.clear();
+        destinations.table.clear();
     }
 }
 
 /// A command on its way.
 pub(crate) struct Passed {
     given: Given,
-    permit: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 /// A connection being made.
 struct Attempt {
-    server: ServerAddress,
-    /// The pause after the last failure, if the last attempt failed.
-    before: Option<Duration>,
+    place: Place,
+    /// Who asked first.
+    source: Source,
+    hold: Hold,
+    /// A place for the link, if one was free.
+    room: Option<OwnedSemaphorePermit>,
     tell: watch::Sender<Outcome>,
 }
 
-/// What [`Proxy::connect`] finds.
-enum Found {
-    Link(Arc<Link>),
-    Wait(watch::Receiver<Outcome>),
-}
-
-impl Table {
-    /// Makes room for one more destination among `limit`: the failed one whose pause ends first
-    /// goes, else the idle link that was not asked for for longest.
-    fn make_room(&mut self, limit: usize) -> bool {
-        if self.destinations.len() < limit {
-            return true;
-        }
-        let failed = self.destinations.iter().filter_map(|(server, state)| {
-            let State::Failed(failure) = state else {
-                return None;
-            };
-            Some((failure.until, server))
-        });
-        let idle = self.destinations.iter().filter_map(|(server, state)| {
-            let State::Connected(link) = state else {
-                return None;
-            };
-            link.is_idle().then(|| (link.used(), server))
-        });
-        let oldest = failed
-            .min_by_key(|(until, _)| *until)
-            .or_else(|| idle.min_by_key(|(used, _)| *used));
-        let Some(server) = oldest.map(|(_, server)| server.clone()) else {
-            return false;
-        };
-        if let Some(State::Connected(link)) = self.destinations.remove(&server) {
-            // With the last handle its task ends.
-            self.sessions.remove(&link.introduction.session().0);
-        }
-        true
-    }
+/// A connection that was made.
+struct Made {
+    session: [u8; 32],
+    task: LinkTask,
+    _room: OwnedSemaphorePermit,
 }

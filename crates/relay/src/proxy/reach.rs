@@ -1,16 +1,72 @@
 //! Which network addresses the proxy may connect to.
 //!
 //! A proxy connects where its users say. What stands in the network of its operator must stay out
-//! of their reach, so everything that is not publicly routed is refused, and everything that only
-//! wraps such an address. Checked is the address that is dialled, not the name: a name that
-//! resolves to something else the second time gains nothing.
+//! of their reach, so everything that is not publicly routed is refused, this machine under all of its
+//! addresses, what the operator lists, and everything that only wraps such an address. Checked is the
+//! address that is dialled, not the name: a name that resolves to something else the second time
+//! gains nothing.
 //!
 //! Source: the special-purpose address registries of IANA (RFC 6890 and its updates).
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io;
+
+use ipnet::IpNet;
+
+use super::settings::ProxyConfig;
+
+/// Where the operator lets the proxy go.
+#[derive(Clone)]
+pub(super) struct Reach {
+    allow_private: bool,
+    allow_own: bool,
+    refuse: Vec<IpNet>,
+}
+
+impl Reach {
+    pub(super) fn new(config: &ProxyConfig) -> Self {
+        Self {
+            allow_private: config.allow_private,
+            allow_own: config.allow_own,
+            refuse: config.refuse.clone(),
+        }
+    }
+
+    /// Whether names may be given to somebody else to resolve that only this network may know.
+    pub(super) fn allows_local_names(&self) -> bool {
+        self.allow_private
+    }
+
+    /// Whether `address` may be dialled by the machine whose interfaces have the addresses `own`.
+    pub(super) fn allows(&self, address: IpAddr, own: &[IpAddr]) -> bool {
+        let refused = |form: IpAddr| self.refuse.iter().any(|network| network.contains(&form));
+        let here =
+            |form: IpAddr| form.is_loopback() || form.is_unspecified() || own.contains(&form);
+        (self.allow_private || is_public(address))
+            && !forms(address).any(|form| refused(form) || (!self.allow_own && here(form)))
+    }
+
+    /// What [`Self::allows`] needs to know of this machine now: interfaces come and go.
+    pub(super) fn own(&self) -> io::Result<Vec<IpAddr>> {
+        if self.allow_own {
+            return Ok(Vec::new());
+        }
+        let interfaces = if_addrs::get_if_addrs()?;
+        Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
+    }
+}
+
+/// `address`, and the IPv4 address that it wraps, if it does.
+fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let wrapped = match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => wrapped(address).map(IpAddr::V4),
+    };
+    core::iter::once(address).chain(wrapped)
+}
 
 /// Whether `address` is publicly routed.
-pub(super) fn is_public(address: IpAddr) -> bool {
+fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),
@@ -52,29 +108,40 @@ const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 3] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    let bits = address.to_bits();
-    let within = |network: Ipv6Addr, prefix: u32| (bits ^ network.to_bits()) >> (128 - prefix) == 0;
-    // Reached through a translator in our network, or as IPv4 by our system.
-    const TRANSLATED: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
-    const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
-    if within(TRANSLATED, 96) || within(MAPPED, 96) {
-        return is_public_v4(wrapped(bits));
-    }
-    if within(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16) {
-        return is_public_v4(wrapped(bits >> 80));
-    }
-    // All global unicast addresses; loopback, local, multicast and whatever comes are outside.
-    within(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)
-        && !NOT_PUBLIC_V6
-            .iter()
-            .any(|(network, prefix)| within(*network, *prefix))
+fn within(address: Ipv6Addr, network: Ipv6Addr, prefix: u32) -> bool {
+    (address.to_bits() ^ network.to_bits()) >> (128 - prefix) == 0
 }
 
-/// The IPv4 address in the lowest 32 bits.
-fn wrapped(bits: u128) -> Ipv4Addr {
-    #[allow(clippy::cast_possible_truncation)] // Meant.
-    Ipv4Addr::from_bits(bits as u32)
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    if let Some(wrapped) = wrapped(address) {
+        return is_public_v4(wrapped);
+    }
+    // All global unicast addresses; loopback, local, multicast and whatever comes are outside, the
+    // prefix for translation within a network (64:ff9b:1::/48) too.
+    within(address, Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)
+        && !NOT_PUBLIC_V6
+            .iter()
+            .any(|(network, prefix)| within(address, *network, *prefix))
+}
+
+/// The IPv4 address that `address` leads to: by a translator in our network (the well-known prefix of
+/// NAT64), by our system (IPv4-mapped), or by 6to4.
+fn wrapped(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    const TRANSLATED: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
+    const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
+    const SIX_TO_FOUR: Ipv6Addr = Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0);
+    let lowest = |bits: u128| {
+        #[allow(clippy::cast_possible_truncation)] // Meant.
+        Ipv4Addr::from_bits(bits as u32)
+    };
+    let bits = address.to_bits();
+    if within(address, TRANSLATED, 96) || within(address, MAPPED, 96) {
+        Some(lowest(bits))
+    } else if within(address, SIX_TO_FOUR, 16) {
+        Some(lowest(bits >> 80))
+    } else {
+        None
+    }
 }
 
 /// Whether a resolver may take `name` for an address, though it is not written as one:
@@ -186,6 +253,63 @@ mod tests {
             Ipv6Addr::from_bits((0x0064_ff9b << 96) | bits),
             Ipv6Addr::from_bits((0x2002 << 112) | (bits << 80) | 1),
         ]
+    }
+
+    fn reach(allow_private: bool, allow_own: bool, refuse: &[&str]) -> Reach {
+        Reach {
+            allow_private,
+            allow_own,
+            refuse: refuse.iter().map(|net| net.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn own_addresses_in_every_form_and_only_if_told_so() {
+        let own: [IpAddr; 2] = ["8.8.4.4".parse().unwrap(), "2606::1".parse().unwrap()];
+        let forms = ["8.8.4.4", "::ffff:8.8.4.4", "64:ff9b::8.8.4.4", "2606::1"];
+        for text in forms.into_iter().chain(["2002:808:404::1"]) {
+            let address = text.parse().unwrap();
+            assert!(!reach(false, false, &[]).allows(address, &own), "{text}");
+            assert!(!reach(true, false, &[]).allows(address, &own), "{text}");
+            assert!(reach(false, true, &[]).allows(address, &own), "{text}");
+            assert!(reach(false, false, &[]).allows(address, &[]), "{text}");
+        }
+        // In a closed network this machine stays closed, on the addresses that all have as well.
+        for text in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::"] {
+            let address = text.parse().unwrap();
+            assert!(!reach(true, false, &[]).allows(address, &[]), "{text}");
+            assert!(!reach(false, true, &[]).allows(address, &[]), "{text}");
+            assert!(reach(true, true, &[]).allows(address, &[]), "{text}");
+        }
+        let neighbour = "10.1.2.3".parse().unwrap();
+        assert!(reach(true, false, &[]).allows(neighbour, &own));
+    }
+
+    #[test]
+    fn what_the_operator_refuses_is_refused_in_every_form_whatever_else_is_allowed() {
+        let refuse = ["198.41.0.0/24", "2a00:1098:2b::/96"];
+        let open = reach(true, true, &refuse);
+        for text in [
+            "198.41.0.0",
+            "198.41.0.255",
+            "::ffff:198.41.0.4",
+            "64:ff9b::198.41.0.4",
+            "2002:c629:4::1",
+            "2a00:1098:2b::",
+            "2a00:1098:2b::ffff:ffff",
+        ] {
+            assert!(!open.allows(text.parse().unwrap(), &[]), "{text}");
+        }
+        for text in ["198.40.255.255", "198.41.1.0", "2a00:1098:2b::1:0:0"] {
+            assert!(open.allows(text.parse().unwrap(), &[]), "{text}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_addresses() {
+        let own = reach(false, false, &[]).own().unwrap();
+        assert!(own.iter().any(IpAddr::is_loopback), "{own:?}");
+        assert!(reach(false, true, &[]).own().unwrap().is_empty());
     }
 
     #[test]

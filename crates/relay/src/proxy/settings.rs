@@ -3,7 +3,10 @@
 use core::str::FromStr;
 use core::time::Duration;
 
+use ipnet::IpNet;
 use junto_smp::address::Host;
+
+use crate::config::Rate;
 
 /// Whether and how this relay passes commands on to other relays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +16,12 @@ pub struct ProxyConfig {
     /// Connect into private address ranges too. Only for tests and closed networks: with it, every
     /// user can make this relay knock at every door of the network that it stands in.
     pub allow_private: bool,
+    /// Connect to this machine too, under any address that one of its interfaces has. With it,
+    /// every user can make this relay knock at its other services.
+    pub allow_own: bool,
+    /// Never connect into these networks, whatever else is allowed, nor to what wraps an IPv4
+    /// address in them.
+    pub refuse: Vec<IpNet>,
     /// SOCKS5 server for `.onion` relays, or for all.
     pub socks: Option<Endpoint>,
     /// When to use it.
@@ -84,14 +93,25 @@ pub struct ProxyLimits {
     pub destinations: usize,
     /// Connections being made, one thread each while a name is resolved.
     pub connecting: usize,
-    /// Of these, for one client.
+    /// Of these, for one client. Further ones wait.
     pub connecting_per_client: usize,
+    /// Of these, for one source, whatever becomes of its clients. Then `PRXY` is refused with
+    /// `PROXY BROKER NETWORK`.
+    pub connecting_per_source: usize,
+    /// Connections to other relays that were made for one source. Then the one of these that was not
+    /// needed for longest is given up.
+    pub destinations_per_source: usize,
+    /// Attempts of one source to have us connect that fail, or have not succeeded yet. Then `PRXY`
+    /// is refused with `PROXY BROKER NETWORK`.
+    pub failures_per_second_per_source: Rate,
     /// Commands on their way, 16 KiB each.
     pub forwards: usize,
     /// Of these, to one destination.
     pub forwards_per_destination: usize,
     /// Requests of one client that are under way. Then it is not heard until one is done.
     pub forwards_per_client: usize,
+    /// Commands of one source on their way. Then `PFWD` is refused with `PROXY BROKER TIMEOUT`.
+    pub forwards_per_source: usize,
 }
 
 impl Default for ProxyLimits {
@@ -100,9 +120,13 @@ impl Default for ProxyLimits {
             destinations: 512,
             connecting: 64,
             connecting_per_client: 8,
+            connecting_per_source: 16,
+            destinations_per_source: 64,
+            failures_per_second_per_source: Rate::per_second(2),
             forwards: 4_096,
             forwards_per_destination: 128,
             forwards_per_client: 32,
+            forwards_per_source: 64,
         }
     }
 }
@@ -139,10 +163,32 @@ impl Default for ProxyConfig {
         Self {
             enabled: true,
             allow_private: false,
+            allow_own: false,
+            refuse: Vec::new(),
             socks: None,
             socks_mode: SocksMode::default(),
             limits: ProxyLimits::default(),
             timeouts: ProxyTimeouts::default(),
+        }
+    }
+}
+
+impl ProxyConfig {
+    /// What a running relay keeps until its next start: the rest is as by default.
+    pub(crate) fn fixed(&self) -> Self {
+        let limits = ProxyLimits {
+            destinations: self.limits.destinations,
+            connecting: self.limits.connecting,
+            forwards: self.limits.forwards,
+            ..ProxyLimits::default()
+        };
+        Self {
+            enabled: self.enabled,
+            socks: self.socks.clone(),
+            socks_mode: self.socks_mode,
+            timeouts: self.timeouts,
+            limits,
+            ..Self::default()
         }
     }
 }

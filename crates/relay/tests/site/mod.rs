@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Each test file uses a part.
 
+pub(crate) mod clock;
 pub(crate) mod lasting;
 pub(crate) mod process;
+pub(crate) mod routing;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use junto_relay::bench::{Heard, OwnQueue, Peer, PeerError, Said};
 use junto_relay::{Relay, RelayConfig, RunningRelay};
+use junto_smp::client::Options;
 use junto_smp::command::{Command, NewMode};
 use junto_smp::error::ErrorCode;
 use junto_smp::id::MessageId;
@@ -20,7 +23,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 pub(crate) const M: NewMode<'static> = NewMode::Messaging(None);
 pub(crate) const C: NewMode<'static> = NewMode::Contact(None);
@@ -43,6 +46,23 @@ pub(crate) async fn start(config: RelayConfig) -> RunningRelay {
 pub(crate) async fn connect(relay: &RunningRelay) -> Peer {
     Peer::connect(&relay.address()).await.unwrap()
 }
+
+/// A TCP connection from another address of this machine; Linux has all of 127.0.0.0/8.
+pub(crate) async fn tcp_from(source: [u8; 4], relay: &RunningRelay) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((source, 0))).unwrap();
+    socket.connect(relay.local_addr()).await.unwrap()
+}
+
+/// A client at another address of this machine.
+pub(crate) async fn peer_from(source: [u8; 4], relay: &RunningRelay) -> Result<Peer, PeerError> {
+    let tcp = tcp_from(source, relay).await;
+    let options = Options::new(relay.address().fingerprint());
+    in_time(Peer::connect_over(&relay.address(), tcp, &options)).await
+}
+
+pub(crate) const A: [u8; 4] = [127, 0, 0, 1];
+pub(crate) const B: [u8; 4] = [127, 0, 0, 2];
 
 /// The body of a box, or `None` for a quota marker.
 pub(crate) fn opened(key: &DeliveryKey, id: &MessageId, sealed: &[u8]) -> Option<Vec<u8>> {
@@ -94,14 +114,14 @@ pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
         .expect("the relay did not answer")
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` holds. By the wall, so that it may be asked while a test's clock is stopped.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
-    in_time(async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it never came");
+        let pause = || std::thread::sleep(Duration::from_millis(2));
+        tokio::task::spawn_blocking(pause).await.unwrap();
+    }
 }
 
 /// A relay with a monitor.

@@ -320,6 +320,14 @@ impl<T> Client<T> {
         })
     }
 
+    /// Gives up the requests whose tickets are `gone`, and tells how many those were. Each of their
+    /// answers, if it still comes, is [`Incoming::Stray`].
+    pub fn give_up(&mut self, mut gone: impl FnMut(&T) -> bool) -> usize {
+        let before = self.pending.len();
+        self.pending.retain(|_, pending| !gone(&pending.ticket));
+        before - self.pending.len()
+    }
+
     /// Takes back the tickets of all requests that wait, when the connection is lost.
     pub fn into_tickets(self) -> impl Iterator<Item = T> {
         self.pending.into_values().map(|pending| pending.ticket)
