@@ -18,7 +18,7 @@ use junto_smp::message::BODY_BYTES_MAX;
 use tokio::sync::Semaphore;
 
 use site::lasting::{drained, open, relay_dir, segments};
-use site::process::Process;
+use site::process::{Moment, Process};
 use site::{C, M, acked, heard, in_time, opened, refused, until};
 
 /// Not a test: the process that [`Process`] starts.
@@ -271,7 +271,8 @@ async fn kill_9_under_load_loses_nothing_answered_and_repeats_nothing_acknowledg
     for round in 0..rounds() {
         if round % 3 == 2 {
             // Also in the middle of its start, and of that which follows.
-            Process::start_and_kill(dir.path(), Duration::from_millis(round * 7 % 40));
+            let moment = [Moment::Begun, Moment::Writing][usize::from(round % 2 == 1)];
+            Process::start_and_kill(dir.path(), moment);
         }
         let process = Process::start(dir.path());
         let address = process.address.clone();

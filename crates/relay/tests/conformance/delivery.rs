@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use junto_relay::RelayConfig;
 use junto_relay::bench::{Heard, OwnQueue, Peer, Said};
 use junto_smp::client::Request;
 use junto_smp::command::Command;
@@ -9,7 +10,7 @@ use junto_smp::error::ErrorCode;
 use junto_smp::id::{Entity, MessageId};
 use junto_smp::message::{BODY_BYTES_MAX, Delivered, MessageFlags};
 
-use crate::site::{C, M, acked, heard, opened, refused as refusal};
+use crate::site::{self, C, M, acked, heard, opened, refused as refusal};
 use crate::world::{World, ask, refused, send, send_notifying, silent};
 
 async fn get(peer: &mut Peer, queue: &OwnQueue) -> Option<(MessageId, Option<Vec<u8>>)> {
@@ -172,13 +173,15 @@ pub(crate) async fn a_full_queue_says_so_and_opens_when_drained(world: World) {
 }
 
 pub(crate) async fn old_messages_go_when_new_ones_come(world: World) {
-    let world = world
-        .with(|config| {
-            config.limits.messages_per_queue = 1;
-            config.timeouts.message = Duration::from_secs(1);
-            config.timeouts.sweep = Duration::from_secs(3_600);
-        })
-        .await;
+    fn patient(config: &mut RelayConfig) {
+        config.limits.messages_per_queue = 1;
+        config.timeouts.sweep = Duration::from_secs(3_600);
+    }
+    fn impatient(config: &mut RelayConfig) {
+        patient(config);
+        config.timeouts.message = Duration::from_secs(1);
+    }
+    let mut world = world.with(patient).await;
     let mut peer = world.connect().await;
     let queue = peer.create(M, false, None).await.unwrap();
     let id = queue.sender().0;
@@ -188,13 +191,19 @@ pub(crate) async fn old_messages_go_when_new_ones_come(world: World) {
         ErrorCode::Quota
     );
     // The queue takes no more until what is in it has expired.
-    loop {
-        match ask(&mut peer, &id, None, send(b"new")).await {
-            Ok(said) => break assert_eq!(said, Said::Ok),
-            refused => assert_eq!(refusal(refused), ErrorCode::Quota),
+    world.reload(impatient);
+    site::in_time(async {
+        loop {
+            match ask(&mut peer, &id, None, send(b"new")).await {
+                Ok(said) => break assert_eq!(said, Said::Ok),
+                refused => assert_eq!(refusal(refused), ErrorCode::Quota),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
+    // What is new does not expire before it is looked at.
+    world.reload(patient);
     let (got, body) = get(&mut peer, &queue).await.unwrap();
     assert_eq!(body.unwrap(), b"new");
     assert_eq!(acked(&mut peer, &queue, got).await, None);
@@ -213,16 +222,19 @@ pub(crate) async fn old_messages_go_by_themselves(world: World) {
     ask(&mut peer, &queue.sender().0, None, send(b"old"))
         .await
         .unwrap();
-    loop {
-        let Said::Info(json) = peer.own(&queue, Command::Info).await.unwrap() else {
-            panic!("no info");
-        };
-        if json.contains(r#""qiSize":0"#) {
-            break;
+    site::in_time(async {
+        loop {
+            let Said::Info(json) = peer.own(&queue, Command::Info).await.unwrap() else {
+                panic!("no info");
+            };
+            if json.contains(r#""qiSize":0"#) {
+                break;
+            }
+            assert!(json.contains(r#""qiSize":1"#));
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert!(json.contains(r#""qiSize":1"#));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
     assert_eq!(get(&mut peer, &queue).await, None);
 }
 

@@ -87,6 +87,12 @@ impl World {
     pub(crate) fn block(&mut self, id: &[u8; 24], blocking: Option<Blocking>) {
         let queue = QueueName(*id);
         self.blocked = vec![Blocked { queue, blocking }];
+        self.reload(self.change);
+    }
+
+    /// Other settings from the next block on, without a restart.
+    pub(crate) fn reload(&mut self, change: fn(&mut RelayConfig)) {
+        self.change = change;
         let (_, identity) = load_dir(self.dir.path()).unwrap();
         self.relay().reload(self.config(), &identity).unwrap();
     }

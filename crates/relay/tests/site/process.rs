@@ -3,56 +3,83 @@
 //! The process is the test program again. Each test file that uses it has an ignored test with the
 //! name `relay_process`, which calls [`serve`].
 
-use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
-use std::time::Duration;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use junto_smp::address::ServerAddress;
 
-use super::lasting::open;
+use super::lasting::{open, segments};
 
 const CHILD_DIR: &str = "JUNTO_TEST_RELAY_DIR";
+/// What the process says before it opens its folder.
+const BEGUN: &str = "opens its folder";
+/// Generous: only a process that hangs reaches it.
+const HANGS: Duration = Duration::from_secs(120);
 
 /// A relay in a process of its own, which `kill -9` ends.
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: ServerAddress,
-    /// Kept open: after a minute the test program says that it runs long, and would die of it if
-    /// nobody could hear.
-    _output: Lines<BufReader<ChildStdout>>,
+}
+
+/// What a process has got to.
+#[derive(Clone, Copy)]
+pub(crate) enum Moment {
+    /// It is about to read its journal.
+    Begun,
+    /// It writes the journal anew.
+    Writing,
 }
 
 impl Process {
-    fn spawn(dir: &Path) -> Child {
-        std::process::Command::new(std::env::current_exe().unwrap())
+    /// The process, and what it says; all of it is taken, also when nobody wants it any more: after a
+    /// minute the test program says that it runs long, and would die of it if nobody could hear.
+    fn spawn(dir: &Path) -> (Child, Receiver<String>) {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "relay_process", "--ignored", "--nocapture"])
             .env(CHILD_DIR, dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (said, heard) = channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = said.send(line);
+            }
+        });
+        (child, heard)
     }
 
     pub(crate) fn start(dir: &Path) -> Self {
-        let mut child = Self::spawn(dir);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line[line.find("smp://")?..].parse().unwrap()))
-            .expect("the relay process did not start");
-        Self {
-            child,
-            address,
-            _output: lines,
-        }
+        let (child, heard) = Self::spawn(dir);
+        let until = Instant::now() + HANGS;
+        let address = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = heard.recv_timeout(left);
+            let line = line.expect("the relay process did not start");
+            if let Some(at) = line.find("smp://") {
+                break line[at..].parse().unwrap();
+            }
+        };
+        Self { child, address }
     }
 
-    /// Starts one, and kills it after `delay`, wherever it is then.
-    pub(crate) fn start_and_kill(dir: &Path, delay: Duration) {
-        let mut child = Self::spawn(dir);
-        std::thread::sleep(delay);
+    /// Starts one, and kills it as soon as it has got to `moment`, or beyond.
+    pub(crate) fn start_and_kill(dir: &Path, moment: Moment) {
+        let before = segments(dir);
+        let (mut child, heard) = Self::spawn(dir);
+        let until = Instant::now() + HANGS;
+        let mut begun = false;
+        while !begun || (matches!(moment, Moment::Writing) && segments(dir) == before) {
+            assert!(Instant::now() < until, "the relay process hangs");
+            let line = heard.recv_timeout(Duration::from_micros(100));
+            begun |= line.is_ok_and(|line| line.contains(BEGUN));
+        }
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -85,9 +112,10 @@ impl Process {
 pub(crate) fn serve() {
     let dir = PathBuf::from(std::env::var_os(CHILD_DIR).unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "\n{BEGUN}").unwrap();
     runtime.block_on(async {
         let mut relay = open(&dir).await.unwrap();
-        let mut out = std::io::stdout();
         writeln!(out, "\n{}", relay.address()).unwrap();
         out.flush().unwrap();
         // Ends with its parent.
