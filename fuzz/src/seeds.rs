@@ -178,7 +178,8 @@ fn store_logs() -> Vec<Vec<u8>> {
         "{create} sndSecure=T\nSECURE {a} {key}\nKEYS {a} {key},{key}\nLINK {a} {c} AAAA BBBB\n\
          LDELETE {a}\nNOTIFIER {a} {c} {key} {secret} nsrv={c}\nNDELETE {a}\nSUSPEND {a}\n\
          BLOCK {a} reason=spam,notice={{\"ttl\":60}}\nUNBLOCK {a}\nTIME {a} 86400\n\
-         QUEUE_SERVICE {a} R {c}\nNEW_SERVICE x\nDELETE {a}\n"
+         NEW_SERVICE service_id={c} role=M cert=AAAA cert_hash={secret} created_at=1\n\
+         QUEUE_SERVICE {a} R {c}\nQUEUE_SERVICE {a} N {c}\nQUEUE_SERVICE {a} R \nDELETE {a}\n"
     );
     let full = format!(
         "{create}{key} queue_mode=C link_id={c} queue_data=AAAA BBBB notifier={c} {key} {secret} \
@@ -621,6 +622,9 @@ fn journals() -> Vec<Vec<u8>> {
     let owners = said(b"R", &[&[2][..], &key, &key].concat());
     let link = said(b"L", &[&[7; 24][..], b"\0\x05fixeduser"].concat());
     let notifier = said(b"N", &[&[8; 24][..], &[9; 32], &key].concat());
+    let told = notifier.clone();
+    let served =
+        |tag: &[u8], id: [u8; 24], role: u8| said(tag, &[&id[..], &[role], &[id[0]; 32]].concat());
     let write = |bodies: &[Vec<u8>]| {
         let mut out = vec![0];
         bodies.iter().for_each(|body| piece(&mut out, body));
@@ -657,6 +661,21 @@ fn journals() -> Vec<Vec<u8>> {
             owners,
             said(b"B", b"C"),
             said(b"B", b"CF"),
+        ]),
+        write(&[
+            queue(0, 3),
+            told.clone(),
+            served(b"W", [5; 24], b'M'),
+            served(b"X", [6; 24], b'N'),
+            said(b"w", b""),
+            said(b"x", b""),
+            served(b"W", [5; 24], b'P'),
+        ]),
+        write(&[
+            queue(0, 0),
+            served(b"W", [5; 24], b'P'),
+            told,
+            served(b"X", [6; 24], b'N'),
         ]),
         raw,
         vec![1],
