@@ -166,7 +166,7 @@ pub(crate) enum RelayCommand {
     /// Make a relay's folder from a backup, or from a reference (SimpleX) server that does not run
     ///
     /// From a reference server come its address (certificates and the server's key) and all queues
-    /// with keys, short links, notifiers and blocks; not settings, services, or undelivered messages.
+    /// with keys, short links, notifiers, services and blocks; not settings or undelivered messages.
     Import(Import),
     /// Give a relay a new certificate under the same address; it shows it after SIGHUP
     RotateCertificate {

@@ -11,15 +11,16 @@
 //! LINK ID ID FIXED USER     LDELETE ID      SECURE ID KEY     KEYS ID KEY[,KEY…]
 //! NOTIFIER ID ID KEY SECRET [nsrv=ID]       NDELETE ID        SUSPEND ID
 //! BLOCK ID INFO             UNBLOCK ID      DELETE ID         TIME ID SECONDS
-//! NEW_SERVICE …             QUEUE_SERVICE ID …
+//! NEW_SERVICE service_id=ID role=M|N|P cert=CHAIN cert_hash=HASH created_at=SECONDS
+//! QUEUE_SERVICE ID R|N [ID]                                (R: the queue; N: its notifier)
 //! INFO = reason=spam|content[,notice=JSON]
 //! ```
 //!
 //! The first ID of a record is the recipient's; a secret is a raw X25519 agreement. Records about
-//! queues that are not there mean nothing. What this relay does not have (dates of queues, services)
-//! is counted.
+//! queues that are not there mean nothing. Dates of queues are left out. A service keeps its id and its
+//! queues: it is known by the hash of its certificate (SHA-256), so the certificate itself is left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -27,14 +28,16 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use junto_smp::address::Fingerprint;
 use junto_smp::blocking::{Blocking, BlockingReason, ClientNotice};
 use junto_smp::command::QueueMode;
-use junto_smp::id::{ID_BYTES, LinkId, NotifierId, RecipientId, SenderId};
+use junto_smp::id::{ID_BYTES, LinkId, NotifierId, RecipientId, SenderId, ServiceId};
 use junto_smp::key::AuthKey;
 use junto_smp::link::LinkBlobs;
 use junto_smp::message::DeliveryKey;
 use junto_smp::notification::NotificationKey;
 use junto_smp::queue::{Link, NotifierParts, QueueParts, RECIPIENT_KEYS_MAX};
+use junto_smp::service::{Service, ServiceRole};
 use junto_tls::files::{self, Mode};
 use junto_tls::identity::{AUTHORITY_CERTIFICATE, LEAF_CERTIFICATE, LEAF_KEY};
 use zeroize::Zeroizing;
@@ -105,8 +108,11 @@ pub struct Moved {
     pub suspended: u64,
     /// Of these: blocked by the operator.
     pub blocked: u64,
-    /// Queues that a service subscribed to; the service has to subscribe again.
+    /// Of these: one of a service's, or with a notifier that is. They stay so.
     pub services: u64,
+    /// Services that the log does not tell of, or tells of twice, and that queues name: these belong
+    /// to none now, until the service subscribes to them again.
+    pub unknown_services: u64,
     /// Queues that were left out because another one has one of their names.
     pub conflicts: u64,
     /// Records about queues that were not there.
@@ -146,9 +152,9 @@ pub fn move_reference(reference: &Reference<'_>, dir: &Path) -> Result<Moved, Mo
         path: path.into(),
         source,
     })?;
-    let (queues, mut moved) = read_log(BufReader::new(file), path, reference.lenient)?;
+    let (log, mut moved) = read_log(BufReader::new(file), path, reference.lenient)?;
     backup::prepare_empty(dir)?;
-    let made = take_identity(reference, dir).and_then(|()| store(queues, dir, &mut moved));
+    let made = take_identity(reference, dir).and_then(|()| store(log, dir, &mut moved));
     if made.is_err() {
         backup::clear(dir);
     }
@@ -179,13 +185,29 @@ fn take_identity(reference: &Reference<'_>, dir: &Path) -> Result<(), MoveError>
     Ok(())
 }
 
-fn store(queues: Queues, dir: &Path, moved: &mut Moved) -> Result<(), MoveError> {
+fn store(log: Log, dir: &Path, moved: &mut Moved) -> Result<(), MoveError> {
     let memory = Memory::new(usize::MAX);
     let store = JournalStore::open(&dir.join("journal"), true, usize::MAX, memory)?;
-    for (recipient, record) in queues {
+    let mut unknown = BTreeSet::new();
+    let mut find = |id: Option<ServiceId>| {
+        let known = log.services.get(&id?);
+        let service = known.and_then(|service| store.services().intern(service.clone()));
+        if service.is_none() {
+            unknown.extend(id);
+        }
+        service
+    };
+    for (recipient, record) in log.queues {
         let (link, notifier) = (record.link.is_some(), record.notifier.is_some());
-        let (service, status) = (record.service, record.status);
-        let queue = record.into_queue(recipient, |bytes| store.memory().store(bytes));
+        let told = record.notifier.as_ref().and_then(|n| n.service);
+        let (own, told) = (find(record.service), find(told));
+        let service = own.is_some() || told.is_some();
+        let status = record.status;
+        let mut queue = record.into_queue(recipient, |bytes| store.memory().store(bytes));
+        if let Some(queue) = &mut queue {
+            queue.restore_service(own);
+            queue.restore_notifier_service(told);
+        }
         match queue.map(|queue| store.create(queue)) {
             Some(Ok(_)) => {
                 moved.queues += 1;
@@ -198,7 +220,15 @@ fn store(queues: Queues, dir: &Path, moved: &mut Moved) -> Result<(), MoveError>
             Some(Err(_)) | None => moved.conflicts += 1,
         }
     }
+    moved.unknown_services = unknown.len() as u64;
     store.close().map_err(|_| MoveError::Store)
+}
+
+/// What a store log says, put together.
+#[derive(Default)]
+struct Log {
+    queues: Queues,
+    services: BTreeMap<ServiceId, Service>,
 }
 
 type Queues = BTreeMap<RecipientId, Record>;
@@ -208,8 +238,8 @@ type Queues = BTreeMap<RecipientId, Record>;
 /// # Errors
 /// [`MoveError::Line`], unless `lenient`; [`MoveError::Io`].
 pub fn survey(lines: impl BufRead, path: &Path, lenient: bool) -> Result<Moved, MoveError> {
-    read_log(lines, path, lenient).map(|(queues, mut moved)| {
-        moved.queues = queues.len() as u64;
+    read_log(lines, path, lenient).map(|(log, mut moved)| {
+        moved.queues = log.queues.len() as u64;
         moved
     })
 }
@@ -219,19 +249,19 @@ fn read_log(
     mut lines: impl BufRead,
     path: &Path,
     lenient: bool,
-) -> Result<(Queues, Moved), MoveError> {
+) -> Result<(Log, Moved), MoveError> {
     let failed = |source| MoveError::Io {
         path: path.into(),
         source,
     };
-    let (mut queues, mut moved) = (Queues::new(), Moved::default());
+    let (mut log, mut moved) = (Log::default(), Moved::default());
     let mut line = Zeroizing::new(Vec::with_capacity(LINE_BYTES_MAX + 1));
     loop {
         line.clear();
         let limit = LINE_BYTES_MAX as u64 + 1;
         let read = (&mut lines).take(limit).read_until(b'\n', &mut line);
         if read.map_err(failed)? == 0 {
-            return Ok((queues, moved));
+            return Ok((log, moved));
         }
         moved.lines += 1;
         let whole = line.last() == Some(&b'\n');
@@ -241,7 +271,7 @@ fn read_log(
                 moved.cut = true;
                 Ok(true)
             }
-            Ok(text) => apply(text.trim_end_matches(['\n', '\r']), &mut queues),
+            Ok(text) => apply(text.trim_end_matches(['\n', '\r']), &mut log),
             Err(_) => Err("it is no text"),
         };
         match applied {
@@ -277,7 +307,7 @@ struct Record {
     link: Option<(LinkId, Blobs)>,
     notifier: Option<Notifier>,
     status: Status,
-    service: bool,
+    service: Option<ServiceId>,
 }
 
 struct Blobs {
@@ -289,6 +319,7 @@ struct Notifier {
     id: NotifierId,
     key: AuthKey,
     secret: Zeroizing<[u8; 32]>,
+    service: Option<ServiceId>,
 }
 
 #[derive(Clone, Copy)]
@@ -332,7 +363,8 @@ impl Record {
 type Fault = &'static str;
 
 /// Carries one line out. `false`: it is about a queue that is not there.
-fn apply(line: &str, queues: &mut Queues) -> Result<bool, Fault> {
+fn apply(line: &str, log: &mut Log) -> Result<bool, Fault> {
+    let queues = &mut log.queues;
     let mut words = Words(line.split(' ').peekable());
     let tag = words.next()?;
     match tag {
@@ -347,7 +379,12 @@ fn apply(line: &str, queues: &mut Queues) -> Result<bool, Fault> {
             }
             return Ok(new);
         }
-        "NEW_SERVICE" => return Ok(true),
+        "NEW_SERVICE" => {
+            let service = words.service()?;
+            // As the reference: the first one stays.
+            log.services.entry(service.id).or_insert(service);
+            return Ok(true);
+        }
         _ => {}
     }
     let recipient = RecipientId(id(words.next()?)?);
@@ -389,12 +426,20 @@ fn apply(line: &str, queues: &mut Queues) -> Result<bool, Fault> {
             Box::new(|_| {})
         }
         "QUEUE_SERVICE" => {
-            let associated = words
-                .rest()
-                .split(' ')
-                .nth(1)
-                .is_some_and(|id| !id.is_empty());
-            Box::new(move |record| record.service = associated)
+            let (party, service) = (words.next()?, words.next()?);
+            let service = match service {
+                "" => None,
+                text => Some(ServiceId(id(text)?)),
+            };
+            match party {
+                "R" => Box::new(move |record| record.service = service),
+                "N" => Box::new(move |record| {
+                    if let Some(notifier) = &mut record.notifier {
+                        notifier.service = service;
+                    }
+                }),
+                _ => return Err("its kind of service is unknown"),
+            }
         }
         _ => return Err("it begins with an unknown word"),
     };
@@ -441,7 +486,7 @@ fn create(words: &mut Words<'_>) -> Result<Record, Fault> {
             None => return Err("the status of its queue is unknown"),
         },
     };
-    let service = words.optional("rsrv=").is_some();
+    let service = words.optional_service("rsrv=")?;
     Ok(Record {
         recipient_keys,
         delivery,
@@ -494,10 +539,38 @@ impl<'a> Words<'a> {
             id: NotifierId(id(name)?),
             key: key(self.next()?)?,
             secret: secret(self.next()?)?,
+            service: None,
         };
-        // A service's subscription is not ours to keep.
-        self.optional("nsrv=");
-        Ok(notifier)
+        let service = self.optional_service("nsrv=")?;
+        Ok(Notifier {
+            service,
+            ..notifier
+        })
+    }
+
+    fn optional_service(&mut self, name: &str) -> Result<Option<ServiceId>, Fault> {
+        match self.optional(name) {
+            Some(text) => id(text).map(|id| Some(ServiceId(id))),
+            None => Ok(None),
+        }
+    }
+
+    fn service(&mut self) -> Result<Service, Fault> {
+        let service = ServiceId(self.id_after("service_id=")?);
+        let role = match self.after("role=")?.as_bytes() {
+            [role] => ServiceRole::from_byte(*role),
+            _ => None,
+        };
+        self.after("cert=")?;
+        let hash = bytes(self.after("cert_hash=")?)?;
+        let fingerprint = hash.as_slice().try_into().map(Fingerprint);
+        self.after("created_at=")?;
+        self.end()?;
+        Ok(Service {
+            id: service,
+            role: role.ok_or("the role of its service is unknown")?,
+            fingerprint: fingerprint.map_err(|_| "the hash of a certificate is none")?,
+        })
     }
 
     fn rest(&mut self) -> String {

@@ -11,18 +11,23 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use junto_relay::bench::{OwnQueue, Said};
+use junto_relay::bench::{OwnQueue, Peer, Said};
 use junto_relay::simplex::{MoveError, Moved, Reference, move_reference};
 use junto_relay::{Relay, init_dir, load_dir};
+use junto_smp::client::Request;
 use junto_smp::command::{Command, QueueMode};
 use junto_smp::error::ErrorCode;
-use junto_smp::id::{RecipientId, SenderId};
+use junto_smp::id::{Entity, RecipientId, SenderId, ServiceId};
 use junto_smp::key::AuthSecret;
 use junto_smp::message::DeliveryKey;
 use junto_smp::response::QueueIds;
+use junto_smp::service::{ServiceQueues, ServiceRole};
+use junto_smp::version::VersionRange;
+use junto_tls::ServiceIdentity;
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
+use rustls::pki_types::UnixTime;
 
 use site::{acked, connect, heard, refused};
 
@@ -127,6 +132,84 @@ fn rng() -> ChaCha20Rng {
     ChaCha20Rng::seed_from_u64(7)
 }
 
+fn new_service(id: [u8; 24], role: char, fingerprint: &[u8; 32]) -> String {
+    let (id, hash) = (b64(&id), b64(fingerprint));
+    format!("NEW_SERVICE service_id={id} role={role} cert=AAAA,BBBB cert_hash={hash} created_at=1")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_keep_their_ids_and_queues() {
+    let rng = &mut rng();
+    let [own, moved_later, left, notified] = [(); 4].map(|()| Old::new(rng));
+    let identity = |rng: &mut ChaCha20Rng| ServiceIdentity::generate(rng, UnixTime::now()).unwrap();
+    let (chat, push) = (identity(rng), identity(rng));
+    let fingerprint = |identity: &ServiceIdentity| *identity.fingerprint().unwrap().as_bytes();
+    let (chat_id, push_id) = (ServiceId([11; 24]), ServiceId([12; 24]));
+    let notifier = format!(
+        "notifier={} {} {} nsrv={}",
+        b64(&[31; 24]),
+        spki(&notified.sender_key),
+        b64(&[7; 32]),
+        b64(&push_id.0)
+    );
+    let lines = [
+        own.create(&format!("sk= queue_mode=M rsrv={}", b64(&chat_id.0))),
+        new_service(chat_id.0, 'M', &fingerprint(&chat)),
+        new_service(push_id.0, 'N', &fingerprint(&push)),
+        // Again under another id: the first one stays.
+        new_service([13; 24], 'M', &fingerprint(&chat)),
+        moved_later.create("sk= queue_mode=M"),
+        format!("QUEUE_SERVICE {} R {}", moved_later.id(), b64(&chat_id.0)),
+        left.create(&format!("sk= rsrv={}", b64(&chat_id.0))),
+        format!("QUEUE_SERVICE {} R ", left.id()),
+        notified.create(&format!("sk= {notifier}")),
+    ];
+    let stage = stage(&lines);
+    let moved = stage.go(false).unwrap();
+    let expected = Moved {
+        lines: 9,
+        queues: 4,
+        notifiers: 1,
+        services: 3,
+        ..Moved::default()
+    };
+    assert_eq!(moved, expected);
+    let (mut config, own_identity) = load_dir(&stage.new).unwrap();
+    config.bind = "127.0.0.1:0".parse().unwrap();
+    config.hosts = vec!["127.0.0.1".parse().unwrap()];
+    let relay = Relay::start(config, own_identity).await.unwrap();
+    let having = |names: &[[u8; 24]]| {
+        let mut queues = ServiceQueues::default();
+        for name in names {
+            queues.count += 1;
+            queues.hash.toggle(name);
+        }
+        queues
+    };
+    let both = [own.own.recipient().0, moved_later.own.recipient().0];
+    for (identity, role, id, queues) in [
+        (&chat, ServiceRole::Messaging, chat_id, having(&both)),
+        (&push, ServiceRole::Notifier, push_id, having(&[[31; 24]])),
+    ] {
+        let versions = VersionRange::SUPPORTED;
+        let peer = Peer::connect_service(&relay.address(), versions, identity, role).await;
+        let mut peer = peer.unwrap();
+        assert_eq!(peer.service(), Some(id));
+        let command = match role {
+            ServiceRole::Notifier => Command::NotifierServiceSub(Some(queues)),
+            _ => Command::ServiceSub(Some(queues)),
+        };
+        let request = Request {
+            entity: Entity::Queue(&id.0),
+            key: None,
+            command,
+        };
+        let said = peer.call(&request).await.unwrap();
+        assert_eq!(said, Said::ServiceSubscribed(queues));
+    }
+    relay.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_and_address_stay_as_they_were() {
     let rng = &mut rng();
@@ -157,7 +240,8 @@ async fn queues_and_address_stay_as_they_were() {
             spki(&other_key),
             spki(&rekeyed.own.key)
         ),
-        "NEW_SERVICE service_id=AAAA role=M cert=AAAA cert_hash=AAAA created_at=1".to_owned(),
+        // A service that no queue names, and whose queue names one that the log does not tell of.
+        new_service([2; 24], 'M', &[2; 32]),
     ];
     let stage = stage(&lines);
     let moved = stage.go(false).unwrap();
@@ -166,7 +250,7 @@ async fn queues_and_address_stay_as_they_were() {
         queues: 5,
         suspended: 1,
         blocked: 1,
-        services: 1,
+        unknown_services: 1,
         strays: 1,
         ..Moved::default()
     };

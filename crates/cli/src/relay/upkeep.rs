@@ -121,19 +121,25 @@ fn take_over(dir: &Path, reference: &Reference<'_>, output: Output) -> Result<()
     let report = json!({ "address": address, "dir": dir, "moved": moved });
     output.result(&report, || {
         let mut text = format!(
-            "{address}\n\n{} queues ({} with a short link, {} with a notifier, {} switched off, {} blocked)\n\
-             from {} lines; ",
-            moved.queues, moved.links, moved.notifiers, moved.suspended, moved.blocked, moved.lines,
+            "{address}\n\n{} queues ({} with a short link, {} with a notifier, {} of services, {} switched off, \
+             {} blocked)\nfrom {} lines; ",
+            moved.queues,
+            moved.links,
+            moved.notifiers,
+            moved.services,
+            moved.suspended,
+            moved.blocked,
+            moved.lines,
         );
         text.push_str(&format!(
             "not taken: {} lines that make no sense {:?}, {} queues whose name another has, \
-             {} records about no queue,\nthe service of {} queues{}.\n\
+             {} records about no queue,\n{} services that the log does not tell of{}.\n\
              Compare the address, then start it with: junto relay start --dir {}",
             moved.skipped,
             moved.skipped_lines,
             moved.conflicts,
             moved.strays,
-            moved.services,
+            moved.unknown_services,
             if moved.cut { ", the last line, which is cut" } else { "" },
             dir.display()
         ));
