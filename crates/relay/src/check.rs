@@ -51,6 +51,14 @@ fn advise(config: &RelayConfig, dir: &Path, advice: &mut Vec<Problem>) {
         }
     };
     say(
+        config
+            .timeouts
+            .unused_queue_days
+            .is_some_and(|days| days < 180),
+        "contact addresses whose owners are away for some months are dropped",
+        "set `timeouts.unused_queue_days` to 180 or more, or to 0",
+    );
+    say(
         config.password.is_none(),
         "everybody may create queues here",
         "set `password` if this relay is not for the public",

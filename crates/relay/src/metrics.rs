@@ -89,6 +89,7 @@ pub(crate) struct Metrics {
     queues_created: Counter,
     queues_secured: Counter,
     queues_deleted: Counter,
+    queues_expired: Counter,
     subscribed: Counter,
     pub(crate) service_subscribed: Counter,
     pub(crate) service_drifts: Counter,
@@ -130,6 +131,7 @@ impl Metrics {
         let queues_created = counter("queues_created", "Queues created");
         let queues_secured = counter("queues_secured", "Queues that got their sender's key");
         let queues_deleted = counter("queues_deleted", "Queues deleted");
+        let queues_expired = counter("queues_expired", "Queues dropped that nobody used");
         let subscribed = counter("subscriptions", "Subscriptions begun");
         let service_subscribed = counter(
             "service_subscriptions",
@@ -222,6 +224,7 @@ impl Metrics {
             queues_created,
             queues_secured,
             queues_deleted,
+            queues_expired,
             subscribed,
             service_subscribed,
             service_drifts,
@@ -287,6 +290,11 @@ impl Metrics {
             .inc_by(u64::try_from(messages).unwrap_or(0));
     }
 
+    pub(crate) fn queues_expired(&self, queues: usize) {
+        self.queues_expired
+            .inc_by(u64::try_from(queues).unwrap_or(0));
+    }
+
     pub(crate) fn refused(&self, code: &ErrorCode) {
         let reason = match code {
             ErrorCode::Auth => "auth",
@@ -335,6 +343,7 @@ impl Metrics {
             blocks_sent: self.blocks_sent.get(),
             queues_created: self.queues_created.get(),
             queues_deleted: self.queues_deleted.get(),
+            queues_expired: self.queues_expired.get(),
             messages_received: self.messages_received.get(),
             messages_acknowledged: self.messages_acknowledged.get(),
             messages_expired: self.messages_expired.get(),
@@ -401,6 +410,8 @@ pub struct Stats {
     pub queues_created: u64,
     /// Queues deleted since the start.
     pub queues_deleted: u64,
+    /// Queues dropped that nobody used for too long.
+    pub queues_expired: u64,
     /// Messages that senders got OK for.
     pub messages_received: u64,
     /// Messages that recipients acknowledged.
@@ -456,6 +467,7 @@ mod tests {
                 "queues_created",
                 "queues_secured",
                 "queues_deleted",
+                "queues_expired",
                 "subscriptions",
                 "service_subscriptions",
                 "service_drifts",

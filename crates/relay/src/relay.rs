@@ -405,7 +405,7 @@ async fn run(
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(shared.settings.get().timeouts.sweep);
     let mut check = tokio::time::interval(STORE_CHECK);
-    let mut sweeping: Option<JoinHandle<usize>> = None;
+    let mut sweeping: Option<JoinHandle<()>> = None;
     sweep.reset();
     let result = loop {
         tokio::select! {
@@ -454,14 +454,14 @@ async fn run(
 }
 
 /// Starts to tidy up, unless that is under way.
-fn start_sweep(shared: &Arc<Shared>, sweeping: &mut Option<JoinHandle<usize>>) {
+fn start_sweep(shared: &Arc<Shared>, sweeping: &mut Option<JoinHandle<()>>) {
     if sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
         let shared = Arc::clone(shared);
         let sweep = move || {
             let limits = shared.settings.get().queue_limits;
-            let expired = shared.store.sweep(connection::now(), &limits);
-            shared.metrics.expired(expired);
-            expired
+            let swept = shared.store.sweep(connection::now(), &limits);
+            shared.metrics.expired(swept.messages);
+            shared.metrics.queues_expired(swept.queues);
         };
         *sweeping = Some(tokio::task::spawn_blocking(sweep));
     }

@@ -46,6 +46,7 @@ impl Settings {
             queue_limits: queue::Limits {
                 messages: config.limits.messages_per_queue,
                 retention_seconds: config.timeouts.message.as_secs(),
+                unused_days: config.timeouts.unused_queue_days,
             },
             timeouts: config.timeouts,
             exempt_sources: config.exempt_sources,

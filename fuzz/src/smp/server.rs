@@ -31,6 +31,7 @@ pub(crate) const LEAF_SEED: [u8; 32] = [11; 32];
 /// The recipient id of the first queue; its sender id is this plus 0x80. The others follow.
 pub(crate) const FIRST_QUEUE: u8 = 1;
 pub(crate) const LIMITS: Limits = Limits {
+    unused_days: None,
     messages: 4,
     retention_seconds: 1_000,
 };

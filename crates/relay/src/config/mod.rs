@@ -280,6 +280,9 @@ pub struct Timeouts {
     pub send: Duration,
     /// After which a waiting message is dropped.
     pub message: Duration,
+    /// Days without any use after which a queue that never got its sender's key is dropped. `None`:
+    /// never, as with the reference server.
+    pub unused_queue_days: Option<u32>,
     /// Between two searches for expired messages.
     pub sweep: Duration,
     /// For connections to finish what they are sending, at shutdown.
@@ -293,6 +296,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(6 * 60 * 60),
             send: Duration::from_secs(60),
             message: Duration::from_secs(queue::Limits::default().retention_seconds),
+            unused_queue_days: queue::Limits::default().unused_days,
             sweep: Duration::from_secs(10 * 60),
             drain: Duration::from_secs(5),
         }

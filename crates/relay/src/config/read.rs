@@ -251,7 +251,7 @@ fn timeouts(section: &mut Section<'_, '_>) -> Timeouts {
     let mut seconds = |name, default: Duration| {
         Duration::from_secs(section.number(name, default.as_secs(), 1..=YEAR_S))
     };
-    let timeouts = Timeouts {
+    let mut timeouts = Timeouts {
         handshake: seconds("handshake_s", d.handshake),
         idle: seconds("idle_s", d.idle),
         send: seconds("send_s", d.send),
@@ -260,7 +260,10 @@ fn timeouts(section: &mut Section<'_, '_>) -> Timeouts {
         message: Duration::from_secs(
             DAY_S * section.number("message_days", d.message.as_secs() / DAY_S, 1..=3_650),
         ),
+        unused_queue_days: d.unused_queue_days,
     };
+    let days = section.number("unused_queue_days", 0, 0..=36_500);
+    timeouts.unused_queue_days = u32::try_from(days).ok().filter(|days| *days > 0);
     section.end();
     timeouts
 }

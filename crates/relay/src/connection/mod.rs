@@ -646,6 +646,12 @@ impl Connection {
         if served {
             self.read_for_service();
         }
+        // A notification server that comes back by itself keeps no queue that its owner has left.
+        let used = !matches!(outcome.answer, Answer::Error(_))
+            && !matches!(command.command(), Command::NotifierSub | Command::Delete);
+        if used && let Some(change) = queue.touch(context.now) {
+            shared.store.record(&queue, change);
+        }
         let recipient = queue.recipient();
         if let Some((connection, event)) = outcome.notify {
             // Under the lock, so that news of one queue keep their order.

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use junto_smp::address::Fingerprint;
+use junto_smp::blocking::{Blocking, BlockingReason};
 use junto_smp::id::{ID_BYTES, MessageId, NotifierId, RecipientId, SenderId};
 use junto_smp::key::{AuthKey, AuthSecret};
 use junto_smp::message::{DeliveryKey, MessageFlags, Timestamp};
@@ -18,7 +19,7 @@ use junto_smp::service::{Service, ServiceQueues, ServiceRole};
 use proptest::prelude::*;
 
 use super::{
-    Body, Cell, JournalStore, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed,
+    Body, Cell, JournalStore, Memory, MemoryStore, Name, Position, Queue, Store, StoreFailed, Swept,
 };
 use crate::folder::generator;
 
@@ -207,6 +208,16 @@ macro_rules! conformance {
             }
 
             #[test]
+            fn queues_that_nobody_uses_go_on_their_day_and_no_others() {
+                super::queues_that_nobody_uses_go_on_their_day_and_no_others(Fixture::$store());
+            }
+
+            #[test]
+            fn queues_stay_unless_they_are_told_to_go() {
+                super::queues_stay_unless_they_are_told_to_go(Fixture::$store());
+            }
+
+            #[test]
             fn memory_of_bodies_is_counted_and_given_back() {
                 super::memory_of_bodies_is_counted_and_given_back(Fixture::$store());
             }
@@ -302,8 +313,12 @@ fn a_sweep_drops_what_is_too_old_and_nothing_else(fixture: Fixture) {
             retention_seconds: 100,
             ..Default::default()
         };
-        assert_eq!(store.sweep(Timestamp(110), &limits), 0);
-        assert_eq!(store.sweep(Timestamp(116), &limits), 6 + 1);
+        let dropped = |messages| Swept {
+            messages,
+            queues: 0,
+        };
+        assert_eq!(store.sweep(Timestamp(110), &limits), dropped(0));
+        assert_eq!(store.sweep(Timestamp(116), &limits), dropped(6 + 1));
         assert_eq!(messages(store, 1), Some(vec![16, 17, 18, 19]));
         assert_eq!(messages(store, 2), Some(vec![16]));
         fixture
@@ -316,6 +331,102 @@ fn a_sweep_drops_what_is_too_old_and_nothing_else(fixture: Fixture) {
     let fixture = fixture.again();
     fixture.store.sweep(Timestamp(116), &limits);
     assert_eq!(messages(&*fixture.store, 1), Some(vec![16, 17, 18, 19]));
+}
+
+/// Noon of a day.
+fn noon(day: u32) -> Timestamp {
+    Timestamp(u64::from(day) * 86_400 + 43_200)
+}
+
+const UNUSED: queue::Limits = queue::Limits {
+    messages: 128,
+    retention_seconds: 1_000 * 86_400,
+    unused_days: Some(30),
+};
+
+/// Uses queue `n`, as a command of its owner does.
+fn touch(store: &dyn Store, n: u8, now: Timestamp) {
+    let cell = store.find(Name::Recipient, &recipient(n)).unwrap();
+    let mut queue = cell.lock();
+    if let Some(change) = queue.touch(now) {
+        store.record(&queue, change);
+    }
+}
+
+fn queues_that_nobody_uses_go_on_their_day_and_no_others(fixture: Fixture) {
+    let mut fixture = fixture;
+    let store = &*fixture.store;
+    let cells: Vec<_> = (0..6).map(|n| store.create(queue(n)).unwrap()).collect();
+    for n in 0..6 {
+        touch(store, n, noon(100));
+    }
+    // Of these only 1, 5 and, on its own day, 0 may go.
+    touch(store, 0, noon(101));
+    let change = |n: usize, change: &dyn Fn(&mut Queue) -> Change| {
+        let mut queue = cells[n].lock();
+        let change = change(&mut queue);
+        store.record(&queue, change);
+    };
+    change(2, &|queue| {
+        queue.restore_sender_key(KEY.clone());
+        Change::Secured
+    });
+    send(store, &cells[3], 7);
+    change(4, &|queue| {
+        let reason = BlockingReason::Spam;
+        let blocking = Blocking {
+            reason,
+            notice: None,
+        };
+        queue.set_blocking(Some(blocking)).unwrap()
+    });
+    drop(cells);
+    let there = |store: &dyn Store| -> Vec<u8> {
+        (0..6).filter(|n| messages(store, *n).is_some()).collect()
+    };
+    let last_of_day = |day| Timestamp(noon(day).0 + 43_199);
+    assert_eq!(store.sweep(last_of_day(130), &UNUSED), Swept::default());
+    // What a store remembers of the days outlives it.
+    fixture = fixture.again();
+    let store = &*fixture.store;
+    assert_eq!(store.sweep(last_of_day(130), &UNUSED), Swept::default());
+    let found = store.find(Name::Sender, &sender(1)).unwrap();
+    let first = Timestamp(last_of_day(130).0 + 1);
+    assert_eq!(store.sweep(first, &UNUSED).queues, 2);
+    assert_eq!(there(store), [0, 2, 3, 4]);
+    assert_eq!(store.queues(), 4);
+    // Whoever has found one before must not use it any more.
+    assert!(found.is_deleted());
+    fixture = fixture.again();
+    let store = &*fixture.store;
+    assert_eq!(there(store), [0, 2, 3, 4]);
+    assert_eq!(store.sweep(noon(132), &UNUSED).queues, 1);
+    assert_eq!(there(store), [2, 3, 4]);
+    // Long after, the one with a message still has it; then it may go as well.
+    assert_eq!(store.sweep(noon(900), &UNUSED).queues, 0);
+    take(store, &store.find(Name::Recipient, &recipient(3)).unwrap());
+    assert_eq!(store.sweep(noon(900), &UNUSED).queues, 1);
+    assert_eq!(there(store), [2, 4]);
+}
+
+fn queues_stay_unless_they_are_told_to_go(fixture: Fixture) {
+    let store = &*fixture.store;
+    store.create(queue(1)).unwrap();
+    touch(store, 1, noon(100));
+    store.create(queue(2)).unwrap();
+    let kept = queue::Limits {
+        unused_days: None,
+        ..UNUSED
+    };
+    assert_eq!(store.sweep(noon(50_000), &kept).queues, 0);
+    // Of the second nothing is known: its days are counted from the first sweep that cares.
+    assert_eq!(store.sweep(noon(50_000), &UNUSED).queues, 1);
+    let fixture = fixture.again();
+    let store = &*fixture.store;
+    assert_eq!(store.sweep(noon(50_030), &UNUSED).queues, 0);
+    assert_eq!(messages(store, 2), Some(vec![]));
+    assert_eq!(store.sweep(noon(50_031), &UNUSED).queues, 1);
+    assert_eq!(store.queues(), 0);
 }
 
 fn memory_of_bodies_is_counted_and_given_back(fixture: Fixture) {
@@ -453,7 +564,8 @@ fn tasks_do_not_disturb_each_other(fixture: Fixture) {
         let _stop = StopWhenDropped(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                assert_eq!(store.sweep(Timestamp(1), &queue::Limits::default()), 0);
+                let swept = store.sweep(Timestamp(1), &queue::Limits::default());
+                assert_eq!(swept, Swept::default());
             }
         });
         let workers: Vec<_> = (0..4_u8)

@@ -45,6 +45,7 @@ use super::replay::{End, replay};
 use super::segment::{self, SegmentName};
 use super::{
     Cell, CreateFault, Memory, MemoryStore, Name, Position, Queue, Services, Store, StoreFailed,
+    Swept,
 };
 
 /// A journal shorter than this is left alone: 16 MiB.
@@ -415,13 +416,25 @@ impl Store for JournalStore {
         self.log.poll_durable(position, cx)
     }
 
-    fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> usize {
-        // Not recorded: after a restart these messages are just as old.
-        let expired = self.queues.sweep(now, limits);
+    fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> Swept {
+        let mut swept = Swept::default();
+        self.queues.for_each(|cell| {
+            let mut pending = 0;
+            // Messages are not recorded: after a restart they are just as old.
+            swept += self.queues.tidy(cell, now, limits, |queue, change| {
+                pending = self
+                    .log
+                    .append(|out| record::append_change(out, queue, change));
+            });
+            if pending > COPY_BYTES {
+                // Fails for good, which whoever answers will notice.
+                let _ = self.log.commit();
+            }
+        });
         if self.is_mostly_garbage() {
             self.compact();
         }
-        expired
+        swept
     }
 
     fn wants_sweep(&self) -> bool {

@@ -11,7 +11,9 @@ use junto_smp::message::Timestamp;
 use junto_smp::queue::{self, Change};
 use junto_smp::service::Service;
 
-use super::{Cell, CreateFault, Memory, Name, Position, Queue, Services, Store, StoreFailed};
+use super::{
+    Cell, CreateFault, Memory, Name, Position, Queue, Services, Store, StoreFailed, Swept,
+};
 
 /// Parts of each index, so that tasks seldom wait for each other. Ids are random, so their first
 /// byte spreads them evenly.
@@ -175,6 +177,38 @@ impl MemoryStore {
         }
     }
 
+    /// Drops what is too old of one queue, or the queue itself. Whatever it changes goes to `record`
+    /// first, under the lock of the queue.
+    pub(super) fn tidy(
+        &self,
+        cell: &Cell,
+        now: Timestamp,
+        limits: &queue::Limits,
+        record: impl FnOnce(&Queue, Change),
+    ) -> Swept {
+        let mut queue = cell.lock();
+        let mut swept = Swept::default();
+        if cell.is_deleted() {
+            return swept;
+        }
+        swept.messages = queue.expire(now, limits);
+        let [reader, notifier] = self.services.readers(&queue);
+        queue.follow_services(reader, notifier);
+        if queue.is_unused(now, limits) {
+            cell.set_deleted();
+            record(&queue, Change::Deleted);
+            self.take(&queue);
+            swept.queues = 1;
+        // Whoever reads it uses it, though without a command. A queue of which nothing is known has all
+        // the time that there is, from now on.
+        } else if (queue.is_read() || limits.unused_days.is_some() && queue.used().is_none())
+            && let Some(change) = queue.touch(now)
+        {
+            record(&queue, change);
+        }
+        swept
+    }
+
     /// Calls `f` for every queue that exists throughout, with no lock held. Queues that come or go
     /// meanwhile may be missed or seen.
     pub(super) fn for_each(&self, mut f: impl FnMut(&Cell)) {
@@ -263,6 +297,7 @@ impl Store for MemoryStore {
             }
             // Its name was claimed before.
             Change::Linked
+            | Change::Used
             | Change::Secured
             | Change::Suspended
             | Change::RecipientKeys
@@ -284,10 +319,10 @@ impl Store for MemoryStore {
         Poll::Ready(Ok(()))
     }
 
-    fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> usize {
-        let mut expired = 0;
-        self.for_each(|cell| expired += cell.lock().expire(now, limits));
-        expired
+    fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> Swept {
+        let mut swept = Swept::default();
+        self.for_each(|cell| swept += self.tidy(cell, now, limits, |_, _| {}));
+        swept
     }
 
     fn services(&self) -> &Services {

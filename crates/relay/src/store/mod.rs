@@ -101,6 +101,22 @@ pub struct Position(pub u64);
 #[error("the store cannot write")]
 pub struct StoreFailed;
 
+/// What a sweep has dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Messages that were too old.
+    pub messages: usize,
+    /// Queues that nobody has used for too long.
+    pub queues: usize,
+}
+
+impl core::ops::AddAssign for Swept {
+    fn add_assign(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.queues += other.queues;
+    }
+}
+
 /// Why a queue cannot be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CreateFault {
@@ -150,9 +166,9 @@ pub trait Store: Send + Sync + 'static {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StoreFailed>>;
 
-    /// Drops messages older than `limits` allow, and tidies up. May take long: not for an async
-    /// task. Gives the number of dropped messages.
-    fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> usize;
+    /// Drops messages and unused queues that are older than `limits` allow, notes which queues are in
+    /// use, and tidies up. May take long: not for an async task.
+    fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> Swept;
 
     /// Whether a [`Store::sweep`] is due before its time, because the store takes far more room than
     /// what it holds.

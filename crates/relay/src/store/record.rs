@@ -22,6 +22,7 @@
 //!        | 'B' recipient reason(S|C) [F|T ttl(u64)]                      blocked, with a notice for
 //!                                                                         ever (F) or a while
 //!        | 'U' recipient                                                 unblocked
+//!        | 'T' recipient day(u32)                                        used on this day
 //!        | 'D' recipient                                                 deleted
 //!        | 's' token(u64) offset(u64)                                    the disk has this file up to there
 //!        | 'c'                                                           everything alive is before this
@@ -49,7 +50,7 @@ use junto_smp::link::{FIXED_BYTES_MAX, LinkBlobs, USER_BYTES_MAX};
 use junto_smp::message::{BODY_BYTES_MAX, DeliveryKey, MessageFlags, Timestamp};
 use junto_smp::notification::NotificationKey;
 use junto_smp::queue::{
-    Change, Content, Link, Message, NotifierParts, QueueParts, RECIPIENT_KEYS_MAX,
+    Change, Content, Day, Link, Message, NotifierParts, QueueParts, RECIPIENT_KEYS_MAX,
 };
 
 use junto_smp::service::{Service, ServiceRole};
@@ -93,6 +94,7 @@ pub(super) fn append_change(out: &mut Vec<u8>, queue: &Queue, change: Change) {
             append_service(out, queue, [b'X', b'x'], notifier_service(queue));
         }
         Change::Blocking => append_blocking(out, queue),
+        Change::Used => append_use(out, queue),
         Change::Deleted => append(out, b'D', queue, |_| {}),
     }
 }
@@ -113,7 +115,8 @@ pub(super) fn append_queue(out: &mut Vec<u8>, queue: &Queue) {
             + usize::from(queue.notifier().is_some())
             + usize::from(queue.service().is_some())
             + usize::from(notifier_service(queue).is_some())
-            + usize::from(queue.blocking().is_some());
+            + usize::from(queue.blocking().is_some())
+            + usize::from(queue.used().is_some());
         let count = u32::try_from(parts + queue.messages().len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&count.to_be_bytes());
         if let Some(key) = queue.recipient_keys().first() {
@@ -137,6 +140,7 @@ pub(super) fn append_queue(out: &mut Vec<u8>, queue: &Queue) {
     if queue.blocking().is_some() {
         append_blocking(out, queue);
     }
+    append_use(out, queue);
     for message in queue.messages() {
         append_message(out, queue, message);
     }
@@ -235,6 +239,13 @@ fn append_blocking(out: &mut Vec<u8>, queue: &Queue) {
     });
 }
 
+fn append_use(out: &mut Vec<u8>, queue: &Queue) {
+    let Some(day) = queue.used() else { return };
+    append(out, b'T', queue, |out| {
+        out.extend_from_slice(&day.0.to_be_bytes());
+    });
+}
+
 fn append_message(out: &mut Vec<u8>, queue: &Queue, message: &Message<super::Body>) {
     let (tag, text) = match &message.content {
         Content::Body { flags, body } => (b'M', Some((flags.notify, body.as_ref()))),
@@ -290,6 +301,7 @@ pub(super) enum Record {
     Service(RecipientId, Option<Service>),
     NotifierService(RecipientId, Option<Service>),
     Blocking(RecipientId, Option<Blocking>),
+    Used(RecipientId, Day),
     Deleted(RecipientId),
     Mark(Mark),
     Copied,
@@ -376,6 +388,7 @@ pub(super) fn decode(body: &[u8], memory: &Arc<Memory>) -> Option<Record> {
         b'x' => Record::NotifierService(recipient, None),
         b'B' => Record::Blocking(recipient, Some(rest.blocking()?)),
         b'U' => Record::Blocking(recipient, None),
+        b'T' => Record::Used(recipient, Day(u32::from_be_bytes(rest.array()?))),
         b'D' => Record::Deleted(recipient),
         _ => return None,
     };
@@ -550,6 +563,7 @@ mod tests {
                     let service = service.map(Arc::new);
                     whole.as_mut().unwrap().restore_notifier_service(service);
                 }
+                Record::Used(_, day) => whole.as_mut().unwrap().restore_use(day),
                 _ => panic!("only queues here"),
             }
             start += body.end;
@@ -575,6 +589,7 @@ mod tests {
                 prop::collection::vec(any::<u8>(), 0..=USER_BYTES_MAX),
             )),
             notifier: bool,
+            used in prop::option::of(any::<u32>().prop_map(Day)),
             blocking in prop::option::of((any::<bool>(), prop::option::of(any::<Option<u64>>()))),
             services in any::<[Option<u8>; 2]>(),
         ) {
@@ -601,6 +616,7 @@ mod tests {
             });
             queue.restore_service(own);
             queue.restore_notifier_service(told);
+            used.into_iter().for_each(|day| queue.restore_use(day));
             let _ = queue.set_blocking(blocking.map(|(spam, notice)| Blocking {
                 reason: if spam { BlockingReason::Spam } else { BlockingReason::Content },
                 notice: notice.map(|ttl_seconds| ClientNotice { ttl_seconds }),

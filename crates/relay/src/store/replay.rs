@@ -291,6 +291,11 @@ impl Replay<'_> {
                     let _ = cell.lock().set_blocking(blocking);
                 }
             }
+            Record::Used(id, day) => {
+                if let Some(cell) = find(&id) {
+                    cell.lock().restore_use(day);
+                }
+            }
             Record::Deleted(id) => {
                 if let Some(cell) = find(&id) {
                     queues.take(&cell.lock());
@@ -349,6 +354,7 @@ fn complete(record: Record, queue: &mut Queue, services: &Services) -> bool {
         Record::Blocking(id, blocking) if id == own => {
             let _ = queue.set_blocking(blocking);
         }
+        Record::Used(id, day) if id == own => queue.restore_use(day),
         _ => return false,
     }
     true

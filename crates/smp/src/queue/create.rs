@@ -52,6 +52,7 @@ impl<B: AsRef<[u8]>> Queue<B> {
             delivery_key: DeliveryKey::new(&shared),
             suspended: false,
         });
+        queue.touch(context.now);
         queue.subscriber = new.subscribe.then_some(Reader {
             connection: context.connection,
             delivered: None,

@@ -18,6 +18,8 @@
 //! - A queue of a service is read by whichever connection reads for the service
 //!   ([`Queue::follow_services`]). `NEW` and `SUB` of a service make it one; `SUB` of anybody else
 //!   ends that. The same holds for its notifier and `NSUB`.
+//! - A queue remembers the day of its last use until it has its sender's key, so that those that
+//!   nobody uses can be found ([`Queue::is_unused`]).
 //!
 //! # Memory
 //! An empty queue without subscriber is [`core::mem::size_of::<Queue>`] (below 640 bytes, tested)
@@ -70,14 +72,17 @@ pub struct Limits {
     pub messages: usize,
     /// Seconds after which a waiting message is dropped.
     pub retention_seconds: u64,
+    /// Days without use after which a queue that was never secured is dropped. Absent: never.
+    pub unused_days: Option<u32>,
 }
 
 impl Default for Limits {
-    /// 128 messages, 21 days: as the reference server.
+    /// 128 messages, 21 days, and queues are kept: as the reference server.
     fn default() -> Self {
         Self {
             messages: 128,
             retention_seconds: 21 * 24 * 60 * 60,
+            unused_days: None,
         }
     }
 }
@@ -109,6 +114,20 @@ impl Credential {
             | Command::RelayForward(_) => Self::Open,
             _ => Self::Nobody,
         }
+    }
+}
+
+/// A day in UTC, counted from 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Day(pub u32);
+
+impl Day {
+    const SECONDS: u64 = 24 * 60 * 60;
+
+    /// The day of a time.
+    #[must_use]
+    pub fn of(time: Timestamp) -> Self {
+        Self(u32::try_from(time.0 / Self::SECONDS).unwrap_or(u32::MAX))
     }
 }
 
@@ -169,6 +188,8 @@ pub struct Queue<B = Bytes> {
     recipient_keys: RecipientKeys,
     sender_key: Option<AuthKey>,
     delivery_key: Arc<DeliveryKey>,
+    /// The day of its last use, as far as that matters.
+    used: Option<Day>,
     suspended: bool,
     blocking: Option<Blocking>,
     link: Option<Box<Link<B>>>,
@@ -192,6 +213,7 @@ impl<B> Queue<B> {
             recipient_keys: RecipientKeys::One(parts.recipient_key),
             sender_key: parts.sender_key,
             delivery_key: Arc::new(parts.delivery_key),
+            used: None,
             suspended: parts.suspended,
             blocking: None,
             link: None,
@@ -255,6 +277,11 @@ impl<B> Queue<B> {
         }
     }
 
+    /// Sets the day of its last use.
+    pub fn restore_use(&mut self, day: Day) {
+        self.used = Some(day);
+    }
+
     /// Blocks or unblocks it, as the operator wishes; also when restoring.
     pub fn set_blocking(&mut self, blocking: Option<Blocking>) -> Option<Change> {
         let before = core::mem::replace(&mut self.blocking, blocking);
@@ -295,6 +322,43 @@ impl<B> Queue<B> {
     #[must_use]
     pub fn delivery_key(&self) -> &DeliveryKey {
         &self.delivery_key
+    }
+
+    /// The day of its last use; unknown for old queues, and of no interest for secured ones.
+    #[must_use]
+    pub fn used(&self) -> Option<Day> {
+        self.used.filter(|_| self.sender_key.is_none())
+    }
+
+    /// It is used at `now`. Gives a change on the first use of a day, as long as that matters.
+    pub fn touch(&mut self, now: Timestamp) -> Option<Change> {
+        let today = Day::of(now);
+        if self.sender_key.is_some() || self.used >= Some(today) {
+            return None;
+        }
+        self.used = Some(today);
+        Some(Change::Used)
+    }
+
+    /// Whether a connection reads it.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.subscriber.is_some() || self.getter.is_some()
+    }
+
+    /// Whether nobody has used it for so long that it can go: it was never secured, nothing waits in
+    /// it, nobody listens, and its last use is known and longer ago than `limits` allow. A blocked
+    /// queue stays: it keeps its link from coming back.
+    #[must_use]
+    pub fn is_unused(&self, now: Timestamp, limits: &Limits) -> bool {
+        let notifying = self.notifier.as_ref().and_then(|n| n.subscriber);
+        let idle = self.sender_key.is_none()
+            && self.messages.is_empty()
+            && self.blocking.is_none()
+            && !self.is_read()
+            && notifying.is_none();
+        let days = limits.unused_days.zip(self.used());
+        idle && days.is_some_and(|(allowed, used)| Day::of(now).0 > used.0.saturating_add(allowed))
     }
 
     /// Whether the recipient has switched it off.

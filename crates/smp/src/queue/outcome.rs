@@ -107,6 +107,8 @@ pub enum Change {
     },
     /// The operator has blocked or unblocked the queue.
     Blocking,
+    /// The queue was used, for the first time on this day.
+    Used,
     /// A message (or marker) was added, behind the others.
     Stored(MessageId),
     /// The first message was acknowledged and removed.
