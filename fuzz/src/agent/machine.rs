@@ -10,8 +10,8 @@ use bytes::Bytes;
 use junto_agent::proto::{
     AgentMessage, Answer, Body, Command, Committed, ConnectionId, Envelope, Event, Instant,
     InvitationLink, Link, Machine, MachineConfig, MessageId, Operation, Output, Receipt, Refusal,
-    RelayId, RelayNotice, Reply, RequestId, RoutePolicy, Row, RowKey, SealedBody, Tag, Ticket,
-    Token,
+    RelayId, RelayNotice, RelayTrouble, Reply, RequestId, RoutePolicy, Row, RowKey, SealedBody,
+    Tag, Ticket, Token,
 };
 use junto_crypto::{
     Zeroizing,
@@ -463,7 +463,9 @@ fn play(bytes: &[u8]) -> World {
                 let Some(relay) = world.relay else { continue };
                 let now = world.now();
                 if what & 0x40 == 0 {
-                    world.machine.handle_relay_down(now, relay);
+                    world
+                        .machine
+                        .handle_relay_down(now, relay, RelayTrouble::Unreachable);
                     world.pending.clear();
                 }
                 world.machine.handle_relay_up(now, relay);
