@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use junto_relay::bench::{OwnQueue, Peer, Said};
+use junto_relay::bench::{Heard, OwnQueue, Peer, Said};
 use junto_relay::simplex::{MoveError, Moved, Reference, move_reference};
 use junto_relay::{Relay, init_dir, load_dir};
 use junto_smp::client::Request;
@@ -207,6 +207,95 @@ async fn services_keep_their_ids_and_queues() {
         let said = peer.call(&request).await.unwrap();
         assert_eq!(said, Said::ServiceSubscribed(queues));
     }
+    relay.shutdown().await.unwrap();
+}
+
+/// As large as services get. Prints how long it took, and how long others waited meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute"]
+#[allow(clippy::print_stderr)] // figures for whoever runs it
+async fn a_service_subscribes_to_a_hundred_thousand_queues_by_one_command() {
+    const QUEUES: u64 = 100_000;
+    const WAITING: u64 = 200;
+    let rng = &mut rng();
+    let identity = ServiceIdentity::generate(rng, UnixTime::now()).unwrap();
+    let fingerprint = identity.fingerprint().unwrap();
+    let id = ServiceId([11; 24]);
+    let key = AuthSecret::generate(rng);
+    let (spki, secret) = (spki(&key), b64(&[3; 32]));
+    let name = |n: u64, of_sender: bool| {
+        let mut name = [u8::from(of_sender); 24];
+        name[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        name
+    };
+    let mut expected = ServiceQueues::default();
+    let mut lines = vec![new_service(id.0, 'M', fingerprint.as_bytes())];
+    for n in 0..QUEUES {
+        let recipient = name(n, false);
+        expected.count += 1;
+        expected.hash.toggle(&recipient);
+        lines.push(format!(
+            "CREATE rid={} rk={spki} rdh={secret} sid={} sk= rsrv={}",
+            b64(&recipient),
+            b64(&name(n, true)),
+            b64(&id.0)
+        ));
+    }
+    let stage = stage(&lines);
+    assert_eq!(stage.go(false).unwrap().services, QUEUES);
+    let (mut config, own) = load_dir(&stage.new).unwrap();
+    config.bind = "127.0.0.1:0".parse().unwrap();
+    config.hosts = vec!["127.0.0.1".parse().unwrap()];
+    let relay = Relay::start(config, own).await.unwrap();
+    let (mut other, mut sender) = (connect(&relay).await, connect(&relay).await);
+    for n in 0..WAITING {
+        let to = SenderId(name(n * (QUEUES / WAITING), true));
+        sender.send_message(to, None, &[7; 15_000]).await.unwrap();
+    }
+    let (versions, role) = (VersionRange::SUPPORTED, ServiceRole::Messaging);
+    let peer = Peer::connect_service(&relay.address(), versions, &identity, role).await;
+    let mut peer = peer.unwrap();
+    let began = std::time::Instant::now();
+    let said = peer
+        .call(&Request {
+            entity: Entity::Queue(&id.0),
+            key: None,
+            command: Command::ServiceSub(Some(expected)),
+        })
+        .await;
+    assert_eq!(said.unwrap(), Said::ServiceSubscribed(expected));
+    let answered = began.elapsed();
+    let all = async {
+        let mut messages = 0;
+        loop {
+            match peer.event().await.unwrap() {
+                Heard::Message(..) => messages += 1,
+                Heard::AllDelivered => break (messages, began.elapsed()),
+                heard => panic!("{heard:?}"),
+            }
+        }
+    };
+    let pings = async {
+        let mut longest = std::time::Duration::ZERO;
+        loop {
+            let asked = std::time::Instant::now();
+            let ping = Request {
+                entity: Entity::None,
+                key: None,
+                command: Command::Ping,
+            };
+            assert_eq!(other.call(&ping).await.unwrap(), Said::Pong);
+            longest = longest.max(asked.elapsed());
+            if began.elapsed() > std::time::Duration::from_millis(300) {
+                break longest;
+            }
+        }
+    };
+    let ((messages, took), longest) = tokio::join!(all, pings);
+    assert_eq!(messages, WAITING);
+    eprintln!(
+        "SOKS after {answered:?}, everything after {took:?}; others waited {longest:?} at most"
+    );
     relay.shutdown().await.unwrap();
 }
 
