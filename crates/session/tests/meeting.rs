@@ -104,8 +104,14 @@ async fn the_silent_are_named() {
     let silent = table.sessions[2].me();
     let runs = table.sessions[..2].iter().map(|session| async move {
         let run = session.execution("silence").await.unwrap();
-        run.broadcast(0, vec![1]).await.unwrap();
-        run.gather(0, Kind::Broadcast, Duration::from_millis(300))
+        let others = run.others().without(silent);
+        for to in others.iter() {
+            run.send(0, to, vec![1]).await.unwrap();
+        }
+        // Whoever speaks has spoken before anybody's patience is over.
+        let spoken = run.gather_from(0, Kind::P2p, others, PATIENCE);
+        spoken.await.unwrap();
+        run.gather(0, Kind::P2p, Duration::from_millis(100))
             .await
             .unwrap_err()
     });
@@ -120,7 +126,7 @@ async fn the_silent_are_named() {
     // The silent one comes back and learns that it is over.
     let late = table.sessions[2].execution("silence").await;
     let error = match late {
-        Ok(run) => run.gather(0, Kind::Broadcast, PATIENCE).await.unwrap_err(),
+        Ok(run) => run.gather(0, Kind::P2p, PATIENCE).await.unwrap_err(),
         Err(error) => error,
     };
     assert!(!error.blamed().is_empty(), "{error}");

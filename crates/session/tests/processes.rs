@@ -15,11 +15,13 @@
 mod run;
 
 use core::time::Duration;
+use std::time::Instant;
 use std::{
-    io::{BufRead as _, BufReader, Lines},
+    io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
 };
 
 use junto_agent::{Agent, AgentConfig};
@@ -42,6 +44,8 @@ const HOME: &str = "JUNTO_TEST_FROST_HOME";
 const ROLE: &str = "JUNTO_TEST_FROST_ROLE";
 const MESSAGE: &[u8] = b"signed by processes";
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Whatever takes longer hangs: a process gives up by itself before.
+const DEADLINE: Duration = Duration::from_secs(400);
 
 /// One party: says `link …`, `formed CODE` and `signed KEY SIGNATURE`, each on a line.
 async fn party(home: PathBuf, role: String) -> Result<(), run::FrostError> {
@@ -88,7 +92,7 @@ async fn party(home: PathBuf, role: String) -> Result<(), run::FrostError> {
 /// A process of a party, and what it says. It does not outlive the test.
 struct Process {
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: Receiver<String>,
 }
 
 impl Process {
@@ -102,15 +106,28 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let lines = stdout.lines().map_while(Result::ok);
+            lines
+                .take_while(|line| sender.send(line.clone()).is_ok())
+                .count()
+        });
         Self { child, lines }
     }
 
     /// The rest of the next line that has this word.
     fn says(&mut self, word: &str) -> String {
-        self.lines
-            .find_map(|line| Some(line.unwrap().split_once(word)?.1.trim().to_owned()))
-            .unwrap_or_else(|| panic!("the process ended without `{word}`"))
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line = line.unwrap_or_else(|error| panic!("no `{word}` of the process: {error}"));
+            if let Some((_, rest)) = line.split_once(word) {
+                return rest.trim().to_owned();
+            }
+        }
     }
 
     fn kill(&mut self) {

@@ -68,14 +68,17 @@ impl Queues {
 impl World for Queues {
     async fn open(&self, name: &str) -> Carriage {
         let path = self.home(name).join("agent.db");
-        loop {
-            let config = AgentConfig::new(&path, StoreKey::from_bytes(&[1; 32]));
-            match Agent::open(config).await {
-                Ok((agent, events)) => return agent::carriage(agent, events),
-                // The agent dropped just now has not let go of its file yet.
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        let opened = async {
+            loop {
+                let config = AgentConfig::new(&path, StoreKey::from_bytes(&[1; 32]));
+                match Agent::open(config).await {
+                    Ok((agent, events)) => return agent::carriage(agent, events),
+                    // The agent dropped just now has not let go of its file yet.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
             }
-        }
+        };
+        tokio::time::timeout(PATIENCE, opened).await.unwrap()
     }
 
     fn relay(&self) -> String {
@@ -166,14 +169,17 @@ async fn a_party_that_restarts_amid_a_run_goes_on() {
         })
     });
     let others: Vec<_> = others.collect();
-    let again = loop {
-        let carriage = queues.open("party 1").await;
-        let home = queues.home("party 1");
-        match Sessions::open(&home, StoreKey::from_bytes(&[2; 32]), carriage) {
-            Ok(sessions) => break sessions,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+    let opened = async {
+        loop {
+            let carriage = queues.open("party 1").await;
+            let home = queues.home("party 1");
+            match Sessions::open(&home, StoreKey::from_bytes(&[2; 32]), carriage) {
+                Ok(sessions) => return sessions,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
         }
     };
+    let again = tokio::time::timeout(PATIENCE, opened).await.unwrap();
     let session = again.resume("queues").await.unwrap();
     let session = session.formed(PATIENCE).await.unwrap();
     let run = session.execution(label).await.unwrap();

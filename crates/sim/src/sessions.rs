@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use junto_crypto::ed25519::VerifyingKey;
 use junto_session::{
-    InstanceId, LocalId, Mode, Params, PartyCount, PartyIndex, Persona, Policy, Purpose, Round,
-    SessionError, SessionLink, Stage,
+    InstanceId, LocalId, Members, Mode, Params, PartyCount, PartyIndex, Persona, Policy, Purpose,
+    Round, SessionError, SessionLink, Stage,
     proto::{
         endpoint::{ConnectionId, Event},
         node::Node,
@@ -48,11 +48,13 @@ type Checked = Result<(), Violation>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     None,
-    /// Broadcasts two values in a round. If it is deaf from then on, it says nothing more.
+    /// Broadcasts two values in a round; or, if it quits, ends the run towards some and goes on with the
+    /// others. If it is deaf from then on, it says nothing more.
     Liar {
         party: usize,
         round: u32,
         deaf: bool,
+        quits: bool,
     },
     /// Dies at this time and never comes back.
     Vanishes {
@@ -78,16 +80,20 @@ impl Plan {
         let rounds = dice.between(1, 3) as u32;
         let party = dice.index(parties);
         let round = dice.below(u64::from(rounds)) as u32;
-        let liar = Trouble::Liar {
-            party,
-            round,
-            deaf: dice.chance(600),
-        };
+        let deaf = dice.chance(600);
         let vanishes = Trouble::Vanishes {
             party,
             at_ms: dice.below(FAULTS_MS),
         };
-        let trouble = match dice.below(10) {
+        let what = dice.below(10);
+        let chats = dice.below(8);
+        let liar = Trouble::Liar {
+            party,
+            round,
+            deaf,
+            quits: dice.chance(400),
+        };
+        let trouble = match what {
             0..3 if parties > 2 => liar,
             3..5 => vanishes,
             _ => Trouble::None,
@@ -97,7 +103,7 @@ impl Plan {
             rounds,
             bls: false,
             trouble,
-            chats: dice.below(8),
+            chats,
         }
     }
 
@@ -703,7 +709,10 @@ impl<C: Carrier> World<C> {
     /// The liar becomes two, once it is where it wants to lie; one of them tells its lie.
     fn split(&mut self, number: usize, local: &LocalId) -> Checked {
         let Trouble::Liar {
-            party: liar, round, ..
+            party: liar,
+            round,
+            quits,
+            ..
         } = self.plan.trouble
         else {
             return Ok(());
@@ -731,11 +740,16 @@ impl<C: Carrier> World<C> {
         // The program may not have come far enough to open it.
         if let Ok(id) = opened {
             let lie = speech(&[b'L'; 32], round);
-            let (said, more) = node.broadcast(local, &id, Round(round), &lie, &mut rng);
+            let (said, more) = if quits {
+                node.give_up(local, &id, "enough", Members::NONE, &mut rng)
+            } else {
+                node.broadcast(local, &id, Round(round), &lie, &mut rng)
+            };
             step.absorb(more);
             said.expect("the liar has not spoken in this round");
             party.twin = Some(Twin { node, disk, rng });
-            self.carrier.tally().count("lies");
+            let what = if quits { "ends towards some" } else { "lies" };
+            self.carrier.tally().count(what);
             self.note(number, || "SPLITS".into());
             self.settle_twin(number, step);
             return self.work(number);
@@ -891,6 +905,9 @@ impl<C: Carrier> World<C> {
             Trouble::Liar { party, .. } if self.parties[party].twin.is_none() => {
                 the_culprit_is_named::Culprit::Nobody
             }
+            Trouble::Liar {
+                party, quits: true, ..
+            } => the_culprit_is_named::Culprit::Quitter(index(party)),
             Trouble::Liar {
                 party, deaf: true, ..
             } => the_culprit_is_named::Culprit::Liar(index(party)),

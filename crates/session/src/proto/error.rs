@@ -90,6 +90,9 @@ pub enum SessionError {
         /// Who is missing, once the roster is known.
         missing: Members,
     },
+    /// 64 MiB wait for a party that has taken nothing for ten minutes; may be tried again.
+    #[error("a party takes nothing: too much waits for it already")]
+    NoRoom,
     /// Disk or carrier; may be tried again.
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -129,7 +132,11 @@ impl SessionError {
         match self {
             Self::Peer(blame) => blame.parties(),
             Self::Incomplete { missing, .. } => *missing,
-            Self::Misuse(_) | Self::Refused(_) | Self::Local(_) | Self::Defect(_) => Members::NONE,
+            Self::Misuse(_)
+            | Self::Refused(_)
+            | Self::NoRoom
+            | Self::Local(_)
+            | Self::Defect(_) => Members::NONE,
         }
     }
 
@@ -137,7 +144,7 @@ impl SessionError {
     #[must_use]
     pub fn is_silence(&self) -> bool {
         match self {
-            Self::Incomplete { .. } => true,
+            Self::Incomplete { .. } | Self::NoRoom => true,
             Self::Peer(blame) => match &blame.fault {
                 Fault::Silent { .. } | Fault::Unreachable | Fault::Left => true,
                 Fault::GaveUp(reason) => matches!(**reason, Reason::Silent { .. }),

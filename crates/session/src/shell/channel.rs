@@ -27,7 +27,8 @@ impl Channel {
     /// Sends a message; returns when it is durable here. Waits while the outbox for `to` is full.
     ///
     /// # Errors
-    /// [`SessionError::Peer`] if `to` has left, [`crate::Misuse::TooLong`] above 16 MiB.
+    /// [`SessionError::NoRoom`] if `to` has taken nothing for ten minutes, [`SessionError::Peer`] if it has
+    /// left, [`crate::Misuse::TooLong`] above 16 MiB.
     pub async fn send(
         &self,
         to: PartyIndex,
@@ -57,13 +58,10 @@ impl Channel {
     ) -> Result<(), SessionError> {
         let (local, id) = (self.local, self.id);
         self.handle
-            .call(answer, move |node, rng, step| {
-                if !node.has_room(&local, Some(to)) {
-                    return None;
-                }
+            .say(answer, local, Some(to), move |node, rng, step| {
                 let (said, more) = node.channel_send(&local, &id, to, payload.clone(), rng);
                 step.absorb(more);
-                Some(said)
+                said
             })
             .await
     }
@@ -96,5 +94,59 @@ impl Channel {
                 Some(Ok(()))
             })
             .await
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::time::Duration;
+
+    use junto_crypto::aead::StoreKey;
+
+    use crate::{
+        DisplayName, Params, PartyCount, Persona, Policy, SessionError, Sessions,
+        carrier::memory::Hub,
+    };
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_for_a_party_that_takes_nothing() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let hub = Hub::new();
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let open = |index: usize| {
+            let key = StoreKey::from_bytes(&[7; 32]);
+            Sessions::open(dirs[index].path(), key, hub.open(&index.to_string())).unwrap()
+        };
+        let persona = Persona {
+            display_name: DisplayName::new("one").unwrap(),
+            ..Persona::default()
+        };
+        let params = Params {
+            name: "full".to_owned(),
+            parties: PartyCount::new(2).unwrap(),
+            policy: Policy::Anonymous,
+        };
+        let (host, joiner) = (open(0), open(1));
+        let made = host.new_session(params, persona.clone(), PATIENCE);
+        let (hosting, link) = made.await.unwrap();
+        let joining = joiner.join(link, persona).await.unwrap();
+        let (session, other) = tokio::join!(hosting.formed(PATIENCE), joining.formed(PATIENCE));
+        let (session, to) = (session.unwrap(), other.unwrap().me());
+        drop(joining);
+        joiner.end().await;
+        let mut channel = session.channel("chat").await.unwrap();
+        channel.handle.room = Duration::from_millis(50);
+        // It is not there: 64 MiB fit, and one message more.
+        let mut taken = 0;
+        let error = loop {
+            match channel.feed(to, vec![1; 16 * 1024 * 1024]).await {
+                Ok(()) => taken += 1,
+                Err(error) => break error,
+            }
+            assert!(taken < 10);
+        };
+        assert!(matches!(error, SessionError::NoRoom), "{error}");
+        assert!(taken >= 4, "{taken}");
     }
 }

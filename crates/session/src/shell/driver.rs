@@ -24,6 +24,7 @@ use crate::{
     proto::{
         error::{LocalError, SessionError},
         node::Node,
+        party::PartyIndex,
         step::{Effect, LocalId, Outcome, Step, Store},
     },
     store::SqliteStore,
@@ -41,6 +42,10 @@ const REACTION_ACKS_MAX: usize = 32;
 /// First and longest pause before a carrier call is repeated.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
+
+/// How long a sender waits for room in the outbox of a party that takes nothing. Minutes of silence are
+/// normal, and what has been said stays said; but no caller waits for ever.
+pub(crate) const ROOM_LONGEST: Duration = Duration::from_secs(10 * 60);
 
 /// How a call went.
 enum Progress {
@@ -70,6 +75,8 @@ pub(crate) struct Handle {
     carrier: Arc<dyn Carrier>,
     /// Carrier calls that are under way.
     under_way: watch::Receiver<UnderWay>,
+    /// [`ROOM_LONGEST`], but in tests.
+    pub(crate) room: Duration,
 }
 
 /// What went wrong lately.
@@ -193,6 +200,39 @@ impl Handle {
             .await
             .map_err(|_| self.stopped())?;
         answered.await.map_err(|_| self.stopped())?
+    }
+
+    /// Says something to `to` (`None`: to all), as soon as there is room for it.
+    pub(crate) async fn say(
+        &self,
+        answer: Answer,
+        local: LocalId,
+        to: Option<PartyIndex>,
+        say: impl FnMut(&mut Node, &mut ChaCha20Rng, &mut Step) -> Result<(), SessionError>
+        + Clone
+        + Send
+        + 'static,
+    ) -> Result<(), SessionError> {
+        let end = Instant::now() + self.room;
+        loop {
+            let mut say = say.clone();
+            let said = self.call(answer, move |node, rng, step| {
+                if !node.has_room(&local, to) {
+                    return Some(Ok(false));
+                }
+                Some(say(node, rng, step).map(|()| true))
+            });
+            if said.await? {
+                return Ok(());
+            }
+            let room = self.call(Answer::AtOnce, move |node, _, _| {
+                node.has_room(&local, to).then_some(Ok(()))
+            });
+            match tokio::time::timeout_at(end, room).await {
+                Ok(room) => room?,
+                Err(_) => return Err(SessionError::NoRoom),
+            }
+        }
     }
 
     /// Adds a session to those that [`Handle::settle`] is about.
@@ -354,6 +394,7 @@ pub(crate) fn start(
         troubles,
         carrier,
         under_way,
+        room: ROOM_LONGEST,
     })
 }
 

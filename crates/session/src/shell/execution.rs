@@ -96,10 +96,11 @@ impl Execution {
         self.seed.as_bytes()
     }
 
-    /// Sends a private message. Waits while the outbox for `to` is full. The same message again is
-    /// no second one.
+    /// Sends a private message. Waits while the outbox for `to` is full, up to ten minutes. The same
+    /// message again is no second one.
     ///
     /// # Errors
+    /// [`SessionError::NoRoom`] after that (it may be called again),
     /// [`crate::Misuse::DifferentBytes`] if another message was sent in its place, and how the
     /// execution ended, if it has.
     pub async fn send(
@@ -110,13 +111,10 @@ impl Execution {
     ) -> Result<(), SessionError> {
         let (local, id, round, payload) = (self.local, self.id, round.into(), payload.into());
         self.handle
-            .call(Answer::AtOnce, move |node, rng, step| {
-                if !node.has_room(&local, Some(to)) {
-                    return None;
-                }
+            .say(Answer::AtOnce, local, Some(to), move |node, rng, step| {
                 let (said, more) = node.send(&local, &id, round, to, &payload, rng);
                 step.absorb(more);
-                Some(said)
+                said
             })
             .await
     }
@@ -133,13 +131,10 @@ impl Execution {
     ) -> Result<(), SessionError> {
         let (local, id, round, payload) = (self.local, self.id, round.into(), payload.into());
         self.handle
-            .call(Answer::AtOnce, move |node, rng, step| {
-                if !node.has_room(&local, None) {
-                    return None;
-                }
+            .say(Answer::AtOnce, local, None, move |node, rng, step| {
                 let (said, more) = node.broadcast(&local, &id, round, &payload, rng);
                 step.absorb(more);
-                Some(said)
+                said
             })
             .await
     }

@@ -113,13 +113,16 @@ impl Table {
         self.forming.remove(index);
         drop(sessions);
         // The task ends once its last handle is gone; the file lock tells when.
-        let sessions = loop {
-            let key = StoreKey::from_bytes(&[7; 32]);
-            match Sessions::open(dir.path(), key, hub.open(&format!("party {index}"))) {
-                Ok(sessions) => break sessions,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        let opened = async {
+            loop {
+                let key = StoreKey::from_bytes(&[7; 32]);
+                match Sessions::open(dir.path(), key, hub.open(&format!("party {index}"))) {
+                    Ok(sessions) => return sessions,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
             }
         };
+        let sessions = tokio::time::timeout(PATIENCE, opened).await.unwrap();
         let forming = sessions.resume("test").await.unwrap();
         let session = forming.formed(PATIENCE).await.unwrap();
         self.homes.insert(index, Home { dir, sessions });

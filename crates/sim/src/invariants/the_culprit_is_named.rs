@@ -14,6 +14,8 @@ pub enum Culprit {
     /// It also accuses somebody for what it did itself, and falls silent towards some. Who hears that
     /// before the proof names somebody, but nobody has proof against anybody else.
     Slanderer(usize),
+    /// It ended the run towards some: they, and all who hear of it from them, name it alone.
+    Quitter(usize),
     /// It never came back. If it had not begun its last round, nobody can have finished; parties
     /// that it kept from joining are silent through no fault of theirs.
     Vanished {
@@ -48,9 +50,16 @@ pub fn check(party: usize, verdict: &Verdict, culprit: &Culprit) -> Result<(), V
                 parties, proven, ..
             },
         ) => !parties.is_empty() && (!proven || *parties == BTreeSet::from([*liar])),
-        (Culprit::Liar(_) | Culprit::Slanderer(_), Verdict::Done(_) | Verdict::Incomplete(_)) => {
-            false
-        }
+        (
+            Culprit::Quitter(quitter),
+            Verdict::Named {
+                parties, proven, ..
+            },
+        ) => !proven && *parties == BTreeSet::from([*quitter]),
+        (
+            Culprit::Liar(_) | Culprit::Slanderer(_) | Culprit::Quitter(_),
+            Verdict::Done(_) | Verdict::Incomplete(_),
+        ) => false,
         (Culprit::Vanished { had_said_all, .. }, Verdict::Done(_)) => *had_said_all,
         (
             Culprit::Vanished {
@@ -106,6 +115,9 @@ mod tests {
         );
         assert!(check(0, &named(&[1, 2], true), &Culprit::Slanderer(1)).is_err());
         assert!(check(0, &named(&[2], true), &Culprit::Slanderer(1)).is_err());
+        assert_eq!(check(0, &named(&[1], false), &Culprit::Quitter(1)), Ok(()));
+        assert!(check(0, &named(&[1, 2], false), &Culprit::Quitter(1)).is_err());
+        assert!(check(0, &done, &Culprit::Quitter(1)).is_err());
         let vanished = |had_said_all| Culprit::Vanished {
             party: 1,
             had_said_all,
