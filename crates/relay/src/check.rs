@@ -172,4 +172,29 @@ mod tests {
         assert!(checked.problems[2].message.contains("server.key"));
         assert!(check(&outer.path().join("none")).is_err());
     }
+    #[test]
+    fn what_lets_one_source_use_up_the_proxy_is_named() {
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("relay");
+        folder::init_dir(&dir, "relay.example", 5223).unwrap();
+        let settings = "hosts = [\"relay.example\"]\n[proxy]\nallow_own = true\n\
+            connecting_per_source = 64\nforwards_per_source = 128\n";
+        std::fs::write(dir.join(CONFIG_FILE), settings).unwrap();
+        let checked = check(&dir).unwrap();
+        assert_eq!(checked.problems, []);
+        let advice: Vec<_> = checked.advice.iter().map(|it| &*it.message).collect();
+        let named = |text: &str| advice.iter().any(|it| it.contains(text));
+        assert!(named("`proxy.allow_own`"));
+        assert!(named(
+            "`proxy.connecting_per_source` lets one source use up `proxy.connecting`"
+        ));
+        assert!(named("use up `proxy.forwards_per_destination`"));
+        assert!(!named("use up `proxy.forwards`") && !named("destinations_per_source"));
+        let settings = "hosts = [\"relay.example\"]\n[proxy]\nrefuse = [\"198.51.100.0/33\"]\n\
+            failures_per_second_per_source = 0\n";
+        std::fs::write(dir.join(CONFIG_FILE), settings).unwrap();
+        let lines = check(&dir).unwrap().problems;
+        let lines: Vec<_> = lines.iter().map(|problem| problem.line).collect();
+        assert_eq!(lines, [Some(3), Some(4)]);
+    }
 }

@@ -491,6 +491,29 @@ fn a_client_without_hello_key_cannot_pass_anything_on() {
     assert_eq!(refused.err(), Some(no_auth));
 }
 
+/// A sender may leave before its answer comes; the proxy forgets it and goes on.
+#[test]
+fn what_was_given_up_is_answered_as_a_stray() {
+    let mut world = World::new(1, Version::MAX, Version::MAX, None);
+    let passing = world.sent(&send(None, b"1"));
+    let mut block = world.relayed(&passing);
+    let client = &mut world.far.client;
+    assert_eq!(client.give_up(|ticket| *ticket != 8), 0);
+    assert_eq!(client.in_flight(), 1);
+    assert_eq!(client.give_up(|ticket| *ticket == 8), 1);
+    assert_eq!(client.in_flight(), 0);
+    let mut incoming = client.receive(&mut block).unwrap();
+    assert!(matches!(incoming.next(), Some(Incoming::Stray)));
+    assert!(incoming.next().is_none());
+    let passing = world.sent(&send(None, b"2"));
+    let mut block = world.relayed(&passing);
+    let mut incoming = world.far.client.receive(&mut block).unwrap();
+    assert!(matches!(
+        incoming.next(),
+        Some(Incoming::Reply { ticket: 8, .. })
+    ));
+}
+
 /// Several small boxes in one block, as other implementations may send them.
 #[test]
 fn several_forwards_in_one_block() {
