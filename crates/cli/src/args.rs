@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use junto_smp::address::ServerAddress;
 
 use crate::profile::Policy;
 use crate::way::{Routing, Socks};
@@ -460,6 +461,13 @@ pub(crate) enum BenchCommand {
         /// the rate of one durable queue: about ten minutes, and 20,100 open files
         #[arg(long, conflicts_with_all = ["messages", "threads", "journal"])]
         curves: bool,
+        /// Load this running server of the protocol instead, whichever it is, without a floor; it must be on
+        /// this machine and let everybody create queues
+        #[arg(long, value_name = "ADDRESS", requires = "process", conflicts_with_all = ["threads", "journal", "curves"])]
+        outside: Option<ServerAddress>,
+        /// The number of that server's process, for its CPU time and memory
+        #[arg(long, value_name = "PID", requires = "outside")]
+        process: Option<u32>,
     },
     /// A session's send and receive, against the same bytes over plain TCP and over TLS
     Session {

@@ -12,6 +12,7 @@ use junto_relay::{Relay, RelayConfig, RunningRelay};
 use junto_session::bench::{Figures, Options, Seat, loopback, stream_figures};
 use junto_session::carrier::memory::Hub;
 use junto_session::carrier::{self, Carriage};
+use junto_smp::address::ServerAddress;
 use junto_tls::{ClientTls, ServerIdentity, ServerTls, handshake};
 use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
@@ -34,7 +35,12 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> Result<(), Fai
             threads,
             journal,
             curves: false,
-        } => relay(messages, threads, journal, output).await,
+            outside,
+            process,
+        } => match outside.zip(process) {
+            Some((address, process)) => outside_relay(&address, process, messages, output).await,
+            None => relay(messages, threads, journal, output).await,
+        },
         BenchCommand::Session { messages, memory } => session(messages, memory, output).await,
     }
 }
@@ -93,6 +99,38 @@ async fn relay(
             format!("idle connection       {:>10.1} KiB", r.idle_connection_bytes / 1024.0),
             format!("empty queue           {:>10.0} bytes", r.empty_queue_bytes),
             format!("relay at start        {:>10.1} MiB", r.start_bytes as f64 / 1048576.0),
+        ]
+        .join("\n")
+    })
+}
+
+async fn outside_relay(
+    address: &ServerAddress,
+    process: u32,
+    messages: u64,
+    output: Output,
+) -> Result<(), Failure> {
+    let progress = output.progress("measuring the server");
+    let options = junto_relay::bench::BenchOptions {
+        messages,
+        ..Default::default()
+    };
+    let report = junto_relay::bench::outside(address, process, options)
+        .await
+        .map_err(Failure::failed)?;
+    progress.done();
+    output.result(&report, || {
+        let (m, l, c, r) = (&report.message, &report.latency_us, &report.creation, &report.memory);
+        [
+            "one message of 16 KiB: SEND, MSG, ACK".to_owned(),
+            format!("  server CPU          {:>10.1} µs", m.cpu_us),
+            format!("  messages            {:>10.0} /CPU-second, {:.0} /s with the clients on this machine", m.per_cpu_second, m.per_second),
+            format!("  latency             {:>10.0} µs p50, {:.0} µs p99 (a PING: {:.0}, {:.0})", l.p50, l.p99, report.ping_us.p50, report.ping_us.p99),
+            format!("queue creation        {:>10.0} /CPU-second, {:.0} /s", c.per_cpu_second, c.per_second),
+            format!("connections           {:>10.0} /CPU-second, {:.0} /s", report.connecting.per_cpu_second, report.connecting.per_second),
+            format!("idle connection       {:>10.1} KiB", r.idle_connection_bytes / 1024.0),
+            format!("empty queue           {:>10.0} bytes", r.empty_queue_bytes),
+            format!("server before, after  {:>10.1} MiB, {:.1} MiB", r.start_bytes as f64 / 1048576.0, report.end_bytes as f64 / 1048576.0),
         ]
         .join("\n")
     })

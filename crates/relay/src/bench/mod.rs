@@ -13,6 +13,7 @@
 mod curves;
 mod floor;
 mod load;
+mod outside;
 mod peer;
 mod process;
 
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use curves::{ConnectionsPoint, CurveOptions, Curves, DurableReport, QueuesPoint, curves};
+pub use outside::{OutsideMessages, OutsideReport, outside};
 pub use peer::{Blocks, Heard, OwnQueue, Peer, PeerError, Said};
 pub use process::child;
 

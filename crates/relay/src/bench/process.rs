@@ -25,6 +25,46 @@ pub(super) enum Kind {
     Floor,
 }
 
+/// The number of a process on this machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watched(pub(super) u32);
+
+impl Watched {
+    /// CPU time of all its threads so far, in steps of 10 ms; threads that have ended count as well.
+    pub(super) fn cpu(self) -> Result<Duration, BenchError> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0));
+        let stat = stat.map_err(BenchError::Process)?;
+        // The second field is a name in parentheses, with whatever in it. User and system time are the
+        // 14th and 15th, in hundredths of a second on every kernel that is not for an Alpha.
+        let ticks = stat.rsplit_once(')').and_then(|(_, rest)| {
+            let mut fields = rest.split_whitespace().skip(11);
+            let (user, system): (u64, u64) =
+                (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            Some(user + system)
+        });
+        ticks
+            .map(|ticks| Duration::from_millis(ticks * 10))
+            .ok_or_else(|| BenchError::Process(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Its resident memory.
+    pub(super) fn resident_bytes(self) -> Result<u64, BenchError> {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.0)).map_err(BenchError::Process)?;
+        let kib: Option<u64> = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        kib.map(|kib| kib * 1024)
+            .ok_or_else(|| BenchError::Process(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Bytes by which its resident memory has grown.
+    pub(super) fn grown_since(self, bytes: u64) -> Result<f64, BenchError> {
+        Ok(self.resident_bytes()?.saturating_sub(bytes) as f64)
+    }
+}
+
 /// A running process; ends when dropped.
 pub(super) struct Process {
     pub(super) address: ServerAddress,
@@ -82,7 +122,7 @@ impl Process {
         std::env::temp_dir().join(format!("junto-bench-{}-{unique}", std::process::id()))
     }
 
-    /// CPU time of all its threads so far.
+    /// CPU time of all its threads so far, to the nanosecond: our relay's live as long as it does.
     pub(super) fn cpu(&self) -> Result<Duration, BenchError> {
         self.read_cpu().map_err(BenchError::Process)
     }
@@ -107,14 +147,7 @@ impl Process {
 
     /// Its resident memory.
     pub(super) fn resident_bytes(&self) -> Result<u64, BenchError> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-            .map_err(BenchError::Process)?;
-        let kib: Option<u64> = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        kib.map(|kib| kib * 1024)
-            .ok_or_else(|| BenchError::Process(io::ErrorKind::InvalidData.into()))
+        Watched(self.child.id()).resident_bytes()
     }
 }
 
