@@ -130,7 +130,6 @@ async fn messages(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use core::net::{Ipv4Addr, SocketAddr};
 
