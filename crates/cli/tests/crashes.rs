@@ -199,7 +199,7 @@ fn a_party_that_never_comes_is_named_and_may_come_later() {
     let stage = Stage::new();
     let (_relay, address) = stage.relay();
     let formed = stage.session(&address, 3);
-    let hurried = [&KEYGEN[..], &["--timeout", "5"]].concat();
+    let hurried = [&KEYGEN[..], &["--timeout", "15"]].concat();
     for ended in stage.all(&["p1", "p2"], &hurried) {
         names(&ended, &formed[2]["me"]);
     }
