@@ -3,6 +3,7 @@
 //! The protocol is pure and lives in `junto-bls`; this drives it over a session's executions: broadcast,
 //! send, gather, and store the key before the run is called finished.
 
+mod announce;
 mod certificate;
 mod claims;
 mod holdings;

@@ -12,6 +12,7 @@ use junto_session::{Execution, Members, Misuse, Mode, Purpose, Session, SessionE
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::announce::{self, Announcements};
 use super::certificate::{adopt, hand_out, handed};
 use super::judge;
 use super::key_file::{Held, KeyFile, uncertified};
@@ -117,10 +118,11 @@ async fn help(
     let signer = session.signing_key().await.map_err(session_failure)?;
     for (other, execution) in met.executions {
         let (_, part) = own_part(&session, &setup, &signer, &execution, file)?;
-        execution
-            .send(0, other, part)
-            .await
-            .map_err(session_failure)?;
+        match execution.send(0, other, part).await {
+            // It wants no part, and the next one may.
+            Ok(()) | Err(SessionError::Peer(_)) => {}
+            Err(error) => return Err(session_failure(error)),
+        }
     }
     leave(&session, &label, others).await
 }
@@ -185,19 +187,34 @@ async fn sign(
         });
     }
 
+    let own = sha256(message);
+    let announced = Announcements::begin(&session, file.share.public(), own, others).await;
+    let mut announced = announced.map_err(session_failure)?;
     let progress = output.progress(format!("signing: 1 of {required} parts"));
     let mut inbox = BTreeMap::new();
     let mut lost = 0;
     let signature = loop {
-        let (from, incoming) = match parts.join_next().await {
+        let next = tokio::select! {
+            next = parts.join_next() => next,
+            (party, other) = announced.next(&own) => {
+                output.say(format_args!(
+                    "{}, and this party one with {}: compare the files if you mean the same",
+                    announce::describe(party, &other),
+                    hex::encode(own)
+                ));
+                continue;
+            }
+        };
+        let (from, incoming) = match next {
             Some(Ok((from, Ok(incoming)))) => (from, incoming),
             Some(Ok((_, Err(SessionError::Incomplete { .. })))) | None => {
                 return Err(Failure::new(
                     Exit::Unreachable,
                     format_args!(
-                        "only {} of {required} parties signed this message in time (SHA-256 {})",
+                        "only {} of {required} parties signed this message in time (SHA-256 {}){}",
                         inbox.len() + 1,
-                        hex::encode(sha256(message))
+                        hex::encode(own),
+                        announced.others()
                     ),
                 )
                 .help("this party's part is on its way: run the command again when the others have signed; all must sign the same bytes, so compare the SHA-256"));

@@ -16,7 +16,7 @@ use std::time::Duration;
 use junto_bls::{Certificate, Holding, Occasion, PartyIndex, Signature};
 use junto_session::carrier::memory::Hub;
 use junto_session::{
-    DisplayName, Members, Params, PartyCount, Persona, Policy, SessionError, Sessions,
+    DisplayName, Members, Misuse, Params, PartyCount, Persona, Policy, SessionError, Sessions,
 };
 
 use super::key_file::{Held, KeyFile};
@@ -171,6 +171,19 @@ impl Table {
     fn is_undecided(&self, party: usize) -> bool {
         let key = KeyFile::find(&self.of(party).profile, "k").unwrap();
         key.is_some_and(|key| !key.undecided.is_empty())
+    }
+
+    /// Whatever the liar has said in a session before has arrived: a connection keeps order.
+    async fn arrived(&self, session: &str, parties: &[usize]) {
+        let liar = self.of(LIAR).session(session, PATIENCE).await.unwrap();
+        let channel = liar.channel("sync").await.unwrap();
+        for party in parties {
+            let theirs = self.of(*party).session(session, PATIENCE).await.unwrap();
+            channel.send(theirs.me(), b"sync".to_vec()).await.unwrap();
+            let heard = theirs.channel("sync").await.unwrap();
+            let heard = tokio::time::timeout(PATIENCE, heard.next()).await;
+            heard.unwrap().unwrap();
+        }
     }
 
     /// The liar ends the run towards the victim; those who have the key already do not care.
@@ -426,8 +439,14 @@ async fn a_party_may_die_after_whatever_it_stores() {
             table.command(VICTIM, command).await.unwrap();
             assert_eq!(table.epoch(VICTIM), epoch, "it is reported, not made again");
         } else {
-            // Next week all refresh again, and the victim with them.
+            // Next week all refresh again, and the victim with them; what it had begun is over.
             table.all(command).await;
+            let session = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
+            let ended = session.execution(command.label()).await.map(drop);
+            assert!(
+                matches!(ended, Err(SessionError::Misuse(Misuse::Finished))),
+                "{ended:?}"
+            );
             assert_eq!(table.epoch(VICTIM), epoch.map(|epoch| epoch + 1));
         }
         table.signs(b"message").await;

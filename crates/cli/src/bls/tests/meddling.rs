@@ -1,6 +1,9 @@
 //! Runs that somebody ends before they begin, or again and again, and who is named then.
 
+use junto_crypto::hash::sha256;
+
 use super::*;
+use crate::bls::announce::Announcements;
 use crate::bls::run::{Desk, MOVED_ON, Run};
 
 const PURPOSE: &str = "bls refresh k";
@@ -14,17 +17,7 @@ impl Table {
             let ended = execution.unwrap().abort("no", Members::NONE);
             ended.await.unwrap();
         }
-        // What comes after it on the same connection has arrived, so that has.
-        let channel = liar.channel("sync").await.unwrap();
-        for party in [HONEST, VICTIM] {
-            let session = self.of(party).session("s", PATIENCE).await.unwrap();
-            channel.send(session.me(), b"sync".to_vec()).await.unwrap();
-            let heard = session.channel("sync").await.unwrap();
-            tokio::time::timeout(PATIENCE, heard.next())
-                .await
-                .unwrap()
-                .unwrap();
-        }
+        self.arrived("s", &[HONEST, VICTIM]).await;
     }
 }
 
@@ -159,4 +152,26 @@ async fn a_run_that_is_superseded_leaves_nothing_open() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signers_of_different_messages_find_out() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let victim = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
+    let honest = table.of(HONEST).session("s", PATIENCE).await.unwrap().me();
+    let key = table.key(VICTIM);
+    let others = victim.everybody().without(victim.me());
+    let own = sha256(b"another message");
+    let public = key.held.as_ref().unwrap().share.public();
+    let begun = Announcements::begin(&victim, public, own, others).await;
+    let mut announced = begun.unwrap();
+    let signs = table.sign(HONEST, b"message", PATIENCE);
+    let (party, digest) = tokio::select! {
+        _ = signs => panic!("signed by one alone"),
+        heard = tokio::time::timeout(PATIENCE, announced.next(&own)) => heard.unwrap(),
+    };
+    assert_eq!((party, digest), (honest, sha256(b"message")));
+    let others = announced.others();
+    assert!(others.contains(&hex::encode(digest)), "{others}");
 }

@@ -11,7 +11,7 @@ use junto_crypto::ed25519::SigningKey;
 use proptest::prelude::*;
 
 use crate::bls::key_file::{Held, KeyFile, admit};
-use crate::bls::order::{Barred, Origin};
+use crate::bls::order::{Barred, Origin, place};
 
 /// Three parties, the last of them a liar, meet in three sessions; two of them must sign.
 const PARTIES: u8 = 3;
@@ -211,7 +211,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// Whatever the users of honest parties do in whatever order, and whichever certificates are handed
     /// to whom and when: once all have been handed to all, the shares fit together.
@@ -297,5 +297,56 @@ fn nothing_starts_from_an_older_share_than_this_party_holds() {
     assert_eq!(
         one.barred("refreshed again", false),
         Some(Barred::Past(since))
+    );
+}
+
+#[test]
+fn no_older_epoch_is_made_after_a_later_one() {
+    let [mut one, _] = HONEST.map(Honest::new);
+    // The others have proven that they hold the first refresh, and start the second one from it.
+    assert!(one.confirm(index("refreshed, refreshed"), false));
+    assert_eq!(one.barred("left", false), Some(Barred::OlderShare));
+    // A key that has come back goes on where it is, whatever was numbered how before it left.
+    let at = |name: &str| place(RUNS[index(name)].certificate.setup());
+    assert!(at("left, came back") > at("refreshed again"));
+    assert!(at("refreshed again") > at("refreshed"));
+}
+
+#[test]
+fn broken_runs_fill_their_session_and_no_other() {
+    let [mut one, _] = HONEST.map(Honest::new);
+    let here = Origin::of(RUNS[0].certificate.setup()).unwrap().session;
+    let keys: Vec<SigningKey> = (0..PARTIES)
+        .map(|i| SigningKey::from_seed(&[i; 32]))
+        .collect();
+    let roster: Vec<_> = keys.iter().map(SigningKey::verifying_key).collect();
+    let shares = RUNS[0].pending.iter().map(|pending| {
+        let pending = Pending::decode(pending).unwrap();
+        pending.activate(&RUNS[0].certificate).unwrap().share
+    });
+    let shares: Vec<KeyShare> = shares.map(Option::unwrap).collect();
+    for number in 1..=65 {
+        assert_eq!(one.key.has_room(&here).is_ok(), number < 65);
+        let label = format!("bls refresh k #{number}");
+        let occasion = Occasion {
+            session: [1; 32],
+            label: label.as_bytes(),
+            roster: &roster,
+        };
+        let setup = planned(&occasion, &label, Some(shares[0].public().clone()));
+        let run = honest(&setup, &keys, &shares);
+        let pending = Pending::decode(&run.pending[0]).unwrap();
+        let admitted = admit(
+            one.key.held.as_ref(),
+            &mut one.key.undecided,
+            pending,
+            false,
+        );
+        assert_eq!(admitted.is_ok(), number < 65);
+    }
+    assert_eq!(one.key.unasked().len(), 64 - 8);
+    assert!(
+        one.confirm(index("left"), false),
+        "it can be taken elsewhere"
     );
 }
