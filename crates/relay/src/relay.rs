@@ -180,6 +180,7 @@ async fn open_store(storage: Storage, settings: &Settings) -> Result<Arc<dyn Sto
             let open = move || JournalStore::open(&dir, sync, limits.queues, memory);
             let opened = tokio::task::spawn_blocking(open).await;
             let store = opened.map_err(|_| RelayError::Defect)??;
+            store.resume(connection::now());
             // Before anybody asks for what has grown too old meanwhile.
             store.sweep(connection::now(), &settings.queue_limits);
             Arc::new(store)

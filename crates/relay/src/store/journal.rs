@@ -36,7 +36,7 @@ use std::thread::JoinHandle;
 
 use junto_smp::id::ID_BYTES;
 use junto_smp::message::Timestamp;
-use junto_smp::queue::{self, Change};
+use junto_smp::queue::{self, Change, Day};
 
 use super::disk::{Disk, Folder};
 use super::log::{Log, Opened};
@@ -265,6 +265,14 @@ impl JournalStore {
         Ok(())
     }
 
+    /// Bounds what waits for the disk.
+    fn commit_if_much(&self, pending: usize) {
+        if pending > COPY_BYTES {
+            // Fails for good, which whoever answers will notice.
+            let _ = self.log.commit();
+        }
+    }
+
     fn copy(&self, cell: &Cell) -> Result<(), StoreFailed> {
         let queue = cell.lock();
         // A queue deleted since has its `D` behind whatever the old segments say.
@@ -426,15 +434,34 @@ impl Store for JournalStore {
                     .log
                     .append(|out| record::append_change(out, queue, change));
             });
-            if pending > COPY_BYTES {
-                // Fails for good, which whoever answers will notice.
-                let _ = self.log.commit();
-            }
+            self.commit_if_much(pending);
         });
         if self.is_mostly_garbage() {
             self.compact();
         }
         swept
+    }
+
+    fn resume(&self, now: Timestamp) {
+        // Whenever a relay runs, somebody uses one of its queues: it has run until about the last use
+        // of any. If it has run for longer, queues are kept for longer.
+        let mut last = None;
+        self.queues
+            .for_each(|cell| last = last.max(cell.lock().used()));
+        let away = last.map_or(0, |last| Day::of(now).0.saturating_sub(last.0));
+        if away <= 1 {
+            return;
+        }
+        self.queues.for_each(|cell| {
+            let mut queue = cell.lock();
+            let Some(used) = queue.used() else { return };
+            queue.restore_use(Day(used.0.saturating_add(away)));
+            let pending = self
+                .log
+                .append(|out| record::append_change(out, &queue, Change::Used));
+            drop(queue);
+            self.commit_if_much(pending);
+        });
     }
 
     fn wants_sweep(&self) -> bool {
@@ -591,6 +618,40 @@ mod tests {
             );
             store.close().unwrap();
         }
+    }
+
+    #[test]
+    fn a_relay_that_was_away_takes_no_queue_for_unused() {
+        let noon = |day: u64| Timestamp(day * 86_400 + 43_200);
+        let limits = queue::Limits {
+            unused_days: Some(30),
+            ..queue::Limits::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let there = |store: &JournalStore| [1, 2].map(|n| messages(store, n).is_some());
+        let store = open(dir.path());
+        for (n, day) in [(1, 100), (2, 120)] {
+            let cell = store.create(queue(n)).unwrap();
+            let mut queue = cell.lock();
+            let change = queue.touch(noon(day)).unwrap();
+            store.record(&queue, change);
+        }
+        store.close().unwrap();
+        drop(store);
+        // It stood still for a year; on its first day nobody has had the time to come back.
+        for days in [0, 1] {
+            let store = open(dir.path());
+            store.resume(noon(485 + days));
+            assert_eq!(store.sweep(noon(485 + days), &limits).queues, 0);
+            assert_eq!(there(&store), [true, true]);
+            store.close().unwrap();
+        }
+        // From then on days count again, as before: the first was unused for twenty.
+        let store = open(dir.path());
+        store.resume(noon(486));
+        assert_eq!(store.sweep(noon(505), &limits).queues, 1);
+        assert_eq!(there(&store), [false, true]);
+        store.close().unwrap();
     }
 
     #[test]
