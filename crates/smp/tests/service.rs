@@ -379,6 +379,30 @@ fn missing_and_foreign_service_signatures_are_told_apart_from_wrong_keys() {
 }
 
 #[test]
+fn no_changed_byte_of_a_service_signature_passes() {
+    let owner = key(1);
+    let credential = Credential::Key(owner.public_key());
+    let request = Request {
+        entity: Entity::Queue(&[8; 24]),
+        key: Some(&owner),
+        command: Command::Sub,
+    };
+    let mut pair = Pair::service(Version::MAX, ServiceRole::Messaging);
+    let block = pair.sealed(&request);
+    // Padding, count, length, and the queue's signature; then the marker and the length of this one.
+    let start = 2 + 1 + 2 + 1 + 64;
+    assert_eq!(block[start..start + 2], [b'1', 64]);
+    for position in start + 2..start + 66 {
+        let mut changed = block.clone();
+        changed[position] ^= 1;
+        let refused = pair.open(&mut changed, &credential, |_| ());
+        assert_eq!(refused, Err(ErrorCode::Service), "byte {position}");
+    }
+    let mut block = block;
+    assert_eq!(pair.open(&mut block, &credential, |_| ()), Ok(()));
+}
+
+#[test]
 fn only_the_service_itself_asks_for_its_queues() {
     for version in service_versions() {
         for (role, command) in [
