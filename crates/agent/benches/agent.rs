@@ -1,5 +1,5 @@
-//! `cargo bench -p junto-agent`: the figures of `junto_agent::bench`, and messages by turns through
-//! a relay on loopback.
+//! `cargo bench -p junto-agent`: the figures of `junto_agent::bench`, and messages by turns over
+//! loopback: through one relay, and through that of the sender to that of the receiver.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -12,9 +12,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use junto_agent::bench::BenchOptions;
-use junto_agent::{Agent, AgentConfig, ConnectionId, Event, Events, PostQuantum, Tag};
+use junto_agent::{Agent, AgentConfig, ConnectionId, Event, Events, PostQuantum, Routing, Tag};
 use junto_crypto::aead::StoreKey;
-use junto_relay::{Relay, RelayConfig};
+use junto_relay::{Relay, RelayConfig, RunningRelay};
+use junto_smp::address::ServerAddress;
 use junto_tls::ServerIdentity;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -25,10 +26,13 @@ struct Party {
     events: Events,
 }
 
-async fn open(path: &Path, post_quantum: PostQuantum) -> Party {
+async fn open(path: &Path, post_quantum: PostQuantum, own: &ServerAddress) -> Party {
     let mut config = AgentConfig::new(path, StoreKey::from_bytes(&[5; 32]));
     config.receipts = false;
     config.post_quantum = post_quantum;
+    // With the same relay for both there is none to go through.
+    config.routing = Routing::Always;
+    config.own_relays = vec![own.clone()];
     let (agent, events) = Agent::open(config).await.unwrap();
     Party { agent, events }
 }
@@ -51,25 +55,34 @@ impl Party {
     }
 }
 
-async fn by_turns(folder: &Path, turns: usize, post_quantum: PostQuantum) {
-    println!("{post_quantum:?}:");
+async fn relay(seed: u8) -> RunningRelay {
     let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut rng = ChaCha20Rng::from_seed([1; 32]);
+    let mut rng = ChaCha20Rng::from_seed([seed; 32]);
     let identity = ServerIdentity::ephemeral("127.0.0.1", &mut rng, UnixTime::now()).unwrap();
-    let config = RelayConfig::in_memory("127.0.0.1", bind).unwrap();
-    let relay = Relay::start(config, identity).await.unwrap();
+    let mut config = RelayConfig::in_memory("127.0.0.1", bind).unwrap();
+    config.proxy.allow_private = true;
+    Relay::start(config, identity).await.unwrap()
+}
+
+async fn by_turns(turns: usize, post_quantum: PostQuantum, detour: bool) {
+    let way = if detour { "two relays" } else { "one relay" };
+    println!("{post_quantum:?}, through {way}:");
+    let scratch = tempfile::tempdir_in(".").unwrap();
+    let folder = scratch.path();
+    let relays = [relay(1).await, relay(2).await];
+    let own = [&relays[0], &relays[usize::from(detour)]].map(RunningRelay::address);
     let (mut alice, mut bob) = (
-        open(&folder.join("alice.db"), post_quantum).await,
-        open(&folder.join("bob.db"), post_quantum).await,
+        open(&folder.join("alice.db"), post_quantum, &own[0]).await,
+        open(&folder.join("bob.db"), post_quantum, &own[1]).await,
     );
     let start = Instant::now();
     let made = alice
         .agent
-        .create_invitation(Tag::new([1; 32]), &relay.address(), b"")
+        .create_invitation(Tag::new([1; 32]), &own[0], b"")
         .await;
     let link = made.unwrap().1.into();
     bob.agent
-        .join(Tag::new([2; 32]), &link, &relay.address(), b"")
+        .join(Tag::new([2; 32]), &link, &own[1], b"")
         .await
         .unwrap();
     let (to_bob, to_alice) = (alice.connected().await, bob.connected().await);
@@ -124,13 +137,13 @@ async fn by_turns(folder: &Path, turns: usize, post_quantum: PostQuantum) {
 
 fn main() {
     let folder = tempfile::tempdir_in(".").unwrap();
-    let other = tempfile::tempdir_in(".").unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(by_turns(folder.path(), 100, PostQuantum::EachStep));
-    runtime.block_on(by_turns(other.path(), 100, PostQuantum::Sparing));
+    runtime.block_on(by_turns(100, PostQuantum::EachStep, false));
+    runtime.block_on(by_turns(100, PostQuantum::Sparing, false));
+    runtime.block_on(by_turns(100, PostQuantum::Sparing, true));
     let report = junto_agent::bench::run(BenchOptions::default(), folder.path());
     println!("{:#?}", report.unwrap());
 }

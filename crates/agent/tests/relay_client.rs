@@ -11,20 +11,24 @@ use std::{
 use bytes::Bytes;
 use junto_agent::{
     client::{
-        ClientError, ClientOptions, NOTICES_MAX, Notice, Notices, ProtocolFault, RelayClient,
+        ClientError, ClientOptions, NOTICES_MAX, Notice, Notices, ProtocolFault, ProxyTrouble,
+        RelayClient,
     },
     proto::{Answer, Auth, Operation, QueueMode, Refusal, RelayNotice, Token},
 };
-use junto_crypto::{ed25519, x25519};
+use junto_crypto::{ed25519, pad::unpad, x25519};
 use junto_relay::{Relay, RelayConfig, RunningRelay};
 use junto_smp::{
     address::{Fingerprint, ServerAddress},
-    block::{BLOCK_BYTES, BlockFault, SessionId, new_block},
-    hello::HelloFault,
-    id::{RecipientId, SenderId},
+    block::{BLOCK_BYTES, Block, BlockFault, OutgoingBlock, SessionId, new_block},
+    command::Command,
+    hello::{HelloFault, ServerHello},
+    id::{Entity, RecipientId, SenderId},
     key::AuthSecret,
     message::{Delivered, DeliveryKey},
-    server::{Handshake, Identity},
+    proxy::Introduction,
+    response::Response,
+    server::{Connection, Handshake, Identity},
 };
 use junto_tls::{ClientTls, ServerIdentity, ServerTls, handshake};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
@@ -379,6 +383,16 @@ async fn scripted<F>(act: impl FnOnce(TlsStream<TcpStream>) -> F + Send + 'stati
 where
     F: Future<Output = ()> + Send,
 {
+    spoken(|stream, _, _| act(stream)).await
+}
+
+/// As [`scripted`], for one that goes on speaking the protocol; it also gets the hello that it sent.
+async fn spoken<F>(
+    act: impl FnOnce(TlsStream<TcpStream>, Connection, Box<Block>) -> F + Send + 'static,
+) -> ServerAddress
+where
+    F: Future<Output = ()> + Send,
+{
     let identity = server_identity();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -397,9 +411,10 @@ where
         let shaken = Handshake::start(&smp, session, &mut rng(), &mut hello).unwrap();
         stream.write_all(hello.as_slice()).await.unwrap();
         stream.flush().await.unwrap();
-        stream.read_exact(hello.as_mut_slice()).await.unwrap();
-        shaken.finish(&smp, &mut hello).unwrap();
-        act(stream).await;
+        let mut answer = new_block();
+        stream.read_exact(answer.as_mut_slice()).await.unwrap();
+        let connection = shaken.finish(&smp, &mut answer).unwrap();
+        act(stream, connection, hello).await;
     });
     address.parse().unwrap()
 }
@@ -410,6 +425,50 @@ fn impatient() -> ClientOptions {
         ping_interval: Duration::from_millis(100),
         ..ClientOptions::default()
     }
+}
+
+/// It may introduce itself, with all signatures in order: it is not whom we asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_cannot_pose_as_the_relay_behind_it() {
+    let relay = relay().await;
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let proxy = spoken(|mut stream, connection, hello| async move {
+        let Connection {
+            mut requests,
+            mut replies,
+        } = connection;
+        let said = ServerHello::decode(unpad(hello.as_slice()).unwrap()).unwrap();
+        let itself = Introduction::new(&said).unwrap();
+        let mut block = new_block();
+        stream.read_exact(block.as_mut_slice()).await.unwrap();
+        let request = requests.open(&mut block).unwrap().next().unwrap();
+        let Ok(request) = request else {
+            panic!("no request");
+        };
+        assert!(matches!(request.command(), Command::Proxy(_)));
+        let answer = Response::ProxyKey(itself.answer());
+        let mut outgoing = OutgoingBlock::new();
+        let correlation = request.correlation();
+        let pushed = replies.push(&mut outgoing, Some(&correlation), Entity::None, &answer);
+        pushed.unwrap();
+        let block = replies.seal(&mut outgoing).unwrap();
+        stream.write_all(block.as_slice()).await.unwrap();
+        stream.flush().await.unwrap();
+        // And what it is told then.
+        let told = stream.read(&mut [0]).await.unwrap_or(0);
+        sender.send(told).unwrap();
+    })
+    .await;
+    let tls = ClientTls::new().unwrap();
+    let options = ClientOptions::default();
+    let opened =
+        RelayClient::connect_through(&tls, (&proxy, None), &relay.address(), &options).await;
+    let error = opened.err();
+    let expected = matches!(error, Some(ClientError::Proxy(ProxyTrouble::Impostor)));
+    assert!(expected, "{error:?}");
+    let told = timeout(PATIENCE, receiver).await.expect("in time").unwrap();
+    assert_eq!(told, 0, "it was told something");
+    relay.shutdown().await.unwrap();
 }
 
 /// A silent connection is pinged, and given up if nothing comes back.
