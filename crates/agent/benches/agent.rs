@@ -61,6 +61,7 @@ async fn relay(seed: u8) -> RunningRelay {
     let identity = ServerIdentity::ephemeral("127.0.0.1", &mut rng, UnixTime::now()).unwrap();
     let mut config = RelayConfig::in_memory("127.0.0.1", bind).unwrap();
     config.proxy.allow_private = true;
+    config.proxy.allow_own = true;
     Relay::start(config, identity).await.unwrap()
 }
 

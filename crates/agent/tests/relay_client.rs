@@ -430,7 +430,6 @@ fn impatient() -> ClientOptions {
 /// It may introduce itself, with all signatures in order: it is not whom we asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_cannot_pose_as_the_relay_behind_it() {
-    let relay = relay().await;
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let proxy = spoken(|mut stream, connection, hello| async move {
         let Connection {
@@ -461,14 +460,13 @@ async fn a_proxy_cannot_pose_as_the_relay_behind_it() {
     .await;
     let tls = ClientTls::new().unwrap();
     let options = ClientOptions::default();
-    let opened =
-        RelayClient::connect_through(&tls, (&proxy, None), &relay.address(), &options).await;
+    let relay = ServerAddress::new(Fingerprint([1; 32]), proxy.hosts().to_vec(), 5223).unwrap();
+    let opened = RelayClient::connect_through(&tls, (&proxy, None), &relay, &options).await;
     let error = opened.err();
     let expected = matches!(error, Some(ClientError::Proxy(ProxyTrouble::Impostor)));
     assert!(expected, "{error:?}");
     let told = timeout(PATIENCE, receiver).await.expect("in time").unwrap();
     assert_eq!(told, 0, "it was told something");
-    relay.shutdown().await.unwrap();
 }
 
 /// A silent connection is pinged, and given up if nothing comes back.

@@ -16,8 +16,12 @@ fn open_relay(stage: &Stage, folder: &str) -> (Process, String) {
     let dir = stage.path(folder);
     let toml = dir.join("relay.toml");
     let settings = fs::read_to_string(&toml).unwrap();
-    let open = settings.replace("# allow_private = false", "allow_private = true");
-    assert_ne!(open, settings);
+    let mut open = settings;
+    for refusal in ["allow_private", "allow_own"] {
+        let closed = format!("# {refusal} = false");
+        assert!(open.contains(&closed), "no {closed}");
+        open = open.replace(&closed, &format!("{refusal} = true"));
+    }
     fs::write(&toml, open).unwrap();
     let start = ["relay", "start", "--dir", dir.to_str().unwrap()];
     let mut relay = stage.start("operator", &start);

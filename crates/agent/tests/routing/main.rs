@@ -95,6 +95,7 @@ async fn start(folder: &Path, bind: SocketAddr, is_proxy: bool) -> RunningRelay 
     };
     config.proxy.enabled = is_proxy;
     config.proxy.allow_private = true;
+    config.proxy.allow_own = true;
     // A relay that was away for a moment is asked again at once.
     config.proxy.timeouts.retry = Duration::from_millis(20);
     config.proxy.timeouts.retry_max = Duration::from_millis(200);
