@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::config::{Problem, RelayConfig, Storage};
 use crate::folder::{self, CONFIG_FILE, FolderError};
+use crate::proxy::ProxyConfig;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,49 +72,7 @@ fn advise(config: &RelayConfig, dir: &Path, advice: &mut Vec<Problem>) {
         "`monitor.listen` is open to other machines, without encryption or password",
         "listen on 127.0.0.1, or let only your monitoring reach it",
     );
-    say(
-        config.proxy.enabled && config.proxy.allow_private,
-        "`proxy.allow_private` lets every user knock at what this machine can reach",
-        "remove it, unless this is a closed network",
-    );
-    say(
-        config.proxy.enabled && config.proxy.allow_own,
-        "`proxy.allow_own` lets every user knock at the other services of this machine",
-        "remove it, unless relays on this machine must reach each other",
-    );
-    let proxy = config.proxy.limits;
-    for (name, one, all_name, all) in [
-        (
-            "connecting_per_source",
-            proxy.connecting_per_source,
-            "connecting",
-            proxy.connecting,
-        ),
-        (
-            "destinations_per_source",
-            proxy.destinations_per_source,
-            "destinations",
-            proxy.destinations,
-        ),
-        (
-            "forwards_per_source",
-            proxy.forwards_per_source,
-            "forwards",
-            proxy.forwards,
-        ),
-        (
-            "forwards_per_source",
-            proxy.forwards_per_source,
-            "forwards_per_destination",
-            proxy.forwards_per_destination,
-        ),
-    ] {
-        say(
-            config.proxy.enabled && one >= all,
-            &format!("`proxy.{name}` lets one source use up `proxy.{all_name}`"),
-            "set it below, to a quarter for example",
-        );
-    }
+    advise_on_proxy(&config.proxy, &mut say);
     say(
         config.storage == Storage::Memory,
         "`storage.mode` is \"memory\": a restart loses all queues",
@@ -134,6 +93,52 @@ fn advise(config: &RelayConfig, dir: &Path, advice: &mut Vec<Problem>) {
         ),
         "raise the limit of the service (LimitNOFILE= in its unit), or lower `limits.connections`",
     );
+}
+
+fn advise_on_proxy(proxy: &ProxyConfig, say: &mut impl FnMut(bool, &str, &str)) {
+    say(
+        proxy.enabled && proxy.allow_private,
+        "`proxy.allow_private` lets every user knock at what this machine can reach",
+        "remove it, unless this is a closed network",
+    );
+    say(
+        proxy.enabled && proxy.allow_own,
+        "`proxy.allow_own` lets every user knock at the other services of this machine",
+        "remove it, unless relays on this machine must reach each other",
+    );
+    let limits = &proxy.limits;
+    for (name, one, all_name, all) in [
+        (
+            "connecting_per_source",
+            limits.connecting_per_source,
+            "connecting",
+            limits.connecting,
+        ),
+        (
+            "destinations_per_source",
+            limits.destinations_per_source,
+            "destinations",
+            limits.destinations,
+        ),
+        (
+            "forwards_per_source",
+            limits.forwards_per_source,
+            "forwards",
+            limits.forwards,
+        ),
+        (
+            "forwards_per_source",
+            limits.forwards_per_source,
+            "forwards_per_destination",
+            limits.forwards_per_destination,
+        ),
+    ] {
+        say(
+            proxy.enabled && one >= all,
+            &format!("`proxy.{name}` lets one source use up `proxy.{all_name}`"),
+            "set it below, to a quarter for example",
+        );
+    }
 }
 
 /// How many files a process may open, where the system tells it as Linux does.
