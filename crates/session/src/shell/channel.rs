@@ -98,7 +98,6 @@ impl Channel {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use std::time::Duration;
 
