@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use junto_vault::{
-    Account, BlindedElement, Cost, Deposit, Evaluation, Given, GuessLimit, Pin, RealmId, RealmSet,
-    Record, Roster, enrol,
+    Account, BlindedElement, Cost, Deposit, Evaluation, Given, GuessLimit, Part, Pin, RealmId,
+    RealmSet, Record, Roster, enrol,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -67,7 +67,11 @@ static STORED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let cost = Cost::new(16 * 1024, 12, 1).unwrap();
     let limit = GuessLimit::new(3, 9).unwrap();
     let (_, mut deposits) = enrol(&pin, &account, &set, cost, limit, &mut rng).unwrap();
-    let (id, deposit, auth) = deposits.remove(0);
+    let Part {
+        realm: id,
+        deposit,
+        auth,
+    } = deposits.remove(0);
     let bytes = deposit.to_bytes();
     let version = deposit.version();
     let mut record = Record::default();

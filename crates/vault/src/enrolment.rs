@@ -84,6 +84,16 @@ impl Deposit {
     }
 }
 
+/// What goes to one realm.
+pub struct Part {
+    /// Which.
+    pub realm: RealmId,
+    /// What it keeps.
+    pub deposit: Deposit,
+    /// With what the client activates it there.
+    pub auth: AuthKey,
+}
+
 /// c2, hidden under the shared secret.
 pub(crate) fn wrap(secret: &Scalar, c2: &[u8; 32]) -> [u8; 32] {
     let pad = hkdf_sha256::<32>(b"", secret.as_bytes(), b"c2 wrap");
@@ -102,7 +112,7 @@ pub fn enrol(
     cost: Cost,
     limit: GuessLimit,
     rng: &mut impl CryptoRng,
-) -> Result<(MasterKey, Vec<(RealmId, Deposit, AuthKey)>), CostError> {
+) -> Result<(MasterKey, Vec<Part>), CostError> {
     let mut version = Version([0; 16]);
     rng.fill_bytes(&mut version.0);
     let stretched = Stretched::new(pin, account, set, &version, cost)?;
@@ -149,7 +159,11 @@ pub fn enrol(
                 wrapped,
                 limit,
             };
-            (*realm, deposit, auth)
+            Part {
+                realm: *realm,
+                deposit,
+                auth,
+            }
         })
         .collect();
     Ok((stretched.master_key(&c2), deposits))

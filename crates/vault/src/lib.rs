@@ -27,7 +27,7 @@ mod schedule;
 mod sharing;
 
 pub use encoding::DecodeError;
-pub use enrolment::{Deposit, enrol};
+pub use enrolment::{Deposit, Part, enrol};
 pub use guesses::{GuessLimit, PolicyError};
 pub use oprf::{BlindedElement, Evaluation};
 pub use pin::{PIN_BYTES_MAX, PIN_CHARS_MIN, Pin, PinError};

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Account, Cost, GuessLimit, Pin, RealmId, RealmSet, enrol};
+use crate::{Account, Cost, GuessLimit, Part, Pin, RealmId, RealmSet, enrol};
 use proptest::prelude::*;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ static DEPOSITS: LazyLock<Vec<(Vec<u8>, [u8; 32])>> = LazyLock::new(|| {
                 &mut ChaCha20Rng::from_seed([i; 32]),
             )
             .unwrap();
-            let (_, deposit, auth) = deposits.remove(0);
+            let Part { deposit, auth, .. } = deposits.remove(0);
             (deposit.to_bytes().to_vec(), *auth.as_bytes())
         })
         .collect()

@@ -1,5 +1,7 @@
 use super::*;
-use crate::{Account, Cost, Deposit, GuessLimit, Pin, RealmSet, Record, Refusal, State, enrol};
+use crate::{
+    Account, Cost, Deposit, GuessLimit, Part, Pin, RealmSet, Record, Refusal, State, enrol,
+};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 use subtle::ConstantTimeEq;
 
@@ -39,7 +41,12 @@ impl World {
             &mut self.rng,
         )
         .unwrap();
-        for (i, (realm, deposit, auth)) in deposits.into_iter().enumerate() {
+        for (i, part) in deposits.into_iter().enumerate() {
+            let Part {
+                realm,
+                deposit,
+                auth,
+            } = part;
             let record = self.records.get_mut(&realm).unwrap();
             let deposit = Deposit::from_bytes(&deposit.to_bytes(), &realm).unwrap();
             let version = deposit.version();
@@ -274,14 +281,14 @@ fn deposits_fit_their_realm() {
         &mut ChaCha20Rng::from_seed([1; 32]),
     )
     .unwrap();
-    let (realm, deposit, _) = &deposits[0];
+    let Part { realm, deposit, .. } = &deposits[0];
     let bytes = deposit.to_bytes();
     assert!(bytes.len() <= Deposit::BYTES_MAX);
     assert_eq!(
         *Deposit::from_bytes(&bytes, realm).unwrap().to_bytes(),
         *bytes
     );
-    assert!(Deposit::from_bytes(&bytes, &deposits[1].0).is_err());
+    assert!(Deposit::from_bytes(&bytes, &deposits[1].realm).is_err());
     for length in [0, bytes.len() - 1] {
         assert!(Deposit::from_bytes(&bytes[..length], realm).is_err());
     }
