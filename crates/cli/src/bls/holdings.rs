@@ -107,12 +107,23 @@ impl Latest {
         })
     }
 
-    /// Whoever was shown this epoch before, and has certified it, has it.
+    /// Who is behind, and the epoch that it has been shown by this.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (PartyIndex, [u8; 32])> {
+        let epoch = self.certificate.key().digest();
+        self.behind.iter().map(move |party| (*party, epoch))
+    }
+
+    /// Whoever was shown this very epoch before, and has certified it, has it. Another one may come to
+    /// light each time: a party that keeps certificates to itself shows them when it likes.
     ///
     /// # Errors
-    /// Names those who still claim the older one.
-    pub(crate) fn none_stays_behind(&self, shown: &BTreeSet<PartyIndex>) -> Result<(), Failure> {
-        let liars_found = self.behind.intersection(shown).copied().collect();
+    /// Names those who still claim an older one.
+    pub(crate) fn none_stays_behind(
+        &self,
+        shown: &BTreeSet<(PartyIndex, [u8; 32])>,
+    ) -> Result<(), Failure> {
+        let again = self.shown().filter(|seen| shown.contains(seen));
+        let liars_found = again.map(|(party, _)| party).collect();
         liars(
             &liars_found,
             "holds on to an older share than it has confirmed",

@@ -174,6 +174,14 @@ impl KeyFile {
         older.map(|run| run.pending.setup().clone()).collect()
     }
 
+    /// Whether this party has confirmed the run of that label, so that others may have its share by now.
+    pub(crate) fn has_confirmed(&self, session: &str, label: &str) -> bool {
+        let held = self.held.iter().map(|held| &held.origin);
+        let undecided = self.undecided.iter().map(|run| &run.origin);
+        held.chain(undecided)
+            .any(|origin| origin.session == session && origin.label == label)
+    }
+
     /// Whether another run of that session fits in beside those that are undecided.
     ///
     /// # Errors

@@ -31,6 +31,10 @@ const ROUND_DEAL: u32 = 2;
 const ROUND_SHARE: u32 = 3;
 const ROUND_CONFIRM: u32 = 4;
 
+/// How many runs one party may end in a command because it has moved on: as many as an honest one passes over, and no more
+/// than others have patience for.
+const MOVES_MAX: usize = 8;
+
 /// Why a party ends a run in which nobody is at fault.
 pub(super) const MOVED_ON: &str = "a party has a newer share than it had in this run; trying again";
 
@@ -95,7 +99,9 @@ pub(super) async fn make<'k>(
             Ok(certificate) => break certificate,
             Err(Stop::Again(why)) => desk.output.say(why),
             Err(Stop::Excused(why, party, failure)) => {
-                if !desk.excused.insert((party, why)) {
+                let times = desk.excused.entry((party, why)).or_default();
+                *times += 1;
+                if *times > if why == MOVED_ON { MOVES_MAX } else { 1 } {
                     return Err(failure);
                 }
                 desk.late |= why == LATE;
@@ -192,14 +198,14 @@ pub(super) struct Desk<'a> {
     /// How long the others may take.
     patience: Duration,
     output: Output,
-    /// Who was shown a newer epoch than it claimed.
-    pub(super) shown: BTreeSet<PartyIndex>,
+    /// Who was shown which newer epoch than it claimed.
+    pub(super) shown: BTreeSet<(PartyIndex, [u8; 32])>,
     /// Whether all have begun again to catch up with what they were shown.
     pub(super) gathered: bool,
     /// Whether others have given up waiting for this party.
     late: bool,
-    /// Who ended a run for a reason that is no fault.
-    excused: BTreeSet<(PartyIndex, &'static str)>,
+    /// How often who ended a run for a reason that is no fault.
+    excused: BTreeMap<(PartyIndex, &'static str), usize>,
 }
 
 impl<'a> Desk<'a> {
@@ -221,7 +227,7 @@ impl<'a> Desk<'a> {
             shown: BTreeSet::new(),
             gathered: false,
             late: false,
-            excused: BTreeSet::new(),
+            excused: BTreeMap::new(),
         }
     }
 
@@ -261,6 +267,14 @@ fn excuse(
     Some((why, party(by.as_usize())?))
 }
 
+/// Ends a run for all, if nobody else has by now: then it is over, whatever the other one's reason.
+async fn abandon(execution: Execution, why: &str) -> Result<(), Failure> {
+    match execution.abort(why, Members::NONE).await {
+        Ok(()) | Err(SessionError::Peer(_)) => Ok(()),
+        Err(error) => Err(session_failure(error)),
+    }
+}
+
 fn is_text(reason: &Reason, wanted: &str) -> bool {
     matches!(reason, Reason::GaveUp { text, .. } if text == wanted)
 }
@@ -294,8 +308,11 @@ impl Run {
             };
             match desk.session.execution(&label).await {
                 Ok(execution) if !key.standing().admits(&origin) => {
-                    let told = execution.abort(MOVED_ON, Members::NONE).await;
-                    told.map_err(session_failure)?;
+                    if key.has_confirmed(&origin.session, &label) {
+                        execution.finish().await.map_err(session_failure)?;
+                    } else {
+                        abandon(execution, MOVED_ON).await?;
+                    }
                 }
                 Ok(execution) => {
                     if let Some((number, error)) = ended {
@@ -354,16 +371,24 @@ impl Run {
         }
     }
 
-    /// Ends the run for all. Only before this party has confirmed: afterwards others may succeed.
-    pub(super) async fn leave(&self, why: &str) -> Result<(), Failure> {
-        let told = self.execution.clone().abort(why, Members::NONE).await;
-        told.map_err(session_failure)
+    /// Ends the run for all; only here, without a word, if this party has confirmed it: others may succeed.
+    pub(super) async fn leave(
+        &self,
+        session: &Session,
+        key: &KeyFile,
+        why: &str,
+    ) -> Result<(), Failure> {
+        if key.has_confirmed(&session.id().to_string(), &self.label) {
+            self.spend(session).await;
+            return Ok(());
+        }
+        abandon(self.execution.clone(), why).await
     }
 
     /// This party has a newer share than those that the run would start from.
-    pub(super) async fn move_on(&self, failure: Failure) -> Stop {
+    pub(super) async fn move_on(&self, session: &Session, key: &KeyFile, failure: Failure) -> Stop {
         match (
-            self.leave(MOVED_ON).await,
+            self.leave(session, key, MOVED_ON).await,
             party(self.execution.me().as_usize()),
         ) {
             (Ok(()), Some(me)) => Stop::Excused(MOVED_ON, me, failure),
@@ -451,15 +476,15 @@ impl Run {
         if let Err(barred) = key.standing().may_confirm(setup, task.abandons()) {
             let failure = barred_failure(&barred);
             return Err(match barred {
-                Barred::OlderShare => self.move_on(failure).await,
+                Barred::OlderShare => self.move_on(desk.session, key, failure).await,
                 Barred::NoRun | Barred::Past(_) | Barred::Elsewhere(_) => {
-                    self.leave(&failure.message).await?;
+                    self.leave(desk.session, key, &failure.message).await?;
                     failure.into()
                 }
             });
         }
         if let Err(failure) = key.has_room(&desk.session.id().to_string()) {
-            self.leave(&failure.message).await?;
+            self.leave(desk.session, key, &failure.message).await?;
             return Err(failure.into());
         }
         Ok(())

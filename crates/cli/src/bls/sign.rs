@@ -21,6 +21,13 @@ use crate::failure::{Exit, Failure};
 use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::Output;
 
+/// What the labels of signings begin with.
+const LABEL: &str = "bls sign ";
+/// Pairs of unfinished signings that a session keeps, half of all that it has room for.
+const SIGNINGS_OPEN_MAX: usize = 512;
+/// How often a party that signs something else is mentioned in a command.
+const ANNOUNCEMENTS_SAID_MAX: usize = 3;
+
 pub(crate) async fn run(
     junto: &Junto,
     name: &str,
@@ -92,7 +99,7 @@ async fn sign_with_latest(
 fn signing(session: &Session, file: &Held, message: &[u8]) -> Result<(String, Setup), Failure> {
     let key = file.share.public().clone();
     let label = format!(
-        "bls sign {} {}",
+        "{LABEL}{} {}",
         hex::encode(&key.digest()[..16]),
         hex::encode(sha256(message))
     );
@@ -114,6 +121,7 @@ async fn help(
     hand_out(&session, &file.certificate).await;
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());
+    make_room(&session, &label).await?;
     let met = meet(&session, &label, others, output).await?;
     let signer = session.signing_key().await.map_err(session_failure)?;
     for (other, execution) in met.executions {
@@ -158,6 +166,7 @@ async fn sign(
     let required = file.share.public().threshold().required();
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());
+    make_room(&session, &label).await?;
     let Met {
         executions,
         finished,
@@ -165,8 +174,9 @@ async fn sign(
     } = meet(&session, &label, others, output).await?;
     if finished {
         return Err(Failure::failed(
-            "this message was signed before, but its signature is no longer in the profile",
-        ));
+            "this message was signed before, but its signature is no longer in the profile; or its signing was given up to make room for others",
+        )
+        .help("after a `junto bls refresh` of the key it can be signed again"));
     }
     let able = executions.len() + 1;
     let (Some((_, first)), true) = (executions.first(), able >= usize::from(required)) else {
@@ -193,10 +203,16 @@ async fn sign(
     let progress = output.progress(format!("signing: 1 of {required} parts"));
     let mut inbox = BTreeMap::new();
     let mut lost = 0;
+    let mut said = BTreeMap::new();
     let signature = loop {
         let next = tokio::select! {
             next = parts.join_next() => next,
             (party, other) = announced.next(&own) => {
+                let times = said.entry(party).or_insert(0);
+                *times += 1;
+                if *times > ANNOUNCEMENTS_SAID_MAX {
+                    continue;
+                }
                 output.say(format_args!(
                     "{}, and this party one with {}: compare the files if you mean the same",
                     announce::describe(party, &other),
@@ -220,7 +236,7 @@ async fn sign(
                 .help("this party's part is on its way: run the command again when the others have signed; all must sign the same bytes, so compare the SHA-256"));
             }
             // One party that breaks off has no veto as long as enough others sign.
-            Some(Ok((_, Err(error @ SessionError::Peer(_))))) => {
+            Some(Ok((_, Err(error @ (SessionError::Peer(_) | SessionError::NoRoom))))) => {
                 lost += 1;
                 if able - lost < usize::from(required) {
                     return Err(session_failure(error));
@@ -306,6 +322,30 @@ async fn meet(
         }
     }
     Ok(met)
+}
+
+/// Gives up signings that never came to an end, if there are so many that they leave no room in the session
+/// for anything else: this party's part is on its way to whoever wanted it.
+async fn make_room(session: &Session, label: &str) -> Result<(), Failure> {
+    let open = session.open_executions().await.map_err(session_failure)?;
+    let signings = open
+        .into_iter()
+        .filter(|open| open.label.starts_with(LABEL));
+    let others: Vec<_> = signings.filter(|open| open.label != label).collect();
+    if others.len() < SIGNINGS_OPEN_MAX {
+        return Ok(());
+    }
+    for purpose in others {
+        let finished = match session.execution_as(purpose).await {
+            Ok(execution) => execution.finish().await.map(drop),
+            Err(error) => Err(error),
+        };
+        match finished {
+            Ok(()) | Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => {}
+            Err(error) => return Err(session_failure(error)),
+        }
+    }
+    Ok(())
 }
 
 /// Ends what [`meet`] opened, once the signature is stored.

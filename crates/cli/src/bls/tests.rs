@@ -598,6 +598,24 @@ async fn an_older_share_is_caught_up_with_once_and_no_more() {
     table.refresh_names_the_liar(Exit::Misbehaved).await;
 }
 
+/// A liar that keeps several certificates to itself shows one in each run: nobody could have had the second
+/// when it was shown the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_shown_one_certificate_after_the_other_is_no_liar() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let latest = |behind: u8| super::holdings::Latest {
+        certificate: table.key(HONEST).held.unwrap().certificate,
+        behind: PartyIndex::new(behind).into_iter().collect(),
+    };
+    let first = latest(1);
+    let shown = first.shown().collect();
+    first.none_stays_behind(&shown).unwrap_err();
+    latest(2).none_stays_behind(&shown).unwrap();
+    table.all(Command::Refresh).await;
+    latest(1).none_stays_behind(&shown).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_party_that_lacks_the_certificate_gets_it_in_the_run_of_the_others() {
     let mut table = Table::new().await;

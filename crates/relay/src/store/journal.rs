@@ -508,9 +508,11 @@ mod tests {
     use core::sync::atomic::AtomicBool;
     use std::fs;
 
+    use junto_smp::address::Fingerprint;
     use junto_smp::id::LinkId;
     use junto_smp::link::LinkBlobs;
     use junto_smp::queue::Link;
+    use junto_smp::service::{Service, ServiceRole};
 
     use super::*;
     use crate::store::conformance::{
@@ -768,6 +770,32 @@ mod tests {
         drop(store);
         assert_eq!(files(dir.path()), ["base.6"]);
         assert_eq!(fs::read(dir.path().join("journal.5.torn")).unwrap(), second);
+    }
+
+    /// While a base is written, changes of queues stand in it that come later, or that are deleted by then.
+    #[test]
+    fn a_certificate_comes_back_as_another_service_after_a_compaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let fingerprint = Fingerprint([9; 32]);
+        let service = |role| Some(Arc::new(Service::new(role, fingerprint)));
+        let mut bytes = segment::MAGIC.to_vec();
+        let mut gone = queue(1);
+        gone.restore_service(service(ServiceRole::Messaging));
+        let joined = Change::Service { before: None };
+        record::append_change(&mut bytes, &gone, joined);
+        let before = gone.service().map(|service| service.id);
+        gone.restore_service(None);
+        record::append_change(&mut bytes, &gone, Change::Service { before });
+        let mut told = queue(2);
+        told.restore_service(service(ServiceRole::Notifier));
+        record::append_queue(&mut bytes, &queue(2));
+        let joined = Change::Service { before: None };
+        record::append_change(&mut bytes, &told, joined);
+        fs::write(dir.path().join("journal.4"), &bytes).unwrap();
+        let store = open(dir.path());
+        assert_eq!(messages(&store, 2), Some(vec![]));
+        assert_eq!(store.queues(), 1);
+        store.close().unwrap();
     }
 
     #[cfg(unix)]

@@ -268,19 +268,21 @@ impl Replay<'_> {
                     rename(&cell, queues, |queue| queue.restore_notifier(parts));
                 }
             }
+            // Of a queue that is not here (yet, in a base; or any more) a service means nothing: kept all the
+            // same, it would stand in the way when its certificate comes back in another role.
             Record::Service(id, service) => {
-                let Some(service) = interned(queues.services(), service) else {
-                    return false;
-                };
                 if let Some(cell) = find(&id) {
+                    let Some(service) = interned(queues.services(), service) else {
+                        return false;
+                    };
                     rename(&cell, queues, |queue| queue.restore_service(service));
                 }
             }
             Record::NotifierService(id, service) => {
-                let Some(service) = interned(queues.services(), service) else {
-                    return false;
-                };
                 if let Some(cell) = find(&id) {
+                    let Some(service) = interned(queues.services(), service) else {
+                        return false;
+                    };
                     rename(&cell, queues, |queue| {
                         queue.restore_notifier_service(service)
                     });

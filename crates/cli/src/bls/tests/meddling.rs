@@ -63,13 +63,13 @@ async fn whoever_ends_every_run_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_excuse_counts_once_for_each_party() {
+async fn excuses_are_counted_for_each_party() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
     let held = table.key(LIAR).held.unwrap();
     let liar = async {
         let session = table.of(LIAR).session("s", PATIENCE).await.unwrap();
-        for run in 1..=2 {
+        for run in 1..=9 {
             let label = format!("{PURPOSE} #{run}");
             let claim = claim(&table, LIAR, "s", &label, &held).await;
             let execution = session.execution(&label).await.unwrap();
@@ -86,7 +86,8 @@ async fn an_excuse_counts_once_for_each_party() {
 async fn who_came_late_names_nobody_who_has_not_begun_again() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
-    let soon = Duration::from_millis(300);
+    // Long beside what the two take to meet, and what their word takes to arrive.
+    let soon = Duration::from_secs(2);
     let refresh = |party: usize, patience| renew::refresh(table.of(party), "k", patience, QUIET);
     let ended = tokio::join!(refresh(HONEST, soon), refresh(LIAR, soon));
     let victim = table.number(VICTIM, "s").await;
@@ -174,4 +175,22 @@ async fn signers_of_different_messages_find_out() {
     assert_eq!((party, digest), (honest, sha256(b"message")));
     let others = announced.others();
     assert!(others.contains(&hex::encode(digest)), "{others}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signings_that_nobody_takes_part_in_leave_room_for_others() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let session = table.of(HONEST).session("s", PATIENCE).await.unwrap();
+    let others = session.everybody().without(session.me());
+    for message in 0..260 {
+        for other in others.iter() {
+            let label = format!("bls sign {:032x} {message:064x}", 7);
+            let purpose = sign::between(&label, session.me(), other);
+            session.execution_as(purpose).await.unwrap();
+        }
+    }
+    assert!(session.open_executions().await.unwrap().len() >= 520);
+    table.signs(b"message").await;
+    assert!(session.open_executions().await.unwrap().len() < 20);
 }
