@@ -153,7 +153,8 @@ pub struct Receipt {
 }
 
 impl Record {
-    /// Holds a deposit ready. What is active stays so: a lost answer costs nobody a secret.
+    /// Holds a deposit ready. What is active stays so: a lost answer costs nobody a secret. A version that is kept
+    /// already is not held a second time, or activating it again would give its guesses back.
     ///
     /// # Errors
     /// [`Refusal::Spent`].
@@ -161,7 +162,10 @@ impl Record {
         if self.spent() >= deposit.limit.lifetime {
             return Err(Refusal::Spent);
         }
-        self.staged = Some(deposit);
+        let version = deposit.version();
+        if !self.kept.iter().any(|kept| kept.is(&version)) {
+            self.staged = Some(deposit);
+        }
         Ok(())
     }
 

@@ -177,6 +177,28 @@ fn only_what_was_charged_is_evaluated() {
     assert!(record.evaluate(&first, &element(1), &mut rng).is_none());
 }
 
+/// G1: the version before the newest, stored once more, has no more guesses than it had.
+#[test]
+fn a_version_that_is_kept_gets_no_guesses_back() {
+    let mut record = Record::default();
+    let put = |record: &mut Record, i: usize| {
+        record.stage(deposit(i)).unwrap();
+        record.activate(&deposit(i).version(), &auth(i), None)
+    };
+    put(&mut record, 0).unwrap();
+    put(&mut record, 3).unwrap();
+    for element in 0..EACH {
+        record
+            .charge(&deposit(0).version(), [element as u8; 32])
+            .unwrap();
+    }
+    assert_eq!(put(&mut record, 0), Err(Refusal::Absent));
+    assert_eq!(
+        record.charge(&deposit(0).version(), [9; 32]),
+        Err(Refusal::Exhausted)
+    );
+}
+
 /// G3: storing the same again and again gives no new guesses, unless the PIN is proven.
 #[test]
 fn a_lifetime_survives_storing_again() {
