@@ -7,8 +7,11 @@
     reason = "a test"
 )]
 
+#[path = "../../relay/tests/site/place.rs"]
+mod place;
+
 use core::time::Duration;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +26,7 @@ use junto_crypto::aead::StoreKey;
 use junto_relay::{Relay, RelayConfig, RunningRelay, Storage};
 use junto_smp::address::ServerAddress;
 use junto_tls::{OfflineIdentity, ServerIdentity};
+use place::Place;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rustls::pki_types::UnixTime;
@@ -33,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Site {
     folder: TempDir,
+    place: Place,
     relay: Option<RunningRelay>,
     address: ServerAddress,
 }
@@ -55,11 +60,12 @@ fn identity(folder: &Path) -> ServerIdentity {
 impl Site {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let relay = start(folder.path(), bind).await;
+        let place = Place::new();
+        let relay = start(folder.path(), place.address).await;
         let address = relay.address();
         Self {
             folder,
+            place,
             relay: Some(relay),
             address,
         }
@@ -83,8 +89,7 @@ impl Site {
     }
 
     async fn start_relay(&mut self) {
-        let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, self.address.port()));
-        self.relay = Some(start(self.folder.path(), bind).await);
+        self.relay = Some(start(self.folder.path(), self.place.address).await);
     }
 }
 
@@ -313,7 +318,7 @@ async fn a_second_process_on_a_profile_is_refused() {
 async fn without_a_relay_calls_wait_and_then_succeed() {
     let mut site = Site::new().await;
     site.stop_relay().await;
-    let alice = site.open("alice").await;
+    let mut alice = site.open("alice").await;
     let (agent, address) = (alice.agent.clone(), site.address.clone());
     let waiting = tokio::spawn(async move {
         agent
@@ -321,7 +326,8 @@ async fn without_a_relay_calls_wait_and_then_succeed() {
             .await
             .unwrap()
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let event = tokio::time::timeout(PATIENCE, alice.events.next()).await;
+    assert!(matches!(event.unwrap(), Some(Event::RelayDown { .. })));
     assert!(!waiting.is_finished());
     site.start_relay().await;
     tokio::time::timeout(PATIENCE, waiting)

@@ -8,7 +8,12 @@ use std::{
     sync::Arc,
 };
 
+#[path = "../../relay/tests/site/clock.rs"]
+#[allow(dead_code, reason = "this test uses a part")]
+mod clock;
+
 use bytes::Bytes;
+use clock::{Clock, until};
 use junto_agent::{
     client::{
         ClientError, ClientOptions, NOTICES_MAX, Notice, Notices, ProtocolFault, ProxyTrouble,
@@ -419,14 +424,6 @@ where
     address.parse().unwrap()
 }
 
-fn impatient() -> ClientOptions {
-    ClientOptions {
-        response_timeout: Duration::from_millis(300),
-        ping_interval: Duration::from_millis(100),
-        ..ClientOptions::default()
-    }
-}
-
 /// It may introduce itself, with all signatures in order: it is not whom we asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_cannot_pose_as_the_relay_behind_it() {
@@ -470,8 +467,9 @@ async fn a_proxy_cannot_pose_as_the_relay_behind_it() {
 }
 
 /// A silent connection is pinged, and given up if nothing comes back.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn silence_is_noticed() {
+    let clock = Clock::stop();
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let address = scripted(|mut stream| async move {
         let mut block = new_block();
@@ -481,20 +479,29 @@ async fn silence_is_noticed() {
         let _ = stream.read(&mut [0]).await;
     })
     .await;
-    let (_alice, mut to_alice) = connect_with(&address, &impatient()).await.unwrap();
+    let options = ClientOptions::default();
+    let (_alice, mut to_alice) = connect_with(&address, &options).await.unwrap();
+    clock.pass(options.ping_interval).await;
     let ping = timeout(PATIENCE, receiver).await.expect("in time").unwrap();
     assert_eq!(ping.len(), BLOCK_BYTES);
+    clock.pass(options.response_timeout).await;
     let error = down(&mut to_alice).await;
     assert!(matches!(error, ClientError::Timeout), "{error:?}");
     assert!(error.is_temporary());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn answered_pings_keep_the_connection() {
+    let clock = Clock::stop();
     let relay = relay().await;
-    let (alice, mut to_alice) = connect_with(&relay.address(), &impatient()).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    create(&alice, &mut to_alice, QueueMode::Contact).await;
+    let options = ClientOptions::default();
+    let (alice, mut to_alice) = connect_with(&relay.address(), &options).await.unwrap();
+    for round in 0..3 {
+        clock.pass(options.ping_interval).await;
+        until(|| relay.stats().blocks_received == 2 * round + 1).await;
+        // The answer to this is behind the answer to the ping.
+        create(&alice, &mut to_alice, QueueMode::Contact).await;
+    }
     relay.shutdown().await.unwrap();
 }
 

@@ -11,7 +11,7 @@ use junto_crypto::x25519;
 use junto_relay::bench::{Heard, Peer, PeerError, Said};
 use junto_relay::config::{Blocked, Password, QueueName};
 use junto_relay::store::Memory;
-use junto_relay::{Limits, Relay, RunningRelay, Timeouts, load_dir};
+use junto_relay::{Limits, Relay, RunningRelay, load_dir};
 use junto_smp::blocking::{Blocking, BlockingReason};
 use junto_smp::client::{Options, Request};
 use junto_smp::command::Command;
@@ -24,8 +24,12 @@ use junto_smp::response::NotifierIds;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
+use site::clock::Clock;
 use site::lasting::relay_dir;
 use site::{M, acked, config, connect, heard, identity, in_time, refused, start, until};
+
+/// Nothing that a clock under [`Clock`] does by itself takes as long.
+const A_LITTLE: Duration = Duration::from_secs(1);
 
 /// Somebody else can still talk.
 async fn serves_others(relay: &RunningRelay) {
@@ -46,14 +50,6 @@ async fn is_closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
     .await;
 }
 
-fn brief() -> Timeouts {
-    Timeouts {
-        handshake: Duration::from_millis(400),
-        send: Duration::from_millis(400),
-        ..Timeouts::default()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_instead_of_tls() {
     let relay = start(config()).await;
@@ -69,10 +65,11 @@ async fn garbage_instead_of_tls() {
     serves_others(&relay).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn half_open_connections_are_shed_by_time() {
-    let mut config = config();
-    config.timeouts = brief();
+    let mut clock = Clock::stop();
+    let config = config();
+    let limit = config.timeouts.handshake;
     let relay = start(config).await;
     let silent = TcpStream::connect(relay.local_addr()).await.unwrap();
     // TLS, but no hello.
@@ -85,6 +82,10 @@ async fn half_open_connections_are_shed_by_time() {
         .unwrap()
         .stream;
     mute.read_exact(&mut [0; 16_384]).await.unwrap();
+    clock.pass(limit - A_LITTLE).await;
+    clock.settle().await;
+    assert_eq!(relay.stats().connections, 2);
+    clock.pass(A_LITTLE).await;
     is_closed(silent).await;
     is_closed(mute).await;
     until(|| relay.stats().connections == 0).await;
@@ -231,10 +232,11 @@ async fn part_of_a_block_is_no_block() {
     until(|| relay.stats().connections == 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_slow_reader_is_shed_and_loses_nothing() {
-    let mut config = config();
-    config.timeouts = brief();
+    let mut clock = Clock::stop();
+    let config = config();
+    let limit = config.timeouts.send;
     let relay = start(config).await;
     let mut reader = connect(&relay).await;
     // More than the buffers of both systems hold: each queue may have one message under way.
@@ -250,6 +252,9 @@ async fn a_slow_reader_is_shed_and_loses_nothing() {
             .await
             .unwrap();
     }
+    clock.settle().await;
+    assert_eq!(relay.stats().connections_shed, 0);
+    clock.pass(limit).await;
     until(|| relay.stats().connections_shed == 1).await;
     drop(reader);
     serves_others(&relay).await;
@@ -405,10 +410,11 @@ async fn a_reload_that_is_refused_changes_nothing() {
     peer.create(M, true, None).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn who_never_reads_is_not_heard_for_long() {
-    let mut config = config();
-    config.timeouts = brief();
+    let mut clock = Clock::stop();
+    let config = config();
+    let limit = config.timeouts.send;
     let relay = start(config).await;
     let mut peer = connect(&relay).await;
     let queue = peer.create(M, false, None).await.unwrap();
@@ -433,7 +439,12 @@ async fn who_never_reads_is_not_heard_for_long() {
             peer.send().await?;
         }
     };
-    let ended: Result<(), PeerError> = in_time(flood).await;
+    let waiting = async {
+        // Until the relay reads no more.
+        clock.settle().await;
+        clock.pass(limit).await;
+    };
+    let (ended, ()): (Result<(), PeerError>, ()) = tokio::join!(in_time(flood), waiting);
     assert!(
         matches!(ended, Err(PeerError::Io(_) | PeerError::Reject(_))),
         "{ended:?}"
@@ -445,24 +456,29 @@ async fn who_never_reads_is_not_heard_for_long() {
     serves_others(&relay).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn silence_is_ended_and_pings_keep_alive() {
-    let mut config = config();
-    config.timeouts.idle = Duration::from_millis(600);
-    config.timeouts.send = Duration::from_millis(100);
+    let mut clock = Clock::stop();
+    let config = config();
+    let limit = config.timeouts.idle;
     let relay = start(config).await;
     let silent = connect(&relay).await;
     let mut alive = connect(&relay).await;
-    for _ in 0..20 {
-        let ping = Request {
-            entity: Entity::None,
-            key: None,
-            command: Command::Ping,
-        };
-        assert_eq!(in_time(alive.call(&ping)).await.unwrap(), Said::Pong);
-        tokio::time::sleep(Duration::from_millis(60)).await;
-    }
+    let ping = Request {
+        entity: Entity::None,
+        key: None,
+        command: Command::Ping,
+    };
+    clock.pass(limit - A_LITTLE).await;
+    assert_eq!(in_time(alive.call(&ping)).await.unwrap(), Said::Pong);
+    clock.settle().await;
+    assert_eq!(relay.stats().connections, 2);
+    clock.pass(A_LITTLE).await;
     until(|| relay.stats().connections == 1).await;
+    assert_eq!(in_time(alive.call(&ping)).await.unwrap(), Said::Pong);
+    // However long ago it came.
+    clock.pass(limit - A_LITTLE).await;
+    assert_eq!(in_time(alive.call(&ping)).await.unwrap(), Said::Pong);
     drop(silent);
 }
 

@@ -31,6 +31,7 @@ use rustls::pki_types::UnixTime;
 
 use rogue::{Answer, Rogue};
 use site::clock::Clock;
+use site::place::Place;
 use site::routing::{at, broker, proxy_config, refused_by_proxy, send, through};
 use site::{C, M, acked, config, connect, heard, identity, in_time, refused, start, until};
 
@@ -301,7 +302,10 @@ async fn strange_destination(relay: &RunningRelay) -> Destination {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_are_none_and_relays_that_are_not_there() {
     let proxy = start(proxy_config()).await;
-    let relay = start(config()).await;
+    let place = Place::new();
+    let mut there = config();
+    there.bind = place.address;
+    let relay = start(there).await;
     let mut sender = connect(&proxy).await;
     let to = SenderId([1; 24]);
     let strange = strange_destination(&relay).await;
@@ -398,7 +402,13 @@ async fn a_destination_that_restarts() {
         let mut rng = ChaCha20Rng::from_seed([8; 32]);
         ServerIdentity::ephemeral("127.0.0.1", &mut rng, now).unwrap()
     };
-    let relay = Relay::start(config(), server()).await.unwrap();
+    let place = Place::new();
+    let start_there = async || {
+        let mut config = config();
+        config.bind = place.address;
+        Relay::start(config, server()).await.unwrap()
+    };
+    let relay = start_there().await;
     let address = relay.address();
     let mut sender = connect(&proxy).await;
     let before = sender.proxy_to(&address, None).await.unwrap();
@@ -412,9 +422,7 @@ async fn a_destination_that_restarts() {
         refused_by_proxy(answer),
         ErrorCode::Proxy(ProxyFault::NoSession)
     );
-    let mut config = config();
-    config.bind.set_port(address.port());
-    let _relay = Relay::start(config, server()).await.unwrap();
+    let _relay = start_there().await;
     let after = in_time(sender.proxy_to(&address, None)).await.unwrap();
     assert_ne!(after.session(), before.session());
     let answer = through(&mut sender, &after, &send(&to, None, b"x")).await;

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use rogue::{Answer, Rogue};
 use site::clock::Clock;
+use site::place::Place;
 use site::routing::{
     NOWHERE, PING, at, broker, connect_request, eager_proxy, other_than, pass_on, proxy_config,
     refused_by_proxy, send, strict_proxy, through,
@@ -439,9 +440,7 @@ async fn another_spelling_gains_nothing() {
     assert_eq!(proxy.stats().proxy_connected, 1);
     assert_eq!(relay.stats().connections_total, 1);
 
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = gone.local_addr().unwrap().port();
-    drop(gone);
+    let gone = Place::new();
     for pin in 1..=2 {
         for host in [
             "127.0.0.1",
@@ -452,7 +451,7 @@ async fn another_spelling_gains_nothing() {
             let gone = ServerAddress::new(
                 junto_smp::address::Fingerprint([pin; 32]),
                 vec![host.parse().unwrap()],
-                port,
+                gone.address.port(),
             );
             let answer = in_time(sender.proxy_to(&gone.unwrap(), None)).await;
             assert_eq!(refused(answer), NETWORK, "{host}");

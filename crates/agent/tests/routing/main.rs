@@ -10,11 +10,13 @@
 )]
 
 mod door;
+#[path = "../../../relay/tests/site/place.rs"]
+mod place;
 mod socks;
 
 use core::time::Duration;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -33,6 +35,7 @@ use rustls::pki_types::UnixTime;
 use tempfile::TempDir;
 
 use door::Door;
+use place::Place;
 use socks::Socks;
 
 /// Far more than anything here takes; only a hang reaches it.
@@ -42,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 struct Site {
     folder: TempDir,
     relay: Option<RunningRelay>,
-    place: SocketAddr,
+    place: Place,
     door: Door,
     address: ServerAddress,
     is_proxy: bool,
@@ -52,10 +55,9 @@ impl Site {
     async fn new(is_proxy: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         make_identity(folder.path());
-        let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let relay = start(folder.path(), bind, is_proxy).await;
-        let place = relay.local_addr();
-        let door = Door::open(place).await;
+        let place = Place::new();
+        let relay = start(folder.path(), place.address, is_proxy).await;
+        let door = Door::open(place.address).await;
         let address = door.address(&relay.address());
         Self {
             folder,
@@ -69,7 +71,7 @@ impl Site {
 
     async fn restart(&mut self) {
         self.relay.take().unwrap().shutdown().await.unwrap();
-        self.relay = Some(start(self.folder.path(), self.place, self.is_proxy).await);
+        self.relay = Some(start(self.folder.path(), self.place.address, self.is_proxy).await);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A clock that a test moves by hand, so that no load of the machine can make anything late.
 
 use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// While it lives, the time of the runtime stands still, though bytes move: for runtimes of one thread.
 pub(crate) struct Clock(Option<Sender<()>>);
@@ -37,5 +37,15 @@ impl Clock {
             tokio::time::sleep(Duration::from_millis(1)).await;
             self.hold();
         }
+    }
+}
+
+/// Waits until `condition` holds. By the wall, so that it may be asked while a test's clock is stopped.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it never came");
+        let pause = || std::thread::sleep(Duration::from_millis(2));
+        tokio::task::spawn_blocking(pause).await.unwrap();
     }
 }

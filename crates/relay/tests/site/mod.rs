@@ -4,11 +4,12 @@
 
 pub(crate) mod clock;
 pub(crate) mod lasting;
+pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod routing;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use junto_relay::bench::{Heard, OwnQueue, Peer, PeerError, Said};
 use junto_relay::{Relay, RelayConfig, RunningRelay};
@@ -24,6 +25,9 @@ use rand_chacha::rand_core::SeedableRng as _;
 use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
+
+#[allow(unused_imports)] // As above.
+pub(crate) use clock::until;
 
 pub(crate) const M: NewMode<'static> = NewMode::Messaging(None);
 pub(crate) const C: NewMode<'static> = NewMode::Contact(None);
@@ -112,16 +116,6 @@ pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future)
         .await
         .expect("the relay did not answer")
-}
-
-/// Waits until `condition` holds. By the wall, so that it may be asked while a test's clock is stopped.
-pub(crate) async fn until(condition: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(60), "it never came");
-        let pause = || std::thread::sleep(Duration::from_millis(2));
-        tokio::task::spawn_blocking(pause).await.unwrap();
-    }
 }
 
 /// A relay with a monitor.
