@@ -3,44 +3,22 @@
 
 mod support;
 
-use junto_crypto::{ed25519, x25519};
+use junto_crypto::x25519;
 use junto_smp::{
     command::{Command, NewMode},
     id::Entity,
-    key::AuthSecret,
     message::MessageFlags,
     notification::NotificationKey,
     queue::NOTIFICATION_SECONDS,
-    version::VersionRange,
 };
-use support::{Got, Relay, create, newest};
-
-fn key(seed: u8) -> AuthSecret {
-    AuthSecret::Ed25519(ed25519::SigningKey::from_seed(&[seed; 32]))
-}
+use support::{Got, key, newest, one_queue};
 
 /// What a notification server hears that subscribes `later` seconds after the only message came.
 fn told_after(later: u64) -> usize {
-    let mut relay = Relay::new(VersionRange::SUPPORTED);
-    let options = newest(&relay);
-    let mut owner = relay.connect(&options).unwrap();
-    let mut server = relay.connect(&options).unwrap();
-    let queue = create(
-        &mut owner,
-        &mut relay,
-        key(1),
-        NewMode::Contact(None),
-        false,
-    );
+    let (mut relay, mut owner, queue) = one_queue(NewMode::Contact(None), false);
+    let mut server = relay.connect(&newest(&relay)).unwrap();
     let secret = x25519::SecretKey::from_bytes(&[3; 32]);
-    let set = Command::SetNotifier {
-        auth_key: key(2).public_key(),
-        dh_key: secret.public_key(),
-    };
-    let got = owner.ask_one(&mut relay, queue.recipient(), Some(&queue.key), set);
-    let Got::NotifierIds(ids) = got else {
-        panic!("no NID but {got:?}");
-    };
+    let ids = owner.set_notifier(&mut relay, &queue, &key(2), &secret);
     let shared = secret.diffie_hellman(&ids.server_dh_key).unwrap();
     let opening = NotificationKey::new(&shared);
     let sent_at = relay.now;

@@ -3,7 +3,7 @@
 
 mod support;
 
-use junto_crypto::{ed25519, x25519};
+use junto_crypto::x25519;
 use junto_smp::{
     address::Fingerprint,
     block::new_block,
@@ -16,13 +16,9 @@ use junto_smp::{
     message::{BODY_BYTES_MAX, Delivered, MessageFlags, Timestamp},
     version::{Version, VersionRange},
 };
-use support::{Got, Owned, Peer, Relay, create, newest, options};
+use support::{Got, Owned, Peer, Relay, create, key, newest, one_queue, options};
 
 const FLAGS: MessageFlags = MessageFlags { notify: true };
-
-fn key(seed: u8) -> AuthSecret {
-    AuthSecret::Ed25519(ed25519::SigningKey::from_seed(&[seed; 32]))
-}
 
 fn deniable(seed: u8) -> AuthSecret {
     AuthSecret::X25519(x25519::SecretKey::from_bytes(&[seed; 32]))
@@ -109,22 +105,22 @@ fn life_of_a_queue(
     let (id, body) = opened(queue, &events[0].1);
     assert_eq!(body.unwrap(), b"first");
     let ack = |id| Command::Ack(id);
-    let got = alice.ask_one(relay, queue.recipient(), Some(&queue.key), ack(Some(id)));
+    let got = alice.own(relay, queue, ack(Some(id)));
     let (_, body) = opened(queue, &got);
     assert_eq!(body.unwrap(), largest);
-    let got = alice.ask_one(relay, queue.recipient(), Some(&queue.key), ack(None));
+    let got = alice.own(relay, queue, ack(None));
     assert_eq!(got, Got::Ok);
-    let got = alice.ask_one(relay, queue.recipient(), Some(&queue.key), ack(None));
+    let got = alice.own(relay, queue, ack(None));
     assert_eq!(got, Got::Error(ErrorCode::NoMessage));
     let got = alice.ask_one(relay, Entity::None, None, Command::Ping);
     assert_eq!(got, Got::Pong);
-    let got = alice.ask_one(relay, queue.recipient(), Some(&queue.key), Command::Off);
+    let got = alice.own(relay, queue, Command::Off);
     assert_eq!(got, Got::Ok);
     let got = bob.ask_one(relay, queue.sender(), Some(sender_key), send(b"off"));
     assert_eq!(got, Got::Error(ErrorCode::Auth));
-    let got = alice.ask_one(relay, queue.recipient(), Some(&queue.key), Command::Delete);
+    let got = alice.own(relay, queue, Command::Delete);
     assert_eq!(got, Got::Ok);
-    let got = alice.ask_one(relay, queue.recipient(), Some(&queue.key), Command::Sub);
+    let got = alice.own(relay, queue, Command::Sub);
     assert_eq!(got, Got::Error(ErrorCode::Auth));
     assert!(alice.take_events(relay).is_empty());
     assert_eq!(bob.client.in_flight() + alice.client.in_flight(), 0);
@@ -197,10 +193,7 @@ fn wrong_keys_and_unknown_queues_look_the_same() {
         true,
     );
     let secured = Command::Key(key(2).public_key());
-    assert_eq!(
-        alice.ask_one(&mut relay, queue.recipient(), Some(&queue.key), secured),
-        Got::Ok
-    );
+    assert_eq!(alice.own(&mut relay, &queue, secured), Got::Ok);
     let unknown = [9; 24];
     let auth = Got::Error(ErrorCode::Auth);
     let recipients = [
@@ -272,12 +265,11 @@ fn only_messaging_queues_are_secured_by_senders() {
         // The recipient may secure it.
         let secure = Command::Key(key(2).public_key());
         for expected in [Got::Ok, Got::Ok] {
-            let key = Some(&queue.key);
-            let got = alice.ask_one(&mut relay, queue.recipient(), key, secure.clone());
+            let got = alice.own(&mut relay, &queue, secure.clone());
             assert_eq!(got, expected);
         }
         let other = Command::Key(key(3).public_key());
-        let got = alice.ask_one(&mut relay, queue.recipient(), Some(&queue.key), other);
+        let got = alice.own(&mut relay, &queue, other);
         assert_eq!(got, Got::Error(ErrorCode::Auth));
         let got = bob.ask_one(&mut relay, queue.sender(), Some(&key(2)), send(b"hi"));
         assert_eq!(got, Got::Ok);
@@ -291,12 +283,7 @@ fn a_second_subscriber_takes_over() {
     let queue = create(&mut alice, &mut relay, key(1), NewMode::Contact(None), true);
     alice.ask_one(&mut relay, queue.sender(), None, send(b"one"));
     assert_eq!(alice.take_events(&mut relay).len(), 1);
-    let got = again.ask_one(
-        &mut relay,
-        queue.recipient(),
-        Some(&queue.key),
-        Command::Sub,
-    );
+    let got = again.own(&mut relay, &queue, Command::Sub);
     assert_eq!(got, Got::Subscribed);
     assert_eq!(
         alice.take_events(&mut relay),
@@ -306,16 +293,11 @@ fn a_second_subscriber_takes_over() {
     let (id, body) = opened(&queue, &events[0].1);
     assert_eq!(body.unwrap(), b"one");
     let ack = Command::Ack(Some(id));
-    let got = alice.ask_one(&mut relay, queue.recipient(), Some(&queue.key), ack.clone());
+    let got = alice.own(&mut relay, &queue, ack.clone());
     assert_eq!(got, Got::Error(ErrorCode::NoMessage));
-    let got = again.ask_one(&mut relay, queue.recipient(), Some(&queue.key), ack);
+    let got = again.own(&mut relay, &queue, ack);
     assert_eq!(got, Got::Ok);
-    let got = alice.ask_one(
-        &mut relay,
-        queue.recipient(),
-        Some(&queue.key),
-        Command::Delete,
-    );
+    let got = alice.own(&mut relay, &queue, Command::Delete);
     assert_eq!(got, Got::Ok);
     assert_eq!(
         again.take_events(&mut relay),
@@ -329,23 +311,22 @@ fn get_and_sub_exclude_each_other() {
     let (mut alice, mut other) = pair(&mut relay);
     let queue = create(&mut alice, &mut relay, key(1), NewMode::Contact(None), true);
     let prohibited = Got::Error(ErrorCode::PROHIBITED);
-    let key = Some(&queue.key);
-    let got = alice.ask_one(&mut relay, queue.recipient(), key, Command::Get);
+    let got = alice.own(&mut relay, &queue, Command::Get);
     assert_eq!(got, prohibited);
-    let got = other.ask_one(&mut relay, queue.recipient(), key, Command::Get);
+    let got = other.own(&mut relay, &queue, Command::Get);
     assert_eq!(got, Got::Ok);
-    let got = other.ask_one(&mut relay, queue.recipient(), key, Command::Sub);
+    let got = other.own(&mut relay, &queue, Command::Sub);
     assert_eq!(got, prohibited);
     alice.ask_one(&mut relay, queue.sender(), None, send(b"one"));
     alice.ask_one(&mut relay, queue.sender(), None, send(b"two"));
-    let got = other.ask_one(&mut relay, queue.recipient(), key, Command::Get);
+    let got = other.own(&mut relay, &queue, Command::Get);
     let (id, body) = opened(&queue, &got);
     assert_eq!(body.unwrap(), b"one");
     let ack = Command::Ack(Some(id));
-    let got = other.ask_one(&mut relay, queue.recipient(), key, ack.clone());
+    let got = other.own(&mut relay, &queue, ack.clone());
     assert_eq!(got, Got::Ok, "GET does not push the next message");
     // The subscriber had it too; its ACK now removes nothing and brings the next one.
-    let got = alice.ask_one(&mut relay, queue.recipient(), key, ack);
+    let got = alice.own(&mut relay, &queue, ack);
     assert_eq!(opened(&queue, &got).1.unwrap(), b"two");
 }
 
@@ -371,12 +352,7 @@ fn quota_is_reached_told_and_lifted() {
         let got = bob.ask_one(&mut relay, queue.sender(), None, send(b"m"));
         assert_eq!(got, Got::Error(ErrorCode::Quota));
     }
-    let got = alice.ask_one(
-        &mut relay,
-        queue.recipient(),
-        Some(&queue.key),
-        Command::Sub,
-    );
+    let got = alice.own(&mut relay, &queue, Command::Sub);
     assert_eq!(got, Got::Subscribed);
     let mut got = alice.take_events(&mut relay).remove(0).1;
     for expected in [
@@ -390,7 +366,7 @@ fn quota_is_reached_told_and_lifted() {
         let (id, body) = opened(&queue, &got);
         assert_eq!(body, expected);
         let ack = Command::Ack(Some(id));
-        got = alice.ask_one(&mut relay, queue.recipient(), Some(&queue.key), ack);
+        got = alice.own(&mut relay, &queue, ack);
     }
     assert_eq!(got, Got::Ok);
     assert_eq!(
@@ -418,17 +394,15 @@ fn old_messages_expire() {
         "not acknowledged yet"
     );
     let ack = Command::Ack(Some(old));
-    let got = alice.ask_one(&mut relay, queue.recipient(), Some(&queue.key), ack);
+    let got = alice.own(&mut relay, &queue, ack);
     assert_eq!(opened(&queue, &got).1.unwrap(), b"also");
 }
 
 #[test]
 fn queue_information_is_json() {
-    let mut relay = Relay::new(VersionRange::SUPPORTED);
-    let mut alice = relay.connect(&newest(&relay)).unwrap();
-    let queue = create(&mut alice, &mut relay, key(1), NewMode::Contact(None), true);
+    let (mut relay, mut alice, queue) = one_queue(NewMode::Contact(None), true);
     let ask = |alice: &mut Peer, relay: &mut Relay| {
-        let got = alice.ask_one(relay, queue.recipient(), Some(&queue.key), Command::Info);
+        let got = alice.own(relay, &queue, Command::Info);
         match got {
             Got::Info(json) => json,
             other => panic!("{other:?}"),
@@ -484,15 +458,7 @@ fn a_block_carries_135_subscriptions() {
 
 #[test]
 fn too_large_messages_are_refused() {
-    let mut relay = Relay::new(VersionRange::SUPPORTED);
-    let mut alice = relay.connect(&newest(&relay)).unwrap();
-    let queue = create(
-        &mut alice,
-        &mut relay,
-        key(1),
-        NewMode::Contact(None),
-        false,
-    );
+    let (mut relay, mut alice, queue) = one_queue(NewMode::Contact(None), false);
     let body = vec![0; BODY_BYTES_MAX + 1];
     let got = alice.ask_one(&mut relay, queue.sender(), None, send(&body));
     assert_eq!(got, Got::Error(ErrorCode::LargeMessage));

@@ -3,16 +3,14 @@
 
 mod support;
 
-use junto_crypto::{ed25519, x25519};
+use junto_crypto::x25519;
 use junto_smp::{
     command::{Command, NewMode},
     id::Entity,
-    key::AuthSecret,
     message::{MessageFlags, Timestamp},
     queue::{Change, Day, Limits},
-    version::VersionRange,
 };
-use support::{Got, Relay, create, newest};
+use support::{Got, Relay, key, newest, one_queue};
 
 const DAY: u64 = 24 * 60 * 60;
 const LIMITS: Limits = Limits {
@@ -20,10 +18,6 @@ const LIMITS: Limits = Limits {
     retention_seconds: 1_000 * DAY,
     unused_days: Some(30),
 };
-
-fn key(seed: u8) -> AuthSecret {
-    AuthSecret::Ed25519(ed25519::SigningKey::from_seed(&[seed; 32]))
-}
 
 /// Whether the only queue is unused `days` after now.
 fn is_unused(relay: &Relay, days: u64) -> bool {
@@ -38,16 +32,7 @@ fn is_unused(relay: &Relay, days: u64) -> bool {
 
 #[test]
 fn a_queue_is_unused_after_the_last_day_that_is_allowed() {
-    let mut relay = Relay::new(VersionRange::SUPPORTED);
-    let options = newest(&relay);
-    let mut owner = relay.connect(&options).unwrap();
-    create(
-        &mut owner,
-        &mut relay,
-        key(1),
-        NewMode::Contact(None),
-        false,
-    );
+    let (relay, _owner, _) = one_queue(NewMode::Contact(None), false);
     let queue = relay.queues.values().next().unwrap();
     assert_eq!(queue.used(), Some(Day::of(relay.now)));
     assert!(!is_unused(&relay, 30));
@@ -63,33 +48,19 @@ fn a_queue_is_unused_after_the_last_day_that_is_allowed() {
 
 #[test]
 fn who_listens_or_has_secured_it_keeps_it() {
-    let mut relay = Relay::new(VersionRange::SUPPORTED);
-    let options = newest(&relay);
-    let mut owner = relay.connect(&options).unwrap();
-    let queue = create(
-        &mut owner,
-        &mut relay,
-        key(1),
-        NewMode::Messaging(None),
-        true,
-    );
+    let (mut relay, owner, queue) = one_queue(NewMode::Messaging(None), true);
     assert!(!is_unused(&relay, 100));
     relay.disconnect(owner.number);
     assert!(is_unused(&relay, 100));
     // One who takes messages one by one listens as well.
-    let mut owner = relay.connect(&options).unwrap();
-    let got = owner.ask_one(
-        &mut relay,
-        queue.recipient(),
-        Some(&queue.key),
-        Command::Get,
-    );
+    let mut owner = relay.connect(&newest(&relay)).unwrap();
+    let got = owner.own(&mut relay, &queue, Command::Get);
     assert_eq!(got, Got::Ok);
     assert!(!is_unused(&relay, 100));
     relay.disconnect(owner.number);
     assert!(is_unused(&relay, 100));
     // A message waits for its reader.
-    let mut sender = relay.connect(&options).unwrap();
+    let mut sender = relay.connect(&newest(&relay)).unwrap();
     let flags = MessageFlags { notify: false };
     let send = Command::Send { flags, body: b"m" };
     sender.ask_one(&mut relay, queue.sender(), None, send);
@@ -109,25 +80,10 @@ fn who_listens_or_has_secured_it_keeps_it() {
 
 #[test]
 fn a_notification_server_keeps_it_while_it_is_there() {
-    let mut relay = Relay::new(VersionRange::SUPPORTED);
-    let options = newest(&relay);
-    let mut owner = relay.connect(&options).unwrap();
-    let mut server = relay.connect(&options).unwrap();
-    let queue = create(
-        &mut owner,
-        &mut relay,
-        key(1),
-        NewMode::Contact(None),
-        false,
-    );
-    let set = Command::SetNotifier {
-        auth_key: key(2).public_key(),
-        dh_key: x25519::SecretKey::from_bytes(&[3; 32]).public_key(),
-    };
-    let got = owner.ask_one(&mut relay, queue.recipient(), Some(&queue.key), set);
-    let Got::NotifierIds(ids) = got else {
-        panic!("no NID but {got:?}");
-    };
+    let (mut relay, mut owner, queue) = one_queue(NewMode::Contact(None), false);
+    let mut server = relay.connect(&newest(&relay)).unwrap();
+    let secret = x25519::SecretKey::from_bytes(&[3; 32]);
+    let ids = owner.set_notifier(&mut relay, &queue, &key(2), &secret);
     assert!(is_unused(&relay, 31));
     let id = Entity::Queue(&ids.id.0);
     server.ask_one(&mut relay, id, Some(&key(2)), Command::NotifierSub);
@@ -138,16 +94,7 @@ fn a_notification_server_keeps_it_while_it_is_there() {
 
 #[test]
 fn the_first_use_of_a_day_is_a_change_until_the_queue_is_secured() {
-    let mut relay = Relay::new(VersionRange::SUPPORTED);
-    let options = newest(&relay);
-    let mut owner = relay.connect(&options).unwrap();
-    create(
-        &mut owner,
-        &mut relay,
-        key(1),
-        NewMode::Contact(None),
-        false,
-    );
+    let (mut relay, _owner, _) = one_queue(NewMode::Contact(None), false);
     let now = relay.now;
     let queue = relay.queues.values_mut().next().unwrap();
     assert_eq!(queue.touch(now), None);

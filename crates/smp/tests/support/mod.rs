@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use junto_crypto::ed25519;
+use junto_crypto::{ed25519, x25519};
 use junto_smp::{
     block::{Block, BlockFault, OutgoingBlock, SessionId, new_block},
     client::{Client, Event as ClientEvent, Incoming, Options, ReplyFault, Request},
@@ -40,6 +40,11 @@ pub fn identity(versions: VersionRange) -> Identity {
     Identity::new(chain, ed25519::SigningKey::from_seed(&LEAF_SEED))
         .unwrap()
         .with_versions(versions)
+}
+
+/// A key that tests know.
+pub fn key(seed: u8) -> AuthSecret {
+    AuthSecret::Ed25519(ed25519::SigningKey::from_seed(&[seed; 32]))
 }
 
 pub fn leaf() -> LeafKey {
@@ -453,6 +458,29 @@ impl Peer {
         }
     }
 
+    /// A command of the queue's owner.
+    pub fn own(&mut self, relay: &mut Relay, queue: &Owned, command: Command<'_>) -> Got {
+        self.ask_one(relay, queue.recipient(), Some(&queue.key), command)
+    }
+
+    /// Gives the queue to a notification server with this key, and this secret for its notifications.
+    pub fn set_notifier(
+        &mut self,
+        relay: &mut Relay,
+        queue: &Owned,
+        key: &AuthSecret,
+        secret: &x25519::SecretKey,
+    ) -> NotifierIds {
+        let set = Command::SetNotifier {
+            auth_key: key.public_key(),
+            dh_key: secret.public_key(),
+        };
+        match self.own(relay, queue, set) {
+            Got::NotifierIds(ids) => ids,
+            other => panic!("no NID but {other:?}"),
+        }
+    }
+
     /// The events so far.
     pub fn take_events(&mut self, relay: &mut Relay) -> Vec<(Option<RecipientId>, Got)> {
         self.receive(relay, &mut []);
@@ -485,7 +513,7 @@ pub fn create(
     mode: NewMode<'_>,
     subscribe: bool,
 ) -> Owned {
-    let secret = junto_crypto::x25519::SecretKey::generate(&mut peer.rng);
+    let secret = x25519::SecretKey::generate(&mut peer.rng);
     let new = NewQueue {
         auth_key: key.public_key(),
         dh_key: secret.public_key(),
@@ -503,6 +531,14 @@ pub fn create(
         key,
         delivery: DeliveryKey::new(&shared),
     }
+}
+
+/// A relay with one queue, and the connection of its owner.
+pub fn one_queue(mode: NewMode<'_>, subscribe: bool) -> (Relay, Peer, Owned) {
+    let mut relay = Relay::new(VersionRange::SUPPORTED);
+    let mut owner = relay.connect(&newest(&relay)).unwrap();
+    let queue = create(&mut owner, &mut relay, key(1), mode, subscribe);
+    (relay, owner, queue)
 }
 
 /// Options for the relay's identity.
