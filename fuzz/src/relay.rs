@@ -6,6 +6,7 @@ use junto_relay::{
     RelayConfig, backup, simplex,
     store::{JournalStore, Memory, Store},
 };
+use junto_smp::message::Timestamp;
 
 use crate::input::Input;
 
@@ -111,7 +112,8 @@ pub(crate) fn journal(bytes: &[u8]) {
 /// Queues, and bytes of messages; `None` if the journal is refused.
 fn load(dir: &Path) -> Option<(usize, usize)> {
     let memory = Memory::new(MEMORY_BYTES);
-    let store = JournalStore::open(dir, false, QUEUES_MAX, Arc::clone(&memory)).ok()?;
+    let store =
+        JournalStore::open(dir, false, QUEUES_MAX, Arc::clone(&memory), Timestamp(0)).ok()?;
     let found = (store.queues(), memory.used_bytes());
     store.close().unwrap();
     Some(found)

@@ -57,7 +57,13 @@ fn main() -> Result<(), Failure> {
 
 fn open(dir: &Path) -> Result<Arc<JournalStore>, Failure> {
     let memory = Memory::new(usize::MAX);
-    Ok(Arc::new(JournalStore::open(dir, true, usize::MAX, memory)?))
+    Ok(Arc::new(JournalStore::open(
+        dir,
+        true,
+        usize::MAX,
+        memory,
+        Timestamp(0),
+    )?))
 }
 
 /// A queue of its own for number `n`.

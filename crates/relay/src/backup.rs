@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::config::Storage;
+use crate::connection::now;
 use crate::folder::{self, CONFIG_FILE, FolderError};
 use crate::store::{JournalError, JournalStore, Memory, Store as _};
 
@@ -416,7 +417,7 @@ fn settle(dir: &Path) -> Result<(), BackupError> {
     let (config, _) = folder::load_dir(dir)?;
     let journal = dir.join(JOURNAL);
     let memory = Memory::new(config.limits.message_bytes);
-    let store = JournalStore::open(&journal, true, usize::MAX, memory)?;
+    let store = JournalStore::open(&journal, true, usize::MAX, memory, now())?;
     let closed = store.close();
     closed.map_err(|failed| at(&journal)(io::Error::other(failed)))?;
     // What a crash would have left is of no use here: the relay that it came from still has it.
@@ -513,7 +514,7 @@ mod tests {
     fn made(outer: &Path) -> (PathBuf, PathBuf) {
         let dir = outer.join("relay");
         folder::init_dir(&dir, "relay.example", 5223).unwrap();
-        let store = JournalStore::open(&dir.join(JOURNAL), true, 9, Memory::new(1)).unwrap();
+        let store = JournalStore::open(&dir.join(JOURNAL), true, 9, Memory::new(1), now()).unwrap();
         store.close().unwrap();
         let file = outer.join("export");
         export(&dir, &file).unwrap();
@@ -552,7 +553,8 @@ mod tests {
             let dir = outer.path().join("relay");
             folder::init_dir(&dir, "relay.example", 5223).unwrap();
             let (settings, file) = (dir.join(CONFIG_FILE), outer.path().join("export"));
-            let store = JournalStore::open(&dir.join("spool"), true, 9, Memory::new(1)).unwrap();
+            let store =
+                JournalStore::open(&dir.join("spool"), true, 9, Memory::new(1), now()).unwrap();
             store.close().unwrap();
             let text = fs::read_to_string(&settings).unwrap();
             let named =
@@ -700,7 +702,7 @@ mod tests {
         let dir = outer.join("relay");
         folder::init_dir(&dir, "relay.example", 5223).unwrap();
         let memory = Memory::new(usize::MAX);
-        let store = JournalStore::open(&dir.join(JOURNAL), false, 99, memory).unwrap();
+        let store = JournalStore::open(&dir.join(JOURNAL), false, 99, memory, now()).unwrap();
         (dir, store)
     }
 
@@ -709,7 +711,7 @@ mod tests {
         let back = outer.join("back");
         import(archive, &back).unwrap();
         let memory = Memory::new(usize::MAX);
-        let store = JournalStore::open(&back.join(JOURNAL), false, 99, memory).unwrap();
+        let store = JournalStore::open(&back.join(JOURNAL), false, 99, memory, now()).unwrap();
         let found = (0..queues).map(|n| messages(&store, n).unwrap());
         let found = found.collect();
         store.close().unwrap();

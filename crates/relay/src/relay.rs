@@ -103,7 +103,8 @@ impl Relay {
         let blocked = config.blocked.clone();
         let settings = Settings::new(config, &identity, versions)?;
         let store = open_store(storage, &settings).await?;
-        block(&*store, &blocked);
+        let registry = Registry::default();
+        block(&*store, &registry, &blocked);
         let listener = listen(bind)?;
         let local_addr = address_of(&listener, bind)?;
         let address = folder::address(&identity, hosts, local_addr.port())?;
@@ -133,7 +134,7 @@ impl Relay {
             proxy,
             settings: Current::new(settings),
             store,
-            registry: Registry::default(),
+            registry,
             blocks: Blocks::default(),
             sources: Sources::new(),
             metrics,
@@ -177,10 +178,10 @@ async fn open_store(storage: Storage, settings: &Settings) -> Result<Arc<dyn Sto
     let store: Arc<dyn Store> = match storage {
         Storage::Memory => Arc::new(MemoryStore::new(limits.queues, memory)),
         Storage::Journal { dir, sync } => {
-            let open = move || JournalStore::open(&dir, sync, limits.queues, memory);
+            let now = connection::now();
+            let open = move || JournalStore::open(&dir, sync, limits.queues, memory, now);
             let opened = tokio::task::spawn_blocking(open).await;
             let store = opened.map_err(|_| RelayError::Defect)??;
-            store.resume(connection::now());
             // Before anybody asks for what has grown too old meanwhile.
             store.sweep(connection::now(), &settings.queue_limits);
             Arc::new(store)
@@ -257,7 +258,7 @@ impl RunningRelay {
             .set_limits(limits.queues, limits.message_bytes);
         self.shared.store.services().set_limit(limits.services);
         // After the settings, which refuse the links that are blocked to new queues.
-        block(&*self.shared.store, &blocked);
+        block(&*self.shared.store, &self.shared.registry, &blocked);
         let shown = identity.chain().first().map(|leaf| leaf.to_vec());
         let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
         let certificate = *leaf != shown;
@@ -310,7 +311,7 @@ impl core::fmt::Debug for RunningRelay {
 }
 
 /// Blocks queues, or lifts that, as the settings say.
-fn block(store: &dyn Store, blocked: &[Blocked]) {
+fn block(store: &dyn Store, registry: &Registry, blocked: &[Blocked]) {
     let mut unknown = 0;
     for Blocked { queue, blocking } in blocked {
         let find = |name| store.find(name, &queue.0);
@@ -320,6 +321,11 @@ fn block(store: &dyn Store, blocked: &[Blocked]) {
                 && let Some(change) = queue.set_blocking(*blocking)
             {
                 store.record(&queue, change);
+                let [reader, notifier] = store.services().readers(&queue);
+                queue.follow_services(reader, notifier);
+                if let Some(waited) = queue.deliver_unblocked() {
+                    registry.tell_reader(store, &queue, waited);
+                }
             }
         } else {
             unknown += 1;

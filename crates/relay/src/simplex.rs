@@ -43,6 +43,7 @@ use junto_tls::identity::{AUTHORITY_CERTIFICATE, LEAF_CERTIFICATE, LEAF_KEY};
 use zeroize::Zeroizing;
 
 use crate::backup::{self, BackupError};
+use crate::connection::now;
 use crate::folder::{self, FolderError};
 use crate::store::{Body, JournalError, JournalStore, Memory, Queue, Store as _};
 
@@ -187,7 +188,7 @@ fn take_identity(reference: &Reference<'_>, dir: &Path) -> Result<(), MoveError>
 
 fn store(log: Log, dir: &Path, moved: &mut Moved) -> Result<(), MoveError> {
     let memory = Memory::new(usize::MAX);
-    let store = JournalStore::open(&dir.join("journal"), true, usize::MAX, memory)?;
+    let store = JournalStore::open(&dir.join("journal"), true, usize::MAX, memory, now())?;
     let mut unknown = BTreeSet::new();
     let mut find = |id: Option<ServiceId>| {
         let known = log.services.get(&id?);

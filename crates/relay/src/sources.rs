@@ -18,7 +18,7 @@ use crate::config::Rate;
 
 /// Places for rates: 4,096 × 104 bytes.
 const PLACES: usize = 4_096;
-/// Places for budgets of a day, which sources that share one share for longer: 16,384 × 32 bytes.
+/// Places for budgets of a day, which sources that share one share for longer: 16,384 × 56 bytes.
 const DAY_PLACES: usize = 16_384;
 /// Seconds of a day.
 const DAY_S: u64 = 86_400;
@@ -81,10 +81,10 @@ impl Bucket {
         })
     }
 
-    /// Gives one back that was taken by [`Bucket::take`].
-    fn give_back(&mut self) {
+    /// Gives one back of what was taken by so many `seconds`; those of [`Bucket::take`] are one.
+    fn give_back(&mut self, seconds: u64) {
         // What is beyond the burst goes when the next one is taken.
-        self.left = self.left.saturating_add(Self::ONE);
+        self.left = self.left.saturating_add(Self::ONE * seconds);
     }
 }
 
@@ -99,6 +99,15 @@ pub(crate) enum Act {
 }
 
 const ACTS: usize = 4;
+
+/// What a source may have made a number of in a day.
+#[derive(Clone, Copy)]
+pub(crate) enum Made {
+    Queue = 0,
+    Service = 1,
+}
+
+const MADE: usize = 2;
 
 /// What a source may hold a number of at a time.
 #[derive(Clone, Copy)]
@@ -118,10 +127,13 @@ pub(crate) struct Sources {
     held: Mutex<HashMap<Mark, [usize; HELD]>>,
     hash: RandomState,
     rates: Vec<Mutex<[Bucket; ACTS]>>,
-    days: Vec<Mutex<Bucket>>,
+    days: Vec<Mutex<Budgets>>,
     /// Of networks of 48 bits: apart, because they have more.
-    site_days: Vec<Mutex<Bucket>>,
+    site_days: Vec<Mutex<Budgets>>,
 }
+
+/// What is left of the day, of everything that is [`Made`].
+type Budgets = [Bucket; MADE];
 
 /// Which source something belongs to, and nothing more.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -179,9 +191,16 @@ pub(crate) struct Share {
     of: Held,
 }
 
-fn day_places() -> Vec<Mutex<Bucket>> {
+/// One of what a source may have made in a day. Dropping it gives it back, unless it was made.
+pub(crate) struct Portion {
+    source: Source,
+    of: Made,
+    made: bool,
+}
+
+fn day_places() -> Vec<Mutex<Budgets>> {
     (0..DAY_PLACES)
-        .map(|_| Mutex::new(Bucket::full()))
+        .map(|_| Mutex::new([Bucket::full(); MADE]))
         .collect()
 }
 
@@ -248,26 +267,65 @@ impl Source {
             .is_none_or(|buckets| lock(buckets)[act as usize].take(rate, now).is_ok())
     }
 
-    /// Whether it may have one more of what there are `budget` of in a day: all of them at once after a
-    /// day of rest, and then one whenever its part of a day has passed.
-    pub(crate) fn may_today(&self, budget: u32, now: Instant) -> bool {
-        let take = |mark: Option<Mark>, places, budget| {
-            let bucket = mark.and_then(|mark| mark.place(places));
-            let times = u64::from(budget);
-            bucket
-                .is_none_or(|b: &Mutex<Bucket>| lock(b).take_of(times, DAY_S, budget, now).is_ok())
-        };
-        // The wider network last: who is turned away by the first takes nothing of the others'.
+    /// Its budgets of the day, and those of the network around it.
+    fn budgets(&self) -> [Option<&Mutex<Budgets>>; 2] {
         let sources = &self.sources;
-        let budget_of_site = budget.saturating_mul(SITE_SOURCES);
-        take(self.mark, &sources.days, budget)
-            && take(self.site, &sources.site_days, budget_of_site)
+        [
+            self.mark.and_then(|mark| mark.place(&sources.days)),
+            self.site.and_then(|site| site.place(&sources.site_days)),
+        ]
+    }
+
+    /// One more of what it may have made `budget` times in a day: all of them at once after a day of
+    /// rest, and then one whenever its part of a day has passed.
+    pub(crate) fn today(&self, of: Made, budget: u32, now: Instant) -> Option<Portion> {
+        let take = |budgets: Option<&Mutex<Budgets>>, most: u32| {
+            let take = |bucket: &mut Bucket| bucket.take_of(most.into(), DAY_S, most, now).is_ok();
+            budgets.is_none_or(|budgets| take(&mut lock(budgets)[of as usize]))
+        };
+        let [own, site] = self.budgets();
+        if !take(own, budget) {
+            return None;
+        }
+        // The wider network last: who is turned away by the first takes nothing of the others'.
+        if !take(site, budget.saturating_mul(SITE_SOURCES)) {
+            give_back(own, of);
+            return None;
+        }
+        Some(Portion {
+            source: self.clone(),
+            of,
+            made: false,
+        })
     }
 
     /// What [`Source::may`] allowed did not happen.
     pub(crate) fn did_not(&self, act: Act) {
         if let Some(buckets) = self.bucket() {
-            lock(buckets)[act as usize].give_back();
+            lock(buckets)[act as usize].give_back(1);
+        }
+    }
+}
+
+fn give_back(budgets: Option<&Mutex<Budgets>>, of: Made) {
+    if let Some(budgets) = budgets {
+        lock(budgets)[of as usize].give_back(DAY_S);
+    }
+}
+
+impl Portion {
+    /// It was used.
+    pub(crate) fn made(mut self) {
+        self.made = true;
+    }
+}
+
+impl Drop for Portion {
+    fn drop(&mut self) {
+        if !self.made {
+            for budgets in self.source.budgets() {
+                give_back(budgets, self.of);
+            }
         }
     }
 }
@@ -419,6 +477,12 @@ mod tests {
         assert!(lock(&sources.held).is_empty());
     }
 
+    /// Whether it could make one more queue, which it then has.
+    fn make(source: &Source, budget: u32, now: Instant) -> bool {
+        let portion = source.today(Made::Queue, budget, now);
+        portion.map(Portion::made).is_some()
+    }
+
     #[test]
     fn a_budget_of_a_day_is_there_at_once_and_comes_back_in_a_day() {
         const BUDGET: u32 = 1_000;
@@ -427,7 +491,7 @@ mod tests {
         let start = Instant::now();
         let given = |now| {
             (0..2 * BUDGET)
-                .filter(|_| source.may_today(BUDGET, now))
+                .filter(|_| make(&source, BUDGET, now))
                 .count()
         };
         assert_eq!(given(start), 1_000);
@@ -439,12 +503,53 @@ mod tests {
         assert_eq!(given(start + 3 * part), 2);
         // Another connection does not help.
         let again = sources.source("192.0.2.1".parse().unwrap(), &[]);
-        assert!(!again.may_today(BUDGET, start + 3 * part));
+        assert!(!make(&again, BUDGET, start + 3 * part));
         assert_eq!(given(start + 1_003 * part - instant), 999);
         assert_eq!(given(start + 10_000 * part), 1_000);
         // A budget that was made larger or smaller holds from then on.
         assert_eq!(given(start + 10_001 * part), 1);
-        assert!(!source.may_today(1, start + 10_001 * part));
+        assert!(!make(&source, 1, start + 10_001 * part));
+        // What else is made has its own.
+        assert!(source.today(Made::Service, 1, start).is_some());
+    }
+
+    #[test]
+    fn what_was_not_made_costs_nothing_of_the_day() {
+        let sources = Sources::new();
+        let source = sources.source("2001:db8:1::1".parse().unwrap(), &[]);
+        let now = Instant::now();
+        for _ in 0..10 {
+            drop(source.today(Made::Queue, 2, now).unwrap());
+        }
+        // Whoever has one in hand keeps it from others meanwhile.
+        let held = source.today(Made::Queue, 2, now).unwrap();
+        assert!(make(&source, 2, now));
+        assert!(!make(&source, 2, now));
+        drop(held);
+        // And gives no more than there was.
+        assert!(make(&source, 2, now));
+        assert!(!make(&source, 2, now));
+    }
+
+    #[test]
+    fn a_network_that_has_used_up_its_budget_costs_none_of_its_sources_theirs() {
+        let sources = Sources::new();
+        let start = Instant::now();
+        let at = |network: u16| {
+            let address = format!("2001:db8:1:{network:x}::1").parse().unwrap();
+            sources.source(address, &[])
+        };
+        // More than the network has, of many.
+        let given = (100..140).filter(|n| make(&at(*n), 1, start)).count();
+        assert_eq!(given, 16);
+        // Some of those that were turned away share a place with others; not all.
+        let late: Vec<_> = (0..4).map(at).collect();
+        for source in &late {
+            assert!(!make(source, 1, start));
+        }
+        // A sixteenth of a day later the network has one more.
+        let later = start + Duration::from_secs(DAY_S / 16);
+        assert!(late.iter().any(|source| make(source, 1, later)));
     }
 
     #[test]
@@ -453,7 +558,7 @@ mod tests {
         let now = Instant::now();
         let may = |address: String| {
             let source = sources.source(address.parse().unwrap(), &[]);
-            source.may_today(2, now)
+            make(&source, 2, now)
         };
         let given = (0..40_u16)
             .flat_map(|network| [1, 2, 3].map(|host| format!("2001:db8:1:{network:x}::{host}")))

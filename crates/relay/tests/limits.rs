@@ -7,14 +7,22 @@ mod site;
 
 use std::time::{Duration, Instant};
 
-use junto_relay::RelayConfig;
 use junto_relay::bench::{Peer, PeerError, Said};
 use junto_relay::config::Rate;
+use junto_relay::{RelayConfig, RunningRelay};
 use junto_smp::client::Request;
-use junto_smp::command::Command;
+use junto_smp::command::{Command, NewMode};
 use junto_smp::error::ErrorCode;
-use junto_smp::id::Entity;
+use junto_smp::hello::HelloFault;
+use junto_smp::id::{Entity, SenderId};
+use junto_smp::link::{LinkBlobs, LinkData};
 use junto_smp::message::BODY_BYTES_MAX;
+use junto_smp::service::{ServiceFault, ServiceRole};
+use junto_smp::version::VersionRange;
+use junto_tls::ServiceIdentity;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+use rustls::pki_types::UnixTime;
 use tokio::io::AsyncReadExt as _;
 
 use site::{A, B, M, config, connect, heard, in_time, peer_from, refused, start, tcp_from, until};
@@ -206,6 +214,86 @@ async fn queues_of_one_source_in_a_day_are_limited_exactly() {
         served += usize::from(other.create(M, true, None).await.is_ok());
     }
     assert!(served >= 3);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_that_are_not_made_cost_nothing_of_the_day() {
+    let mut config = strict();
+    config.limits.queues_per_day_per_source = 2;
+    let relay = start(config).await;
+    let mut peer = peer_from(A, &relay).await.unwrap();
+    // The sender's name does not follow from the request.
+    let data = LinkData {
+        sender: SenderId([5; 24]),
+        blobs: LinkBlobs::new(b"fixed", b"user").unwrap(),
+    };
+    for _ in 0..5 {
+        let mode = NewMode::Messaging(Some(data));
+        let wrong = peer.create(mode, true, None).await;
+        assert_eq!(refused(wrong), ErrorCode::PROHIBITED);
+    }
+    for _ in 0..2 {
+        peer.create(M, true, None).await.unwrap();
+    }
+    assert_eq!(refused(peer.create(M, true, None).await), ErrorCode::Quota);
+}
+
+/// A service with a certificate of its own.
+async fn service(relay: &RunningRelay, identity: &ServiceIdentity) -> Result<Peer, PeerError> {
+    let versions = VersionRange::SUPPORTED;
+    let role = ServiceRole::Messaging;
+    in_time(Peer::connect_service(
+        &relay.address(),
+        versions,
+        identity,
+        role,
+    ))
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_of_one_source_in_a_day_are_limited_exactly() {
+    let mut config = strict();
+    // The next would come in twelve hours.
+    config.limits.services_per_day_per_source = 2;
+    let relay = start(config).await;
+    let identity = || {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).unwrap();
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        ServiceIdentity::generate(&mut rng, UnixTime::now()).unwrap()
+    };
+    // Those that leave nothing behind cost nothing.
+    for _ in 0..5 {
+        drop(service(&relay, &identity()).await.unwrap());
+        until(|| relay.stats().connections == 0).await;
+    }
+    let no_service = |result: Result<Peer, PeerError>| {
+        let fault = HelloFault::NoService(ServiceFault::Refused);
+        assert!(matches!(result, Err(PeerError::Hello(said)) if said == fault));
+    };
+    // As long as they are here they count.
+    let waiting = [
+        service(&relay, &identity()).await.unwrap(),
+        service(&relay, &identity()).await.unwrap(),
+    ];
+    no_service(service(&relay, &identity()).await);
+    drop(waiting);
+    until(|| relay.stats().connections == 0).await;
+    let known = identity();
+    for identity in [&known, &identity()] {
+        let mut peer = service(&relay, identity).await.unwrap();
+        peer.create(M, true, None).await.unwrap();
+        drop(peer);
+        until(|| relay.stats().connections == 0).await;
+    }
+    for _ in 0..3 {
+        no_service(service(&relay, &identity()).await);
+    }
+    // One that is known comes in always; and the budget of queues is another one.
+    let mut peer = service(&relay, &known).await.unwrap();
+    peer.create(M, true, None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

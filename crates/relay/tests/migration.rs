@@ -13,13 +13,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use junto_relay::bench::{Heard, OwnQueue, Peer, Said};
 use junto_relay::simplex::{MoveError, Moved, Reference, move_reference};
-use junto_relay::{Relay, init_dir, load_dir};
+use junto_relay::{Relay, RunningRelay, init_dir, load_dir};
 use junto_smp::client::Request;
 use junto_smp::command::{Command, QueueMode};
 use junto_smp::error::ErrorCode;
 use junto_smp::id::{Entity, RecipientId, SenderId, ServiceId};
 use junto_smp::key::AuthSecret;
-use junto_smp::message::DeliveryKey;
+use junto_smp::message::{DeliveryKey, Timestamp};
 use junto_smp::response::QueueIds;
 use junto_smp::service::{ServiceQueues, ServiceRole};
 use junto_smp::version::VersionRange;
@@ -29,7 +29,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use rustls::pki_types::UnixTime;
 
-use site::{acked, connect, heard, refused};
+use site::{acked, connect, heard, refused, until};
 
 fn b64(bytes: &[u8]) -> String {
     URL_SAFE.encode(bytes)
@@ -207,7 +207,30 @@ async fn services_keep_their_ids_and_queues() {
         let said = peer.call(&request).await.unwrap();
         assert_eq!(said, Said::ServiceSubscribed(queues));
     }
+    // With its last queue the relay forgets a service, but not which id it came with.
+    let mut owner = connect(&relay).await;
+    for queue in [&own, &moved_later, &notified] {
+        owner.own(&queue.own, Command::Delete).await.unwrap();
+    }
+    drop(owner);
+    let here = async |relay: &RunningRelay| {
+        until(|| relay.stats().connections == 0).await;
+        let versions = VersionRange::SUPPORTED;
+        let address = relay.address();
+        // In another role as well: nothing else was kept.
+        let peer = Peer::connect_service(&address, versions, &chat, ServiceRole::Notifier).await;
+        peer.unwrap().service()
+    };
+    assert_eq!(here(&relay).await, Some(chat_id));
     relay.shutdown().await.unwrap();
+    for _ in 0..2 {
+        let (mut config, own_identity) = load_dir(&stage.new).unwrap();
+        config.bind = "127.0.0.1:0".parse().unwrap();
+        config.hosts = vec!["127.0.0.1".parse().unwrap()];
+        let relay = Relay::start(config, own_identity).await.unwrap();
+        assert_eq!(here(&relay).await, Some(chat_id));
+        relay.shutdown().await.unwrap();
+    }
 }
 
 /// As large as services get. Prints how long it took, and how long others waited meanwhile.
@@ -423,7 +446,8 @@ async fn links_and_notifiers_come_along() {
     // Through the journal, as the relay will see them.
     let memory = junto_relay::store::Memory::new(1 << 20);
     let dir = stage.new.join("journal");
-    let store = junto_relay::store::JournalStore::open(&dir, false, 9, memory).unwrap();
+    let store =
+        junto_relay::store::JournalStore::open(&dir, false, 9, memory, Timestamp(0)).unwrap();
     use junto_relay::store::{Name, Store as _};
     for (queue, n) in [(&with, 5), (&late, 8)] {
         let cell = store.find(Name::Link, &[n; 24]).unwrap();

@@ -68,6 +68,7 @@ impl RelayConfig {
                 queues_per_second_per_source: Rate::UNLIMITED,
                 queues_per_day_per_source: u32::MAX,
                 services_per_second_per_source: Rate::UNLIMITED,
+                services_per_day_per_source: u32::MAX,
                 blocks_per_second_per_connection: Rate::UNLIMITED,
                 queues_per_connection: usize::MAX,
                 ..Limits::default()
@@ -231,6 +232,9 @@ pub struct Limits {
     pub services: usize,
     /// Services from one source that are new here. Further ones are refused likewise.
     pub services_per_second_per_source: Rate,
+    /// Services from one source that are new here and stay, in the long run, as
+    /// `queues_per_day_per_source`. Further ones are refused likewise.
+    pub services_per_day_per_source: u32,
     /// Queues of one service, about 40 bytes each, and 200 bytes each while their news wait for a
     /// slow service. Then `NEW`, `SUB` and `NSUB` of the service are refused with `QUOTA`.
     pub queues_per_service: usize,
@@ -261,6 +265,7 @@ impl Default for Limits {
             subscriptions: 50_000,
             services: 1_000,
             services_per_second_per_source: Rate::per_second(1),
+            services_per_day_per_source: 20,
             queues_per_service: 200_000,
             blocks_per_second_per_connection: Rate::per_second(4_000),
             commands_per_block: 255,

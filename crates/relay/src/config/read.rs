@@ -12,13 +12,12 @@ use std::path::Path;
 use ipnet::IpNet;
 use junto_smp::address::{DEFAULT_PORT, HOSTS_MAX, Host};
 use junto_smp::blocking::{Blocking, BlockingReason, ClientNotice};
-use junto_smp::client::IN_FLIGHT_MAX;
 use toml::Spanned;
 use toml::de::{DeInteger, DeString, DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::{Blocked, Limits, Monitor, Password, Rate, RelayConfig, Storage, Timeouts};
-use crate::proxy::{ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
+use crate::proxy::{FORWARDS_MAX, ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
 
 /// Most problems that are reported: a file that is no `relay.toml` at all has one in every line.
 const PROBLEMS_MAX: usize = 50;
@@ -197,8 +196,17 @@ fn storage(section: &mut Section<'_, '_>, dir: &Path) -> Storage {
 fn limits(section: &mut Section<'_, '_>) -> (Limits, Option<Vec<IpNet>>) {
     const BILLION: u64 = 1_000_000_000;
     let d = Limits::default();
+    let mut daily = |name, default| {
+        let number = section.number(name, u64::from(default), 1..=BILLION);
+        u32::try_from(number).unwrap_or(u32::MAX)
+    };
+    let queues_per_day_per_source = daily("queues_per_day_per_source", d.queues_per_day_per_source);
+    let services_per_day_per_source =
+        daily("services_per_day_per_source", d.services_per_day_per_source);
     let mut size = |name, default, max| section.size(name, default, 1..=max);
     let limits = Limits {
+        queues_per_day_per_source,
+        services_per_day_per_source,
         connections: size("connections", d.connections, BILLION),
         connections_per_source: size("connections_per_source", d.connections_per_source, BILLION),
         handshakes: size("handshakes", d.handshakes, 1 << 16),
@@ -224,11 +232,6 @@ fn limits(section: &mut Section<'_, '_>) -> (Limits, Option<Vec<IpNet>>) {
             "queues_per_second_per_source",
             d.queues_per_second_per_source,
         ),
-        queues_per_day_per_source: {
-            let (name, default) = ("queues_per_day_per_source", d.queues_per_day_per_source);
-            let number = section.number(name, u64::from(default), 1..=BILLION);
-            u32::try_from(number).unwrap_or(u32::MAX)
-        },
         services_per_second_per_source: section.rate(
             "services_per_second_per_source",
             d.services_per_second_per_source,
@@ -310,11 +313,10 @@ fn proxy(section: &mut Section<'_, '_>) -> (ProxyConfig, Option<Password>) {
             1 << 16,
         ),
         forwards: size("forwards", l.forwards, 1 << 20),
-        // So that answers which nobody waits for any more have a place as well.
         forwards_per_destination: size(
             "forwards_per_destination",
             l.forwards_per_destination,
-            IN_FLIGHT_MAX as u64 / 2,
+            FORWARDS_MAX as u64,
         ),
         forwards_per_client: size("forwards_per_client", l.forwards_per_client, 1 << 16),
         forwards_per_source: size("forwards_per_source", l.forwards_per_source, 1 << 20),

@@ -9,7 +9,7 @@ use junto_smp::id::{ID_BYTES, NotifierId};
 use junto_smp::queue::{ConnectionId, Event, NotifierEvent, NotifierNews};
 use junto_smp::service::ServiceQueues;
 
-use crate::store::{Body, Position};
+use crate::store::{Body, Position, Queue, Store};
 
 /// Something that happened to a queue of this connection.
 pub(crate) struct News {
@@ -198,6 +198,22 @@ impl Registry {
         if let Some(mailbox) = shard.get(&id) {
             mailbox.post(news);
         }
+    }
+
+    /// Tells the reader of `queue` what happened to it; under its lock, so that news of one queue keep
+    /// their order.
+    pub(crate) fn tell_reader(
+        &self,
+        store: &dyn Store,
+        queue: &Queue,
+        (reader, event): (ConnectionId, Event<Body>),
+    ) {
+        let news = News {
+            queue: queue.recipient().0,
+            event: Happened::Queue(event),
+            position: store.position(),
+        };
+        self.post(reader, news);
     }
 
     /// Asks every connection to finish, also those that enter from now on.

@@ -46,7 +46,7 @@ use crate::config::Limits;
 use crate::folder::generator;
 use crate::relay::Shared;
 use crate::settings::Settings;
-use crate::sources::{Act, Share, Source};
+use crate::sources::{Act, Made, Portion, Share, Source};
 use crate::store::{Cell, CreateFault, Name, Queue, StoreFailed};
 
 pub(crate) use self::mailbox::Registry;
@@ -567,12 +567,13 @@ impl Connection {
             Some(_) => self.is_service_full(None),
             None => new.subscribe && self.subscriptions.len() >= limits.subscriptions,
         };
-        if subscribed
-            || self.queues_created >= limits.queues_per_connection
-            || !self.may_create(limits)
-        {
+        if subscribed || self.queues_created >= limits.queues_per_connection {
             return self.reply(command, What::Refused(ErrorCode::Quota));
         }
+        // Given back unless the queue is made.
+        let Some(portion) = self.may_create(limits) else {
+            return self.reply(command, What::Refused(ErrorCode::Quota));
+        };
         if let NewMode::Contact(Some((link, _))) = new.mode
             && let Some(code) = self.settings.blocked(link)
         {
@@ -589,6 +590,7 @@ impl Connection {
         };
         let code = match self.shared.store.create(queue) {
             Ok(cell) => {
+                portion.made();
                 self.queues_created += 1;
                 self.shared.metrics.queue_created();
                 if command.service().is_some() {
@@ -604,13 +606,14 @@ impl Connection {
         self.reply(command, What::Refused(code));
     }
 
-    /// Whether the client's source may create one more queue now.
-    fn may_create(&self, limits: &Limits) -> bool {
+    /// One more queue for the client's source, if it may have one now.
+    fn may_create(&self, limits: &Limits) -> Option<Portion> {
         let now = std::time::Instant::now();
-        let rate = limits.queues_per_second_per_source;
         let source = self.seat.source();
-        source.may(Act::NewQueue, rate, now)
-            && source.may_today(limits.queues_per_day_per_source, now)
+        if !source.may(Act::NewQueue, limits.queues_per_second_per_source, now) {
+            return None;
+        }
+        source.today(Made::Queue, limits.queues_per_day_per_source, now)
     }
 
     /// Carries out a command on its queue.
@@ -652,15 +655,8 @@ impl Connection {
         if used && let Some(change) = queue.touch(context.now) {
             shared.store.record(&queue, change);
         }
-        let recipient = queue.recipient();
-        if let Some((connection, event)) = outcome.notify {
-            // Under the lock, so that news of one queue keep their order.
-            let news = News {
-                queue: recipient.0,
-                event: Happened::Queue(event),
-                position: shared.store.position(),
-            };
-            shared.registry.post(connection, news);
+        if let Some(told) = outcome.notify {
+            shared.registry.tell_reader(&*shared.store, &queue, told);
         }
         if let Some((connection, news)) = outcome.notify_notifier {
             post_to_notifier(shared, connection, news);

@@ -25,7 +25,7 @@ use super::outbox::{Reply, What, Whose};
 use super::{Connection, Ended, Moved, now};
 use crate::relay::Shared;
 use crate::settings::Settings;
-use crate::sources::{Act, Source};
+use crate::sources::{Act, Made, Portion, Source};
 use crate::store::{Name, ServiceCell};
 
 /// Queues that are looked at in one turn, about 0.2 µs each if nothing waits.
@@ -36,6 +36,8 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     cell: Arc<ServiceCell>,
     connection: ConnectionId,
+    /// Of the day of the source for which the service is new here.
+    portion: Option<Portion>,
     /// Everything that waits is being delivered.
     bulk: Option<Bulk>,
 }
@@ -56,16 +58,19 @@ impl Session {
         applicant: &Applicant,
     ) -> Result<Self, ServiceFault> {
         let services = shared.store.services();
-        let fingerprint = applicant.fingerprint();
-        let rate = settings.limits.services_per_second_per_source;
+        let limits = &settings.limits;
         let now = std::time::Instant::now();
-        if !services.knows(&fingerprint) && !source.may(Act::NewService, rate, now) {
-            return Err(ServiceFault::Refused);
-        }
+        let new = || {
+            let may = source.may(Act::NewService, limits.services_per_second_per_source, now);
+            let today = || source.today(Made::Service, limits.services_per_day_per_source, now);
+            may.then(today).flatten()
+        };
+        let (cell, portion) = services.enter(applicant.role(), applicant.fingerprint(), new)?;
         Ok(Self {
-            cell: services.enter(applicant.role(), fingerprint)?,
             shared: Arc::clone(shared),
+            cell,
             connection,
+            portion,
             bulk: None,
         })
     }
@@ -83,7 +88,10 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let services = self.shared.store.services();
-        services.leave(&self.cell, self.connection);
+        let forgotten = services.leave(&self.cell, self.connection);
+        if !forgotten && let Some(portion) = self.portion.take() {
+            portion.made();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opening a connection to another relay: name, address, TCP or SOCKS, TLS, hello.
 
 use core::any::Any;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs as _;
@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_socks::tcp::Socks5Stream;
 
 use super::place::{Door, Place};
-use super::reach::{self, Reach};
+use super::reach::Reach;
 use super::settings::{Endpoint, ProxyConfig, SocksMode};
 use crate::folder::generator;
 
@@ -94,6 +94,8 @@ impl Unreached {
 /// An open connection to a destination.
 pub(super) struct Opened<T> {
     pub(super) stream: TlsStream<TcpStream>,
+    /// Where it leads, unless a SOCKS server has found that.
+    pub(super) address: Option<IpAddr>,
     pub(super) client: Client<T>,
     pub(super) introduction: Introduction,
     pub(super) rng: ChaCha20Rng,
@@ -128,7 +130,7 @@ impl Dialer {
     pub(super) async fn open<T>(
         &self,
         place: &Place,
-        reach: Reach,
+        reach: Arc<Reach>,
         hold: &Hold,
     ) -> Result<Opened<T>, Unreached> {
         let deadline = Instant::now() + self.connect;
@@ -136,16 +138,20 @@ impl Dialer {
         let dial = async {
             match &self.socks {
                 Some(socks) if door.is_onion() || self.socks_mode == SocksMode::Always => {
-                    self.through_socks(socks, door, &reach).await
+                    let stream = self.through_socks(socks, door, &reach).await?;
+                    Ok((stream, None))
                 }
                 None if door.is_onion() => Err(Unreached::Door(BrokerFault::Host)),
-                Some(_) | None => self.directly(door, reach, hold).await,
+                Some(_) | None => {
+                    let (stream, address) = self.directly(door, reach, hold).await?;
+                    Ok((stream, Some(address)))
+                }
             }
         };
-        let stream = timeout_at(deadline, dial)
+        let (stream, address) = timeout_at(deadline, dial)
             .await
             .unwrap_or(Err(Unreached::Door(BrokerFault::Timeout)))?;
-        timeout_at(deadline, self.greet(place.identity, stream))
+        timeout_at(deadline, self.greet(place.identity, stream, address))
             .await
             .unwrap_or(Err(Unreached::Relay(BrokerFault::Timeout)))
     }
@@ -153,13 +159,13 @@ impl Dialer {
     async fn directly(
         &self,
         door: &Door,
-        reach: Reach,
+        reach: Arc<Reach>,
         hold: &Hold,
-    ) -> Result<TcpStream, Unreached> {
+    ) -> Result<(TcpStream, IpAddr), Unreached> {
         let mut why = Unreached::Door(BrokerFault::Host);
         for address in self.addresses(door, reach, hold).await? {
             match timeout(self.connect / ATTEMPTS, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Ok(stream)) => return Ok((stream, address.ip())),
                 Ok(Err(error)) => why = Unreached::dialling(&error),
                 Err(_) => why = Unreached::Door(BrokerFault::Network),
             }
@@ -171,7 +177,7 @@ impl Dialer {
     async fn addresses(
         &self,
         door: &Door,
-        reach: Reach,
+        reach: Arc<Reach>,
         hold: &Hold,
     ) -> Result<Vec<SocketAddr>, Unreached> {
         let (resolver, hold) = (Arc::clone(&self.resolver), Arc::clone(hold));
@@ -198,14 +204,13 @@ impl Dialer {
         door: &Door,
         reach: &Reach,
     ) -> Result<TcpStream, Unreached> {
-        let allowed = match door.address() {
-            Some(address) => {
-                SocketAddr::new(address, door.port) != self.own.listening
-                    && reach.allows(address, &reach.own().map_err(here)?)
-            }
-            None => reach.allows_local_names() || !reach::looks_local(&door.host),
+        let address = door.address();
+        let own = match address {
+            Some(_) => reach.own().map_err(here)?,
+            None => Vec::new(),
         };
-        if !allowed {
+        let here_itself = |address| SocketAddr::new(address, door.port) == self.own.listening;
+        if address.is_some_and(here_itself) || !reach.allows_at(door, None, &own) {
             return Err(Unreached::Door(BrokerFault::Host));
         }
         let server = (socks.host.for_resolver(), socks.port);
@@ -220,6 +225,7 @@ impl Dialer {
         &self,
         identity: Fingerprint,
         stream: TcpStream,
+        address: Option<IpAddr>,
     ) -> Result<Opened<T>, Unreached> {
         let network = |_: io::Error| Unreached::Relay(BrokerFault::Network);
         stream.set_nodelay(true).map_err(network)?;
@@ -254,6 +260,7 @@ impl Dialer {
         stream.flush().await.map_err(network)?;
         Ok(Opened {
             stream,
+            address,
             client,
             introduction,
             rng,
@@ -293,7 +300,7 @@ mod tests {
     fn dialer(
         refuse: &str,
         resolver: impl Fn() -> Vec<SocketAddr> + Send + Sync + 'static,
-    ) -> (Dialer, Reach) {
+    ) -> (Dialer, Arc<Reach>) {
         let config = ProxyConfig {
             allow_private: true,
             allow_own: true,
@@ -307,7 +314,7 @@ mod tests {
         };
         let mut dialer = Dialer::new(&config, own, ClientTls::new().unwrap());
         dialer.resolver = Arc::new(move |_, _| Ok(resolver()));
-        (dialer, Reach::new(&config))
+        (dialer, Arc::new(Reach::new(&config)))
     }
 
     fn door(port: u16) -> Door {
@@ -335,9 +342,11 @@ mod tests {
         let hold: Hold = Arc::new(());
         for round in 1..=2 {
             let reached = dialer
-                .directly(&door(good.port()), reach.clone(), &hold)
+                .directly(&door(good.port()), Arc::clone(&reach), &hold)
                 .await;
-            assert_eq!(reached.unwrap().peer_addr().unwrap(), good);
+            let (stream, address) = reached.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), good);
+            assert_eq!(address, good.ip());
             assert_eq!(*asked.lock().unwrap(), round, "a name is resolved once");
             allowed.accept().await.unwrap();
         }

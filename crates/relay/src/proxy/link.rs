@@ -3,13 +3,15 @@
 //! Reading never waits for writing: a destination that answers slowly must not keep us from taking
 //! what it has answered, or the two could wait for each other for ever.
 
+use core::net::IpAddr;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use junto_crypto::x25519;
 use junto_smp::block::{BLOCK_BYTES, Block, OutgoingBlock, new_block};
-use junto_smp::client::{Client, Incoming, ReplyFault};
+use junto_smp::client::{Client, IN_FLIGHT_MAX, Incoming, ReplyFault};
 use junto_smp::error::{BrokerFault, ErrorCode, Forwarded, ProxyFault};
 use junto_smp::id::CorrelationId;
 use junto_smp::proxy::{Forward, Introduction};
@@ -17,13 +19,17 @@ use junto_smp::response::Response;
 use rand_chacha::ChaCha20Rng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use super::broker;
 use super::dial::Opened;
-use super::settings::{ProxyLimits, ProxyTimeouts};
+use super::settings::ProxyTimeouts;
+
+/// Commands that may be on their way over one link, whatever the limit says: answers that nobody waits
+/// for any more need places as well.
+pub(crate) const FORWARDS_MAX: usize = IN_FLIGHT_MAX / 2;
 
 /// What a destination answered, for the sender: a box, or an error.
 pub(super) type Answer = Result<Box<[u8]>, ErrorCode>;
@@ -54,29 +60,29 @@ pub(super) struct Job {
 pub(super) struct Link {
     /// Also in answers that clients have not taken yet.
     pub(super) introduction: Arc<Introduction>,
+    /// Where it leads, unless a SOCKS server has found that.
+    pub(super) address: Option<IpAddr>,
     jobs: mpsc::Sender<Job>,
     /// Commands on their way.
-    room: Arc<Semaphore>,
-    limit: usize,
+    under_way: Arc<AtomicUsize>,
+    /// It ends at once, with whatever is on its way.
+    cut: Arc<AtomicBool>,
     /// When it was last asked for.
     used: Mutex<Instant>,
 }
 
 impl Link {
     /// The link of an open connection, and the task to be run for it.
-    pub(super) fn new(
-        opened: Opened<Ticket>,
-        limits: &ProxyLimits,
-        timeouts: &ProxyTimeouts,
-    ) -> (Arc<Self>, LinkTask) {
-        let limit = limits.forwards_per_destination;
+    pub(super) fn new(opened: Opened<Ticket>, timeouts: &ProxyTimeouts) -> (Arc<Self>, LinkTask) {
         // The task takes from it at any time, so that it never holds many.
-        let (sender, jobs) = mpsc::channel(2 * limit);
+        let (sender, jobs) = mpsc::channel(2 * FORWARDS_MAX);
+        let cut = Arc::new(AtomicBool::new(false));
         let link = Self {
             introduction: Arc::new(opened.introduction),
+            address: opened.address,
             jobs: sender,
-            room: Arc::new(Semaphore::new(limit)),
-            limit,
+            under_way: Arc::default(),
+            cut: Arc::clone(&cut),
             used: Mutex::new(Instant::now()),
         };
         let (reader, writer) = tokio::io::split(opened.stream);
@@ -95,7 +101,7 @@ impl Link {
                 active: false,
             },
             waiting: VecDeque::new(),
-            limit,
+            cut,
             closing: false,
             strays: 0,
             heard: Instant::now(),
@@ -112,7 +118,12 @@ impl Link {
 
     /// Whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
-        self.room.available_permits() == self.limit
+        self.under_way.load(Ordering::Relaxed) == 0
+    }
+
+    /// Has its task end at once, as soon as this is the last handle.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
     }
 
     pub(super) fn used(&self) -> Instant {
@@ -123,18 +134,18 @@ impl Link {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// A place for one more command, if there is one.
-    pub(super) fn room(&self) -> Option<OwnedSemaphorePermit> {
+    /// A place for one more command, if fewer than `limit` are on their way.
+    pub(super) fn room(&self, limit: usize) -> Option<Room> {
         self.touch();
-        Arc::clone(&self.room).try_acquire_owned().ok()
+        let more = |count| (count < limit.min(FORWARDS_MAX)).then_some(count + 1);
+        let taken = self
+            .under_way
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then(|| Room(Arc::clone(&self.under_way)))
     }
 
     /// Gives a parcel to the task, behind all that were given before.
-    pub(super) fn give(
-        &self,
-        parcel: Parcel,
-        room: OwnedSemaphorePermit,
-    ) -> Result<Given, ErrorCode> {
+    pub(super) fn give(&self, parcel: Parcel, room: Room) -> Result<Given, ErrorCode> {
         let slot = Arc::new(Mutex::new(Some(parcel)));
         let (answer, answered) = oneshot::channel();
         let job = Job {
@@ -152,12 +163,21 @@ impl Link {
     }
 }
 
+/// The place of a command on its way. Dropping it gives it back.
+pub(super) struct Room(Arc<AtomicUsize>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A parcel that was given to a link. Dropping it takes the parcel back, if it is still here, so
 /// that its memory goes with its permit.
 pub(crate) struct Given {
     slot: Slot,
     answered: oneshot::Receiver<Answer>,
-    _room: OwnedSemaphorePermit,
+    _room: Room,
 }
 
 impl Given {
@@ -213,10 +233,10 @@ pub(super) struct LinkTask {
     filled: usize,
     outgoing: OutgoingBlock,
     sending: Sending,
-    /// Jobs that found no room in a block yet, first come first: at most `limit` with a sender who
-    /// waits, and as many without.
+    /// Jobs that found no room in a block yet, first come first: at most [`FORWARDS_MAX`] with a sender
+    /// who waits, and as many without.
     waiting: VecDeque<Job>,
-    limit: usize,
+    cut: Arc<AtomicBool>,
     /// Given up by the proxy.
     closing: bool,
     /// Answers that may still come and that nobody waits for any more.
@@ -294,6 +314,9 @@ impl LinkTask {
             job = self.jobs.recv(), if !self.closing => Wake::Job(job),
             () = sleep_until(deadline) => Wake::Deadline,
         };
+        if self.cut.load(Ordering::Acquire) {
+            return Err(Some(BrokerFault::Network));
+        }
         match wake {
             Wake::Written(Ok(false)) => Ok(()),
             Wake::Written(Ok(true)) => {
@@ -307,8 +330,8 @@ impl LinkTask {
                 while let Ok(job) = self.jobs.try_recv() {
                     self.waiting.push_back(job);
                 }
-                // Those with a sender who waits are no more than `limit`.
-                if self.waiting.len() > 2 * self.limit {
+                // Those with a sender who waits are no more than half of that.
+                if self.waiting.len() > 2 * FORWARDS_MAX {
                     self.waiting.retain(|job| !job.answer.is_closed());
                 }
                 if self.sending.active {
@@ -333,7 +356,7 @@ impl LinkTask {
 
     /// Fills a block with the jobs that wait, and starts to send it.
     fn gather(&mut self) -> Result<(), Option<BrokerFault>> {
-        if self.client.in_flight() >= 2 * self.limit {
+        if self.client.in_flight() >= 2 * FORWARDS_MAX {
             self.give_up();
         }
         while let Some(job) = self.waiting.pop_front() {

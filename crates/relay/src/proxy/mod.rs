@@ -18,6 +18,7 @@ mod reach;
 mod settings;
 mod table;
 
+use core::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use junto_smp::address::ServerAddress;
@@ -30,7 +31,7 @@ use tokio::time::{Instant, timeout};
 
 pub(crate) use self::dial::Own;
 use self::dial::{Dialer, Hold, Opened, Unreached};
-pub(crate) use self::link::Parcel;
+pub(crate) use self::link::{FORWARDS_MAX, Parcel};
 use self::link::{Given, Link, LinkEnd, LinkTask, Ticket};
 use self::place::{Place, places};
 use self::reach::Reach;
@@ -50,16 +51,8 @@ const NO_SESSION: ErrorCode = ErrorCode::Proxy(ProxyFault::NoSession);
 /// What may change while the relay runs.
 struct Live {
     limits: ProxyLimits,
-    reach: Reach,
-}
-
-impl Live {
-    fn of(config: &ProxyConfig) -> Self {
-        Self {
-            limits: config.limits,
-            reach: Reach::new(config),
-        }
-    }
+    /// Another one as soon as anything in it changes.
+    reach: Arc<Reach>,
 }
 
 struct Destinations {
@@ -88,13 +81,14 @@ impl Proxy {
         tls: ClientTls,
         metrics: ProxyMetrics,
     ) -> Self {
-        let live = Live::of(config);
-        if let Err(error) = live.reach.own() {
-            tracing::error!(%error, "cannot tell this machine's addresses, so the proxy connects nowhere");
-        }
+        let reach = Arc::new(Reach::new(config));
+        own_addresses(&reach);
         let limits = &config.limits;
         Self {
-            live: RwLock::new(live),
+            live: RwLock::new(Live {
+                limits: *limits,
+                reach,
+            }),
             dialer: Dialer::new(config, own, tls),
             timeouts: config.timeouts,
             destinations: Mutex::new(Destinations {
@@ -109,9 +103,28 @@ impl Proxy {
         }
     }
 
-    /// Takes from `config` what may change while the relay runs.
+    /// Takes from `config` what may change while the relay runs. Links that lead where the proxy may
+    /// not go any more are cut.
     pub(crate) fn reload(&self, config: &ProxyConfig) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Live::of(config);
+        let reach = {
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            live.limits = config.limits;
+            let reach = Reach::new(config);
+            // What is being connected to under other rules does not become a link.
+            if *live.reach != reach {
+                live.reach = Arc::new(reach);
+            }
+            Arc::clone(&live.reach)
+        };
+        let own = own_addresses(&reach);
+        let may_stay = |place: &Place, link: &Link| {
+            let own = own.as_deref();
+            own.is_some_and(|own| reach.allows_at(&place.door, link.address, own))
+        };
+        let cut = self.destinations().table.cut(may_stay);
+        if cut > 0 {
+            tracing::info!(cut, "links to destinations that are refused now");
+        }
     }
 
     pub(crate) fn limits(&self) -> ProxyLimits {
@@ -119,9 +132,9 @@ impl Proxy {
         live.limits
     }
 
-    fn reach(&self) -> Reach {
+    fn reach(&self) -> Arc<Reach> {
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        live.reach.clone()
+        Arc::clone(&live.reach)
     }
 
     fn destinations(&self) -> MutexGuard<'_, Destinations> {
@@ -253,18 +266,19 @@ impl Proxy {
         } = attempt;
         let opened = self.open(&place, room, &hold).await;
         drop(hold);
-        let (outcome, made) = match opened {
-            Ok((opened, room)) => {
-                source.did_not(Act::FailedConnect);
-                let (link, task) = Link::new(opened, &self.limits(), &self.timeouts);
-                self.enter(&place, &source, &link);
-                let made = Made {
-                    session: link.introduction.session().0,
-                    task,
-                    _room: room,
-                };
-                (Ok(Arc::clone(&link.introduction)), Some(made))
-            }
+        let linked = opened.and_then(|(opened, room, reach)| {
+            source.did_not(Act::FailedConnect);
+            let (link, task) = Link::new(opened, &self.timeouts);
+            self.enter(&place, &source, &link, &reach)?;
+            let made = Made {
+                session: link.introduction.session().0,
+                task,
+                _room: room,
+            };
+            Ok((Arc::clone(&link.introduction), made))
+        });
+        let (outcome, made) = match linked {
+            Ok((introduction, made)) => (Ok(introduction), Some(made)),
             Err(why) => {
                 self.metrics.failed.inc();
                 let mut destinations = self.destinations();
@@ -282,7 +296,7 @@ impl Proxy {
         place: &Place,
         room: Option<OwnedSemaphorePermit>,
         hold: &Hold,
-    ) -> Result<(Opened<Ticket>, OwnedSemaphorePermit), Unreached> {
+    ) -> Result<(Opened<Ticket>, OwnedSemaphorePermit, Arc<Reach>), Unreached> {
         let room = match room {
             Some(room) => room,
             // The link that was given up for this one is being closed.
@@ -294,16 +308,29 @@ impl Proxy {
             .map_err(|_| Unreached::Here(BrokerFault::Timeout))?
             .map_err(|_| Unreached::Here(BrokerFault::Network))?,
         };
-        let opened = Box::pin(self.dialer.open(place, self.reach(), hold)).await?;
-        Ok((opened, room))
+        let reach = self.reach();
+        let opened = Box::pin(self.dialer.open(place, Arc::clone(&reach), hold)).await?;
+        Ok((opened, room, reach))
     }
 
-    fn enter(&self, place: &Place, source: &Source, link: &Arc<Link>) {
+    /// Lets a link be found that was made under the rules of `reach`, unless there are others now: what
+    /// they refuse has been cut before.
+    fn enter(
+        &self,
+        place: &Place,
+        source: &Source,
+        link: &Arc<Link>,
+        reach: &Arc<Reach>,
+    ) -> Result<(), Unreached> {
+        let mut destinations = self.destinations();
+        if !Arc::ptr_eq(reach, &self.reach()) {
+            return Err(Unreached::Here(BrokerFault::Network));
+        }
         self.metrics.connected.inc();
         self.metrics.destinations.inc();
-        let mut destinations = self.destinations();
         destinations.failures.opened(place);
         destinations.table.connected(place, source.mark(), link);
+        Ok(())
     }
 
     fn leave(&self, place: &Place, session: &[u8; 32], end: LinkEnd) {
@@ -341,16 +368,17 @@ impl Proxy {
     }
 
     fn pass(&self, link: &Link, parcel: Parcel, source: &Source) -> Result<Passed, ErrorCode> {
-        let limit = self.limits().forwards_per_source;
+        let limits = self.limits();
         let full = |beyond| {
             self.metrics.beyond(beyond);
             broker(BrokerFault::Timeout)
         };
-        let share = source.take(Held::Forward, limit);
+        let share = source.take(Held::Forward, limits.forwards_per_source);
         let share = share.ok_or_else(|| full(Beyond::Source))?;
         let permit = Arc::clone(&self.forwards).try_acquire_owned();
         let permit = permit.map_err(|_| full(Beyond::Total))?;
-        let room = link.room().ok_or_else(|| full(Beyond::Destination))?;
+        let room = link.room(limits.forwards_per_destination);
+        let room = room.ok_or_else(|| full(Beyond::Destination))?;
         Ok(Passed {
             given: link.give(parcel, room)?,
             _permit: permit,
@@ -375,6 +403,17 @@ impl Proxy {
         self.metrics.destinations.set(0);
         destinations.table.clear();
     }
+}
+
+/// The addresses of this machine that the proxy must not go to; `None` if it may go nowhere, because
+/// they cannot be told.
+fn own_addresses(reach: &Reach) -> Option<Vec<IpAddr>> {
+    reach
+        .own()
+        .inspect_err(|error| {
+            tracing::error!(%error, "cannot tell this machine's addresses, so the proxy connects nowhere");
+        })
+        .ok()
 }
 
 /// A command on its way.

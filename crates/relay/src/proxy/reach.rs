@@ -13,10 +13,11 @@ use std::io;
 
 use ipnet::IpNet;
 
+use super::place::Door;
 use super::settings::ProxyConfig;
 
 /// Where the operator lets the proxy go.
-#[derive(Clone)]
+#[derive(PartialEq, Eq)]
 pub(super) struct Reach {
     allow_private: bool,
     allow_own: bool,
@@ -32,9 +33,14 @@ impl Reach {
         }
     }
 
-    /// Whether names may be given to somebody else to resolve that only this network may know.
-    pub(super) fn allows_local_names(&self) -> bool {
-        self.allow_private
+    /// Whether a connection through `door` may be made, or stay: to `address`, or, without one, to
+    /// where a SOCKS server finds its name. To that no name may be given that only this network may
+    /// know.
+    pub(super) fn allows_at(&self, door: &Door, address: Option<IpAddr>, own: &[IpAddr]) -> bool {
+        match address.or(door.address()) {
+            Some(address) => self.allows(address, own),
+            None => self.allow_private || !looks_local(&door.host),
+        }
     }
 
     /// Whether `address` may be dialled by the machine whose interfaces have the addresses `own`.
@@ -156,7 +162,7 @@ pub(super) fn looks_numeric(name: &str) -> bool {
 
 /// Whether a name that somebody else will resolve may be one that only its machine or network knows: it
 /// has no dot, is an address in disguise, or ends as such names do (RFC 6761, RFC 6762).
-pub(super) fn looks_local(name: &str) -> bool {
+fn looks_local(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let (_, last) = name.rsplit_once('.').unwrap_or(("", "localhost"));
     let local = [

@@ -128,6 +128,21 @@ impl Table {
         Ok(())
     }
 
+    /// Cuts the links that `may_stay` refuses, with whatever is on its way over them; tells how many.
+    pub(super) fn cut(&mut self, may_stay: impl Fn(&Place, &Link) -> bool) -> usize {
+        let before = self.slots.len();
+        let sessions = &mut self.sessions;
+        self.slots.retain(|place, slot| match &slot.state {
+            State::Connected(link) if !may_stay(place, link) => {
+                link.cut();
+                sessions.remove(&link.introduction.session().0);
+                false
+            }
+            State::Connected(_) | State::Connecting(_) => true,
+        });
+        before - self.slots.len()
+    }
+
     fn oldest_idle(&self, which: impl Fn(&Slot) -> bool) -> Option<Place> {
         let slots = self.slots.iter().filter(|(_, slot)| which(slot));
         let idle = slots.filter_map(|(place, slot)| match &slot.state {

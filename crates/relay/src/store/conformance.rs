@@ -163,7 +163,7 @@ impl Fixture {
 
     fn open(dir: &tempfile::TempDir) -> Box<dyn Store> {
         let memory = Memory::new(usize::MAX);
-        Box::new(JournalStore::open(dir.path(), false, QUEUES_MAX, memory).unwrap())
+        Box::new(JournalStore::open(dir.path(), false, QUEUES_MAX, memory, Timestamp(0)).unwrap())
     }
 
     /// Closes and opens the store if it outlives that.
@@ -463,8 +463,8 @@ pub(super) fn queues_of(store: &dyn Store, n: u8) -> ServiceQueues {
     let connection = ConnectionId(1);
     let cell = store
         .services()
-        .enter(ServiceRole::Messaging, Fingerprint([n; 32]));
-    let cell = cell.unwrap();
+        .enter(ServiceRole::Messaging, Fingerprint([n; 32]), || Some(()));
+    let (cell, _) = cell.unwrap();
     let queues = cell.take(connection, false).queues;
     store.services().leave(&cell, connection);
     queues
@@ -511,7 +511,10 @@ fn services_keep_their_queues_and_notifiers(mut fixture: Fixture) {
         }
     }
     let notifiers = |store: &dyn Store| {
-        let cell = store.services().enter(told.role, told.fingerprint).unwrap();
+        let entered = store
+            .services()
+            .enter(told.role, told.fingerprint, || Some(()));
+        let (cell, _) = entered.unwrap();
         let names = cell.queues_after(None, 9);
         store.services().leave(&cell, ConnectionId(1));
         names

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use junto_smp::id::{ID_BYTES, LinkId};
 use junto_smp::link::LinkBlobs;
-use junto_smp::queue::{Change, Link};
+use junto_smp::message::Timestamp;
+use junto_smp::queue::{Change, Limits, Link};
 use proptest::prelude::*;
 
 use super::conformance::{KEY, delete, messages, queue, recipient, send, take};
@@ -481,8 +482,12 @@ impl Life {
 }
 
 fn open(disk: &Arc<FaultyDisk>) -> Result<JournalStore, JournalError> {
+    open_at(disk, Timestamp(0))
+}
+
+fn open_at(disk: &Arc<FaultyDisk>, now: Timestamp) -> Result<JournalStore, JournalError> {
     let handle = Arc::new(Handle(Arc::clone(disk)));
-    JournalStore::open_on(handle, true, 100, Memory::new(usize::MAX))
+    JournalStore::open_on(handle, true, 100, Memory::new(usize::MAX), now)
 }
 
 /// Lives through `acts` with `faults`, and gives the states that may be found afterwards.
@@ -692,6 +697,56 @@ fn a_start_may_stop_anywhere() {
             disk.quietly().end(end);
             assert_eq!(held(&open(&disk).unwrap()), before);
             if opened && !stopped {
+                assert!(stop > 5, "hardly anything was done");
+                return;
+            }
+        }
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn a_start_after_an_absence_may_stop_anywhere_and_leaves_it_out_once() {
+    let on = |day: u32| Timestamp(u64::from(day) * 86_400);
+    let used = |store: &JournalStore| {
+        let used = |n| store.find(Name::Recipient, &recipient(n))?.lock().used();
+        (0..QUEUES).map(|n| used(n).unwrap().0).collect::<Vec<_>>()
+    };
+    let before: Vec<_> = (0..QUEUES).map(|n| 100 + u32::from(n)).collect();
+    let (stood, came_back) = (110, 475);
+    let after: Vec<_> = before.iter().map(|day| day + came_back - stood).collect();
+    for stop in 0..100 {
+        for (seed, end) in [(1, End::Process), (2, End::Power), (3, End::Power)] {
+            let disk = Arc::new(FaultyDisk::default());
+            let store = open_at(&disk, on(90)).unwrap();
+            for (n, day) in (0..QUEUES).zip(&before) {
+                let cell = store.create(queue(n)).unwrap();
+                let mut queue = cell.lock();
+                let change = queue.touch(on(*day)).unwrap();
+                store.record(&queue, change);
+            }
+            store.sweep(on(stood), &Limits::default());
+            store.log().commit().unwrap();
+            assert_eq!(used(&store), before);
+            drop(store);
+            {
+                let mut state = disk.quietly();
+                state.seed = seed;
+                state.operation = 0;
+                state.faults = BTreeMap::from([(stop, Fault::Stop)]);
+            }
+            if let Ok(store) = open_at(&disk, on(came_back)) {
+                assert_eq!(used(&store), after);
+                store.sweep(on(came_back), &Limits::default());
+                let _ = store.log().flush();
+            }
+            let stopped = disk.quietly().stopped;
+            disk.quietly().faults.clear();
+            disk.quietly().end(end);
+            for _ in 0..2 {
+                assert_eq!(used(&open_at(&disk, on(came_back)).unwrap()), after);
+            }
+            if !stopped {
                 assert!(stop > 5, "hardly anything was done");
                 return;
             }

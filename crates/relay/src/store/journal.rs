@@ -4,7 +4,8 @@
 //!
 //! Segments (see [`segment`](super::segment)), each the line `MAGIC` and then records (see
 //! [`record`](super::record)), replayed in order from the last base on. At start everything alive is
-//! copied into a new base, which counts from the moment in which it gets its name.
+//! copied into a new base, which counts from the moment in which it gets its name. Days in which the
+//! relay did not run are left out with that, in one step: nobody could use a queue then.
 //!
 //! # Compaction
 //!
@@ -27,7 +28,7 @@
 //! that only the relay's user can read. It holds nothing about users, addresses or times of
 //! connections.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::task::{Context, Poll};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,12 +100,14 @@ pub struct JournalStore {
     unguessed: AtomicU64,
     /// No compaction before the journal is this long, since the last one failed.
     patience: AtomicU64,
+    /// The last [`Day`] of which the journal says that the relay ran.
+    ran: AtomicU32,
 }
 
 impl JournalStore {
     /// Opens the journal in `dir`, or begins one. `sync`: a change is durable when the disk has it,
-    /// not already when the system has it. Takes as long as reading the journal and writing what
-    /// is alive.
+    /// not already when the system has it. Days between its last one and `now` do not count as days
+    /// in which nobody used a queue. Takes as long as reading the journal and writing what is alive.
     ///
     /// # Errors
     /// [`JournalError`].
@@ -113,9 +116,10 @@ impl JournalStore {
         sync: bool,
         queues_max: usize,
         memory: Arc<Memory>,
+        now: Timestamp,
     ) -> Result<Self, JournalError> {
         let disk = Arc::new(Folder::open(dir)?);
-        let store = Self::open_on(disk, sync, queues_max, memory)?;
+        let store = Self::open_on(disk, sync, queues_max, memory, now)?;
         let log = Arc::clone(&store.log);
         let writer = std::thread::Builder::new()
             .name("junto-journal".into())
@@ -139,6 +143,7 @@ impl JournalStore {
         sync: bool,
         queues_max: usize,
         memory: Arc<Memory>,
+        now: Timestamp,
     ) -> Result<Self, JournalError> {
         let queues = MemoryStore::new(queues_max, memory);
         let failed = |name: &str| {
@@ -147,13 +152,15 @@ impl JournalStore {
         };
         let segments = segment::segments(&*disk).map_err(failed(""))?;
         let counting = &segments[segment::first_that_counts(&segments)..];
-        let torn = read(&*disk, counting, &queues)?;
+        let Read { torn, ran } = read(&*disk, counting, &queues)?;
         queues.services().forget_unused();
+        let today = Day::of(now);
+        leave_out_absence(&queues, ran, today);
         let number = segments
             .last()
             .map_or(0, |last| last.number.saturating_add(1));
         let token = random().map_err(failed(""))?;
-        let base = write_base(&*disk, &queues, number, token).map_err(failed(""))?;
+        let base = write_base(&*disk, &queues, today, number, token).map_err(failed(""))?;
         if let Some(torn) = torn {
             keep_aside(&*disk, torn);
         }
@@ -168,6 +175,7 @@ impl JournalStore {
             void: AtomicU64::new(0),
             unguessed: AtomicU64::new(0),
             patience: AtomicU64::new(COMPACT_BYTES_MIN),
+            ran: AtomicU32::new(today.0),
         };
         store.learn(bytes);
         Ok(store)
@@ -254,7 +262,8 @@ impl JournalStore {
             }
         });
         copied.map_err(stopped)?;
-        self.log.append(record::append_copied);
+        let ran = Day(self.ran.load(Ordering::Relaxed));
+        self.log.append(|out| append_end(out, &self.queues, ran));
         // All of it must be on the disk before what it replaces goes, even without `sync`.
         self.log.flush().map_err(stopped)?;
         self.learn(self.log.position().0.saturating_sub(begin.0));
@@ -288,13 +297,22 @@ impl JournalStore {
     }
 }
 
-/// Carries out `segments`. Gives the one whose end a crash has torn, if there is something in it.
+/// What segments say beside what they say of queues.
+struct Read {
+    /// The one whose end a crash has torn, if there is something in it.
+    torn: Option<SegmentName>,
+    /// The last day of which they say that the relay ran.
+    ran: Option<Day>,
+}
+
+/// Carries out `segments`.
 fn read(
     disk: &dyn Disk,
     segments: &[SegmentName],
     queues: &MemoryStore,
-) -> Result<Option<SegmentName>, JournalError> {
+) -> Result<Read, JournalError> {
     let mut torn: Option<(SegmentName, u64)> = None;
+    let mut ran = None;
     for name in segments {
         let text = name.to_string();
         let path = || disk.path(&text);
@@ -310,6 +328,7 @@ fn read(
             let path = disk.path(&before.to_string());
             return Err(JournalError::Damaged { path, offset });
         }
+        ran = replayed.ran.or(ran);
         match replayed.end {
             End::Whole => {}
             End::Torn(offset) => torn = torn.or(Some((*name, offset))),
@@ -324,13 +343,46 @@ fn read(
     if torn.is_some() {
         tracing::warn!("the journal ends in the middle of a record, as after a crash");
     }
-    Ok(torn.filter(|(_, offset)| *offset > 0).map(|(name, _)| name))
+    let torn = torn.filter(|(_, offset)| *offset > 0).map(|(name, _)| name);
+    Ok(Read { torn, ran })
+}
+
+/// Lets all last uses be as long ago as they were when the relay last ran. Only in memory: what is
+/// written after it has all of it or nothing, and with it that the relay ran today.
+fn leave_out_absence(queues: &MemoryStore, ran: Option<Day>, today: Day) {
+    // It also ran when a queue was used; older journals say nothing else. What a wrong clock has put
+    // into the future tells nothing.
+    let mut last = ran.filter(|ran| *ran <= today);
+    queues.for_each(|cell| {
+        let used = cell.lock().used();
+        last = last.max(used.filter(|used| *used <= today));
+    });
+    let away = last.map_or(0, |last| today.0 - last.0);
+    if away <= 1 {
+        return;
+    }
+    queues.for_each(|cell| {
+        let mut queue = cell.lock();
+        if let Some(used) = queue.used().filter(|used| *used <= today) {
+            queue.restore_use(Day(used.0 + away));
+        }
+    });
+}
+
+/// Ends a copy of everything alive: what is not about one queue.
+fn append_end(out: &mut Vec<u8>, queues: &MemoryStore, ran: Day) {
+    for (fingerprint, id) in queues.services().given() {
+        record::append_given(out, &fingerprint, id);
+    }
+    record::append_ran(out, ran);
+    record::append_copied(out);
 }
 
 /// Writes everything alive into a segment of its own, which then counts instead of all others.
 fn write_base(
     disk: &dyn Disk,
     queues: &MemoryStore,
+    today: Day,
     number: u64,
     token: u64,
 ) -> io::Result<Opened> {
@@ -347,7 +399,7 @@ fn write_base(
             }
         });
         written?;
-        record::append_copied(&mut bytes);
+        append_end(&mut bytes, queues, today);
         opened.append(&mut bytes)?;
         opened.file.sync()?;
         disk.rename(&unfinished, &name)?;
@@ -426,6 +478,10 @@ impl Store for JournalStore {
 
     fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> Swept {
         let mut swept = Swept::default();
+        let today = Day::of(now);
+        if self.ran.swap(today.0, Ordering::Relaxed) != today.0 {
+            self.log.append(|out| record::append_ran(out, today));
+        }
         self.queues.for_each(|cell| {
             let mut pending = 0;
             // Messages are not recorded: after a restart they are just as old.
@@ -440,28 +496,6 @@ impl Store for JournalStore {
             self.compact();
         }
         swept
-    }
-
-    fn resume(&self, now: Timestamp) {
-        // Whenever a relay runs, somebody uses one of its queues: it has run until about the last use
-        // of any. If it has run for longer, queues are kept for longer.
-        let mut last = None;
-        self.queues
-            .for_each(|cell| last = last.max(cell.lock().used()));
-        let away = last.map_or(0, |last| Day::of(now).0.saturating_sub(last.0));
-        if away <= 1 {
-            return;
-        }
-        self.queues.for_each(|cell| {
-            let mut queue = cell.lock();
-            let Some(used) = queue.used() else { return };
-            queue.restore_use(Day(used.0.saturating_add(away)));
-            let pending = self
-                .log
-                .append(|out| record::append_change(out, &queue, Change::Used));
-            drop(queue);
-            self.commit_if_much(pending);
-        });
     }
 
     fn wants_sweep(&self) -> bool {
@@ -509,7 +543,7 @@ mod tests {
     use std::fs;
 
     use junto_smp::address::Fingerprint;
-    use junto_smp::id::LinkId;
+    use junto_smp::id::{LinkId, ServiceId};
     use junto_smp::link::LinkBlobs;
     use junto_smp::queue::Link;
     use junto_smp::service::{Service, ServiceRole};
@@ -521,7 +555,11 @@ mod tests {
     use crate::store::record::Record;
 
     fn open(dir: &Path) -> JournalStore {
-        JournalStore::open(dir, false, 1_000, Memory::new(usize::MAX)).unwrap()
+        open_at(dir, Timestamp(0))
+    }
+
+    fn open_at(dir: &Path, now: Timestamp) -> JournalStore {
+        JournalStore::open(dir, false, 1_000, Memory::new(usize::MAX), now).unwrap()
     }
 
     fn files(dir: &Path) -> Vec<String> {
@@ -631,7 +669,7 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let there = |store: &JournalStore| [1, 2].map(|n| messages(store, n).is_some());
-        let store = open(dir.path());
+        let store = open_at(dir.path(), noon(90));
         for (n, day) in [(1, 100), (2, 120)] {
             let cell = store.create(queue(n)).unwrap();
             let mut queue = cell.lock();
@@ -642,18 +680,79 @@ mod tests {
         drop(store);
         // It stood still for a year; on its first day nobody has had the time to come back.
         for days in [0, 1] {
-            let store = open(dir.path());
-            store.resume(noon(485 + days));
+            let store = open_at(dir.path(), noon(485 + days));
             assert_eq!(store.sweep(noon(485 + days), &limits).queues, 0);
             assert_eq!(there(&store), [true, true]);
             store.close().unwrap();
         }
         // From then on days count again, as before: the first was unused for twenty.
-        let store = open(dir.path());
-        store.resume(noon(486));
+        let store = open_at(dir.path(), noon(486));
         assert_eq!(store.sweep(noon(505), &limits).queues, 1);
         assert_eq!(there(&store), [false, true]);
         store.close().unwrap();
+    }
+
+    /// A relay on which nobody uses anything runs all the same, and says so.
+    #[test]
+    fn days_on_which_the_relay_ran_count_however_often_it_is_restarted() {
+        let noon = |day: u64| Timestamp(day * 86_400 + 43_200);
+        let limits = queue::Limits {
+            unused_days: Some(30),
+            ..queue::Limits::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_at(dir.path(), noon(100));
+        let cell = store.create(queue(1)).unwrap();
+        let change = cell.lock().touch(noon(100)).unwrap();
+        store.record(&cell.lock(), change);
+        store.close().unwrap();
+        drop((cell, store));
+        // It is restarted every week, sometimes after a compaction, and runs until the next time.
+        for week in 0..5 {
+            let store = open_at(dir.path(), noon(100 + 7 * week));
+            for day in 0..=7 {
+                let swept = store.sweep(noon(100 + 7 * week + day), &limits).queues;
+                let last = 100 + 7 * week + day == 131;
+                assert_eq!(swept, usize::from(last), "day {day} of week {week}");
+                if last {
+                    return store.close().unwrap();
+                }
+            }
+            if week % 2 == 1 {
+                store.compact();
+            }
+            store.close().unwrap();
+        }
+        panic!("it stays for ever");
+    }
+
+    #[test]
+    fn ids_that_another_relay_gave_outlive_their_queues() {
+        let dir = tempfile::tempdir().unwrap();
+        let fingerprint = Fingerprint([9; 32]);
+        let given = Service {
+            id: ServiceId([7; 24]),
+            ..Service::new(ServiceRole::Messaging, fingerprint)
+        };
+        let store = open(dir.path());
+        let mut own = queue(1);
+        own.restore_service(store.services().intern(given));
+        let cell = store.create(own).unwrap();
+        delete(&store, &cell);
+        store.close().unwrap();
+        drop(store);
+        for compact in [false, true, false] {
+            let store = open(dir.path());
+            assert_eq!(store.services().count(), 0);
+            assert_eq!(
+                store.services().given(),
+                [(fingerprint, ServiceId([7; 24]))]
+            );
+            if compact {
+                store.compact();
+            }
+            store.close().unwrap();
+        }
     }
 
     #[test]

@@ -167,14 +167,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Poll<Result<(), StoreFailed>>;
 
     /// Drops messages and unused queues that are older than `limits` allow, notes which queues are in
-    /// use, and tidies up. May take long: not for an async task.
+    /// use and that the relay runs, and tidies up. May take long: not for an async task.
     fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> Swept;
-
-    /// Goes on after a time in which the relay may not have run: days in which nobody could use a queue
-    /// do not count as days in which nobody did. To be called once, before [`Store::sweep`].
-    fn resume(&self, now: Timestamp) {
-        let _ = now; // What forgets has nothing to go on with.
-    }
 
     /// Whether a [`Store::sweep`] is due before its time, because the store takes far more room than
     /// what it holds.

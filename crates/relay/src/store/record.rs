@@ -25,6 +25,9 @@
 //!        | 'T' recipient day(u32)                                        used on this day
 //!        | 'D' recipient                                                 deleted
 //!        | 's' token(u64) offset(u64)                                    the disk has this file up to there
+//!        | 'd' day(u32)                                                  the relay ran on this day
+//!        | 'i' id fingerprint(32)                                        a service with this certificate has
+//!                                                                         this id, for ever
 //!        | 'c'                                                           everything alive is before this
 //! key    = length u8, SubjectPublicKeyInfo
 //! service = id role(M|N|P) fingerprint(32)
@@ -155,6 +158,23 @@ pub(super) fn append_mark(out: &mut Vec<u8>, token: u64, synced: u64) {
         out.push(b's');
         out.extend_from_slice(&token.to_be_bytes());
         out.extend_from_slice(&synced.to_be_bytes());
+    });
+}
+
+/// Appends that the relay ran on this day.
+pub(super) fn append_ran(out: &mut Vec<u8>, day: Day) {
+    append_body(out, |out| {
+        out.push(b'd');
+        out.extend_from_slice(&day.0.to_be_bytes());
+    });
+}
+
+/// Appends that a service with this certificate has this id.
+pub(super) fn append_given(out: &mut Vec<u8>, fingerprint: &Fingerprint, id: ServiceId) {
+    append_body(out, |out| {
+        out.push(b'i');
+        out.extend_from_slice(&id.0);
+        out.extend_from_slice(&fingerprint.0);
     });
 }
 
@@ -304,6 +324,8 @@ pub(super) enum Record {
     Used(RecipientId, Day),
     Deleted(RecipientId),
     Mark(Mark),
+    Ran(Day),
+    Given(Fingerprint, ServiceId),
     Copied,
 }
 
@@ -320,10 +342,12 @@ pub(super) fn marks(bytes: &[u8]) -> impl Iterator<Item = Mark> {
     bytes
         .windows(MARK_RECORD_BYTES)
         .filter(start)
-        .filter_map(|window| match Rest(&window[first(window)?]).mark()? {
-            Record::Mark(mark) => Some(mark),
-            _ => None,
-        })
+        .filter_map(
+            |window| match Rest(&window[first(window)?]).about_no_queue()? {
+                Record::Mark(mark) => Some(mark),
+                _ => None,
+            },
+        )
 }
 
 /// Bytes of a mark with its head.
@@ -346,8 +370,8 @@ pub(super) fn first(bytes: &[u8]) -> Option<Range<usize>> {
 /// Reads a body whose checksum is right; `None` if it is none of ours.
 pub(super) fn decode(body: &[u8], memory: &Arc<Memory>) -> Option<Record> {
     let mut rest = Rest(body);
-    if let Some(b's' | b'c') = body.first() {
-        return rest.mark();
+    if let Some(b's' | b'd' | b'i' | b'c') = body.first() {
+        return rest.about_no_queue();
     }
     let [tag] = rest.array()?;
     let recipient = RecipientId(rest.array()?);
@@ -405,13 +429,18 @@ impl Rest<'_> {
         Some(*taken)
     }
 
-    /// A record about the journal itself.
-    fn mark(&mut self) -> Option<Record> {
+    /// A record about the journal itself, the relay or a service.
+    fn about_no_queue(&mut self) -> Option<Record> {
         let record = match self.array()? {
             [b's'] => Record::Mark(Mark {
                 token: u64::from_be_bytes(self.array()?),
                 synced: u64::from_be_bytes(self.array()?),
             }),
+            [b'd'] => Record::Ran(Day(u32::from_be_bytes(self.array()?))),
+            [b'i'] => {
+                let id = ServiceId(self.array()?);
+                Record::Given(Fingerprint(self.array()?), id)
+            }
             [b'c'] => Record::Copied,
             [_] => return None,
         };
@@ -637,6 +666,27 @@ mod tests {
             let mut bytes = Vec::new();
             append_queue(&mut bytes, &queue);
             prop_assert_eq!(again(&bytes, &memory), bytes);
+        }
+
+        #[test]
+        fn what_is_about_no_queue_comes_back_as_it_was(day: u32, id: [u8; 24], print: [u8; 32]) {
+            let (day, id, print) = (Day(day), ServiceId(id), Fingerprint(print));
+            let mut bytes = Vec::new();
+            append_ran(&mut bytes, day);
+            let body = first(&bytes).unwrap();
+            let ran = decode(&bytes[body.clone()], &Memory::new(0));
+            prop_assert!(matches!(ran, Some(Record::Ran(read)) if read == day));
+            bytes.drain(..body.end);
+            append_given(&mut bytes, &print, id);
+            let body = first(&bytes).unwrap();
+            let given = decode(&bytes[body.clone()], &Memory::new(0));
+            prop_assert!(
+                matches!(given, Some(Record::Given(p, i)) if (p, i) == (print, id))
+            );
+            prop_assert_eq!(body.end, bytes.len());
+            for cut in body.start..body.end {
+                prop_assert!(decode(&bytes[body.start..cut], &Memory::new(0)).is_none());
+            }
         }
 
         #[test]

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::Scope;
 
 use junto_smp::id::RecipientId;
+use junto_smp::queue::Day;
 use junto_smp::service::Service;
 
 use super::record::{self, MARK_RECORD_BYTES, Record};
@@ -24,6 +25,8 @@ pub(super) struct Replayed {
     pub(super) end: End,
     /// Whether anything was about queues.
     pub(super) speaks: bool,
+    /// The last day of which it says that the relay ran.
+    pub(super) ran: Option<Day>,
 }
 
 /// How a segment ended.
@@ -51,10 +54,11 @@ pub(super) fn replay(
         token: None,
         copied: !base,
         speaks: false,
+        ran: None,
     };
     let end = replay.run(file)?;
-    let speaks = replay.speaks;
-    Ok(Replayed { end, speaks })
+    let Replay { speaks, ran, .. } = replay;
+    Ok(Replayed { end, speaks, ran })
 }
 
 /// What was read at once: whole records, and where their bodies are.
@@ -128,6 +132,7 @@ struct Replay<'a> {
     /// Nothing that must be here is missing any more.
     copied: bool,
     speaks: bool,
+    ran: Option<Day>,
 }
 
 impl Replay<'_> {
@@ -221,6 +226,14 @@ impl Replay<'_> {
         match record {
             Record::Mark(mark) => {
                 self.token = Some(mark.token);
+                return true;
+            }
+            Record::Ran(day) => {
+                self.ran = Some(day);
+                return true;
+            }
+            Record::Given(fingerprint, id) => {
+                queues.services().give(fingerprint, id);
                 return true;
             }
             Record::Copied => {

@@ -2,8 +2,9 @@
 //!
 //! A service is kept as long as it has a queue or a connection, and forgotten with the last of them:
 //! whoever shows new certificates again and again leaves nothing behind. Its id follows from its
-//! certificate, so it has the same one when it comes back. Nothing here is stored: every queue
-//! names its service whole ([`record`](super::record)).
+//! certificate, so it has the same one when it comes back; one that another relay gave it stays with
+//! its certificate for ever. Of all this only such ids are stored, and with every queue its service as
+//! a whole ([`record`](super::record)).
 
 use core::ops::Bound;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +28,8 @@ pub struct Services {
 struct Table {
     by_id: HashMap<ServiceId, Arc<ServiceCell>>,
     by_fingerprint: HashMap<Fingerprint, Arc<ServiceCell>>,
+    /// Ids that do not follow from the certificate: of services that came from another relay.
+    given: HashMap<Fingerprint, ServiceId>,
 }
 
 impl Table {
@@ -46,19 +49,39 @@ impl Table {
             state: Mutex::default(),
         });
         let Service {
-            id, fingerprint, ..
+            id,
+            role,
+            fingerprint,
         } = *cell.service;
         self.by_id.insert(id, Arc::clone(&cell));
         self.by_fingerprint.insert(fingerprint, Arc::clone(&cell));
+        if id == Service::new(role, fingerprint).id {
+            self.given.remove(&fingerprint);
+        } else {
+            self.given.insert(fingerprint, id);
+        }
         Some(cell)
     }
 
-    fn forget_unless_used(&mut self, service: &Service) {
+    /// A service with this certificate, under the id that it had if it was here before.
+    fn service(&self, role: ServiceRole, fingerprint: Fingerprint) -> Service {
+        let service = Service::new(role, fingerprint);
+        let id = self.given.get(&fingerprint).copied();
+        Service {
+            id: id.unwrap_or(service.id),
+            ..service
+        }
+    }
+
+    /// Tells whether it was forgotten.
+    fn forget_unless_used(&mut self, service: &Service) -> bool {
         let used = |cell: &Arc<ServiceCell>| cell.state().is_used();
-        if self.by_id.get(&service.id).is_some_and(|cell| !used(cell)) {
+        let unused = self.by_id.get(&service.id).is_some_and(|cell| !used(cell));
+        if unused {
             self.by_id.remove(&service.id);
             self.by_fingerprint.remove(&service.fingerprint);
         }
+        unused
     }
 }
 
@@ -184,40 +207,39 @@ impl Services {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Whether the service with this certificate is there.
-    #[must_use]
-    pub fn knows(&self, fingerprint: &Fingerprint) -> bool {
-        self.read().by_fingerprint.contains_key(fingerprint)
-    }
-
-    /// A connection of the service with this certificate begins. [`Services::leave`] must follow.
+    /// A connection of the service with this certificate begins. [`Services::leave`] must follow. If
+    /// there is no such service, `new` tells whether there may be, and what it gives comes back.
     ///
     /// # Errors
-    /// [`ServiceFault::Refused`] if it has another role, or there are too many services.
-    pub fn enter(
+    /// [`ServiceFault::Refused`] if it has another role, there are too many services, or `new` gives
+    /// nothing.
+    pub fn enter<T>(
         &self,
         role: ServiceRole,
         fingerprint: Fingerprint,
-    ) -> Result<Arc<ServiceCell>, ServiceFault> {
+        new: impl FnOnce() -> Option<T>,
+    ) -> Result<(Arc<ServiceCell>, Option<T>), ServiceFault> {
         let mut table = self.write();
         let known = table.by_fingerprint.get(&fingerprint).map(Arc::clone);
-        let cell = match known {
-            Some(cell) if cell.service.role == role => cell,
+        let (cell, allowed) = match known {
+            Some(cell) if cell.service.role == role => (cell, None),
             Some(_) => return Err(ServiceFault::Refused),
             None if table.by_id.len() >= self.most.load(Ordering::Relaxed) => {
                 return Err(ServiceFault::Refused);
             }
             None => {
-                let service = Arc::new(Service::new(role, fingerprint));
-                table.add(service).ok_or(ServiceFault::Refused)?
+                let allowed = new().ok_or(ServiceFault::Refused)?;
+                let service = Arc::new(table.service(role, fingerprint));
+                let cell = table.add(service).ok_or(ServiceFault::Refused)?;
+                (cell, Some(allowed))
             }
         };
         cell.state().connections += 1;
-        Ok(cell)
+        Ok((cell, allowed))
     }
 
-    /// A connection that had entered is gone.
-    pub fn leave(&self, cell: &ServiceCell, connection: ConnectionId) {
+    /// A connection that had entered is gone. Tells whether the service is forgotten with it.
+    pub fn leave(&self, cell: &ServiceCell, connection: ConnectionId) -> bool {
         let unused = {
             let mut state = cell.state();
             state.connections = state.connections.saturating_sub(1);
@@ -227,9 +249,7 @@ impl Services {
             }
             !state.is_used()
         };
-        if unused {
-            self.write().forget_unless_used(&cell.service);
-        }
+        unused && self.write().forget_unless_used(&cell.service)
     }
 
     /// The connections that read for the services of `queue` and of its notifier.
@@ -253,6 +273,17 @@ impl Services {
         }
         let cell = self.write().add(Arc::new(service))?;
         Some(Arc::clone(&cell.service))
+    }
+
+    /// Ids that do not follow from their certificates.
+    pub(super) fn given(&self) -> Vec<(Fingerprint, ServiceId)> {
+        let table = self.read();
+        table.given.iter().map(|(f, id)| (*f, *id)).collect()
+    }
+
+    /// A service with this certificate has this id, whenever there is one.
+    pub(super) fn give(&self, fingerprint: Fingerprint, id: ServiceId) {
+        self.write().given.insert(fingerprint, id);
     }
 
     /// Forgets services that were interned for queues which are not there after all.
@@ -314,42 +345,50 @@ mod tests {
         Fingerprint([n; 32])
     }
 
+    fn enter(
+        services: &Services,
+        role: ServiceRole,
+        n: u8,
+    ) -> Result<Arc<ServiceCell>, ServiceFault> {
+        let entered = services.enter(role, certificate(n), || Some(()));
+        entered.map(|(cell, _)| cell)
+    }
+
     #[test]
     fn a_certificate_has_one_role_as_long_as_it_is_known() {
         let services = Services::new(9);
-        let one = services.enter(Messaging, certificate(1)).unwrap();
-        let again = services.enter(Messaging, certificate(1)).unwrap();
+        let one = enter(&services, Messaging, 1).unwrap();
+        let again = enter(&services, Messaging, 1).unwrap();
         assert!(Arc::ptr_eq(&one, &again));
-        assert!(services.enter(Notifier, certificate(1)).is_err());
+        assert!(enter(&services, Notifier, 1).is_err());
         services.join(one.service(), &[1; 24]);
         for _ in 0..2 {
             services.leave(&one, ConnectionId(1));
         }
         // It still has a queue.
-        assert!(services.enter(Notifier, certificate(1)).is_err());
+        assert!(enter(&services, Notifier, 1).is_err());
         let id = one.service().id;
         services.part(&id, &[1; 24]);
         assert_eq!(services.count(), 0);
-        let other = services.enter(Notifier, certificate(1)).unwrap();
+        let other = enter(&services, Notifier, 1).unwrap();
         assert_eq!(other.service().id, id, "the id stays");
     }
 
     #[test]
     fn those_that_own_nothing_are_forgotten_and_their_number_is_bounded() {
         let services = Services::new(2);
-        let one = services.enter(Messaging, certificate(1)).unwrap();
-        let two = services.enter(Messaging, certificate(2)).unwrap();
-        assert!(services.enter(Messaging, certificate(3)).is_err());
+        let one = enter(&services, Messaging, 1).unwrap();
+        let two = enter(&services, Messaging, 2).unwrap();
+        assert!(enter(&services, Messaging, 3).is_err());
         // One that is known comes in always.
-        let again = services.enter(Messaging, certificate(1)).unwrap();
+        let again = enter(&services, Messaging, 1).unwrap();
         services.leave(&again, ConnectionId(3));
         services.leave(&two, ConnectionId(2));
         assert_eq!(services.count(), 1);
-        assert!(!services.knows(&certificate(2)));
-        services.enter(Messaging, certificate(3)).unwrap();
+        enter(&services, Messaging, 3).unwrap();
         services.leave(&one, ConnectionId(1));
         for n in 4..100 {
-            let cell = services.enter(Messaging, certificate(n)).unwrap();
+            let cell = enter(&services, Messaging, n).unwrap();
             services.leave(&cell, ConnectionId(n.into()));
         }
         assert_eq!(services.count(), 1);
@@ -358,8 +397,8 @@ mod tests {
     #[test]
     fn the_last_connection_reads_and_everything_is_delivered_once_to_each() {
         let services = Services::new(1);
-        let cell = services.enter(Messaging, certificate(1)).unwrap();
-        services.enter(Messaging, certificate(1)).unwrap();
+        let cell = enter(&services, Messaging, 1).unwrap();
+        enter(&services, Messaging, 1).unwrap();
         let (a, b) = (ConnectionId(1), ConnectionId(2));
         let outcome = |connection, all| {
             let taken = cell.take(connection, all);
@@ -384,7 +423,7 @@ mod tests {
     #[test]
     fn queues_are_counted_hashed_and_given_in_pieces() {
         let services = Services::new(1);
-        let cell = services.enter(Messaging, certificate(1)).unwrap();
+        let cell = enter(&services, Messaging, 1).unwrap();
         let mut hash = QueuesHash::default();
         for n in (0..10).rev() {
             hash.toggle(&[n; 24]);
@@ -443,12 +482,61 @@ mod tests {
         );
         // A foreign id stays with its certificate.
         services.join(&first, &[1; 24]);
-        let cell = services.enter(Messaging, certificate(1)).unwrap();
+        let cell = enter(&services, Messaging, 1).unwrap();
         assert_eq!(cell.service().id, ServiceId([7; 24]));
         services.leave(&cell, ConnectionId(1));
         services.part(&first.id, &[1; 24]);
         services.intern(stored()).unwrap();
         services.forget_unused();
         assert_eq!(services.count(), 0);
+    }
+
+    #[test]
+    fn an_id_that_another_relay_gave_stays_with_its_certificate() {
+        let services = Services::new(9);
+        let stored = Service {
+            id: ServiceId([7; 24]),
+            ..Service::new(Messaging, certificate(1))
+        };
+        services.intern(stored.clone()).unwrap();
+        services.forget_unused();
+        assert_eq!(services.count(), 0);
+        // Also in another role, and again.
+        for role in [Messaging, Notifier, Messaging] {
+            let cell = enter(&services, role, 1).unwrap();
+            assert_eq!(cell.service().id, ServiceId([7; 24]));
+            assert!(services.leave(&cell, ConnectionId(1)));
+        }
+        assert_eq!(services.given(), [(certificate(1), ServiceId([7; 24]))]);
+        // In a journal from before ids stayed it may have changed, and is what it was last.
+        services
+            .intern(Service::new(Messaging, certificate(1)))
+            .unwrap();
+        assert_eq!(services.given(), []);
+        services.give(certificate(2), ServiceId([8; 24]));
+        let cell = enter(&services, Messaging, 2).unwrap();
+        assert_eq!(cell.service().id, ServiceId([8; 24]));
+    }
+
+    #[test]
+    fn who_is_new_is_asked_about_and_who_leaves_nothing_is_told_so() {
+        let services = Services::new(2);
+        let asked = |n: u8, may: Option<u8>| services.enter(Messaging, certificate(n), || may);
+        assert!(asked(1, None).is_err());
+        assert_eq!(services.count(), 0);
+        let (first, allowed) = asked(1, Some(5)).unwrap();
+        assert_eq!(allowed, Some(5));
+        let (again, allowed) = asked(1, Some(6)).unwrap();
+        assert_eq!(allowed, None, "it is known");
+        let (two, _) = asked(2, Some(7)).unwrap();
+        // No room, so nobody is asked.
+        let full = services.enter(Messaging, certificate(3), || -> Option<()> {
+            panic!("asked")
+        });
+        assert!(full.is_err());
+        assert!(!services.leave(&first, ConnectionId(1)));
+        assert!(services.leave(&again, ConnectionId(2)));
+        services.join(two.service(), &[1; 24]);
+        assert!(!services.leave(&two, ConnectionId(3)));
     }
 }

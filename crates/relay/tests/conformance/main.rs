@@ -103,7 +103,8 @@ macro_rules! all_cases {
             blocking:
                 senders_and_owners_are_told_with_the_reason
                 notices_begin_with_version_18
-                a_blocked_queue_can_be_left_and_unblocked;
+                a_blocked_queue_can_be_left_and_unblocked
+                what_waits_is_delivered_when_its_queue_is_unblocked;
         }
     };
 }

@@ -81,7 +81,7 @@ fn having<'a>(names: impl IntoIterator<Item = &'a [u8; 24]>) -> ServiceQueues {
 }
 
 /// Gives `SUBS` or `NSUBS`, expecting these queues.
-async fn subscribe_all(
+pub(crate) async fn subscribe_all(
     peer: &mut Peer,
     role: ServiceRole,
     expected: Option<ServiceQueues>,

@@ -98,6 +98,18 @@ impl<B: Clone + AsRef<[u8]>> Queue<B> {
         }
     }
 
+    /// What whoever reads it hears once the operator blocks it no more: its first message, again if it
+    /// was delivered before, since it could not be acknowledged meanwhile.
+    pub fn deliver_unblocked(&mut self) -> Option<(ConnectionId, Event<B>)> {
+        let reader = self.subscriber.as_mut()?;
+        let connection = reader.connection;
+        if self.blocking.is_none() {
+            reader.delivered = None;
+        }
+        self.deliver_waiting(connection)
+            .map(|delivery| (connection, Event::Message(delivery)))
+    }
+
     /// What a service learns of a queue without asking for it by name: the first message, unless
     /// one is still to be acknowledged. Only for the connection that reads for the service.
     pub fn deliver_waiting(&mut self, connection: ConnectionId) -> Option<Delivery<B>> {
