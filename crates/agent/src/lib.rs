@@ -21,6 +21,6 @@ pub use error::{AgentError, RelayFault};
 pub use proto::{
     ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Lines, Link,
     LinkError, MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RelayPath, RelayTrouble,
-    RequestId, Route, Routing, Tag,
+    RequestId, Resync, Route, Routing, Tag,
 };
 pub use shell::{Agent, AgentConfig, Events, Fallback, Passwords, Reconnect, Succeed};

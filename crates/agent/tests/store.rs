@@ -26,6 +26,7 @@ fn every_kind() -> Vec<RowKey> {
         RowKey::LateKey(id, u32::MAX, u32::MAX),
         RowKey::Connection(id),
         RowKey::Connection(ConnectionId::new([4; 16])),
+        RowKey::Renewal(id),
         RowKey::Invitation(id),
         RowKey::Outbox(id, 0),
         RowKey::Outbox(id, 2),
@@ -232,7 +233,7 @@ fn a_newer_format_is_named_and_left_as_it_is() {
         error(open(&path, 1)),
         StoreError::Newer {
             found: 99,
-            known: 1
+            known: 2
         }
     ));
 }

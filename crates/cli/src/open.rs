@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use junto_agent::client::SocksServer;
 use junto_agent::store::StoreError;
-use junto_agent::{Agent, AgentConfig, AgentError, Lines, Route};
+use junto_agent::{Agent, AgentConfig, AgentError, Lines, Resync, Route};
 use junto_crypto::aead::StoreKey;
 use junto_crypto::ed25519::SigningKey;
 use junto_crypto::kdf::hkdf_sha256;
@@ -87,6 +87,8 @@ impl Junto {
         let mut config =
             AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
         config.succeed = Some(succeed());
+        // Sessions have signed what their connections began with.
+        config.resync = Resync::Refused;
         config.passwords = crate::relay::login::passwords(&profile)?;
         way::set(&mut config, global, &profile.config)?;
         let socks = config.client.socks.clone();

@@ -5,6 +5,8 @@
 //! proposal, is encapsulated. The raw first keys of joiner and maker are the associated data of
 //! every message after.
 
+use core::cmp::Ordering;
+
 use junto_crypto::{CryptoRng, kem, x448};
 use zeroize::Zeroizing;
 
@@ -110,6 +112,53 @@ impl MakerKeys {
         );
         let own = OwnKey::new(x448::SecretKey::from_bytes(self.k2.as_bytes()));
         Ok(Ratchet::receiver(agreed, own, kem, joiner.version, options))
+    }
+
+    /// The ratchet of a conversation that is negotiated anew, when both sides have sent [`Params`]. The one
+    /// whose keys have the smaller [`Params::fingerprint`] receives first, as the maker of a link does; the
+    /// other one can send at once. What both propose for the key encapsulation is taken up by the first
+    /// messages.
+    ///
+    /// # Errors
+    /// [`RatchetError::Version`] if the peer chose a version above `options`,
+    /// [`RatchetError::KemNotOffered`] if it accepts what nobody proposed,
+    /// [`RatchetError::WeakKey`] if its keys are of small order, [`RatchetError::Malformed`] if they are ours.
+    pub fn renew(
+        &self,
+        peer: &Params,
+        options: Options,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Ratchet, RatchetError> {
+        if peer.version > options.max_version {
+            return Err(RatchetError::Version);
+        }
+        if matches!(peer.kem, Some(KemParams::Accepted(..))) {
+            return Err(RatchetError::KemNotOffered);
+        }
+        let ours = self.params(peer.version);
+        match ours.fingerprint().cmp(&peer.fingerprint()) {
+            Ordering::Less => self.accept(peer, options),
+            Ordering::Equal => Err(RatchetError::Malformed),
+            Ordering::Greater => {
+                let kem = match &self.kem {
+                    Some(key) if options.pq && peer.version >= Version::V3 => {
+                        Some(OwnKem::stored(key)?)
+                    }
+                    Some(_) | None => None,
+                };
+                let agreed = Agreed::new(
+                    (&ours.k1, &peer.k1),
+                    [
+                        self.k2.diffie_hellman(&peer.k1)?,
+                        self.k1.diffie_hellman(&peer.k2)?,
+                        self.k2.diffie_hellman(&peer.k2)?,
+                    ],
+                    None,
+                );
+                let own = OwnKey::new(x448::SecretKey::generate(rng));
+                Ratchet::sender(agreed, own, &peer.k2, kem, peer.version, options)
+            }
+        }
     }
 
     /// The bytes to seal and store.

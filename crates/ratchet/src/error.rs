@@ -9,9 +9,12 @@ pub enum RatchetError {
     /// The peer's bytes are no message, header or parameters of the protocol.
     #[error("malformed")]
     Malformed,
-    /// No key of this ratchet opens the message: forged, damaged, of another conversation, or so
-    /// old that its key was dropped.
-    #[error("cannot be decrypted with any key of this conversation")]
+    /// No key of this ratchet opens the message's header: forged, damaged, of another conversation, or so
+    /// old that its key was dropped. From an authenticated peer it says that the two ratchets have parted.
+    #[error("its header cannot be decrypted with any key of this conversation")]
+    UnknownHeader,
+    /// The header is of this conversation, the message does not open.
+    #[error("cannot be decrypted")]
     Forged,
     /// The message was decrypted before.
     #[error("decrypted before")]

@@ -7,7 +7,7 @@
 //! KEM    = 'P' Large(public key)  |  'A' Large(ciphertext) Large(public key)
 //! ```
 
-use junto_crypto::{kem, x448};
+use junto_crypto::{hash, kem, x448};
 
 use crate::{
     RatchetError, Version, VersionRange,
@@ -69,6 +69,12 @@ pub struct Params {
 }
 
 impl Params {
+    /// SHA-256 of the raw keys. Compared, it says who receives first when a conversation is negotiated anew.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        hash::sha256_of(&[self.k1.as_bytes(), self.k2.as_bytes()])
+    }
+
     /// The bytes on the wire (142 without key encapsulation at version 2).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

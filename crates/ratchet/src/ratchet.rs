@@ -246,6 +246,12 @@ impl Ratchet {
         hash::sha256_of(&[b"junto ratchet binding", &self.ad])
     }
 
+    /// Whether there is a chain to send in: not for who receives first, before the first decryption.
+    #[must_use]
+    pub fn can_send(&self) -> bool {
+        self.sending.is_some()
+    }
+
     /// Keys of late messages that are kept.
     #[must_use]
     pub fn skipped_count(&self) -> usize {
@@ -305,7 +311,7 @@ impl Ratchet {
     /// Decrypts a message of the peer. Store the state and the delta before acting on it.
     ///
     /// # Errors
-    /// [`RatchetError::Malformed`], [`RatchetError::Forged`], [`RatchetError::Duplicate`],
+    /// [`RatchetError::Malformed`], [`RatchetError::UnknownHeader`], [`RatchetError::Forged`], [`RatchetError::Duplicate`],
     /// [`RatchetError::TooManySkipped`], [`RatchetError::WeakKey`] or
     /// [`RatchetError::KemNotOffered`]; nothing changed then.
     pub fn decrypt(
@@ -332,7 +338,7 @@ impl Ratchet {
                 break;
             }
         }
-        let (epoch, number) = found.ok_or(RatchetError::Forged)?;
+        let (epoch, number) = found.ok_or(RatchetError::UnknownHeader)?;
         self.decrypt_late(&envelope, SkippedId { epoch, number })
     }
 

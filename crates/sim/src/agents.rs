@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use junto_agent::proto::{
     Answer, CallError, Command, Committed, Event, Instant, Machine, MachineConfig, Operation,
-    Output, Refusal, RelayId, RelayNotice, RelayTrouble, Reply, RoutePolicy, Routing, Row, RowKey,
-    Step, Ticket, Token,
+    Output, Refusal, RelayId, RelayNotice, RelayTrouble, Reply, Resync, RoutePolicy, Routing, Row,
+    RowKey, Step, Ticket, Token,
 };
 use junto_smp::{
     address::ServerAddress,
@@ -292,7 +292,11 @@ impl Agents {
             routing,
             ..RoutePolicy::default()
         };
-        let config = MachineConfig { receipts, routes };
+        let config = MachineConfig {
+            receipts,
+            routes,
+            resync: Resync::Refused,
+        };
         let machine = Machine::restore(config, rows)
             .unwrap_or_else(|error| panic!("agent {number} cannot read its own store: {error}"));
         party.incarnation += 1;

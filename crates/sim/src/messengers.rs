@@ -405,9 +405,11 @@ impl World {
                 }
             }
             Event::RelayDown { .. } | Event::RelayUp { .. } => Ok(()),
-            other @ (Event::Failed { .. } | Event::Unreadable { .. }) => {
-                no_connection_fails::check(party, other)
-            }
+            other @ (Event::Failed { .. }
+            | Event::Unreadable { .. }
+            | Event::RatchetBroken { .. }
+            | Event::Renewed { .. }
+            | Event::Synchronised { .. }) => no_connection_fails::check(party, other),
         }
     }
 

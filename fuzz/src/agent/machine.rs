@@ -10,8 +10,8 @@ use bytes::Bytes;
 use junto_agent::proto::{
     AgentMessage, Answer, Body, Command, Committed, ConnectionId, Envelope, Event, Instant,
     InvitationLink, Link, Machine, MachineConfig, MessageId, Operation, Output, Receipt, Refusal,
-    RelayId, RelayNotice, RelayTrouble, Reply, RequestId, RoutePolicy, Row, RowKey, SealedBody,
-    Tag, Ticket, Token,
+    RelayId, RelayNotice, RelayTrouble, Reply, RequestId, Resync, RoutePolicy, Row, RowKey,
+    SealedBody, Tag, Ticket, Token,
 };
 use junto_crypto::{
     Zeroizing,
@@ -86,6 +86,7 @@ fn restore(rows: &BTreeMap<RowKey, Row>) -> Machine {
         MachineConfig {
             receipts: true,
             routes: RoutePolicy::default(),
+            resync: Resync::default(),
         },
         rows,
     );
@@ -269,6 +270,9 @@ impl World {
             Event::Connected { .. } => "connected",
             Event::Delivered { .. } => "delivered",
             Event::Unreadable { .. } => "unreadable",
+            Event::RatchetBroken { .. } => "ratchet broken",
+            Event::Renewed { .. } => "renewed",
+            Event::Synchronised { .. } => "synchronised",
             Event::Failed { .. } => "failed",
             Event::RelayDown { .. } => "relay down",
             Event::RelayUp { .. } => "relay up",

@@ -4,7 +4,8 @@ mod machine;
 
 use junto_agent::proto::{
     AgentMessage, Body, Command, ConnectionId, Envelope, Link, Machine, MachineConfig, MessageId,
-    Output, QueueUri, RequestId, RoutePolicy, RowKey, SealedBody, Tag, Ticket, VersionRange,
+    Output, QueueUri, RequestId, Resync, RoutePolicy, RowKey, SealedBody, Tag, Ticket,
+    VersionRange,
 };
 use junto_agent::proto::{Instant, RestoreError, Row};
 use junto_crypto::secretbox::BoxKey;
@@ -89,7 +90,7 @@ fn read_rows(bytes: &[u8]) -> Vec<(RowKey, Row)> {
     while !input.is_empty() {
         let (kind, name, number) = (input.u8(), input.u8(), u64::from(input.u8()));
         let (connection, small) = (ConnectionId::new([name; 16]), u32::from(name));
-        let key = match kind % 8 {
+        let key = match kind % 9 {
             0 => RowKey::Address(Tag::new([name; 32])),
             1 => RowKey::Request(RequestId::new([name; 16])),
             2 => RowKey::LateKey(ConnectionId::new([input.u8(); 16]), small, small),
@@ -97,7 +98,8 @@ fn read_rows(bytes: &[u8]) -> Vec<(RowKey, Row)> {
             4 => RowKey::Invitation(connection),
             5 => RowKey::Outbox(connection, number),
             6 => RowKey::Early(connection, number),
-            _ => RowKey::Inbox(connection, number),
+            7 => RowKey::Inbox(connection, number),
+            _ => RowKey::Renewal(connection),
         };
         rows.push((key, Row::new(input.piece().to_vec())));
     }
@@ -114,6 +116,7 @@ pub(crate) fn rows(bytes: &[u8]) {
             MachineConfig {
                 receipts: true,
                 routes: RoutePolicy::default(),
+                resync: Resync::default(),
             },
             rows,
         )

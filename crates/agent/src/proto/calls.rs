@@ -16,6 +16,7 @@ use super::machine::{Machine, REQUESTS_MAX};
 use super::message::{MAX_BODY, MAX_INFO};
 use super::queue::{ReceiveQueue, Subscription};
 use super::relay::RelayId;
+use super::resync::Resync;
 use super::step::RowKey;
 
 impl Machine {
@@ -61,6 +62,9 @@ impl Machine {
                 self.effects.answer_promptly(ticket, answer);
                 Ok(None)
             }
+            Command::Resynchronise { connection } => self
+                .resynchronise(connection, rng)
+                .map(|()| Some(Reply::Done)),
             Command::Delete { connection } => {
                 self.delete(connection);
                 Ok(Some(Reply::Done))
@@ -227,6 +231,18 @@ impl Machine {
         Ok(Reply::Done)
     }
 
+    fn resynchronise(
+        &mut self,
+        id: ConnectionId,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), CallError> {
+        let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
+        if self.effects.resync == Resync::Refused {
+            return Err(Misuse::FixedKeys.into());
+        }
+        connection.resynchronise(&mut self.effects, rng)
+    }
+
     fn delete(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -278,6 +294,7 @@ impl Machine {
         }
         self.unroute(&connection.receive);
         self.effects.delta.delete(RowKey::Connection(id));
+        self.effects.delta.delete(RowKey::Renewal(id));
         self.hang_up_unused();
     }
 

@@ -123,6 +123,13 @@ impl ReceiveChain {
         verdict
     }
 
+    /// Counts a message that does not say its number, taking it for the next one: if others are missing
+    /// before it, the one after it says how many.
+    pub(super) fn count(&mut self, encoded: &[u8]) {
+        self.last_id = self.expected_id();
+        self.last_hash = Some(sha256(encoded));
+    }
+
     pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
         out.extend_from_slice(&self.last_id.to_be_bytes());
         put_short(
@@ -196,6 +203,17 @@ mod tests {
                 to: u64::MAX - 1
             }
         );
+    }
+
+    #[test]
+    fn a_message_without_a_number_takes_one() {
+        let mut chain = received_two();
+        chain.count(b"R");
+        let next = chain.clone().accept(4, &sha256(b"R"), b"four");
+        assert_eq!(next, Integrity::Ok);
+        // Two were lost before it.
+        let next = chain.accept(6, &sha256(b"R"), b"six");
+        assert_eq!(next, Integrity::Skipped { from: 4, to: 5 });
     }
 
     #[test]

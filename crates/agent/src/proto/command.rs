@@ -67,6 +67,11 @@ pub enum Command {
         /// The message.
         message: MessageId,
     },
+    /// Agree new keys with the peer.
+    Resynchronise {
+        /// Which connection.
+        connection: ConnectionId,
+    },
     /// End a connection.
     Delete {
         /// The connection.
@@ -129,6 +134,9 @@ pub enum Misuse {
     /// Messages can be sent after [`Connected`](crate::Event::Connected) only.
     #[error("the connection is not established yet")]
     NotConnected,
+    /// The profile's connections keep the keys that they began with, [`Resync::Refused`](crate::Resync::Refused).
+    #[error("the keys of this profile's connections do not change")]
+    FixedKeys,
     /// Longer than [`MAX_BODY`](crate::MAX_BODY) bytes.
     #[error("the message is too long")]
     BodyTooLong,

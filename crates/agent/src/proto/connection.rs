@@ -14,6 +14,7 @@ use super::id::{ConnectionId, MessageId, Tag};
 use super::instant::Instant;
 use super::link::InvitationLink;
 use super::queue::{ReceiveQueue, SendQueue, Subscription};
+use super::resync::Resynchronisation;
 use super::step::{Row, RowKey};
 use super::wire::{Malformed, Reader, put_large};
 
@@ -120,6 +121,8 @@ pub(super) struct Connection {
     pub(super) receipts: Vec<DueReceipt>,
 
     // Rows of their own.
+    /// How far a change to new keys is.
+    pub(super) resync: Resynchronisation,
     /// Encrypted queue messages by number.
     pub(super) outbox: BTreeMap<u64, Bytes>,
     /// Messages that the application has not acknowledged, with their receipts.
@@ -145,6 +148,8 @@ pub(super) struct Connection {
     pub(super) heal_at: Instant,
     /// Whether the timer for receipts runs.
     pub(super) receipts_timed: bool,
+    /// From when on the agent may ask for new keys by itself again.
+    pub(super) resync_at: Option<Instant>,
 }
 
 impl Connection {
@@ -176,6 +181,7 @@ impl Connection {
             reply_offer: None,
             recent: VecDeque::new(),
             receipts: Vec::new(),
+            resync: Resynchronisation::default(),
             outbox: BTreeMap::new(),
             inbox: BTreeMap::new(),
             early: BTreeMap::new(),
@@ -189,6 +195,7 @@ impl Connection {
             gap_timed: false,
             heal_at: Instant::default(),
             receipts_timed: false,
+            resync_at: None,
         }
     }
 
@@ -356,6 +363,13 @@ impl Connection {
         for key in delta.added {
             self.late.insert(key.id());
             effects.delta.put(self.late_key(key.id()), key.encode());
+        }
+    }
+
+    /// Deletes the keys of overtaken messages: those of another ratchet.
+    pub(super) fn forget_late(&mut self, effects: &mut Effects) {
+        for id in core::mem::take(&mut self.late) {
+            effects.delta.delete(self.late_key(id));
         }
     }
 

@@ -13,6 +13,7 @@ use super::instant::Instant;
 use super::machine::Lines;
 use super::path::{RelayPath, RoutePolicy};
 use super::relay::{Operation, RelayId, RelayTrouble, Token};
+use super::resync::Resync;
 use super::step::{Delta, Output};
 
 /// How long to wait before a command that a relay refused for a passing reason is tried again.
@@ -94,6 +95,7 @@ pub(super) struct Effects {
     pub(super) now: Instant,
     pub(super) post_quantum: PostQuantum,
     pub(super) routes: RoutePolicy,
+    pub(super) resync: Resync,
     pub(super) delta: Delta,
     outputs: Vec<Output>,
     /// Outputs that wait for no commit.
@@ -253,12 +255,17 @@ impl Effects {
     /// comes after it, so that events keep their order.
     pub(super) fn event(&mut self, event: Event) {
         match event {
-            Event::Request { .. } | Event::Connected { .. } | Event::Failed { .. } => {
+            Event::Request { .. }
+            | Event::Connected { .. }
+            | Event::Renewed { .. }
+            | Event::Failed { .. } => {
                 self.events_wait = true;
             }
             Event::Message { .. }
             | Event::Delivered { .. }
             | Event::Unreadable { .. }
+            | Event::RatchetBroken { .. }
+            | Event::Synchronised { .. }
             | Event::RelayDown { .. }
             | Event::RelayUp { .. } => {}
         }

@@ -10,7 +10,7 @@ use super::relay::RelayTrouble;
 
 /// Something that happened.
 ///
-/// [`Event::Request`], [`Event::Connected`], [`Event::Message`] and [`Event::Failed`] are stored:
+/// [`Event::Request`], [`Event::Connected`], [`Event::Renewed`], [`Event::Message`] and [`Event::Failed`] are stored:
 /// they come again after a restart until they are settled (see each one). The others are passing.
 ///
 /// Messages do not wait for the disk. One that came right before the process died may come again, with
@@ -64,6 +64,31 @@ pub enum Event {
     Unreadable {
         /// The connection.
         connection: ConnectionId,
+    },
+    /// What the peer sends is encrypted with other keys than ours, which did not come about in the normal
+    /// course of things; new keys are needed. Sent when it is found, not stored.
+    RatchetBroken {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// The connection has other keys than before, as either side wanted it to. Their binding says whom they
+    /// are shared with: what was verified with the one before is to be verified again, since new keys are
+    /// authenticated by those of the queue only. Comes again after each restart, behind
+    /// [`Event::Connected`] with the same binding.
+    Renewed {
+        /// The connection.
+        connection: ConnectionId,
+        /// Tag that the connection was made with.
+        tag: Tag,
+        /// As in [`Event::Connected`].
+        binding: [u8; 32],
+    },
+    /// The peer can be read again. Sent once, not stored.
+    Synchronised {
+        /// The connection.
+        connection: ConnectionId,
+        /// Messages of the peer that were lost: encrypted with the keys before, and not read.
+        missing: u64,
     },
     /// A relay that we use cannot be reached; the agent keeps trying.
     RelayDown {
@@ -143,6 +168,12 @@ impl fmt::Debug for Event {
             }
             Self::Delivered { connection, id } => write!(f, "Delivered({connection:?}, {id})"),
             Self::Unreadable { connection } => write!(f, "Unreadable({connection:?})"),
+            Self::RatchetBroken { connection } => write!(f, "RatchetBroken({connection:?})"),
+            Self::Renewed { connection, .. } => write!(f, "Renewed({connection:?})"),
+            Self::Synchronised {
+                connection,
+                missing,
+            } => write!(f, "Synchronised({connection:?}, {missing} missing)"),
             Self::RelayDown { relay, trouble } => {
                 write!(f, "RelayDown({relay}, {trouble:?})")
             }

@@ -391,11 +391,7 @@ impl Connection {
         for number in core::mem::take(&mut self.inbox).into_keys() {
             effects.delta.delete(RowKey::Inbox(self.id, number));
         }
-        for id in core::mem::take(&mut self.late) {
-            effects
-                .delta
-                .delete(RowKey::LateKey(self.id, id.epoch, id.number));
-        }
+        self.forget_late(effects);
         for number in core::mem::take(&mut self.early).into_keys() {
             effects.delta.delete(RowKey::Early(self.id, number));
         }
@@ -419,7 +415,7 @@ impl Connection {
 }
 
 /// Tells a fresh ratchet how often to encapsulate.
-fn set_pace(ratchet: &mut Ratchet, post_quantum: PostQuantum) {
+pub(super) fn set_pace(ratchet: &mut Ratchet, post_quantum: PostQuantum) {
     match post_quantum {
         PostQuantum::EachStep => {}
         PostQuantum::Sparing => ratchet.set_pq_sparing(),

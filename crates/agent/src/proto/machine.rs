@@ -20,6 +20,7 @@ use super::path::{Route, RoutePolicy};
 use super::queue::ReceiveQueue;
 use super::relay::RelayId;
 use super::relays::retry_refused;
+use super::resync::Resync;
 use super::step::{Output, Row, RowKey, Step};
 use super::wire::Malformed;
 
@@ -33,6 +34,8 @@ pub struct MachineConfig {
     pub receipts: bool,
     /// Which way messages go.
     pub routes: RoutePolicy,
+    /// Who may give a connection new keys.
+    pub resync: Resync,
 }
 
 /// Some of a profile's addresses and connections; those that are gone by now count for nothing.
@@ -79,6 +82,7 @@ impl Machine {
     ) -> Result<Self, RestoreError> {
         let mut effects = Effects::default();
         effects.routes = config.routes;
+        effects.resync = config.resync;
         let mut machine = Self {
             receipts: config.receipts,
             addresses: BTreeMap::new(),
@@ -111,6 +115,7 @@ impl Machine {
             RowKey::Address(_) => "address",
             RowKey::Request(_) => "request",
             RowKey::Connection(_) => "connection",
+            RowKey::Renewal(_) => "renewal",
             RowKey::Invitation(_) => "invitation",
             RowKey::LateKey(..) => "late key",
             RowKey::Outbox(..) => "outgoing message",
@@ -135,6 +140,11 @@ impl Machine {
             RowKey::Connection(id) => {
                 let late = late.remove(&id).unwrap_or_default();
                 self.restore_connection(id, row, late).map_err(bad)?;
+            }
+            RowKey::Renewal(id) => {
+                let connection = self.connections.get_mut(&id).ok_or(orphan)?;
+                let restored = connection.restore_renewal(row, &mut self.effects);
+                restored.map_err(bad)?;
             }
             RowKey::Invitation(id) => {
                 let text = core::str::from_utf8(row).map_err(|_| bad(Malformed::Text))?;

@@ -86,7 +86,9 @@ pub enum Body<'a> {
     Receipts(Vec<Receipt<'a>>),
     /// `QC`: the named queue of ours, full before, has room again. Relay and queue, as encoded.
     QueueContinues(&'a [u8]),
-    /// `QA`, `QK`, `QU`, `QT`, `E` and whatever else comes later: counted in the chain, not acted on.
+    /// `E`: the sender has the new ratchet. The last number of ours that it had before.
+    Ready(u64),
+    /// `QA`, `QK`, `QU`, `QT` and whatever else comes later: counted in the chain, not acted on.
     Other(&'a [u8]),
 }
 
@@ -202,6 +204,10 @@ impl<'a> Body<'a> {
                 out.extend_from_slice(b"QC");
                 out.extend_from_slice(address);
             }
+            Self::Ready(last) => {
+                out.push(b'E');
+                out.extend_from_slice(&last.to_be_bytes());
+            }
             Self::Other(bytes) => out.extend_from_slice(bytes),
         }
         Ok(())
@@ -226,6 +232,11 @@ impl<'a> Body<'a> {
                     .collect::<Result<_, _>>()?;
                 inner.end()?;
                 Ok(Self::Receipts(receipts))
+            }
+            b'E' => {
+                let last = inner.u64()?;
+                inner.end()?;
+                Ok(Self::Ready(last))
             }
             b'Q' if inner.u8()? == b'C' => Ok(Self::QueueContinues(inner.tail())),
             _ => Ok(Self::Other(all)),
@@ -289,19 +300,20 @@ mod tests {
         expected.extend_from_slice(&[9; 32]);
         expected.extend_from_slice(&[0, 0]);
         assert_eq!(encoded(&receipts), expected);
+        let ready = AgentMessage::Numbered {
+            id: 2,
+            previous_hash: &[],
+            body: Body::Ready(258),
+        };
+        assert_eq!(
+            encoded(&ready),
+            b"M\0\0\0\0\0\0\0\x02\0E\0\0\0\0\0\0\x01\x02"
+        );
     }
 
     #[test]
     fn messages_of_later_features_are_recognised_as_others() {
-        for body in [
-            &b"QA\x01"[..],
-            b"QK",
-            b"QU",
-            b"QT",
-            b"E\0\0\0\0\0\0\0\x01",
-            b"QE",
-            b"Z",
-        ] {
+        for body in [&b"QA\x01"[..], b"QK", b"QU", b"QT", b"QE", b"Z"] {
             let mut bytes = b"M\0\0\0\0\0\0\0\x02\0".to_vec();
             bytes.extend_from_slice(body);
             let message = AgentMessage::read(&bytes).unwrap();
@@ -313,7 +325,7 @@ mod tests {
 
     #[test]
     fn malformed_messages_are_refused() {
-        let cases: [(&[u8], Malformed); 7] = [
+        let cases: [(&[u8], Malformed); 8] = [
             (b"", Malformed::Short),
             (b"X", Malformed::Tag),
             (b"M\0\0", Malformed::Short),
@@ -321,6 +333,7 @@ mod tests {
             (b"M\0\0\0\0\0\0\0\x02\0", Malformed::Short),
             (b"M\0\0\0\0\0\0\0\x02\0V\0", Malformed::Short),
             (b"M\0\0\0\0\0\0\0\x02\0H!", Malformed::Trailing),
+            (b"M\0\0\0\0\0\0\0\x02\0E\0", Malformed::Short),
         ];
         for (bytes, error) in cases {
             assert_eq!(AgentMessage::read(bytes), Err(error), "{bytes:?}");
@@ -329,8 +342,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_decodes_has_one_encoding(bytes in proptest::collection::vec(any::<u8>(), 0..200), tag in 0..3_usize) {
-            let mut input = [&b""[..], b"M\0\0\0\0\0\0\0\x02\0", b"M\0\0\0\0\0\0\0\x02\0V\x01"][tag].to_vec();
+        fn whatever_decodes_has_one_encoding(bytes in proptest::collection::vec(any::<u8>(), 0..200), tag in 0..4_usize) {
+            let mut input = [&b""[..], b"M\0\0\0\0\0\0\0\x02\0", b"M\0\0\0\0\0\0\0\x02\0V\x01", b"M\0\0\0\0\0\0\0\x02\0E\0\0\0\0\0\0\0"][tag].to_vec();
             input.extend_from_slice(&bytes);
             if let Ok(message) = AgentMessage::read(&input) {
                 prop_assert_eq!(encoded(&message), input);

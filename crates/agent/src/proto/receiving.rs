@@ -20,6 +20,7 @@ use super::handshake::Unusable;
 use super::id::{MessageId, RequestId};
 use super::layer::SealedBody;
 use super::message::{AgentMessage, Body};
+use super::resync::is_parting;
 use super::step::{Row, RowKey};
 
 /// How long messages wait for one that they overtook: a relay that refused it for a passing reason
@@ -131,16 +132,24 @@ impl Connection {
             Envelope::Message { ratcheted } => ratcheted,
             // A confirmation again, longer ago than we remember.
             Envelope::Confirmation { .. } => return Err(Unusable::Ignored),
-            Envelope::Invitation { .. } | Envelope::RatchetKey { .. } => {
-                return Err(Unusable::Unreadable);
+            Envelope::RatchetKey { offer, info } => {
+                return self.take_keys((&offer, info), effects, rng);
             }
+            Envelope::Invitation { .. } => return Err(Unusable::Unreadable),
         };
         let Keys::Agreed(ratchet) = &mut self.keys else {
             return Err(Unusable::Ignored);
         };
-        let opened = ratchet
-            .decrypt(ratcheted, rng)
-            .map_err(|_| Unusable::Unreadable)?;
+        let was_silent = !ratchet.can_send();
+        let opened = match ratchet.decrypt(ratcheted, rng) {
+            Ok(opened) => opened,
+            Err(error) => {
+                if is_parting(error) {
+                    self.found_broken(effects, rng);
+                }
+                return Err(Unusable::Unreadable);
+            }
+        };
         let plain = opened.plaintext;
         self.keep_late(opened.delta, effects);
         // From here on the ratchet has moved: the row is written whatever the plaintext says.
@@ -152,7 +161,8 @@ impl Connection {
             // The peer has our confirmation, the relay's word for it was lost.
             self.activate(effects);
         }
-        if id > self.received.expected_id() {
+        let is_first = self.heard(was_silent, effects, rng);
+        if id > self.received.expected_id() && !is_first {
             self.hold(id, plain, effects);
         } else {
             self.act_on(&plain, effects);
@@ -160,6 +170,9 @@ impl Connection {
         }
         self.release_early(effects);
         self.time_gap(effects);
+        if is_first {
+            self.resume(effects, rng);
+        }
         Ok(())
     }
 
@@ -201,6 +214,13 @@ impl Connection {
             if !due && self.early.len() < EARLY_MAX {
                 return;
             }
+            self.release_first(effects);
+        }
+    }
+
+    /// Acts on all messages that wait: nothing that they wait for can come any more.
+    pub(super) fn release_all(&mut self, effects: &mut Effects) {
+        while !self.early.is_empty() {
             self.release_first(effects);
         }
     }
@@ -262,6 +282,7 @@ impl Connection {
                 }
             }
             Body::QueueContinues(_) => self.unblock(effects),
+            Body::Ready(_) => self.take_ready(integrity, effects),
             Body::Hello | Body::Other(_) => {}
         }
     }

@@ -65,7 +65,11 @@ impl Connection {
                 continue;
             }
             let overtaken = send.in_flight.last().is_some_and(|&last| last > number);
-            if overtaken || send.in_flight.len() >= window {
+            // Nothing passes new keys, in either direction.
+            let barred = self.resync.barriers.iter().any(|&barrier| {
+                number > barrier || (number == barrier && !send.in_flight.is_empty())
+            });
+            if overtaken || barred || send.in_flight.len() >= window {
                 break;
             }
             send.in_flight.insert(number);
@@ -119,6 +123,7 @@ impl Connection {
                 }
                 self.outbox.remove(&number);
                 effects.delta.delete(self.outbox_key(number));
+                self.passed(number, effects);
                 self.confirmed_by_relay(number, effects);
                 self.admit_waiting(effects, rng);
                 effects.ready(self.owner());
@@ -162,7 +167,11 @@ impl Connection {
         rng: &mut impl CryptoRng,
     ) {
         match self.stage {
-            Stage::Active if self.outbox.len() >= OUTBOX_MAX || !self.waiting.is_empty() => {
+            Stage::Active
+                if self.outbox.len() >= OUTBOX_MAX
+                    || !self.waiting.is_empty()
+                    || !self.may_speak() =>
+            {
                 self.waiting.push_back((ticket, body));
             }
             Stage::Active => {
@@ -230,7 +239,7 @@ impl Connection {
     /// Tells the peer which of its messages our application has.
     pub(super) fn send_receipts(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         self.receipts_timed = false;
-        if self.stage != Stage::Active || self.receipts.is_empty() {
+        if self.stage != Stage::Active || self.receipts.is_empty() || !self.may_speak() {
             return;
         }
         let count = self.receipts.len().min(RECEIPTS_MAX);
@@ -263,6 +272,7 @@ impl Connection {
         };
         let mut name = Vec::new();
         if self.stage == Stage::Active
+            && self.may_speak()
             && put_queue_name(&mut name, &address.relay, &address.sender_id).is_ok()
         {
             // Without it the peer tries again after a while.
@@ -271,8 +281,8 @@ impl Connection {
     }
 
     /// Lets calls that wait for room go on.
-    fn admit_waiting(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        while self.outbox.len() < OUTBOX_MAX {
+    pub(super) fn admit_waiting(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
+        while self.outbox.len() < OUTBOX_MAX && self.may_speak() {
             let Some((ticket, body)) = self.waiting.pop_front() else {
                 return;
             };

@@ -21,6 +21,8 @@ pub enum RowKey {
     LateKey(ConnectionId, u32, u32),
     /// A connection's keys and counters.
     Connection(ConnectionId),
+    /// What a connection keeps about new keys.
+    Renewal(ConnectionId),
     /// The link of a connection that we invited to.
     Invitation(ConnectionId),
     /// A queue message that the relay has not accepted yet, encrypted, by number.

@@ -14,7 +14,7 @@ use crate::client::{ClientOptions, Password};
 use crate::error::AgentError;
 use crate::proto::{
     Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, PostQuantum,
-    Reply, RequestId, Route, RoutePolicy, Routing, Tag,
+    Reply, RequestId, Resync, Route, RoutePolicy, Routing, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub receipts: bool,
     /// How often connections made from now on mix in a post-quantum secret.
     pub post_quantum: PostQuantum,
+    /// Who may give a connection new keys.
+    pub resync: Resync,
     /// Through what to connect, and how long relays may take.
     pub client: ClientOptions,
     /// When what we send goes through another relay, so that the relays of peers do not see where we are.
@@ -96,6 +98,7 @@ impl AgentConfig {
             succeed: None,
             receipts: true,
             post_quantum: PostQuantum::default(),
+            resync: Resync::default(),
             client: ClientOptions::default(),
             routing: Routing::default(),
             fallback: Fallback::default(),
@@ -142,6 +145,7 @@ impl Agent {
         let options = EngineOptions {
             receipts: config.receipts,
             routes,
+            resync: config.resync,
             fallback: config.fallback,
             post_quantum: config.post_quantum,
             client: config.client,
@@ -173,6 +177,7 @@ impl Agent {
         let options = EngineOptions {
             receipts,
             routes: RoutePolicy::default(),
+            resync: Resync::default(),
             fallback: Fallback::default(),
             post_quantum: PostQuantum::default(),
             client,
@@ -316,6 +321,18 @@ impl Agent {
             message,
         })
         .await
+    }
+
+    /// Agrees new keys with the peer: for a connection whose messages cannot be read any more, because a side
+    /// went back to an old copy of its database, say ([`Event::RatchetBroken`]). Returns when the request is
+    /// stored; [`Event::Renewed`] and [`Event::Synchronised`] follow when the peer has answered. Calls to
+    /// [`Agent::send`] wait until then. Asking again meanwhile does nothing.
+    ///
+    /// # Errors
+    /// [`AgentError::Misuse`] before [`Event::Connected`], or if the profile refuses new keys;
+    /// [`AgentError::Connection`] after [`Event::Failed`].
+    pub async fn resynchronise(&self, connection: ConnectionId) -> Result<(), AgentError> {
+        self.done(Command::Resynchronise { connection }).await
     }
 
     /// Ends a connection: undelivered messages are dropped, the queue is deleted from its relay.

@@ -19,7 +19,7 @@ use super::timer;
 use crate::error::{AgentError, RelayFault};
 use crate::proto::{
     Answer, CallError, Event, Instant, Lines, Machine, MachineConfig, Output, PostQuantum, RelayId,
-    RelayNotice, RelayTrouble, Reply, Route, RoutePolicy, Ticket, Token,
+    RelayNotice, RelayTrouble, Reply, Resync, Route, RoutePolicy, Ticket, Token,
 };
 use crate::random::generator;
 use crate::store::{Store, StoreError};
@@ -94,6 +94,7 @@ pub(super) struct Engine {
 pub(super) struct EngineOptions {
     pub(super) receipts: bool,
     pub(super) routes: RoutePolicy,
+    pub(super) resync: Resync,
     pub(super) fallback: super::agent::Fallback,
     pub(super) post_quantum: PostQuantum,
     pub(super) client: crate::client::ClientOptions,
@@ -179,6 +180,7 @@ impl Engine {
             machine: MachineConfig {
                 receipts: options.receipts,
                 routes: options.routes,
+                resync: options.resync,
             },
             fallback: options.fallback,
             post_quantum: options.post_quantum,

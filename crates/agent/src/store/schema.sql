@@ -50,3 +50,6 @@ CREATE TABLE inbox (
     body BLOB NOT NULL,
     PRIMARY KEY (connection, number)
 ) STRICT;
+
+-- What a connection keeps about new keys and new queues.
+CREATE TABLE renewal (connection BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;

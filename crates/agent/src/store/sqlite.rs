@@ -185,6 +185,12 @@ impl Store for SqliteStore {
             &mut out,
         )?;
         self.rows_of(
+            "SELECT connection, body FROM renewal ORDER BY connection",
+            connection,
+            |id| RowKey::Renewal(ConnectionId::new(id)),
+            &mut out,
+        )?;
+        self.rows_of(
             "SELECT connection, body FROM invitation ORDER BY connection",
             connection,
             |id| RowKey::Invitation(ConnectionId::new(id)),
@@ -246,6 +252,11 @@ fn put(transaction: &Transaction<'_>, key: &RowKey, body: &[u8]) -> rusqlite::Re
              ON CONFLICT (id) DO UPDATE SET body = excluded.body",
             &[id.as_bytes(), &body],
         ),
+        RowKey::Renewal(id) => run(
+            "INSERT INTO renewal (connection, body) VALUES (?1, ?2)
+             ON CONFLICT (connection) DO UPDATE SET body = excluded.body",
+            &[id.as_bytes(), &body],
+        ),
         RowKey::Invitation(id) => run(
             "INSERT OR REPLACE INTO invitation (connection, body) VALUES (?1, ?2)",
             &[id.as_bytes(), &body],
@@ -277,6 +288,10 @@ fn delete(transaction: &Transaction<'_>, key: &RowKey) -> rusqlite::Result<()> {
         RowKey::Address(tag) => run("DELETE FROM address WHERE tag = ?1", &[tag.as_bytes()]),
         RowKey::Request(id) => run("DELETE FROM request WHERE id = ?1", &[id.as_bytes()]),
         RowKey::Connection(id) => run("DELETE FROM connection WHERE id = ?1", &[id.as_bytes()]),
+        RowKey::Renewal(id) => run(
+            "DELETE FROM renewal WHERE connection = ?1",
+            &[id.as_bytes()],
+        ),
         RowKey::Invitation(id) => run(
             "DELETE FROM invitation WHERE connection = ?1",
             &[id.as_bytes()],
@@ -314,6 +329,10 @@ fn sealing_context(key: &RowKey) -> Vec<u8> {
         }
         RowKey::Connection(id) => {
             out.push(b'C');
+            out.extend_from_slice(id.as_bytes());
+        }
+        RowKey::Renewal(id) => {
+            out.push(b'N');
             out.extend_from_slice(id.as_bytes());
         }
         RowKey::Invitation(id) => {

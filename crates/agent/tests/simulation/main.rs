@@ -11,6 +11,7 @@
 )]
 
 mod relay;
+mod resync;
 mod world;
 
 use junto_agent::proto::{

@@ -27,6 +27,8 @@ struct Queue {
     delivered: bool,
     /// Nobody may send any more.
     suspended: bool,
+    /// Everything that was ever sent to it.
+    kept: Vec<Bytes>,
 }
 
 #[derive(Clone)]
@@ -128,6 +130,7 @@ impl Relay {
                     subscriber: Some(link),
                     delivered: false,
                     suspended: false,
+                    kept: Vec::new(),
                 };
                 self.queues.insert(sender, queue);
                 self.names.insert(recipient, sender);
@@ -183,6 +186,7 @@ impl Relay {
                 if queue.suspended || queue.sender_key != auth.as_deref().map(public) {
                     return refused;
                 }
+                queue.kept.push(body.clone());
                 if queue.full {
                     return (Answer::Refused(Refusal::Quota), None);
                 }
@@ -304,6 +308,20 @@ impl Relay {
                 doubled.push_back((MessageId::random(rng), content));
             }
             queue.messages = doubled;
+        }
+    }
+
+    /// Delivers the first messages of every queue's life again.
+    pub fn repeat_first(&mut self, count: usize, rng: &mut impl CryptoRng) {
+        for queue in self.queues.values_mut() {
+            for body in queue.kept.iter().take(count) {
+                let content = Content::Body(body.clone());
+                queue.messages.push_back((MessageId::random(rng), content));
+            }
+        }
+        let names: Vec<_> = self.queues.keys().copied().collect();
+        for name in names {
+            self.deliver(name, rng);
         }
     }
 

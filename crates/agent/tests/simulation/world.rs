@@ -7,7 +7,7 @@ use std::time::Duration;
 use junto_agent::proto::{
     Answer, CallError, Command, ConnectionFault, ConnectionId, Event, Instant, Integrity,
     Link as AgentLink, Machine, MachineConfig, MessageId, Operation, Output, PostQuantum, Refusal,
-    RelayId, RelayTrouble, Reply, RequestId, RoutePolicy, Routing, Tag, Ticket, Token,
+    RelayId, RelayTrouble, Reply, RequestId, Resync, RoutePolicy, Routing, Tag, Ticket, Token,
 };
 use junto_agent::store::{MemoryStore, Store};
 use junto_smp::address::{Fingerprint, ServerAddress};
@@ -57,6 +57,12 @@ pub struct App {
     pub delivered: BTreeMap<ConnectionId, Vec<MessageId>>,
     pub failed: BTreeMap<ConnectionId, ConnectionFault>,
     pub unreadable: usize,
+    /// Connections whose ratchet was found broken.
+    pub broken: Vec<ConnectionId>,
+    /// How often a connection got other keys.
+    pub renewed: usize,
+    /// What was lost each time.
+    pub missing: Vec<u64>,
     pub unacknowledged: Vec<(ConnectionId, MessageId)>,
 }
 
@@ -75,6 +81,7 @@ pub struct World {
     pub relays: Vec<(ServerAddress, Relay)>,
     pub nodes: Vec<Node>,
     pub receipts: bool,
+    pub resync: Resync,
     post_quantum: PostQuantum,
     /// Commands, and answers, that got lost between two relays.
     pub losses: usize,
@@ -120,6 +127,7 @@ impl World {
             let config = MachineConfig {
                 receipts: true,
                 routes: routes.clone(),
+                resync: Resync::OnDemand,
             };
             Node {
                 machine: machine(&mut store, config, post_quantum),
@@ -138,6 +146,7 @@ impl World {
                 .collect(),
             nodes: nodes.collect(),
             receipts: true,
+            resync: Resync::OnDemand,
             post_quantum,
             losses: 0,
             clock: 0,
@@ -436,7 +445,12 @@ impl World {
         node.app.unacknowledged.clear();
         node.crashes += 1;
         let routes = node.routes.clone();
-        let config = MachineConfig { receipts, routes };
+        let resync = self.resync;
+        let config = MachineConfig {
+            receipts,
+            routes,
+            resync,
+        };
         node.machine = machine(&mut node.store, config, post_quantum);
     }
 
@@ -503,10 +517,12 @@ impl App {
                     .insert(tag, (connection, info.clone(), binding));
                 if let Some(known) = known {
                     assert_eq!(
-                        known,
-                        (connection, info, binding),
+                        (known.0, known.1),
+                        (connection, info),
                         "Connected changed its mind"
                     );
+                    // Renewed may have been on its way when the process died.
+                    self.renewed += usize::from(known.2 != binding);
                 }
             }
             Event::Message {
@@ -536,6 +552,20 @@ impl App {
                 self.failed.insert(connection, error);
             }
             Event::Unreadable { .. } => self.unreadable += 1,
+            Event::RatchetBroken { connection } => self.broken.push(connection),
+            Event::Renewed {
+                tag,
+                connection,
+                binding,
+            } => {
+                let known = self.connected.get_mut(&tag).unwrap();
+                assert_eq!(known.0, connection);
+                if known.2 != binding {
+                    known.2 = binding;
+                    self.renewed += 1;
+                }
+            }
+            Event::Synchronised { missing, .. } => self.missing.push(missing),
             Event::RelayDown { .. } | Event::RelayUp { .. } => {}
         }
     }

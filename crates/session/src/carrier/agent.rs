@@ -92,7 +92,19 @@ pub fn event_of(event: agent::Event) -> Option<Event> {
             relay: relay.to_string(),
             trouble: None,
         },
-        agent::Event::Delivered { .. } | agent::Event::Unreadable { .. } => return None,
+        // All that the parties have said rests on the keys that the connection began with: who shares the new
+        // ones nobody has signed. Better to have no connection than one with somebody else.
+        agent::Event::Renewed {
+            connection, tag, ..
+        } => Event::Failed {
+            connection: Some(connection_of(connection)),
+            tag: Tag(*tag.as_bytes()),
+            reason: "the peer has other keys than when the session was formed".to_owned(),
+        },
+        agent::Event::Delivered { .. }
+        | agent::Event::Unreadable { .. }
+        | agent::Event::RatchetBroken { .. }
+        | agent::Event::Synchronised { .. } => return None,
     })
 }
 
@@ -309,5 +321,30 @@ impl Carrier for AgentCarrier {
                 .map_err(failed)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_with_other_keys_is_lost_to_a_session() {
+        let (id, tag) = ([1; 16], [2; 32]);
+        let renewed = agent::Event::Renewed {
+            connection: agent::ConnectionId::new(id),
+            tag: agent::Tag::new(tag),
+            binding: [3; 32],
+        };
+        let Some(Event::Failed {
+            connection, tag, ..
+        }) = event_of(renewed)
+        else {
+            panic!("the session goes on")
+        };
+        assert_eq!(
+            (connection, tag),
+            (Some(ConnectionId(widen(&id))), Tag([2; 32]))
+        );
     }
 }
