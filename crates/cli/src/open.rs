@@ -13,8 +13,8 @@ use junto_crypto::ed25519::SigningKey;
 use junto_crypto::kdf::hkdf_sha256;
 use junto_session::carrier::TroubleKind;
 use junto_session::{
-    Blame, Entry, Fault, LocalError, LocalId, Misuse, PartyIndex, Session, SessionError, Sessions,
-    Used,
+    Blame, Entry, Fault, LocalError, LocalId, Members, Misuse, PartyIndex, Session, SessionError,
+    Sessions, Used,
 };
 use tokio::sync::Mutex;
 
@@ -183,6 +183,13 @@ impl Junto {
         let mut used = self.used.lock().await;
         let noted = self.sessions.note(session, &mut used).await;
         noted.map_err(session_failure)
+    }
+
+    /// [`Junto::settle`] and [`Junto::part`] wait for nothing that is for these parties.
+    pub(crate) async fn spare(&self, session: &Session, parties: Members) -> Result<(), Failure> {
+        let mut used = self.used.lock().await;
+        let spared = self.sessions.spare(session, parties, &mut used).await;
+        spared.map_err(session_failure)
     }
 
     /// Waits until relays have taken everything that was said in the sessions that this command is

@@ -45,12 +45,13 @@ fn over(error: &SessionError) -> bool {
 }
 
 /// Hands the certificate to all other parties of its run. Once done, it is not done again; what cannot be
-/// done now, the next command tries again.
+/// done now, as a party takes nothing, the next command tries again.
 pub(crate) async fn hand_out(session: &Session, certificate: &Certificate) {
     for (other, execution) in pairs(session, certificate.setup()).await {
         let done = async {
             let execution = execution?;
-            execution.send(0, other, certificate.encode()).await?;
+            let encoded = certificate.encode();
+            execution.send_now(0, other, encoded).await?;
             execution.finish().await.map(drop)
         };
         warn_of(other, done.await);

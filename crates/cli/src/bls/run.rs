@@ -41,8 +41,7 @@ pub(super) const MOVED_ON: &str = "a party has a newer share than it had in this
 /// Why a party ends a run about a key that it does not mean.
 pub(super) const OTHER_KEY: &str = "this party means another key of that name";
 
-const LATE: &str =
-    "the others gave up waiting for this party before it came; waiting for them to try again";
+const LATE: &str = "a party gave up waiting before all had come; waiting for it to try again";
 
 /// What the parties of a run make.
 pub(super) enum Task {
@@ -102,7 +101,10 @@ pub(super) async fn make<'k>(
                 let times = desk.excused.entry((party, why)).or_default();
                 *times += 1;
                 if *times > if why == MOVED_ON { MOVES_MAX } else { 1 } {
-                    return Err(failure);
+                    // Those for whom it did not wait came each time.
+                    let named = (why == LATE).then(|| party.value().to_string());
+                    let party = named.or(failure.party);
+                    return Err(Failure { party, ..failure });
                 }
                 desk.late |= why == LATE;
                 desk.output.say(why);
@@ -202,7 +204,7 @@ pub(super) struct Desk<'a> {
     pub(super) shown: BTreeSet<(PartyIndex, [u8; 32])>,
     /// Whether all have begun again to catch up with what they were shown.
     pub(super) gathered: bool,
-    /// Whether others have given up waiting for this party.
+    /// Whether a party has given up waiting before all had come.
     late: bool,
     /// How often who ended a run for a reason that is no fault.
     excused: BTreeMap<(PartyIndex, &'static str), usize>,
@@ -231,27 +233,25 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Who is silent is named; but if this party came too late itself, those who do not come to the
-    /// run that it began since are not at fault: they need not know of it.
+    /// Who is silent is named. If a party gave up waiting before all had come, the others have begun
+    /// again: those who do not come may not know of it, or may have said so to be waited for in vain.
     fn silent(&self, failure: Failure, at_once: bool) -> Failure {
         match failure.party {
             Some(silent) if self.late && at_once => Failure::new(
                 Exit::Unreachable,
                 format_args!(
-                    "the others gave up waiting for this party before it came; party {silent} has not begun again"
+                    "a party gave up waiting before all had come, and party {silent} has not begun again"
                 ),
             )
-            .help("run the command again, all of you: nothing is lost"),
+            .help("run the command again, all of you: nothing is lost")
+            .party(silent),
             party => Failure { party, ..failure },
         }
     }
 }
 
 /// Why a party has ended a run although nobody is at fault, and which: what it says, and no more.
-fn excuse(
-    error: &SessionError,
-    me: junto_session::PartyIndex,
-) -> Option<(&'static str, PartyIndex)> {
+fn excuse(error: &SessionError) -> Option<(&'static str, PartyIndex)> {
     let SessionError::Peer(Blame {
         culprit: Culprit::Party(by),
         fault: Fault::GaveUp(reason),
@@ -260,7 +260,7 @@ fn excuse(
         return None;
     };
     let why = match &**reason {
-        Reason::Silent { accused, .. } if accused.contains(me) => LATE,
+        Reason::Silent { accused, .. } if !accused.without(*by).is_empty() => LATE,
         reason if is_text(reason, MOVED_ON) => MOVED_ON,
         _ => return None,
     };
@@ -328,7 +328,7 @@ impl Run {
                 }
                 // Final for its label; the user has decided to try again by running the command again.
                 Err(error @ SessionError::Peer(_)) => {
-                    let excuse = excuse(&error, desk.session.me());
+                    let excuse = excuse(&error);
                     desk.late |= excuse.is_some_and(|(why, _)| why == LATE);
                     if begun.elapsed() >= desk.patience {
                         return Err(session_failure(error)
@@ -350,7 +350,7 @@ impl Run {
 
     /// What an error of the execution means for the run.
     pub(super) fn stopped(&self, error: SessionError) -> Stop {
-        if let Some((why, by)) = excuse(&error, self.execution.me()) {
+        if let Some((why, by)) = excuse(&error) {
             return Stop::Excused(why, by, session_failure(error));
         }
         match &error {

@@ -1,14 +1,13 @@
 //! `junto bls sign`: one message from each signer, and whoever has T parts has the signature.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use junto_bls::{
-    Abort, Participant, PartyIndex, PublicKey, Setup, SignError, SignRound, Signature,
+    Abort, Inbox, Participant, PartyIndex, PublicKey, Setup, SignError, SignRound, Signature,
 };
 use junto_crypto::ed25519::SigningKey;
 use junto_crypto::hash::sha256;
-use junto_session::{Execution, Members, Misuse, Mode, Purpose, Session, SessionError};
+use junto_session::{Execution, Incoming, Members, Misuse, Mode, Purpose, Session, SessionError};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -19,14 +18,12 @@ use super::key_file::{Held, KeyFile, uncertified};
 use super::run::{OwnedOccasion, members, setup_failure};
 use crate::failure::{Exit, Failure};
 use crate::open::{Junto, SETTLE, session_failure};
-use crate::output::Output;
+use crate::output::{Output, Progress};
 
 /// What the labels of signings begin with.
 const LABEL: &str = "bls sign ";
 /// Pairs of unfinished signings that a session keeps, half of all that it has room for.
 const SIGNINGS_OPEN_MAX: usize = 512;
-/// How often a party that signs something else is mentioned in a command.
-const ANNOUNCEMENTS_SAID_MAX: usize = 3;
 
 pub(crate) async fn run(
     junto: &Junto,
@@ -123,16 +120,29 @@ async fn help(
     let others = members(&file.holders()).without(session.me());
     make_room(&session, &label).await?;
     let met = meet(&session, &label, others, output).await?;
+    let Some((_, first)) = met.executions.first() else {
+        return leave(&session, &label, others).await;
+    };
     let signer = session.signing_key().await.map_err(session_failure)?;
-    for (other, execution) in met.executions {
-        let (_, part) = own_part(&session, &setup, &signer, &execution, file)?;
-        match execution.send(0, other, part).await {
-            // It wants no part, and the next one may.
+    let (_, part) = own_part(&session, &setup, &signer, first, file)?;
+    let full = tell(&met.executions, &part).await?;
+    junto.spare(&session, full).await?;
+    leave(&session, &label, others.minus(full)).await
+}
+
+/// Says this party's part to all. Who has taken so little that there is no room for it keeps nobody from
+/// getting it: returns all of those.
+async fn tell(executions: &[Pair], part: &[u8]) -> Result<Members, Failure> {
+    let mut full = Members::NONE;
+    for (other, execution) in executions {
+        match execution.send_now(0, *other, part.to_vec()).await {
+            // One that has ended the execution wants no part, and the next one may.
             Ok(()) | Err(SessionError::Peer(_)) => {}
+            Err(SessionError::NoRoom) => full = full.with(*other),
             Err(error) => return Err(session_failure(error)),
         }
     }
-    leave(&session, &label, others).await
+    Ok(full)
 }
 
 /// This party's part of the signature.
@@ -163,134 +173,195 @@ async fn sign(
 ) -> Result<Signature, Failure> {
     let session = junto.session(&file.origin.session, patience).await?;
     hand_out(&session, &file.certificate).await;
-    let required = file.share.public().threshold().required();
+    let required = usize::from(file.share.public().threshold().required());
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());
     make_room(&session, &label).await?;
-    let Met {
-        executions,
-        finished,
-        out,
-    } = meet(&session, &label, others, output).await?;
-    if finished {
-        return Err(Failure::failed(
-            "this message was signed before, but its signature is no longer in the profile; or its signing was given up to make room for others",
-        )
-        .help("after a `junto bls refresh` of the key it can be signed again"));
-    }
-    let able = executions.len() + 1;
-    let (Some((_, first)), true) = (executions.first(), able >= usize::from(required)) else {
-        return Err(out.unwrap_or_else(|| Failure::failed("too few parties to sign")));
+    let executions = meet(&session, &label, others, output).await?;
+    let executions = executions.enough(required)?;
+    let Some((_, first)) = executions.first() else {
+        return Err(Failure::failed("a key of one party"));
     };
-
     let signer = session.signing_key().await.map_err(session_failure)?;
     let (round, part) = own_part(&session, &setup, &signer, first, file)?;
-    let mut parts = JoinSet::new();
-    for (other, execution) in executions {
-        // Said to all before anybody is heard: whoever needs this part gets it.
-        let sent = execution.send(0, other, part.clone()).await;
-        parts.spawn(async move {
-            match sent {
-                Ok(()) => (other, execution.next(patience).await),
-                Err(error) => (other, Err(error)),
+    // Said to all before anybody is heard: whoever needs this part gets it.
+    let full = tell(&executions, &part).await?;
+    let mut late = JoinSet::new();
+    for (other, execution) in executions.iter().filter(|(other, _)| full.contains(*other)) {
+        let (other, execution, part) = (*other, execution.clone(), part.clone());
+        late.spawn(async move {
+            // It may be heard without it.
+            if let Err(error) = execution.send(0, other, part).await {
+                tracing::debug!(party = other.as_usize(), %error, "cannot send a part");
             }
         });
     }
-
     let own = sha256(message);
     let announced = Announcements::begin(&session, file.share.public(), own, others).await;
-    let mut announced = announced.map_err(session_failure)?;
-    let progress = output.progress(format!("signing: 1 of {required} parts"));
-    let mut inbox = BTreeMap::new();
-    let mut lost = 0;
-    let mut said = BTreeMap::new();
-    let signature = loop {
-        let next = tokio::select! {
-            next = parts.join_next() => next,
-            (party, other) = announced.next(&own) => {
-                let times = said.entry(party).or_insert(0);
-                *times += 1;
-                if *times > ANNOUNCEMENTS_SAID_MAX {
-                    continue;
-                }
-                output.say(format_args!(
-                    "{}, and this party one with {}: compare the files if you mean the same",
-                    announce::describe(party, &other),
-                    hex::encode(own)
-                ));
-                continue;
-            }
-        };
-        let (from, incoming) = match next {
-            Some(Ok((from, Ok(incoming)))) => (from, incoming),
-            Some(Ok((_, Err(SessionError::Incomplete { .. })))) | None => {
-                return Err(Failure::new(
-                    Exit::Unreachable,
-                    format_args!(
-                        "only {} of {required} parties signed this message in time (SHA-256 {}){}",
-                        inbox.len() + 1,
-                        hex::encode(own),
-                        announced.others()
-                    ),
-                )
-                .help("this party's part is on its way: run the command again when the others have signed; all must sign the same bytes, so compare the SHA-256"));
-            }
-            // One party that breaks off has no veto as long as enough others sign.
-            Some(Ok((_, Err(error @ (SessionError::Peer(_) | SessionError::NoRoom))))) => {
-                lost += 1;
-                if able - lost < usize::from(required) {
-                    return Err(session_failure(error));
-                }
-                output.say(format_args!("going on without a party: {error}"));
-                continue;
-            }
-            Some(Ok((_, Err(error)))) => return Err(session_failure(error)),
-            Some(Err(error)) => return Err(Failure::failed(error)),
-        };
-        inbox.insert(party(from)?, incoming.payload.to_vec());
-        match round.receive(&inbox) {
-            Ok(outcome) => {
-                if !outcome.blames.is_empty() {
-                    let abort = Abort {
-                        blames: outcome.blames,
-                        disputes: Vec::new(),
-                    };
-                    output.say(format_args!(
-                        "warning: {}",
-                        judge::record(junto, &session, &setup, &abort).message
-                    ));
-                }
-                break outcome.signature;
-            }
-            Err(SignError::TooFew { valid, blames, .. }) => {
-                progress.step(format!("signing: {valid} of {required} parts"));
-                if able - lost - blames.len() < usize::from(required) {
-                    let abort = Abort {
-                        blames,
-                        disputes: Vec::new(),
-                    };
-                    return Err(judge::record(junto, &session, &setup, &abort));
-                }
-            }
-            Err(error) => return Err(Failure::failed(error)),
-        }
+    let parts = Parts {
+        round,
+        required,
+        able: executions.len() + 1,
+        inbox: Inbox::new(),
+        output,
+        progress: output.progress(format!("signing: 1 of {required} parts")),
     };
-    progress.done();
+    let blamed = |blames| {
+        let disputes = Vec::new();
+        judge::record(junto, &session, &setup, &Abort { blames, disputes })
+    };
+    let waiting = Waiting {
+        announced: announced.map_err(session_failure)?,
+        own: hex::encode(own),
+    };
+    let hearing = hear(executions, patience);
+    let signature = parts.signature(hearing, waiting, blamed).await?;
     // Nobody runs the protocol again once the signature is there: what was said must not be lost.
     session.durable().await.map_err(session_failure)?;
     keep(junto, name, message, &signature)?;
-    parts.shutdown().await;
-    leave(&session, &label, others).await?;
+    late.shutdown().await;
+    junto.spare(&session, full).await?;
+    leave(&session, &label, others.minus(full)).await?;
     Ok(signature)
+}
+
+/// Whom a party exchanges parts with, and where.
+type Pair = (junto_session::PartyIndex, Execution);
+
+/// What came of waiting for somebody's part.
+type Heard = (junto_session::PartyIndex, Result<Incoming, SessionError>);
+
+/// Waits for the parts of all at once, for as long as patience lasts.
+fn hear(executions: Vec<Pair>, patience: Duration) -> JoinSet<Heard> {
+    let mut hearing = JoinSet::new();
+    for (other, execution) in executions {
+        hearing.spawn(async move { (other, execution.next(patience).await) });
+    }
+    hearing
+}
+
+/// What those who wait for parts are told meanwhile.
+struct Waiting {
+    announced: Announcements,
+    /// SHA-256 of the message, in hex.
+    own: String,
+}
+
+impl Waiting {
+    /// The next one that is heard. Whoever signs something else is mentioned.
+    async fn next(&mut self, hearing: &mut JoinSet<Heard>, output: Output) -> Option<Heard> {
+        loop {
+            tokio::select! {
+                // A task ends early only together with the set.
+                heard = hearing.join_next() => return heard?.ok(),
+                (party, other) = self.announced.next() => output.say(format_args!(
+                    "{}, and this party one with {}: compare the files if you mean the same",
+                    announce::describe(party, &other),
+                    self.own
+                )),
+            }
+        }
+    }
+
+    fn too_few(&self, have: usize, required: usize) -> Failure {
+        Failure::new(
+            Exit::Unreachable,
+            format_args!(
+                "only {have} of {required} parties signed this message in time (SHA-256 {}){}",
+                self.own,
+                self.announced.others()
+            ),
+        )
+        .help("this party's part is on its way: run the command again when the others have signed; all must sign the same bytes, so compare the SHA-256")
+    }
+}
+
+/// The parts of a signature, as they come.
+struct Parts<'a> {
+    round: SignRound<'a>,
+    /// How many it takes.
+    required: usize,
+    /// Of how many one is here or may come, this party's own included.
+    able: usize,
+    inbox: Inbox,
+    output: Output,
+    progress: Progress,
+}
+
+impl Parts<'_> {
+    /// Waits for enough of them. Who breaks off or sends a wrong one has no veto as long as enough others
+    /// sign.
+    async fn signature(
+        mut self,
+        mut hearing: JoinSet<Heard>,
+        mut waiting: Waiting,
+        blamed: impl Fn(Vec<junto_bls::Blame>) -> Failure,
+    ) -> Result<Signature, Failure> {
+        loop {
+            let (from, incoming) = match waiting.next(&mut hearing, self.output).await {
+                Some((from, Ok(incoming))) => (from, incoming),
+                Some((_, Err(SessionError::Incomplete { .. }))) | None => {
+                    return Err(waiting.too_few(self.inbox.len() + 1, self.required));
+                }
+                Some((_, Err(error @ SessionError::Peer(_)))) => {
+                    self.able -= 1;
+                    if self.able < self.required {
+                        return Err(session_failure(error));
+                    }
+                    let said = format_args!("going on without a party: {error}");
+                    self.output.say(said);
+                    continue;
+                }
+                Some((_, Err(error))) => return Err(session_failure(error)),
+            };
+            self.inbox.insert(party(from)?, incoming.payload.to_vec());
+            match self.round.receive(&self.inbox) {
+                Ok(outcome) => {
+                    if !outcome.blames.is_empty() {
+                        let warning = blamed(outcome.blames).message;
+                        self.output.say(format_args!("warning: {warning}"));
+                    }
+                    self.progress.done();
+                    return Ok(outcome.signature);
+                }
+                Err(SignError::TooFew { valid, blames, .. }) => {
+                    let required = self.required;
+                    let step = format!("signing: {valid} of {required} parts");
+                    self.progress.step(step);
+                    if self.able - blames.len() < required {
+                        return Err(blamed(blames));
+                    }
+                }
+                Err(error) => return Err(Failure::failed(error)),
+            }
+        }
+    }
 }
 
 /// The executions in which a party exchanges its part with each other holder.
 struct Met {
-    executions: Vec<(junto_session::PartyIndex, Execution)>,
+    executions: Vec<Pair>,
     /// Whether some are finished already.
     finished: bool,
     /// Why the last one that was aborted was.
     out: Option<Failure>,
+}
+
+impl Met {
+    /// The executions, if together with this party they are enough.
+    fn enough(self, required: usize) -> Result<Vec<Pair>, Failure> {
+        if self.finished {
+            return Err(Failure::failed(
+                "this message was signed before, but its signature is no longer in the profile; or its signing was given up to make room for others",
+            )
+            .help("after a `junto bls refresh` of the key it can be signed again"));
+        }
+        if self.executions.len() + 1 < required {
+            let few = || Failure::failed("too few parties to sign");
+            return Err(self.out.unwrap_or_else(few));
+        }
+        Ok(self.executions)
+    }
 }
 
 /// Opens an execution with each other holder. Pairs, because whoever takes part in an execution can

@@ -32,13 +32,10 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    /// Channels in which messages of `party` wait, not counting `channel` itself.
-    pub(crate) fn begun_besides(&self, channel: &InstanceId, party: PartyIndex) -> usize {
-        let begun = |queue: &VecDeque<ChannelMessage>| queue.iter().any(|m| m.from == party);
-        if self.queues.get(channel).is_some_and(begun) {
-            return 0; // it takes no more than it has
-        }
-        self.queues.values().filter(|queue| begun(queue)).count()
+    /// Channels in which messages of `party` wait.
+    pub(crate) fn begun(&self, party: PartyIndex) -> usize {
+        let begun = |queue: &&VecDeque<ChannelMessage>| queue.iter().any(|m| m.from == party);
+        self.queues.values().filter(begun).count()
     }
 
     pub(crate) fn push(&mut self, channel: InstanceId, message: ChannelMessage) {

@@ -540,17 +540,9 @@ impl Machine {
         arrived: &Arrived,
         work: &mut Work<'_>,
     ) {
-        let fault = if header.round != Round(0) {
-            Some(Fault::Malformed("channel message"))
-        } else if self.channels.begun_besides(&header.instance, header.from) >= EXECUTIONS_OPEN_MAX
-        {
-            Some(Fault::Flooding)
-        } else {
-            None
-        };
-        if let Some(fault) = fault {
+        if header.round != Round(0) {
             self.drop_rows(slot, arrived, &mut work.step.delta);
-            self.fault(slot, fault, work);
+            self.fault(slot, Fault::Malformed("channel message"), work);
             return;
         }
         self.channels.push(

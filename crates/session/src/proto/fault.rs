@@ -154,9 +154,6 @@ pub enum Fault {
         /// Which round.
         round: Round,
     },
-    /// It ignores flow control.
-    #[error("sends more than it was allowed to")]
-    Flooding,
     /// It was silent past the deadline.
     #[error("was silent in {round} past the deadline")]
     Silent {
@@ -267,7 +264,6 @@ impl Blame {
             }
             Fault::TooFarAhead { round } => bytes.put_u8(9).put_u32(round.0),
             Fault::Conflict { round } => bytes.put_u8(10).put_u32(round.0),
-            Fault::Flooding => bytes.put_u8(11),
             Fault::Silent { round, all } => bytes.put_u8(12).put_u32(round.0).put_u64(all.bits()),
             Fault::Proven(evidence) => {
                 bytes.put_u8(13);
@@ -305,7 +301,6 @@ impl Blame {
             10 => Fault::Conflict {
                 round: Round(reader.u32()?),
             },
-            11 => Fault::Flooding,
             12 => Fault::Silent {
                 round: Round(reader.u32()?),
                 all: Members::from_bits(reader.u64()?),

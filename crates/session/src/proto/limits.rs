@@ -48,9 +48,12 @@ pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes received from one peer, but asked for by nobody yet, above which the connection is not
 /// read any more until the application catches up.
 pub const INBOX_BYTES: usize = 64 * 1024 * 1024;
-/// Bytes of unread carrier messages of one connection held meanwhile. A peer that respects the
-/// window never reaches it; one that does not is named.
+/// Bytes of unread carrier messages of one connection held meanwhile; beyond it they are dropped, and asked
+/// for again. A peer that respects the window reaches it only by repeating what it has sent.
 pub const HELD_BYTES: usize = 2 * WINDOW_BYTES + 64 * 1024;
+/// Channels in which messages of one peer wait, from which on its connection is not read any more until the
+/// application catches up.
+pub const CHANNELS_BEGUN_MAX: usize = 1024;
 /// Messages asked for by nobody yet, of one peer: bounds the bookkeeping of tiny messages.
 pub const INBOX_MESSAGES: usize = 65_536;
 

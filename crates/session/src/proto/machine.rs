@@ -23,7 +23,7 @@ use super::{
     execution::Execution,
     fault::{Blame, Fault},
     identity::{KnownKeys, ProfileBinding},
-    limits::{INBOX_BYTES, INBOX_MESSAGES},
+    limits::{CHANNELS_BEGUN_MAX, INBOX_BYTES, INBOX_MESSAGES},
     link::SessionLink,
     node::Joiner,
     party::{DisplayName, Members, PartyIndex},
@@ -286,8 +286,13 @@ impl Machine {
             return;
         };
         if behind || peer.pipe.is_holding() {
-            if let Err(fault) = peer.pipe.hold(message, body) {
-                self.fault(slot, fault, work);
+            if !peer.pipe.hold(message, body)
+                && let Some(connection) = peer.connection
+            {
+                work.step.effects.push(Effect::Ack {
+                    connection,
+                    message,
+                });
             }
             return;
         }
@@ -328,6 +333,9 @@ impl Machine {
         let Some(party) = self.party_of(slot) else {
             return false;
         };
+        if self.channels.begun(party) >= CHANNELS_BEGUN_MAX {
+            return true;
+        }
         let mut unread = self.channels.unread(party);
         for execution in self.executions.values() {
             let more = execution.unread(party);
@@ -555,11 +563,16 @@ impl Machine {
         }
     }
 
-    /// Whether the carrier has everything that was said on connections that stand.
-    pub(crate) fn is_given(&self) -> bool {
-        self.peers
-            .values()
+    /// Whether the carrier has everything that was said on connections that stand, but to `spared`.
+    pub(crate) fn is_given(&self, spared: Members) -> bool {
+        self.besides(spared)
             .all(|peer| peer.broken.is_some() || peer.binding.is_none() || peer.pipe.is_given())
+    }
+
+    fn besides(&self, spared: Members) -> impl Iterator<Item = &Peer> + Clone {
+        let spared = move |slot| self.party_of(slot).is_some_and(|it| spared.contains(it));
+        let peers = self.peers.iter();
+        peers.filter_map(move |(&slot, peer)| (!spared(slot)).then_some(peer))
     }
 
     /// At a host whose session forms: who has asked to join.
@@ -591,9 +604,9 @@ impl Machine {
             || !self.refused.is_empty()
     }
 
-    /// What the carrier does for this session.
-    pub(crate) fn lines(&self) -> Lines {
-        let peers = self.peers.values();
+    /// What the carrier does for this session, but for its connections with `spared`.
+    pub(crate) fn lines(&self, spared: Members) -> Lines {
+        let peers = self.besides(spared);
         let requests = peers.clone().filter_map(|peer| peer.request);
         let connections = peers.filter_map(|peer| peer.connection);
         let tags = self.peers.keys().map(|&slot| self.tag_peer(slot));

@@ -149,6 +149,8 @@ pub(crate) struct Pipe {
     /// Messages not yet looked at, while the application is behind.
     held: VecDeque<(MessageId, Bytes)>,
     held_bytes: usize,
+    /// Whether some came that there was no room for.
+    overflowed: bool,
 }
 
 impl Pipe {
@@ -174,6 +176,7 @@ impl Pipe {
             must_report_gap: false,
             held: VecDeque::new(),
             held_bytes: 0,
+            overflowed: false,
         }
     }
 
@@ -448,14 +451,17 @@ impl Pipe {
         }))
     }
 
-    /// Keeps a message for later.
-    pub(crate) fn hold(&mut self, message: MessageId, body: Bytes) -> Result<(), Fault> {
-        self.held_bytes += body.len();
-        if self.held_bytes > HELD_BYTES {
-            return Err(Fault::Flooding);
+    /// Keeps a message for later. False if there is no room for it: it is as lost on the way, and asked
+    /// for when those that are kept have been read. Nobody is at fault: a peer that respects the window
+    /// repeats it with each start of its process.
+    pub(crate) fn hold(&mut self, message: MessageId, body: Bytes) -> bool {
+        if self.held_bytes + body.len() > HELD_BYTES {
+            self.overflowed = true;
+            return false;
         }
+        self.held_bytes += body.len();
         self.held.push_back((message, body));
-        Ok(())
+        true
     }
 
     pub(crate) fn is_holding(&self) -> bool {
@@ -465,6 +471,9 @@ impl Pipe {
     pub(crate) fn unhold(&mut self) -> Option<(MessageId, Bytes)> {
         let (message, body) = self.held.pop_front()?;
         self.held_bytes -= body.len();
+        if self.held.is_empty() {
+            self.must_report_gap |= core::mem::take(&mut self.overflowed);
+        }
         Some((message, body))
     }
 

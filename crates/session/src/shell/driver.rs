@@ -1,7 +1,7 @@
 //! The one task that owns the core and the store. Everybody else asks it through [`Handle`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -24,7 +24,7 @@ use crate::{
     proto::{
         error::{LocalError, SessionError},
         node::Node,
-        party::PartyIndex,
+        party::{Members, PartyIndex},
         step::{Effect, LocalId, Outcome, Step, Store},
     },
     store::SqliteStore,
@@ -155,7 +155,8 @@ pub type Succeed = Box<dyn FnOnce(Option<[u8; 16]>) -> Option<[u8; 16]> + Send>;
 /// Some sessions, and what the carrier does for them: also for those that have been closed since.
 #[derive(Clone, Default)]
 pub struct Used {
-    sessions: BTreeSet<LocalId>,
+    /// Each with the parties that nobody waits for.
+    sessions: BTreeMap<LocalId, Members>,
     lines: Lines,
 }
 
@@ -202,6 +203,25 @@ impl Handle {
         answered.await.map_err(|_| self.stopped())?
     }
 
+    /// Says something to `to` (`None`: to all), if there is room for it now.
+    pub(crate) async fn say_now(
+        &self,
+        answer: Answer,
+        local: LocalId,
+        to: Option<PartyIndex>,
+        mut say: impl FnMut(&mut Node, &mut ChaCha20Rng, &mut Step) -> Result<(), SessionError>
+        + Send
+        + 'static,
+    ) -> Result<(), SessionError> {
+        self.call(answer, move |node, rng, step| {
+            if !node.has_room(&local, to) {
+                return Some(Err(SessionError::NoRoom));
+            }
+            Some(say(node, rng, step))
+        })
+        .await
+    }
+
     /// Says something to `to` (`None`: to all), as soon as there is room for it.
     pub(crate) async fn say(
         &self,
@@ -215,15 +235,9 @@ impl Handle {
     ) -> Result<(), SessionError> {
         let end = Instant::now() + self.room;
         loop {
-            let mut say = say.clone();
-            let said = self.call(answer, move |node, rng, step| {
-                if !node.has_room(&local, to) {
-                    return Some(Ok(false));
-                }
-                Some(say(node, rng, step).map(|()| true))
-            });
-            if said.await? {
-                return Ok(());
+            match self.say_now(answer, local, to, say.clone()).await {
+                Err(SessionError::NoRoom) => {}
+                said => return said,
             }
             let room = self.call(Answer::AtOnce, move |node, _, _| {
                 node.has_room(&local, to).then_some(Ok(()))
@@ -237,17 +251,32 @@ impl Handle {
 
     /// Adds a session to those that [`Handle::settle`] is about.
     pub(crate) async fn note(&self, local: LocalId, used: &mut Used) -> Result<(), SessionError> {
-        used.sessions.insert(local);
+        used.sessions.entry(local).or_default();
         let lines = self.lines(used.sessions.clone()).await?;
         used.lines.extend(lines);
         Ok(())
     }
 
-    async fn lines(&self, sessions: BTreeSet<LocalId>) -> Result<Lines, SessionError> {
+    /// [`Handle::settle`] waits for nothing that is for these parties of a session.
+    pub(crate) async fn spare(
+        &self,
+        local: LocalId,
+        parties: Members,
+        used: &mut Used,
+    ) -> Result<(), SessionError> {
+        let all = self.lines(BTreeMap::from([(local, Members::NONE)])).await?;
+        let rest = self.lines(BTreeMap::from([(local, parties)])).await?;
+        let spared = &all.connections - &rest.connections;
+        used.lines.connections.retain(|it| !spared.contains(it));
+        used.sessions.insert(local, parties);
+        Ok(())
+    }
+
+    async fn lines(&self, sessions: BTreeMap<LocalId, Members>) -> Result<Lines, SessionError> {
         self.call(Answer::AtOnce, move |node, _, _| {
             let mut lines = Lines::default();
-            for local in &sessions {
-                lines.extend(node.lines(local));
+            for (local, spared) in &sessions {
+                lines.extend(node.lines(local, *spared));
             }
             Some(Ok(lines))
         })
@@ -271,7 +300,7 @@ impl Handle {
             self.call(Answer::Durable, move |node, _, _| {
                 sessions
                     .iter()
-                    .all(|local| node.is_given(local))
+                    .all(|(local, spared)| node.is_given(local, *spared))
                     .then_some(Ok(()))
             })
             .await?;

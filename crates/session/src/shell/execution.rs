@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use rand_chacha::ChaCha20Rng;
 use tokio::time::Instant;
 
 use super::{
@@ -12,9 +13,10 @@ use super::{
 use crate::proto::{
     error::SessionError,
     execution::{Incoming, Kind, Mode, Purpose, Seed},
+    node::Node,
     party::{Members, PartyIndex},
     statement::{InstanceId, Round},
-    step::LocalId,
+    step::{LocalId, Step},
 };
 
 /// Most extra time for echoes alone. A party that lacks a value to echo runs out of time first, and
@@ -109,14 +111,43 @@ impl Execution {
         to: PartyIndex,
         payload: impl Into<Bytes>,
     ) -> Result<(), SessionError> {
-        let (local, id, round, payload) = (self.local, self.id, round.into(), payload.into());
-        self.handle
-            .say(Answer::AtOnce, local, Some(to), move |node, rng, step| {
-                let (said, more) = node.send(&local, &id, round, to, &payload, rng);
-                step.absorb(more);
-                said
-            })
+        let say = self.saying(round.into(), to, payload.into());
+        let handle = &self.handle;
+        handle.say(Answer::AtOnce, self.local, Some(to), say).await
+    }
+
+    /// As [`Execution::send`], but waits for no room: for whoever is not to be held up by one party.
+    ///
+    /// # Errors
+    /// As [`Execution::send`]; [`SessionError::NoRoom`] at once.
+    pub async fn send_now(
+        &self,
+        round: impl Into<Round>,
+        to: PartyIndex,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SessionError> {
+        let say = self.saying(round.into(), to, payload.into());
+        let handle = &self.handle;
+        handle
+            .say_now(Answer::AtOnce, self.local, Some(to), say)
             .await
+    }
+
+    fn saying(
+        &self,
+        round: Round,
+        to: PartyIndex,
+        payload: Bytes,
+    ) -> impl FnMut(&mut Node, &mut ChaCha20Rng, &mut Step) -> Result<(), SessionError>
+    + Clone
+    + Send
+    + use<> {
+        let (local, id) = (self.local, self.id);
+        move |node, rng, step| {
+            let (said, more) = node.send(&local, &id, round, to, &payload, rng);
+            step.absorb(more);
+            said
+        }
     }
 
     /// Broadcasts to all other members, reliably: [`Execution::gather`] gives all of them the same,

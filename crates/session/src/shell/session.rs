@@ -136,6 +136,10 @@ impl core::fmt::Debug for Session {
 }
 
 impl Session {
+    pub(crate) fn local(&self) -> LocalId {
+        self.local
+    }
+
     fn new(handle: Handle, summary: Summary) -> Result<Self, SessionError> {
         match (
             summary.stage,

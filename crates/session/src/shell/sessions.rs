@@ -6,7 +6,7 @@ use junto_crypto::{aead::StoreKey, ed25519::VerifyingKey};
 
 use super::{
     driver::{self, Answer, Handle, Succeed, Used},
-    session::Forming,
+    session::{Forming, Session},
 };
 use crate::{
     carrier::{Carriage, Trouble, TroubleKind},
@@ -15,6 +15,7 @@ use crate::{
         identity::KnownKeys,
         link::{Params, SessionLink},
         node::{Persona, Stage, Summary},
+        party::Members,
         step::LocalId,
     },
 };
@@ -224,6 +225,20 @@ impl Sessions {
     /// [`SessionError::Local`] if the task has ended.
     pub async fn note(&self, local: LocalId, used: &mut Used) -> Result<(), SessionError> {
         self.handle.note(local, used).await
+    }
+
+    /// Takes what is for these parties of a session out of what [`Sessions::settle`] waits for: who has taken
+    /// nothing for long holds up nobody. It stays stored and goes out when they take it.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn spare(
+        &self,
+        session: &Session,
+        parties: Members,
+        used: &mut Used,
+    ) -> Result<(), SessionError> {
+        self.handle.spare(session.local(), parties, used).await
     }
 
     /// Waits up to `deadline` until everything said so far in some sessions has left this machine: for a

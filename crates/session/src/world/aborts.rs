@@ -335,6 +335,26 @@ fn slandered(parties: usize) -> (World, Vec<usize>, InstanceId) {
     (world, order, id)
 }
 
+/// Nobody but that party is silent in that round, as far as these know.
+#[track_caller]
+fn assert_silent(
+    world: &mut World,
+    order: &[usize],
+    honest: &[usize],
+    id: &InstanceId,
+    who: &[usize],
+) {
+    for &index in honest {
+        let blame = blame(world, order[index], id);
+        let all = members(who.iter().copied());
+        let fault = Fault::Silent {
+            round: Round(0),
+            all,
+        };
+        assert_eq!(blame, Blame::party(party(who[0]), fault), "{index}");
+    }
+}
+
 #[test]
 fn a_claim_of_silence_made_early_names_its_author_if_the_accused_speaks() {
     for parties in 3..=5 {
@@ -343,20 +363,58 @@ fn a_claim_of_silence_made_early_names_its_author_if_the_accused_speaks() {
             broadcast(&mut world, place, &id, 0);
         }
         world.run();
-        // Whoever has heard the accused misses nobody but the slanderer, and waits no longer for it.
-        for victim in 2..parties {
-            assert!(gather(&mut world, &order, victim, &id, 0).is_err());
+        // Who has said nothing itself has not waited for anybody: its claim explains nothing.
+        let honest: Vec<_> = (1..parties).collect();
+        for &index in &honest {
+            assert!(!gather(&mut world, &order, index, &id, 0).unwrap());
+        }
+        for &index in &honest {
+            expire(&mut world, &order, index, &id, 0);
+            world.run();
+        }
+        assert_silent(&mut world, &order, &honest, &id, &[0]);
+    }
+}
+
+#[test]
+fn who_has_spoken_and_claims_silence_early_is_named_by_those_who_wait_for_it_later() {
+    for parties in 3..=5 {
+        let (mut world, order, id) = slandered(parties);
+        for &place in &order {
+            broadcast(&mut world, place, &id, 0);
         }
         world.run();
-        assert!(gather(&mut world, &order, 1, &id, 0).is_err());
-        let accused = blame(&mut world, order[1], &id);
-        assert_eq!(accused.culprit, Culprit::Party(party(0)));
-        for &place in &order[2..] {
+        for &place in &order[1..] {
+            broadcast(&mut world, place, &id, 1);
+        }
+        world.run();
+        // Whoever has heard the accused misses nobody but the slanderer, and waits no longer for it.
+        for victim in 2..parties {
+            assert!(gather(&mut world, &order, victim, &id, 1).is_err());
+        }
+        world.run();
+        assert!(gather(&mut world, &order, 1, &id, 1).is_err());
+        for &place in &order[1..] {
             let blame = blame(&mut world, place, &id);
             let told = Box::new(silent(0, 1));
             assert_eq!(blame, Blame::party(party(0), Fault::GaveUp(told)));
         }
     }
+}
+
+#[test]
+fn who_claims_silence_and_has_said_nothing_itself_is_silent_like_the_accused() {
+    let (mut world, order, id) = slandered(4);
+    for index in [2, 3] {
+        broadcast(&mut world, order[index], &id, 0);
+    }
+    world.run();
+    for index in [2, 3] {
+        assert!(!gather(&mut world, &order, index, &id, 0).unwrap());
+        expire(&mut world, &order, index, &id, 0);
+        world.run();
+    }
+    assert_silent(&mut world, &order, &[2, 3], &id, &[0, 1]);
 }
 
 #[test]
@@ -374,7 +432,7 @@ fn who_claims_silence_and_speaks_all_the_same_ends_nothing() {
 #[test]
 fn a_claim_of_silence_is_believed_by_whoever_has_waited_as_long() {
     let (mut world, order, id) = slandered(4);
-    for index in [2, 3] {
+    for index in [0, 2, 3] {
         broadcast(&mut world, order[index], &id, 0);
     }
     world.run();
@@ -428,15 +486,21 @@ fn who_is_called_silent_goes_on_and_waits_for_nobody_who_has_stopped() {
             broadcast(&mut world, order[0], &id, 0);
         }
         world.run();
-        assert!(gather(&mut world, &order, 1, &id, 0).is_err());
+        assert!(!gather(&mut world, &order, 1, &id, 0).unwrap());
+        expire(&mut world, &order, 1, &id, 0);
+        assert_silent(&mut world, &order, &[1], &id, &[0]);
         world.run();
-        for index in 1..4 {
-            if index > 1 {
+        for index in [2, 3] {
+            if speaks {
+                // The accused has told why it did not echo.
                 assert!(gather(&mut world, &order, index, &id, 0).is_err());
+                let blame = blame(&mut world, order[index], &id);
+                let told = Fault::GaveUp(Box::new(silent(0, 0)));
+                assert_eq!(blame, Blame::party(party(1), told), "{index}");
+            } else {
+                expire(&mut world, &order, index, &id, 0);
+                assert_silent(&mut world, &order, &[index], &id, &[0]);
             }
-            let blame = blame(&mut world, order[index], &id);
-            let told = Fault::GaveUp(Box::new(silent(round, 1)));
-            assert_eq!(blame, Blame::party(party(0), told), "{index}");
         }
     }
 }
@@ -491,11 +555,15 @@ fn claims_of_silence_survive_a_restart_and_fill_no_disk() {
     world.run();
     assert_eq!(inbox_rows(&mut world, order[2]), rows);
     world.reboot(order[2]);
-    for &place in &order[1..] {
+    for &place in &order {
         broadcast(&mut world, place, &id, 0);
     }
     world.run();
-    assert!(gather(&mut world, &order, 2, &id, 0).is_err());
+    for &place in &order[1..] {
+        broadcast(&mut world, place, &id, 1);
+    }
+    world.run();
+    assert!(gather(&mut world, &order, 2, &id, 1).is_err());
     let blame = blame(&mut world, order[2], &id);
     let first = Box::new(silent(0, 1));
     assert_eq!(blame, Blame::party(party(0), Fault::GaveUp(first)));
@@ -547,12 +615,16 @@ fn where_nobody_gathers_a_claim_of_silence_is_an_end() {
 fn patience_without_end_ends_when_somebody_has_stopped_who_is_missing() {
     let (mut world, order, id) = slandered(3);
     let others = members([0, 1]);
+    for &place in &order {
+        broadcast(&mut world, place, &id, 0);
+    }
+    world.run();
     let lapse = |world: &mut World| {
         let waiting = &mut world.parties[order[2]];
         let (missing, step) = waiting.node.lapse(
             &waiting.local.unwrap(),
             &id,
-            Round(0),
+            Round(1),
             Kind::Broadcast,
             others,
             &mut waiting.rng,

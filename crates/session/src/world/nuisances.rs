@@ -9,7 +9,10 @@ use crate::{
     carrier::{ConnectionId, Event, Tag},
     proto::{
         execution::Unread,
-        limits::{EARLY_CLAIM_BYTES, EXECUTIONS_OPEN_MAX, ROUNDS_AHEAD, UNOPENED_MAX},
+        limits::{
+            CHANNELS_BEGUN_MAX, EARLY_CLAIM_BYTES, HELD_BYTES, ROUNDS_AHEAD, UNOPENED_MAX,
+            WINDOW_BYTES,
+        },
         record::Record,
         step::{Effect, Key, Store},
     },
@@ -155,36 +158,79 @@ fn a_party_may_do_without_us_what_it_likes() {
     assert_eq!(letter(&mut world, order[0], &id, 1), None);
 }
 
-#[test]
-fn whoever_fills_the_channels_is_named_and_not_who_comes_next() {
-    let (mut world, order) = formed(3);
-    let say = |world: &mut World, from: usize, label: &str| {
-        let place = order[from];
-        let sender = &mut world.parties[place];
-        let local = sender.local.unwrap();
-        let channel = sender.node.channel(&local, label).unwrap();
-        let (said, step) = sender.node.channel_send(
-            &local,
-            &channel,
-            party(0),
-            Bytes::from_static(b"hello"),
-            &mut sender.rng,
+/// Says something in a channel to the first party.
+fn say(world: &mut World, place: usize, label: &str, payload: Bytes) {
+    let sender = &mut world.parties[place];
+    let local = sender.local.unwrap();
+    let channel = sender.node.channel(&local, label).unwrap();
+    let (said, step) =
+        sender
+            .node
+            .channel_send(&local, &channel, party(0), payload, &mut sender.rng);
+    world.settle(place, step);
+    said.unwrap();
+    world.run();
+}
+
+/// What waits first in a channel; the application has dealt with it.
+fn hear(world: &mut World, place: usize, label: &str) -> Option<(PartyIndex, Bytes)> {
+    let hearer = &mut world.parties[place];
+    let local = hearer.local.unwrap();
+    let channel = hearer.node.channel(&local, label).unwrap();
+    let (next, mut step) = hearer.node.channel_next(&local, &channel, &mut hearer.rng);
+    let message = next.unwrap();
+    if let Some(message) = &message {
+        step.absorb(
+            hearer
+                .node
+                .channel_done(&local, &message.receipt, &mut hearer.rng),
         );
-        world.settle(place, step);
-        said.unwrap();
-        world.run();
-        channel
-    };
-    for n in 0..EXECUTIONS_OPEN_MAX {
-        say(&mut world, 1, &n.to_string());
     }
-    let channel = say(&mut world, 2, "honest");
-    let receiver = &mut world.parties[order[0]];
-    let local = receiver.local.unwrap();
-    let (next, _) = receiver
-        .node
-        .channel_next(&local, &channel, &mut receiver.rng);
-    assert_eq!(next.unwrap().unwrap().from, party(2));
+    world.settle(place, step);
+    message.map(|message| (message.from, message.payload))
+}
+
+/// Signers of a key announce themselves to holders who never listen, in one epoch after the other.
+#[test]
+fn channels_that_nobody_reads_hold_up_who_fills_them_and_convict_nobody() {
+    let (mut world, order) = formed(3);
+    let hello = Bytes::from_static(b"hello");
+    let channels = CHANNELS_BEGUN_MAX + 5;
+    for n in 0..channels {
+        say(&mut world, order[1], &n.to_string(), hello.clone());
+    }
+    say(&mut world, order[2], "another", hello.clone());
+    let heard = hear(&mut world, order[0], "another").unwrap();
+    assert_eq!(heard, (party(2), hello.clone()));
+    assert!(inbox_rows(&mut world, order[0]) < channels, "it is read on");
+    for n in 0..channels {
+        let heard = hear(&mut world, order[0], &n.to_string());
+        world.run();
+        assert_eq!(heard, Some((party(1), hello.clone())), "{n}");
+    }
+}
+
+#[test]
+fn who_is_not_read_and_starts_again_and_again_loses_nothing_and_is_not_named() {
+    let (mut world, order) = formed(2);
+    for n in 0..CHANNELS_BEGUN_MAX {
+        say(&mut world, order[1], &n.to_string(), Bytes::new());
+    }
+    let long = Bytes::from(vec![7; WINDOW_BYTES * 3 / 4]);
+    say(&mut world, order[1], "long", long.clone());
+    // Each process of the sender's says again what has not been acknowledged.
+    for _ in 0..2 * HELD_BYTES / long.len() {
+        world.reboot(order[1]);
+        world.run();
+    }
+    say(&mut world, order[1], "long", Bytes::from_static(b"end"));
+    assert_eq!(hear(&mut world, order[0], "long"), None);
+    for n in 0..CHANNELS_BEGUN_MAX {
+        hear(&mut world, order[0], &n.to_string()).unwrap();
+    }
+    world.run();
+    assert_eq!(hear(&mut world, order[0], "long").unwrap().1, long);
+    assert_eq!(hear(&mut world, order[0], "long").unwrap().1, "end");
 }
 
 #[test]

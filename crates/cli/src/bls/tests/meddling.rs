@@ -1,14 +1,28 @@
 //! Runs that somebody ends before they begin, or again and again, and who is named then.
 
 use junto_crypto::hash::sha256;
+use junto_session::Kind;
 
 use super::*;
-use crate::bls::announce::Announcements;
+use crate::bls::announce::{Announcements, CHANNEL};
 use crate::bls::run::{Desk, MOVED_ON, Run};
 
 const PURPOSE: &str = "bls refresh k";
 
+/// Long beside what the parties take to meet, and what their words take to arrive.
+const SOON: Duration = Duration::from_secs(4);
+
 impl Table {
+    /// The numbers of parties in a session, as a failure names them.
+    async fn numbers(&self, parties: &[usize]) -> String {
+        let mut members = Members::NONE;
+        for party in parties {
+            let session = self.of(*party).session("s", PATIENCE).await.unwrap();
+            members = members.with(session.me());
+        }
+        members.to_string()
+    }
+
     /// The liar ends runs before the others begin them, and they know.
     async fn end_beforehand(&self, numbers: core::ops::RangeInclusive<u32>) {
         let liar = self.of(LIAR).session("s", PATIENCE).await.unwrap();
@@ -74,7 +88,7 @@ async fn excuses_are_counted_for_each_party() {
             let claim = claim(&table, LIAR, "s", &label, &held).await;
             let execution = session.execution(&label).await.unwrap();
             execution.broadcast(0, claim).await.unwrap();
-            let all = execution.gather(0, junto_session::Kind::Broadcast, PATIENCE);
+            let all = execution.gather(0, Kind::Broadcast, PATIENCE);
             all.await.unwrap();
             execution.abort(MOVED_ON, Members::NONE).await.unwrap();
         }
@@ -83,23 +97,135 @@ async fn excuses_are_counted_for_each_party() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_came_late_names_nobody_who_has_not_begun_again() {
+async fn who_comes_late_is_let_in_and_names_those_who_do_not_begin_again() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
-    // Long beside what the two take to meet, and what their word takes to arrive.
-    let soon = Duration::from_secs(2);
     let refresh = |party: usize, patience| renew::refresh(table.of(party), "k", patience, QUIET);
-    let ended = tokio::join!(refresh(HONEST, soon), refresh(LIAR, soon));
+    let ended = tokio::join!(refresh(HONEST, SOON), refresh(LIAR, SOON));
     let victim = table.number(VICTIM, "s").await;
     for failure in [ended.0.unwrap_err(), ended.1.unwrap_err()] {
         assert_eq!(failure.exit, Exit::Unreachable, "{failure:?}");
         assert!(failure.party.unwrap().contains(&victim));
     }
-    let failure = refresh(VICTIM, soon).await.unwrap_err();
+    let failure = refresh(VICTIM, SOON).await.unwrap_err();
     assert_eq!(failure.exit, Exit::Unreachable, "{failure:?}");
-    assert_eq!(failure.party, None, "{failure:?}");
-    // All together it goes well.
-    table.all(Command::Refresh).await;
+    assert!(failure.message.contains("gave up waiting"), "{failure:?}");
+    let others = table.numbers(&[HONEST, LIAR]).await;
+    assert_eq!(failure.party, Some(others), "{failure:?}");
+    // All together it goes well, also if the late one is there before the others try again.
+    let mut late = Box::pin(table.command(VICTIM, Command::Refresh));
+    let begun = async {
+        let session = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
+        let running = async || !session.open_executions().await.unwrap().is_empty();
+        while !running().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        ended = &mut late => panic!("{ended:?}"),
+        begun = tokio::time::timeout(PATIENCE, begun) => begun.unwrap(),
+    }
+    let others = [HONEST, LIAR].map(|party| table.command(party, Command::Refresh));
+    let [honest, liar] = others;
+    let ended = tokio::join!(late, honest, liar);
+    ended.0.and(ended.1).and(ended.2).unwrap();
+}
+
+/// How somebody lies that the others are silent, and says nothing more.
+#[derive(Clone, Copy, Debug)]
+enum Slander {
+    /// Before they come, and without a word of its own.
+    AtOnce,
+    /// Before they come, but it has spoken itself.
+    Spoken,
+    /// When all have spoken.
+    Late,
+    /// The same, and then once more in the next run.
+    Twice,
+}
+
+impl Table {
+    async fn slander(&self, how: Slander, run: u32) {
+        let held = self.key(LIAR).held.unwrap();
+        let session = self.of(LIAR).session("s", PATIENCE).await.unwrap();
+        let label = format!("{PURPOSE} #{run}");
+        let execution = session.execution(&label).await.unwrap();
+        if !matches!(how, Slander::AtOnce) {
+            let claim = claim(self, LIAR, "s", &label, &held).await;
+            execution.broadcast(0, claim).await.unwrap();
+        }
+        if matches!(how, Slander::Late | Slander::Twice) {
+            let all = execution.gather(0, Kind::Broadcast, PATIENCE);
+            all.await.unwrap();
+        }
+        // Nobody sends anything of that kind.
+        let claimed = execution.gather(0, Kind::P2p, Duration::ZERO).await;
+        let claimed = claimed.unwrap_err().blamed();
+        assert_eq!(claimed, session.everybody().without(session.me()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_claims_that_all_others_are_silent_and_is_silent_is_named() {
+    for how in [
+        Slander::AtOnce,
+        Slander::Spoken,
+        Slander::Late,
+        Slander::Twice,
+    ] {
+        let table = Table::new().await;
+        table.all(Command::Keygen).await;
+        let liar = async {
+            table.slander(how, 1).await;
+            if matches!(how, Slander::Twice) {
+                table.slander(how, 2).await;
+            }
+        };
+        let honest = async {
+            let refresh = |party| renew::refresh(table.of(party), "k", SOON, QUIET);
+            tokio::join!(refresh(HONEST), refresh(VICTIM))
+        };
+        let (one, other) = if matches!(how, Slander::Late | Slander::Twice) {
+            tokio::join!(honest, liar).0
+        } else {
+            liar.await;
+            table.arrived("s", &[HONEST, VICTIM]).await;
+            honest.await
+        };
+        let named = Some(table.number(LIAR, "s").await);
+        for failure in [one.unwrap_err(), other.unwrap_err()] {
+            assert_eq!(failure.exit, Exit::Unreachable, "{how:?}: {failure:?}");
+            assert_eq!(failure.party, named, "{how:?}: {failure:?}");
+        }
+    }
+}
+
+/// It says to one that the other is silent: nobody but itself is named by either.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_claims_that_one_other_is_silent_and_is_silent_is_named_alone() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let victim = table.of(VICTIM).session("s", PATIENCE).await.unwrap().me();
+    let liar = async {
+        let held = table.key(LIAR).held.unwrap();
+        let session = table.of(LIAR).session("s", PATIENCE).await.unwrap();
+        let label = format!("{PURPOSE} #1");
+        let claim = claim(&table, LIAR, "s", &label, &held).await;
+        let execution = session.execution(&label).await.unwrap();
+        execution.broadcast(0, claim).await.unwrap();
+        let all = execution.gather(0, Kind::Broadcast, PATIENCE);
+        all.await.unwrap();
+        let only = Members::NONE.with(victim);
+        let claimed = execution.gather_from(0, Kind::P2p, only, Duration::ZERO);
+        assert_eq!(claimed.await.unwrap_err().blamed(), only);
+    };
+    let refresh = |party| renew::refresh(table.of(party), "k", SOON, QUIET);
+    let ((), one, other) = tokio::join!(liar, refresh(HONEST), refresh(VICTIM));
+    let named = Some(table.number(LIAR, "s").await);
+    for failure in [one.unwrap_err(), other.unwrap_err()] {
+        assert_eq!(failure.exit, Exit::Unreachable, "{failure:?}");
+        assert_eq!(failure.party, named, "{failure:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,7 +296,7 @@ async fn signers_of_different_messages_find_out() {
     let signs = table.sign(HONEST, b"message", PATIENCE);
     let (party, digest) = tokio::select! {
         _ = signs => panic!("signed by one alone"),
-        heard = tokio::time::timeout(PATIENCE, announced.next(&own)) => heard.unwrap(),
+        heard = tokio::time::timeout(PATIENCE, announced.next()) => heard.unwrap(),
     };
     assert_eq!((party, digest), (honest, sha256(b"message")));
     let others = announced.others();
@@ -193,4 +319,48 @@ async fn signings_that_nobody_takes_part_in_leave_room_for_others() {
     assert!(session.open_executions().await.unwrap().len() >= 520);
     table.signs(b"message").await;
     assert!(session.open_executions().await.unwrap().len() < 20);
+}
+
+/// What nobody listens to any more, as the key has another epoch, must not wait for ever: it would be held
+/// against its author.
+#[tokio::test(flavor = "multi_thread")]
+async fn announcements_about_other_keys_are_read_and_forgotten() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let liar = table.of(LIAR).session("s", PATIENCE).await.unwrap();
+    let honest = table.of(HONEST).session("s", PATIENCE).await.unwrap();
+    let channel = liar.channel(CHANNEL).await.unwrap();
+    let public = table.key(HONEST).held.unwrap();
+    let public = public.share.public();
+    let of_key = |key: &[u8]| [&key[..16], &[7; 32]].concat();
+    let garbage = [vec![], vec![1; 3], vec![1; 100], of_key(&[9; 16])];
+    for said in garbage.into_iter().chain([of_key(&public.digest())]) {
+        channel.send(honest.me(), said).await.unwrap();
+    }
+    let begun = Announcements::begin(&honest, public, [8; 32], Members::NONE).await;
+    let mut announced = begun.unwrap();
+    let heard = tokio::time::timeout(PATIENCE, announced.next()).await;
+    assert_eq!(heard.unwrap(), (liar.me(), [7; 32]));
+    // All of them waited in one place, in order: those before it are gone.
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_keeps_nobody_from_signing() {
+    let mut table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let session = table.of(HONEST).session("s", PATIENCE).await.unwrap();
+    let liar = table.of(LIAR).session("s", PATIENCE).await.unwrap().me();
+    table.parties[LIAR].take().unwrap().end().await;
+    // More waits for it than there is room for: whoever sends it anything waits for ten minutes.
+    let channel = session.channel("anything").await.unwrap();
+    for _ in 0..4 {
+        let fed = channel.feed(liar, vec![0; 16 * 1024 * 1024]);
+        tokio::time::timeout(PATIENCE, fed).await.unwrap().unwrap();
+    }
+    drop((channel, session));
+    let signed = tokio::time::timeout(PATIENCE, table.signs(b"message"));
+    signed.await.unwrap();
+    // It has a part of the other one, and may sign late.
+    table.enter(LIAR).await;
+    table.sign(LIAR, b"message", PATIENCE).await.unwrap();
 }

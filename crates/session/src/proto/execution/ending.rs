@@ -85,6 +85,13 @@ impl Execution {
         gathers && accused.iter().any(|party| suspects.contains(party))
     }
 
+    /// Whether a claim explains that its author says no more in `round`. Who waits for others in a round has
+    /// spoken in it before: who claims that they are silent and has not is silent itself.
+    fn explains(&self, claim: &Abort, round: Round) -> bool {
+        matches!(claim.reason, Reason::Silent { round: of, .. }
+            if of < round || of == round && self.spoke(round, claim.author))
+    }
+
     /// Whose silence in `round` is explained: who claims that others are silent has stopped, and so has
     /// who passes that on; but not who is said to be silent in this very round, and is.
     fn excused(&self, round: Round) -> Members {
@@ -93,7 +100,9 @@ impl Execution {
             !self.spoke(round, *party) && self.claims.values().any(in_round)
         };
         let followers = self.followers.iter().filter(|party| !silent(party));
-        followers.chain(self.claims.keys().copied()).collect()
+        let claims = self.claims.values();
+        let authors = claims.filter(|claim| self.explains(claim, round));
+        followers.chain(authors.map(|claim| claim.author)).collect()
     }
 
     fn spoke(&self, round: Round, party: PartyIndex) -> bool {
@@ -109,8 +118,9 @@ impl Execution {
         }
         let of_missing = |claim: &&Abort| missing.contains(claim.author);
         let of_us = |claim: &&Abort| {
-            claim.names(round, self.me)
-                || of_missing(claim) && claim.reason.accused().contains(self.me)
+            let accused = claim.names(round, self.me)
+                || of_missing(claim) && claim.reason.accused().contains(self.me);
+            accused && self.explains(claim, round)
         };
         let claims = || self.claims.values();
         let claim = match claims().find(of_us) {

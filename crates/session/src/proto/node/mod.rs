@@ -22,7 +22,7 @@ use super::{
     limits::{RELAY_BYTES_MAX, SESSIONS_MAX},
     link::{Params, SessionLink},
     machine::{Machine, Phase, Role, Work},
-    party::{DisplayName, PartyIndex},
+    party::{DisplayName, Members, PartyIndex},
     roster::{FormationId, Roster, SessionId, SessionKeys},
     safety_code::SafetyCode,
     step::{Delta, Effect, Key, LocalId, PeerSlot, Step},
@@ -316,17 +316,20 @@ impl Node {
         self.machine(local).map(Machine::is_flushed)
     }
 
-    /// Whether the carrier has everything that was said in a session; of one that is gone it has.
+    /// Whether the carrier has everything that was said in a session, but to the parties `spared`; of one
+    /// that is gone it has.
     #[must_use]
-    pub fn is_given(&self, local: &LocalId) -> bool {
-        self.sessions.get(local).is_none_or(Machine::is_given)
+    pub fn is_given(&self, local: &LocalId, spared: Members) -> bool {
+        let machine = self.sessions.get(local);
+        machine.is_none_or(|machine| machine.is_given(spared))
     }
 
-    /// What the carrier does for a session; nothing for one that is gone.
+    /// What the carrier does for a session, but for its connections with the parties `spared`; nothing for
+    /// one that is gone.
     #[must_use]
-    pub fn lines(&self, local: &LocalId) -> Lines {
+    pub fn lines(&self, local: &LocalId, spared: Members) -> Lines {
         let machine = self.sessions.get(local);
-        machine.map(Machine::lines).unwrap_or_default()
+        machine.map_or_else(Lines::default, |machine| machine.lines(spared))
     }
 
     /// For a caller whose patience ended before the session formed.
