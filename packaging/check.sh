@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# The unit is well formed, names a command that exists, and stays sandboxed. Takes the binary to put in its place.
+# The unit is well formed, names a command that exists, and stays sandboxed; the Dockerfile names what exists.
+# Takes the binary to put in their place.
 set -euo pipefail
 binary=$(realpath "${1:?usage: check.sh PATH-OF-JUNTO}")
 cd "$(dirname "$0")"
+./check_image.py "$binary"
 command -v systemd-analyze >/dev/null || { echo "packaging: no systemd here, unit not checked"; exit 0; }
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 sed "s|/usr/bin/junto|$binary|; s|^Documentation=.*||" junto-relay.service > "$work/junto-relay.service"
