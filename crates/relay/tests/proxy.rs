@@ -17,14 +17,16 @@ use junto_smp::command::Command;
 use junto_smp::error::{
     BrokerFault, CommandFault, ErrorCode, Forwarded, ProxyFault, TransportFault,
 };
+use junto_smp::hello::HelloFault;
 use junto_smp::id::{CorrelationId, Entity, LinkId, SenderId};
 use junto_smp::key::AuthSecret;
 use junto_smp::link::{FIXED_BYTES_MAX, LinkBlobs, USER_BYTES_MAX};
 use junto_smp::message::BODY_BYTES_MAX;
 use junto_smp::proxy::{Destination, Forward};
+use junto_smp::service::{ServiceFault, ServiceRole};
 use junto_smp::version::VersionRange;
 
-use junto_tls::ServerIdentity;
+use junto_tls::{ServerIdentity, ServiceIdentity};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use rustls::pki_types::UnixTime;
@@ -32,7 +34,7 @@ use rustls::pki_types::UnixTime;
 use rogue::{Answer, Rogue};
 use site::clock::Clock;
 use site::place::Place;
-use site::routing::{at, broker, proxy_config, refused_by_proxy, send, through};
+use site::routing::{PING, at, broker, proxy_config, refused_by_proxy, send, through};
 use site::{C, M, acked, config, connect, heard, identity, in_time, refused, start, until};
 
 /// Error of the destination.
@@ -133,6 +135,118 @@ async fn short_links_are_read_through_a_proxy() {
     }
 }
 
+/// What opens the answer to a command that a sender has sealed for a relay.
+type Asked = (u64, BoxKey, CorrelationId);
+
+/// Passes on a message for `to`, as a proxy does, whose sender is a part of this test.
+fn ask_sealed(far: &mut Peer, to: &SenderId, body: u8) -> Asked {
+    let secret = x25519::SecretKey::generate(far.rng());
+    let shared = secret.diffie_hellman(&far.server_key()).unwrap();
+    let key = BoxKey::from_shared(&shared);
+    let correlation = CorrelationId::random(far.rng());
+    // No authorisation, correlation, entity, command; alone in its batch; barely padded.
+    let mut transmission = vec![0, 24];
+    transmission.extend(correlation.0);
+    transmission.push(24);
+    transmission.extend(to.0);
+    transmission.extend(*b"SEND T ");
+    transmission.push(body);
+    let length = u8::try_from(transmission.len()).unwrap();
+    let mut text = vec![0, length + 3, 1, 0, length];
+    text.extend(transmission);
+    let mut sealed = Vec::new();
+    key.seal(&correlation.nonce(), &text, &mut sealed);
+    let forward = Forward {
+        version: 17,
+        key: secret.public_key(),
+        sealed: &sealed,
+    };
+    let number = far.ask_relayed(&correlation, &forward).unwrap();
+    (number, key, correlation)
+}
+
+async fn assert_sealed_ok(far: &mut Peer, (number, key, correlation): Asked) {
+    let Said::Sealed(sealed) = in_time(far.answer(number)).await.unwrap() else {
+        panic!("no forwarded answer");
+    };
+    let text = key
+        .open_padded(&correlation.nonce().reversed(), &sealed)
+        .unwrap();
+    assert!(text.ends_with(b"OK"));
+}
+
+/// A service in the role of a proxy passes on, and nothing else; no other service passes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passing_on_is_what_services_that_are_proxies_do_and_no_others() {
+    let relay = start(proxy_config()).await;
+    let other = start(config()).await;
+    let mut owner = connect(&relay).await;
+    let queue = owner.create(C, true, None).await.unwrap();
+    let mut rng = ChaCha20Rng::from_seed([9; 32]);
+    let mut identity = || ServiceIdentity::generate(&mut rng, UnixTime::now()).unwrap();
+    let versions = VersionRange::SUPPORTED;
+    let address = relay.address();
+    let own = identity();
+    let served = Peer::connect_service(&address, versions, &own, ServiceRole::Proxy).await;
+    let mut proxy = served.unwrap();
+    let asked = ask_sealed(&mut proxy, &queue.sender(), 7);
+    proxy.send().await.unwrap();
+    assert_sealed_ok(&mut proxy, asked).await;
+    assert_eq!(heard(&mut owner, &queue).await.1.unwrap(), [7]);
+    assert_eq!(in_time(proxy.call(&PING)).await.unwrap(), Said::Pong);
+
+    let (recipient, sender) = (queue.recipient(), queue.sender());
+    let id = proxy.service().unwrap();
+    let asked = |entity, command| Request {
+        entity: Entity::Queue(entity),
+        key: Some(&queue.key),
+        command,
+    };
+    for request in [
+        send(&sender, None, b"x"),
+        asked(&recipient.0, Command::Sub),
+        asked(&recipient.0, Command::Get),
+        asked(&recipient.0, Command::Ack(None)),
+        asked(&recipient.0, Command::Delete),
+        asked(&recipient.0, Command::NotifierSub),
+        asked(&id.0, Command::ServiceSub(None)),
+        asked(&id.0, Command::NotifierServiceSub(None)),
+    ] {
+        let said = in_time(proxy.call(&request)).await;
+        assert_eq!(
+            refused(said),
+            ErrorCode::PROHIBITED,
+            "{:?}",
+            request.command
+        );
+    }
+    let created = in_time(proxy.create(M, true, None)).await;
+    assert_eq!(refused(created), ErrorCode::PROHIBITED);
+    // It needs no proxy itself.
+    let reached = in_time(proxy.proxy_to(&other.address(), None)).await;
+    assert_eq!(refused(reached), ErrorCode::PROHIBITED);
+
+    // Whether or not the box opens.
+    let relayed = Request {
+        entity: Entity::None,
+        key: None,
+        command: Command::RelayForward(&[0; 100]),
+    };
+    assert_eq!(
+        refused(in_time(proxy.call(&relayed)).await),
+        ErrorCode::Crypto
+    );
+    for role in [ServiceRole::Messaging, ServiceRole::Notifier] {
+        let served = Peer::connect_service(&address, versions, &identity(), role).await;
+        let said = in_time(served.unwrap().call(&relayed)).await;
+        assert_eq!(refused(said), ErrorCode::PROHIBITED, "{role:?}");
+        // Nor is it let in by the certificate of one that does.
+        let said = Peer::connect_service(&address, versions, &own, role).await;
+        let fault = HelloFault::NoService(ServiceFault::Refused);
+        assert!(matches!(said, Err(PeerError::Hello(it)) if it == fault));
+    }
+}
+
 /// Several commands of several senders in one block, as other proxies may send them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_of_forwarded_commands_is_carried_out_one_by_one() {
@@ -145,31 +259,7 @@ async fn a_batch_of_forwarded_commands_is_carried_out_one_by_one() {
     let server_key = far.server_key();
     let mut asked = Vec::new();
     for number in 0..20 {
-        let secret = x25519::SecretKey::generate(far.rng());
-        let key = BoxKey::from_shared(&secret.diffie_hellman(&server_key).unwrap());
-        let correlation = CorrelationId::random(far.rng());
-        // No authorisation, correlation, entity, command; alone in its batch; barely padded.
-        let mut transmission = vec![0, 24];
-        transmission.extend(correlation.0);
-        transmission.push(24);
-        transmission.extend(queue.sender().0);
-        transmission.extend(*b"SEND T ");
-        transmission.push(number);
-        let length = u8::try_from(transmission.len()).unwrap();
-        let mut text = vec![0, length + 3, 1, 0, length];
-        text.extend(transmission);
-        let mut sealed = Vec::new();
-        key.seal(&correlation.nonce(), &text, &mut sealed);
-        let forward = Forward {
-            version: 17,
-            key: secret.public_key(),
-            sealed: &sealed,
-        };
-        asked.push((
-            far.ask_relayed(&correlation, &forward).unwrap(),
-            key,
-            correlation,
-        ));
+        asked.push(ask_sealed(&mut far, &queue.sender(), number));
     }
     // One that does not open among them harms none.
     let broken = Forward {
@@ -180,14 +270,8 @@ async fn a_batch_of_forwarded_commands_is_carried_out_one_by_one() {
     let broken = far.ask_relayed(&CorrelationId([1; 24]), &broken).unwrap();
     far.send().await.unwrap();
     assert_eq!(far.blocks().sent, 1);
-    for (number, key, correlation) in asked {
-        let Said::Sealed(sealed) = in_time(far.answer(number)).await.unwrap() else {
-            panic!("no forwarded answer");
-        };
-        let text = key
-            .open_padded(&correlation.nonce().reversed(), &sealed)
-            .unwrap();
-        assert!(text.ends_with(b"OK"));
+    for asked in asked {
+        assert_sealed_ok(&mut far, asked).await;
     }
     assert_eq!(
         refused(in_time(far.answer(broken)).await),

@@ -296,6 +296,7 @@ impl Peer {
         } = met;
         let options = Options {
             versions,
+            proxy: credentials.role == ServiceRole::Proxy,
             ..Options::new(address.fingerprint())
         };
         let applying = Client::open_service(

@@ -173,8 +173,10 @@ pub(crate) async fn one_certificate_has_one_role(world: World) {
     let mut peer = connect(&world, &identity, Messaging).await;
     let versions = VersionRange::SUPPORTED;
     for _ in 0..2 {
-        let other = try_connect(&world, &identity, Notifier, versions).await;
-        assert_eq!(fault(other), ServiceFault::Refused);
+        for role in [Notifier, ServiceRole::Proxy] {
+            let other = try_connect(&world, &identity, role, versions).await;
+            assert_eq!(fault(other), ServiceFault::Refused);
+        }
         // Also while only its queue is there.
         in_time(peer.create(M, true, None)).await.unwrap();
         peer = connect(&world, &own_identity(), Messaging).await;
