@@ -450,8 +450,8 @@ fn responses(version: Version) -> Vec<Vec<u8>> {
 fn transmissions() -> Vec<Vec<u8>> {
     let (old, new) = (Version::MIN, Version::MAX);
     let mut all = vec![
-        server::unsigned(old, 1, &[2; 24], &Command::Sub),
-        server::unsigned(new, 1, &[2; 24], &Command::Sub),
+        server::unsigned(old, 1, &[2; 24], &Command::Sub, false),
+        server::unsigned(new, 1, &[2; 24], &Command::Sub, false),
     ];
     all.push(written(|writer| {
         writer.short(&[]);
@@ -512,20 +512,69 @@ fn conversations_with_server() -> Vec<Vec<u8>> {
                     Command::Send { .. } | Command::SenderKey(_) => &sender,
                     _ => &recipient,
                 };
-                server::unsigned(version, correlation, entity, command)
+                server::unsigned(version, correlation, entity, command, false)
             })
             .collect();
-        let mut one_by_one = vec![u8::try_from(number).unwrap()];
+        let mut one_by_one = vec![server::opening(number, 0)];
         for transmission in &signed {
             one_by_one.push(0);
             piece(&mut one_by_one, &batch(std::slice::from_ref(transmission)));
         }
         all.push(one_by_one);
-        let mut at_once = vec![u8::try_from(number).unwrap(), 1];
+        let mut at_once = vec![server::opening(number, 0), 1];
         piece(&mut at_once, &batch(&signed));
         all.push(at_once);
+        if version.has_services() {
+            all.push(services_with_server(number, version));
+        }
     }
     all
+}
+
+/// A service and its notification server: one queue each way of getting one, a message, all of it again.
+fn services_with_server(number: usize, version: Version) -> Vec<u8> {
+    let id = |role| {
+        let certified = server::Certified { role, number: 0 };
+        certified.service().id.0
+    };
+    let (own, server) = (id(ServiceRole::Messaging), id(ServiceRole::Notifier));
+    let (recipient, sender) = ([FIRST_QUEUE; 24], [FIRST_QUEUE + 0x80; 24]);
+    let counted = |queues: ServiceQueues| version.has_service_counts().then_some(queues);
+    let send = Command::Send {
+        flags: MessageFlags { notify: true },
+        body: b"body",
+    };
+    let notifier = [server::NOTIFIER; 24];
+    let new = Command::New(Box::new(NewQueue {
+        subscribe: true,
+        ..new_queue()
+    }));
+    let queues = service_queues();
+    let said: [(u8, &[u8], Command<'_>, bool); 9] = [
+        (0, &recipient, Command::Sub, true),
+        (1, &notifier, Command::NotifierSub, true),
+        (0, &sender, send.clone(), false),
+        (0, &own, Command::ServiceSub(counted(queues)), false),
+        (
+            1,
+            &server,
+            Command::NotifierServiceSub(counted(queues)),
+            false,
+        ),
+        (0, &recipient, Command::Ack(None), false),
+        (0, &[], new, true),
+        (0, &sender, send, false),
+        // The wrong one.
+        (1, &own, Command::NotifierServiceSub(counted(queues)), false),
+    ];
+    // The first is a service for messages, the second one for notifications.
+    let mut out = vec![server::opening(number, 0b1001)];
+    for ((connection, entity, command, by_service), correlation) in said.into_iter().zip(1..) {
+        let transmission = server::unsigned(version, correlation, entity, &command, by_service);
+        out.push(connection);
+        piece(&mut out, &batch(&[transmission]));
+    }
+    out
 }
 
 /// Genuine answers to the requests of the client's target.
@@ -555,6 +604,56 @@ fn queues() -> Vec<Vec<u8>> {
         vec![1, 0x84, 0x10, 0x21, 0x86, 13, 0x8d, 5, 7, 0x85, 0x86, 10],
         vec![2, 0x10, 5, 6, 0x7b, 0x10, 0x7c, 4, 5, 6, 10],
         vec![0, 14, 4, 6, 3, 14, 0x10, 6],
+        // A service with two connections, a plain client that takes over, and a notification server.
+        vec![
+            3 * 3,
+            0x11,
+            0x0f,
+            6,
+            0x8f,
+            0x86,
+            0x11,
+            0x84,
+            0x0f,
+            0x86,
+            13,
+            0x0f,
+            0x8d,
+            0x8f,
+            5,
+        ],
+        vec![
+            1 + 3 * 5,
+            0x2f,
+            0x11,
+            0x4f,
+            0x5f,
+            0x11,
+            4,
+            0x84,
+            0x6f,
+            0x5f,
+            0x3f,
+            0x11,
+            0x4f,
+        ],
+        vec![
+            2 + 3 * 15,
+            0x11,
+            0x8f,
+            0x84,
+            0x11,
+            0x0f,
+            4,
+            0x2f,
+            0x4f,
+            0x11,
+            6,
+            6,
+            0x2f,
+            0x7c,
+            0x4f,
+        ],
     ]
 }
 

@@ -79,7 +79,15 @@ fn corpus_replays() {
 #[test]
 fn mutations_of_the_corpus_are_survived() {
     let factor: usize = std::env::var("JUNTO_FUZZ_MUTATIONS").map_or(1, |n| n.parse().unwrap());
+    let only = std::env::var("JUNTO_FUZZ_TARGET").ok();
+    assert!(
+        only.iter()
+            .all(|only| TARGETS.iter().any(|(name, _)| name == only))
+    );
     for (name, target) in TARGETS {
+        if only.as_deref().is_some_and(|only| only != *name) {
+            continue;
+        }
         let count = if SLOW.contains(name) {
             MUTATIONS_OF_SLOW
         } else {
@@ -114,5 +122,25 @@ fn every_target_has_a_binary_and_seeds() {
         let source = std::fs::read_to_string(source).unwrap();
         assert!(source.contains(&format!("target(\"{name}\")")));
         assert!(!junto_fuzz::seeds::of(name).is_empty());
+    }
+}
+
+/// What our encoders write has changed, or what a target reads: `cargo run -p junto-fuzz --example seeds`.
+#[test]
+fn the_seeds_in_the_corpus_are_those_that_are_made_now() {
+    for (name, _) in TARGETS {
+        // A relay's export has keys in it that are drawn anew.
+        if *name == "relay_export" {
+            continue;
+        }
+        let corpus = corpus_of(name);
+        for (number, seed) in junto_fuzz::seeds::of(name).iter().enumerate() {
+            let file = format!("seed-{number:02}");
+            let kept = corpus.iter().find(|(path, _)| path.ends_with(&file));
+            assert!(
+                kept.is_some_and(|(_, bytes)| bytes == seed),
+                "{name}/{file}"
+            );
+        }
     }
 }

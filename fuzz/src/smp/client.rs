@@ -32,7 +32,7 @@ pub(crate) fn waiting(version: Version, relay: &mut Relay) -> (Client<usize>, Ou
     let session = server::session(0);
     let mut client =
         Client::open(&options, session, &leaf, &mut hello, &mut answer, &mut rng).unwrap();
-    relay.accept(0, handshake, &mut answer);
+    relay.accept(0, handshake, None, &mut answer);
     let secret = server::secret();
     let (recipient, sender) = ([server::FIRST_QUEUE; 24], [server::FIRST_QUEUE + 0x80; 24]);
     let flags = MessageFlags { notify: true };

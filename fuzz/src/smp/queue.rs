@@ -1,24 +1,26 @@
-//! One queue under any sequence of commands, against a model: what was accepted comes out once and
-//! in order, and nothing else does.
+//! One queue under any sequence of commands, of clients and services, against a model: what was accepted
+//! comes out once and in order, and nothing else does; a notification server hears of what waits.
 
 use std::collections::VecDeque;
 
 use junto_crypto::{ed25519, x25519};
 use junto_smp::{
     block::{OutgoingBlock, new_block},
-    client::{Client, Event, Incoming, Options, ReplyFault, Request},
+    client::{Client, Event, Incoming, Options, ReplyFault, Request, ServiceCredentials},
     command::{Command, NewMode, NewQueue},
     error::ErrorCode,
     hello::LeafKey,
-    id::{Entity, MessageId, RecipientId},
+    id::{Entity, MessageId, NotifierId, RecipientId},
     key::AuthSecret,
     message::{Delivered, DeliveryKey, MessageFlags},
-    response::{QueueIds, Response},
+    notification::{NotificationKey, NotificationNonce},
+    response::{NotifierIds, QueueIds, Response},
+    service::ServiceRole,
     version::Version,
 };
 use rand_chacha::ChaCha20Rng;
 
-use super::server::{self, LEAF_SEED, LIMITS, Relay};
+use super::server::{self, Certified, LEAF_SEED, LIMITS, Relay};
 use crate::{input::Input, seeds};
 
 /// What a command brought.
@@ -26,20 +28,24 @@ use crate::{input::Input, seeds};
 enum Got {
     Done,
     Ids(QueueIds),
+    NotifierIds(NotifierIds),
     Message(MessageId, Vec<u8>),
     Refused(ErrorCode),
 }
 
 struct Peer {
     number: u64,
+    certified: Option<Certified>,
     client: Client<()>,
     rng: ChaCha20Rng,
     /// Messages that came by themselves.
     events: Vec<(MessageId, Vec<u8>)>,
+    /// Notifications.
+    told: Vec<(NotifierId, NotificationNonce, Vec<u8>)>,
 }
 
 impl Peer {
-    fn connect(number: u64, relay: &mut Relay) -> Self {
+    fn connect(number: u64, certified: Option<Certified>, relay: &mut Relay) -> Self {
         let (mut hello, mut answer) = (new_block(), new_block());
         let handshake = relay.greet(number, &mut hello);
         let options = Options {
@@ -49,15 +55,35 @@ impl Peer {
         let leaf = LeafKey::Ed25519(ed25519::SigningKey::from_seed(&LEAF_SEED).verifying_key());
         let mut rng = seeds::rng(number + 10);
         let session = server::session(number);
-        let client =
-            Client::open(&options, session, &leaf, &mut hello, &mut answer, &mut rng).unwrap();
-        relay.accept(number, handshake, &mut answer);
+        let (hello, reply) = (&mut hello, &mut answer);
+        let client = match certified {
+            None => {
+                let client = Client::open(&options, session, &leaf, hello, reply, &mut rng);
+                relay.accept(number, handshake, None, reply);
+                client.unwrap()
+            }
+            Some(certified) => {
+                let credentials = ServiceCredentials {
+                    role: certified.role,
+                    chain: certified.chain(),
+                    leaf: Certified::leaf(),
+                };
+                let rng = &mut rng;
+                let applying =
+                    Client::open_service(&options, &credentials, session, &leaf, hello, reply, rng);
+                relay.accept(number, handshake, Some(&certified.shown()), reply);
+                applying.unwrap().accepted(reply).unwrap()
+            }
+        };
         assert_eq!(client.version(), Version::MAX);
+        assert_eq!(client.service(), certified.map(|own| own.service().id));
         Self {
             number,
+            certified,
             client,
             rng,
             events: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -85,6 +111,7 @@ impl Peer {
                                 Got::Message(id, sealed.to_vec())
                             }
                             Ok(Response::Ids(ids)) => Got::Ids(ids),
+                            Ok(Response::NotifierIds(ids)) => Got::NotifierIds(ids),
                             Ok(_) => Got::Done,
                             Err(ReplyFault::Refused(code)) => Got::Refused(code),
                             Err(ReplyFault::Unexpected | ReplyFault::Proxy(_)) => {
@@ -96,11 +123,14 @@ impl Peer {
                         self.events.push((id, sealed.to_vec()));
                     }
                     Incoming::Event(Event::Fault) | Incoming::Stray => panic!("nonsense"),
-                    Incoming::Event(
-                        Event::End(_) | Event::Deleted(_) | Event::Notification { .. },
-                    ) => {}
+                    Incoming::Event(Event::Notification {
+                        notifier,
+                        nonce,
+                        sealed,
+                    }) => self.told.push((notifier, nonce, sealed.to_vec())),
+                    Incoming::Event(Event::End(_) | Event::Deleted(_)) => {}
                     Incoming::Event(Event::AllDelivered | Event::ServiceEnd(_)) => {
-                        panic!("no service asked")
+                        assert!(self.certified.is_some(), "no service asked");
                     }
                 }
             }
@@ -121,32 +151,57 @@ struct Model {
 
 struct World {
     relay: Relay,
-    peers: [Peer; 2],
+    /// Two who own the queue and send, and a notification server.
+    peers: [Peer; 3],
     keys: [AuthSecret; 2],
     ids: QueueIds,
     delivery: DeliveryKey,
+    /// The queue's notifier, and how its notifications open.
+    notifier: Option<(NotifierId, NotificationKey)>,
     model: Model,
 }
 
-/// A queue made by a client, and what one byte of input says next.
+/// The notification server.
+const SERVER: usize = 2;
+
+/// A queue made by a client or service, and what one byte of input says next.
 pub(crate) fn queue(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let mode = match input.u8() % 3 {
+    let first = input.u8();
+    let mode = match first % 3 {
         0 => NewMode::Messaging(None),
         1 => NewMode::Contact(None),
         _ => NewMode::Unspecified,
     };
-    let mut world = World::new(mode);
+    let mut world = World::new(mode, first / 3);
     let can_secure = matches!(mode, NewMode::Messaging(_));
     while !input.is_empty() {
         world.act(input.u8(), can_secure);
     }
 }
 
+/// Which of the three are services, and whether the first two are two of them.
+fn certified(who: u8) -> [Option<Certified>; 3] {
+    let other = u8::from(who & 8 != 0);
+    let roles = [
+        (ServiceRole::Messaging, 0),
+        (ServiceRole::Messaging, other),
+        (ServiceRole::Notifier, 0),
+    ];
+    [0, 1, SERVER].map(|peer| {
+        let (role, number) = roles[peer];
+        (who >> peer & 1 != 0).then_some(Certified { role, number })
+    })
+}
+
 impl World {
-    fn new(mode: NewMode<'_>) -> Self {
+    fn new(mode: NewMode<'_>, who: u8) -> Self {
         let mut relay = Relay::new();
-        let mut peers = [0, 1].map(|number| Peer::connect(number, &mut relay));
+        let certified = certified(who);
+        let mut peers = [0, 1, SERVER].map(|peer| {
+            let number = u64::try_from(peer).expect("one of three");
+            Peer::connect(number, certified[peer], &mut relay)
+        });
         let keys = [
             AuthSecret::Ed25519(server::signer()),
             AuthSecret::X25519(x25519::SecretKey::from_bytes(&[33; 32])),
@@ -156,7 +211,8 @@ impl World {
             auth_key: keys[0].public_key(),
             dh_key: secret.public_key(),
             password: None,
-            subscribe: false,
+            // A service reads what it makes.
+            subscribe: certified[0].is_some(),
             mode,
             notifier: None,
         };
@@ -175,6 +231,7 @@ impl World {
             keys,
             ids,
             delivery: DeliveryKey::new(&shared),
+            notifier: None,
             model: Model::default(),
         }
     }
@@ -227,6 +284,7 @@ impl World {
                     deleted: true,
                     ..Model::default()
                 };
+                self.notifier = None;
             }
             13 => self.reconnect(peer),
             14 => {
@@ -246,15 +304,77 @@ impl World {
                     self.model.waiting.push_back(Some(b"forged".to_vec()));
                 }
             }
+            15 => self.serve(peer, byte >> 4 & 7),
             _ => {}
         }
-        let other = 1 - peer;
-        assert_eq!(self.peers[other].receive(&mut self.relay), None);
-        for peer in 0..2 {
+        for peer in 0..self.peers.len() {
+            assert_eq!(self.peers[peer].receive(&mut self.relay), None);
             for (id, sealed) in std::mem::take(&mut self.peers[peer].events) {
+                assert_ne!(peer, SERVER, "it owns no queue");
                 self.check(&Got::Message(id, sealed));
             }
+            for (notifier, nonce, sealed) in std::mem::take(&mut self.peers[peer].told) {
+                assert_eq!(peer, SERVER, "nobody else asked for it");
+                let (id, key) = self.notifier.as_ref().expect("there is a notifier");
+                assert_eq!(notifier, *id);
+                let opened = key.open(&nonce, &sealed).unwrap();
+                let waiting = self.relay.notifiable(&self.ids.recipient);
+                assert!(waiting.contains(&opened.message));
+            }
         }
+    }
+
+    /// What services do, and the notification server.
+    fn serve(&mut self, peer: usize, what: u8) {
+        match what {
+            0 | 1 => self.subscribe_all(peer, Command::ServiceSub(None)),
+            2 => {
+                let secret = x25519::SecretKey::from_bytes(&[55; 32]);
+                let set = Command::SetNotifier {
+                    auth_key: self.keys[1].public_key(),
+                    dh_key: secret.public_key(),
+                };
+                let got = self.recipient(peer, set);
+                self.refused_if_deleted(&got);
+                if let Got::NotifierIds(ids) = got {
+                    let shared = secret.diffie_hellman(&ids.server_dh_key).unwrap();
+                    self.notifier = Some((ids.id, NotificationKey::new(&shared)));
+                }
+            }
+            3 => {
+                let got = self.recipient(peer, Command::DeleteNotifier);
+                self.refused_if_deleted(&got);
+                if got == Got::Done {
+                    self.notifier = None;
+                }
+            }
+            4 => {
+                let id = self.notifier.as_ref().map_or([0; 24], |(id, _)| id.0);
+                let request = Request {
+                    entity: Entity::Queue(&id),
+                    key: Some(&self.keys[1]),
+                    command: Command::NotifierSub,
+                };
+                let got = self.peers[SERVER].ask(&mut self.relay, &request);
+                assert_eq!(got == Got::Done, self.notifier.is_some());
+            }
+            5 => self.subscribe_all(SERVER, Command::NotifierServiceSub(None)),
+            6 => self.reconnect(SERVER),
+            _ => {}
+        }
+    }
+
+    fn subscribe_all(&mut self, peer: usize, command: Command<'_>) {
+        let Some(certified) = self.peers[peer].certified else {
+            return;
+        };
+        let request = Request {
+            entity: Entity::Queue(&certified.service().id.0),
+            key: None,
+            command,
+        };
+        let got = self.peers[peer].ask(&mut self.relay, &request);
+        assert_eq!(got, Got::Done);
     }
 
     fn refused_if_deleted(&self, got: &Got) {
@@ -267,7 +387,9 @@ impl World {
         let body = vec![byte; usize::from(byte >> 4) * 7];
         let key = Some(1).filter(|_| self.model.secured);
         let command = Command::Send {
-            flags: MessageFlags::default(),
+            flags: MessageFlags {
+                notify: byte & 1 == 1,
+            },
             body: &body,
         };
         let got = self.sender(peer, key, command);
@@ -311,7 +433,7 @@ impl World {
                 self.model.waiting = self.rest();
                 self.check(&got);
             }
-            Got::Ids(_) => panic!("ids for ACK"),
+            Got::Ids(_) | Got::NotifierIds(_) => panic!("ids for ACK"),
         }
     }
 
@@ -345,9 +467,11 @@ impl World {
     }
 
     fn reconnect(&mut self, peer: usize) {
-        let number = self.peers[peer].number;
+        let Peer {
+            number, certified, ..
+        } = self.peers[peer];
         self.relay.disconnect(number);
         // A number is never used again.
-        self.peers[peer] = Peer::connect(number + 2, &mut self.relay);
+        self.peers[peer] = Peer::connect(number + 3, certified, &mut self.relay);
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! Commands need signatures, which no fuzzer invents. All queues here have the key [`signer`], and
 //! [`sign_all`] puts its signature wherever a transmission has room for one, so the fuzzer chooses
-//! what is signed.
+//! what is signed. Some clients are services, which sign as well.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use junto_crypto::{ed25519, pad, x25519};
@@ -12,13 +15,21 @@ use junto_smp::{
     block::{Batch, Block, BlockChain, BlockFull, OutgoingBlock, Protection, SessionId, new_block},
     command::{Command, Party, QueueMode},
     error::ErrorCode,
-    hello::ClientHello,
-    id::{Entity, RecipientId, SenderId},
+    hello::{ClientHello, LeafKey, SignedKey},
+    id::{Entity, MessageId, NotifierId, RecipientId, SenderId, ServiceId},
     key::{AuthKey, AuthSecret},
     message::{DeliveryKey, Timestamp},
-    queue::{Change, ConnectionId, Content, Context, Credential, Limits, Queue, QueueParts},
+    notification::NotificationKey,
+    queue::{
+        Answer, Change, ConnectionId, Content, Context, Credential, Limits, NotifierEvent,
+        NotifierNews, NotifierParts, Queue, QueueParts,
+    },
     response::Response,
-    server::{Connection, Handshake, Identity, Refusal, ReplyWriter, Request, RequestReader},
+    server::{
+        Authorised, ClientCertificates, Connection, Greeted, Handshake, Identity, Refusal,
+        ReplyWriter, Request, RequestReader,
+    },
+    service::{Service, ServiceHello, ServiceQueues, ServiceRole},
     transmission::Transmission,
     version::Version,
 };
@@ -30,6 +41,8 @@ use crate::{input::Input, seeds};
 pub(crate) const LEAF_SEED: [u8; 32] = [11; 32];
 /// The recipient id of the first queue; its sender id is this plus 0x80. The others follow.
 pub(crate) const FIRST_QUEUE: u8 = 1;
+/// The id of the first queue's notifier.
+pub(crate) const NOTIFIER: u8 = 0x41;
 pub(crate) const LIMITS: Limits = Limits {
     unused_days: None,
     messages: 4,
@@ -48,6 +61,41 @@ pub(crate) fn identity() -> Identity {
 /// The key of every queue's recipient.
 pub(crate) fn signer() -> ed25519::SigningKey {
     ed25519::SigningKey::from_seed(&[22; 32])
+}
+
+/// A service in one of the roles, with a certificate of its own for each number.
+#[derive(Clone, Copy)]
+pub(crate) struct Certified {
+    pub(crate) role: ServiceRole,
+    pub(crate) number: u8,
+}
+
+impl Certified {
+    pub(crate) fn chain(self) -> Vec<Vec<u8>> {
+        vec![vec![self.role.to_byte(), self.number]]
+    }
+
+    pub(crate) fn leaf() -> ed25519::SigningKey {
+        ed25519::SigningKey::from_seed(&[33; 32])
+    }
+
+    /// What it shows in TLS.
+    pub(crate) fn shown(self) -> ClientCertificates {
+        ClientCertificates {
+            chain: self.chain(),
+            leaf: LeafKey::Ed25519(Self::leaf().verifying_key()),
+        }
+    }
+
+    pub(crate) fn service(self) -> Service {
+        let fingerprint = junto_smp::service::fingerprint_of_chain(&self.chain());
+        Service::new(self.role, fingerprint.unwrap())
+    }
+
+    /// What it signs with on a plain connection.
+    fn session_key(connection: u64) -> ed25519::SigningKey {
+        ed25519::SigningKey::from_seed(&[session(connection).0[0] ^ 0x55; 32])
+    }
 }
 
 /// The receiving end of a connection with block encryption.
@@ -87,6 +135,8 @@ pub(crate) struct Relay {
     queues: BTreeMap<RecipientId, Queue>,
     senders: BTreeMap<SenderId, RecipientId>,
     peers: BTreeMap<u64, Peer>,
+    /// Which connection reads for a service.
+    readers: BTreeMap<ServiceId, u64>,
 }
 
 impl Relay {
@@ -98,10 +148,11 @@ impl Relay {
             queues: BTreeMap::new(),
             senders: BTreeMap::new(),
             peers: BTreeMap::new(),
+            readers: BTreeMap::new(),
         }
     }
 
-    /// Queues with known names, one of each mode, the first one secured.
+    /// Queues with known names, one of each mode, the first one secured and with a notifier.
     pub(crate) fn add_queues(&mut self) {
         let modes = [Some(QueueMode::Messaging), Some(QueueMode::Contact), None];
         for (number, mode) in (FIRST_QUEUE..).zip(modes) {
@@ -116,8 +167,14 @@ impl Relay {
                 delivery_key: DeliveryKey::from_bytes(&[number; 32]),
                 suspended: false,
             };
+            let mut queue = Queue::restore(parts);
+            queue.restore_notifier((number == FIRST_QUEUE).then(|| NotifierParts {
+                id: NotifierId([NOTIFIER; 24]),
+                auth_key: AuthKey::Ed25519(signer().verifying_key()),
+                key: NotificationKey::from_bytes(&[number; 32]),
+            }));
             self.senders.insert(sender, recipient);
-            self.queues.insert(recipient, Queue::restore(parts));
+            self.queues.insert(recipient, queue);
         }
     }
 
@@ -126,9 +183,23 @@ impl Relay {
         Handshake::start(&self.identity, session(connection), &mut self.rng, block).unwrap()
     }
 
-    /// Takes the client's hello.
-    pub(crate) fn accept(&mut self, connection: u64, handshake: Handshake, block: &mut Block) {
-        let Connection { requests, replies } = handshake.finish(&self.identity, block).unwrap();
+    /// Takes the hello of a client that has shown these certificates. If that makes it a service, the
+    /// third block is in `block` then.
+    pub(crate) fn accept(
+        &mut self,
+        connection: u64,
+        handshake: Handshake,
+        shown: Option<&ClientCertificates>,
+        block: &mut Block,
+    ) {
+        let greeted = handshake.greet(&self.identity, shown, block).unwrap();
+        let Connection { requests, replies } = match greeted {
+            Greeted::Client(connection) => connection,
+            Greeted::Service(applicant) => {
+                let service = Service::new(applicant.role(), applicant.fingerprint());
+                applicant.accept(Arc::new(service), block).unwrap()
+            }
+        };
         let peer = Peer {
             requests,
             replies,
@@ -138,24 +209,32 @@ impl Relay {
         self.peers.insert(connection, peer);
     }
 
-    /// A connection of a client that encrypts nothing.
-    pub(crate) fn connect_plain(&mut self, connection: u64, version: Version) {
+    /// A connection of a client that encrypts nothing, and is a service or none.
+    fn connect_plain(&mut self, connection: u64, version: Version, certified: Option<Certified>) {
         let mut block = new_block();
         let handshake = self.greet(connection, &mut block);
+        let chain = certified.map(Certified::chain).unwrap_or_default();
+        let session_key = Certified::session_key(connection).verifying_key();
         ClientHello {
             version,
             identity: self.identity.fingerprint(),
             key: None,
             proxy: false,
-            service: None,
+            service: certified.map(|certified| ServiceHello {
+                role: certified.role,
+                chain: chain.iter().map(Vec::as_slice).collect(),
+                key: SignedKey::sign(session_key, &Certified::leaf()),
+            }),
         }
         .encode(&mut block)
         .unwrap();
-        self.accept(connection, handshake, &mut block);
+        let shown = certified.map(Certified::shown);
+        self.accept(connection, handshake, shown.as_ref(), &mut block);
     }
 
     pub(crate) fn disconnect(&mut self, connection: u64) {
         self.peers.remove(&connection);
+        self.readers.retain(|_, reader| *reader != connection);
         for queue in self.queues.values_mut() {
             queue.disconnect(ConnectionId(connection));
         }
@@ -195,7 +274,11 @@ impl Relay {
             Party::Notifier => self.find(id, |queue| Some(queue.notifier()?.id().0)),
             Party::Creator | Party::Service | Party::Nobody => None,
         };
-        let queue = recipient.and_then(|recipient| self.queues.get_mut(&recipient));
+        let context = self.context(connection);
+        let mut queue = recipient.and_then(|recipient| self.queues.get_mut(&recipient));
+        if let Some(queue) = &mut queue {
+            follow(queue, &self.readers);
+        }
         let credential = match &queue {
             Some(queue) => queue.credential(request.command()),
             None => Credential::without_queue(request.command()),
@@ -204,21 +287,20 @@ impl Relay {
             Ok(command) => command,
             Err(refusal) => return peer.push(|w, b| w.push_refusal(b, &refusal)),
         };
-        let context = Context {
-            connection: ConnectionId(connection),
-            now: self.now,
-            limits: LIMITS,
-        };
         let (correlation, entity) = (command.correlation(), command.entity());
         let Some(queue) = queue else {
             let response = match command.command() {
                 Command::Ping => Response::Pong,
                 Command::Resolve(_) => Response::Error(ErrorCode::Name),
+                Command::ServiceSub(_) | Command::NotifierServiceSub(_) => {
+                    return self.subscribe_all(connection, peer, &command);
+                }
                 _ => match Queue::create(&command, &context, &mut self.rng, Bytes::copy_from_slice)
                 {
                     Ok((queue, ids)) => {
                         self.senders.insert(ids.sender, ids.recipient);
                         self.queues.insert(ids.recipient, queue);
+                        self.read_for(connection, peer, command.service());
                         Response::Ids(ids)
                     }
                     Err(code) => Response::Error(code),
@@ -228,10 +310,17 @@ impl Relay {
         };
         let outcome = queue.handle(&command, &context, &mut self.rng, Bytes::copy_from_slice);
         assert!(queue.messages().len() <= LIMITS.messages + 1);
+        let is_of = |service: Option<&Arc<Service>>, role| service.is_none_or(|s| s.role == role);
+        assert!(is_of(queue.service(), ServiceRole::Messaging));
+        let notifier = queue.notifier().and_then(|notifier| notifier.service());
+        assert!(is_of(notifier, ServiceRole::Notifier));
         let recipient = queue.recipient();
         if outcome.change == Some(Change::Deleted) {
             self.senders.remove(&queue.sender());
             self.queues.remove(&recipient);
+        }
+        if !matches!(outcome.answer, Answer::Error(_)) {
+            self.read_for(connection, peer, command.service());
         }
         peer.push(|w, b| w.push_answer(b, &correlation, entity, &outcome.answer));
         if let Some(delivery) = &outcome.then {
@@ -239,27 +328,110 @@ impl Relay {
         }
         if let Some(alert) = &outcome.alert {
             peer.push(|w, b| w.push_alert(b, alert));
+            self.notify_on(connection, peer, &recipient, connection);
         }
         if let Some((to, news)) = &outcome.notify_notifier {
-            if to.0 == connection {
-                peer.push(|w, b| w.push_notifier_news(b, news));
-            } else if let Some(other) = self.peers.get_mut(&to.0) {
-                other.push(|w, b| w.push_notifier_news(b, news));
-                other.flush();
-            } else {
-                panic!("news for a connection that is gone");
+            self.tell(connection, peer, to.0, |w, b| w.push_notifier_news(b, news));
+            if matches!(news.event, NotifierEvent::Notification(_)) {
+                self.notify_on(connection, peer, &recipient, to.0);
             }
         }
         if let Some((to, event)) = &outcome.notify {
             let entity = Entity::Queue(&recipient.0);
-            if to.0 == connection {
-                peer.push(|w, b| w.push_event(b, entity, event));
-            } else if let Some(other) = self.peers.get_mut(&to.0) {
-                other.push(|w, b| w.push_event(b, entity, event));
-                other.flush();
-            } else {
-                panic!("news for a connection that is gone");
+            self.tell(connection, peer, to.0, |w, b| {
+                w.push_event(b, entity, event)
+            });
+        }
+    }
+
+    fn context(&self, connection: u64) -> Context {
+        Context {
+            connection: ConnectionId(connection),
+            now: self.now,
+            limits: LIMITS,
+        }
+    }
+
+    /// Sends to a connection, of which one is not among the others right now.
+    fn tell(
+        &mut self,
+        connection: u64,
+        peer: &mut Peer,
+        to: u64,
+        push: impl Fn(&ReplyWriter, &mut OutgoingBlock) -> Result<(), BlockFull>,
+    ) {
+        if to == connection {
+            return peer.push(push);
+        }
+        let other = self.peers.get_mut(&to);
+        let other = other.expect("news for a connection that is gone");
+        other.push(push);
+        other.flush();
+    }
+
+    /// What follows when a notification has been taken at once.
+    fn notify_on(&mut self, connection: u64, peer: &mut Peer, recipient: &RecipientId, to: u64) {
+        loop {
+            let queue = self.queues.get_mut(recipient);
+            let next: Option<NotifierNews> =
+                queue.and_then(|queue| queue.notified(ConnectionId(to), self.now, &mut self.rng));
+            let Some(news) = next else { return };
+            self.tell(connection, peer, to, |w, b| w.push_notifier_news(b, &news));
+        }
+    }
+
+    /// From now on the connection reads for its service.
+    fn read_for(&mut self, connection: u64, peer: &mut Peer, service: Option<&Arc<Service>>) {
+        let Some(service) = service else { return };
+        let before = self.readers.insert(service.id, connection);
+        if let Some(before) = before.filter(|before| *before != connection) {
+            let (id, end) = (service.id.0, Response::ServiceEnd(self.queues_of(service)));
+            self.tell(connection, peer, before, |w, b| {
+                w.push(b, None, Entity::Queue(&id), &end)
+            });
+        }
+    }
+
+    /// How many queues are a service's, and which.
+    fn queues_of(&self, service: &Service) -> ServiceQueues {
+        let mut queues = ServiceQueues::default();
+        for id in self.queues.values().filter_map(|q| name_for(q, service)) {
+            queues.count += 1;
+            queues.hash.toggle(&id);
+        }
+        queues
+    }
+
+    fn subscribe_all(&mut self, connection: u64, peer: &mut Peer, command: &Authorised<'_>) {
+        let service = command.service().expect("nobody else is let in");
+        self.read_for(connection, peer, Some(service));
+        let answer = Response::ServiceSubscribed(self.queues_of(service));
+        let (correlation, entity) = (command.correlation(), command.entity());
+        peer.push(|w, b| w.push(b, Some(&correlation), entity, &answer));
+        let context = self.context(connection);
+        let mut alerted = Vec::new();
+        for queue in self.queues.values_mut() {
+            follow(queue, &self.readers);
+            match service.role {
+                _ if name_for(queue, service).is_none() => {}
+                ServiceRole::Notifier => {
+                    if let Some(alert) = queue.notify_waiting(&context, &mut self.rng) {
+                        peer.push(|w, b| w.push_alert(b, &alert));
+                        alerted.push(queue.recipient());
+                    }
+                }
+                ServiceRole::Messaging | ServiceRole::Proxy => {
+                    if let Some(delivery) = queue.deliver_waiting(context.connection) {
+                        peer.push(|w, b| w.push_delivery(b, None, &delivery));
+                    }
+                }
             }
+        }
+        for recipient in alerted {
+            self.notify_on(connection, peer, &recipient, connection);
+        }
+        if service.role == ServiceRole::Messaging {
+            peer.push(|w, b| w.push(b, None, Entity::None, &Response::AllDelivered));
         }
     }
 
@@ -285,6 +457,17 @@ impl Relay {
             .collect()
     }
 
+    /// The messages of which a notification server may hear.
+    pub(crate) fn notifiable(&self, recipient: &RecipientId) -> Vec<MessageId> {
+        let queue = self.queues.get(recipient);
+        let messages = queue.into_iter().flat_map(Queue::messages);
+        let wanted = messages.filter(|message| match &message.content {
+            Content::Body { flags, .. } => flags.notify,
+            Content::QuotaReached => false,
+        });
+        wanted.map(|message| message.id).collect()
+    }
+
     /// Blocks on their way to that client.
     pub(crate) fn take_sent(&mut self, connection: u64) -> Vec<Box<Block>> {
         let peer = self.peers.get_mut(&connection);
@@ -292,22 +475,75 @@ impl Relay {
     }
 }
 
-/// Puts the signature of [`signer`] into every transmission of `text` that has room for one.
-fn sign_all(text: &mut [u8], version: Version, session: &SessionId) {
+/// The queue is read by who reads for its services.
+fn follow(queue: &mut Queue, readers: &BTreeMap<ServiceId, u64>) {
+    let reader = |service: Option<&Arc<Service>>| {
+        let reader = service.and_then(|service| readers.get(&service.id));
+        reader.copied().map(ConnectionId)
+    };
+    let own = reader(queue.service());
+    let notifier = reader(queue.notifier().and_then(|notifier| notifier.service()));
+    queue.follow_services(own, notifier);
+}
+
+/// What a service calls this queue, if it is one of its.
+fn name_for(queue: &Queue, service: &Service) -> Option<[u8; 24]> {
+    let is = |of: Option<&Arc<Service>>| of.is_some_and(|of| of.id == service.id);
+    let notifier = queue.notifier();
+    match service.role {
+        ServiceRole::Notifier => {
+            let notifier = notifier.filter(|notifier| is(notifier.service()))?;
+            Some(notifier.id().0)
+        }
+        ServiceRole::Messaging | ServiceRole::Proxy => {
+            is(queue.service()).then(|| queue.recipient().0)
+        }
+    }
+}
+
+/// Puts the signature of [`signer`] into every transmission of `text` that has room for one, and that
+/// of the service if there is one on this connection and room for it.
+fn sign_all(text: &mut [u8], version: Version, connection: u64, certified: Option<Certified>) {
+    let session = session(connection);
     let Ok(batch) = Batch::parse(text) else {
         return;
     };
     let head = 1 + 64 + usize::from(version.has_services());
     for transmission in batch {
-        if transmission.first() == Some(&64) && transmission.len() >= head {
-            let signed = [&[32][..], &session.0, &transmission[head..]].concat();
-            transmission[1..65].copy_from_slice(&signer().sign(&signed).0);
+        if transmission.first() != Some(&64) || transmission.len() < head {
+            continue;
         }
+        let own = Certified::session_key(connection);
+        let serves = certified.is_some() && version.has_services();
+        let start = match serves && transmission[head - 1..].starts_with(&[b'1', 64]) {
+            true => (head + 65).min(transmission.len()),
+            false => head,
+        };
+        let signed = [&[32][..], &session.0, &transmission[start..]].concat();
+        let mut copy = transmission.to_vec();
+        let content = Transmission::decode(&mut copy, version, &session).map(|t| t.content);
+        let is_for_all = content.is_ok_and(|content| {
+            let command = Command::decode(content, version);
+            matches!(
+                command,
+                Ok(Command::ServiceSub(_) | Command::NotifierServiceSub(_))
+            )
+        });
+        let signature = match certified.filter(|_| serves) {
+            Some(_) if is_for_all => own.sign(&signed),
+            Some(certified) if start == head + 65 => {
+                transmission[head + 1..start].copy_from_slice(own.sign(&signed).as_bytes());
+                let fingerprint = certified.service().fingerprint.0;
+                signer().sign(&[&fingerprint[..], &signed].concat())
+            }
+            _ => signer().sign(&signed),
+        };
+        transmission[1..65].copy_from_slice(&signature.0);
     }
 }
 
 /// Everything that our server says, our client understands.
-fn check_replies(block: &mut Block, version: Version, session: &SessionId) {
+fn check_replies(block: &mut Block, version: Version, session: &SessionId, is_service: bool) {
     assert_eq!(
         pad::unpad(block.as_slice()).map(<[u8]>::is_empty),
         Ok(false)
@@ -327,49 +563,81 @@ fn check_replies(block: &mut Block, version: Version, session: &SessionId) {
                 | Response::Notification { .. }
                 | Response::Error(_)
         );
+        let of_services = matches!(response, Response::AllDelivered | Response::ServiceEnd(_));
+        let event = event || of_services && is_service;
         assert!(asked || event, "an answer to nobody: {response:?}");
     }
 }
 
-/// Blocks of two clients. Each piece: connection and passing time, then the text of a block.
+/// Who the two clients are, from version 16 on: of each two bits for its role, then one that says whether
+/// they show the same certificate if they have the same.
+fn certified(who: u8, version: Version) -> [Option<Certified>; 2] {
+    [0, 1].map(|number| {
+        let role = match who >> (2 * number) & 3 {
+            0 => return None,
+            1 => ServiceRole::Messaging,
+            2 => ServiceRole::Notifier,
+            _ => ServiceRole::Proxy,
+        };
+        let number = if who & 16 == 0 { 0 } else { number };
+        Some(Certified { role, number }).filter(|_| version.has_services())
+    })
+}
+
+/// Blocks of two clients: first the version and who they are. Each piece: connection and passing
+/// time, then the text of a block.
 pub(crate) fn server(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let version = Version::ALL[usize::from(input.u8()) % Version::ALL.len()];
+    let first = usize::from(input.u8());
+    let version = Version::ALL[first % Version::ALL.len()];
+    let who = u8::try_from(first / Version::ALL.len()).expect("less than before");
+    let certified = certified(who, version);
     let mut relay = Relay::new();
     relay.add_queues();
-    for connection in 0..2 {
-        relay.connect_plain(connection, version);
+    for (connection, certified) in (0..).zip(certified) {
+        relay.connect_plain(connection, version, certified);
     }
     while !input.is_empty() {
         let what = input.u8();
         let connection = u64::from(what & 1);
+        let own = certified[usize::from(what & 1)];
         relay.now.0 += u64::from(what >> 2);
         let mut text = input.piece().to_vec();
         if what & 2 == 0 {
-            sign_all(&mut text, version, &session(connection));
+            sign_all(&mut text, version, connection, own);
         }
         if !relay.block(connection, &mut plain(&text)) {
             relay.disconnect(connection);
-            relay.connect_plain(connection, version);
+            relay.connect_plain(connection, version, own);
         }
-        for connection in 0..2 {
+        for (connection, certified) in (0..).zip(certified) {
             for mut block in relay.take_sent(connection) {
-                check_replies(&mut block, version, &session(connection));
+                let session = session(connection);
+                check_replies(&mut block, version, &session, certified.is_some());
             }
         }
     }
 }
 
-/// For seeds: a transmission signed by nobody yet.
+/// The first byte of such an input.
+pub(crate) fn opening(version: usize, who: u8) -> u8 {
+    u8::try_from(version + usize::from(who) * Version::ALL.len()).expect("who is below 42")
+}
+
+/// For seeds: a transmission signed by nobody yet, with room for the signature of a service or none.
 pub(crate) fn unsigned(
     version: Version,
     correlation: u8,
     entity: &[u8],
     command: &Command<'_>,
+    by_service: bool,
 ) -> Vec<u8> {
     super::written(|writer| {
         writer.short(&[0; 64]);
-        if version.has_services() {
+        if version.has_services() && by_service {
+            writer.u8(b'1');
+            writer.short(&[0; 64]);
+        } else if version.has_services() {
             writer.u8(b'0');
         }
         writer.short(&[correlation; 24]);
