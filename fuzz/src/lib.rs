@@ -36,6 +36,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("agent_envelope", agent::envelope),
     ("agent_link", agent::link),
+    ("agent_link_data", agent::link_data),
     ("agent_machine", agent::machine),
     ("agent_message", agent::message),
     ("agent_queue_layer", agent::queue_layer),

@@ -39,7 +39,7 @@ use crate::{
 };
 
 const INVITATION: &str = include_str!("../../vectors/agent/invitation.txt");
-const ADDRESS: &str = "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=";
+pub(crate) const ADDRESS: &str = "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=";
 
 /// The random numbers of targets and seeds: always the same.
 pub(crate) fn rng(seed: u64) -> ChaCha20Rng {
@@ -55,6 +55,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "agent_envelope" => envelopes(),
         "agent_link" => links(),
+        "agent_link_data" => link_data(),
         "agent_machine" => agent::deliverable(),
         "agent_message" => agent_messages(),
         "agent_queue_layer" => vec![queue_message()],
@@ -858,9 +859,25 @@ fn links() -> Vec<Vec<u8>> {
     let id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let key = "MCowBQYDK2VuAyEACQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk%3D";
     let queue = format!("{ADDRESS}@relay.example/{id}#/?v=1-4&dh={key}&q=m&k=s");
-    [link.to_string(), contact, web, queue, "2-7".to_owned()]
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY";
+    let pin = "LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI";
+    let short = format!("simplex:/i#{id}/{key}?h=relay.example%2Cabc.onion&p=5223&c={pin}");
+    let short_web = format!("https://relay.example/a#{key}?p=443&c={pin}");
+    let host_only = format!("https://relay.example/g#{key}");
+    let more = [queue, "2-7".to_owned(), short, short_web, host_only];
+    [link.to_string(), contact, web]
+        .into_iter()
+        .chain(more)
         .map(String::into_bytes)
-        .to_vec()
+        .collect()
+}
+
+fn link_data() -> Vec<Vec<u8>> {
+    let Ok(Link::Invitation(link)) = INVITATION.parse() else {
+        panic!("the vector is an invitation")
+    };
+    let (_, offer) = link.negotiated().unwrap();
+    agent::seeds_of_link_data(&offer.encode())
 }
 
 fn envelopes() -> Vec<Vec<u8>> {

@@ -12,6 +12,7 @@ const MUTATIONS: usize = 4_000;
 /// For targets that take milliseconds, the factor is applied to this.
 const MUTATIONS_OF_SLOW: usize = 40;
 const SLOW: &[&str] = &[
+    "agent_link_data",
     "agent_machine",
     "bls_certificate",
     "bls_evidence",

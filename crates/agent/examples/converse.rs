@@ -4,8 +4,8 @@
 //! `cargo run -p junto-agent --example converse -- FOLDER RELAY ACTION [OPTION...]`
 //!
 //! Actions: `invite` prints a link for one peer; `address` prints a link for everybody; `join LINK` connects
-//! through one; `resume` goes on with what FOLDER has.
-//! Options: `each-step` mixes post-quantum keys into every step, `never` routes nothing through other relays,
+//! through one of any kind; `resume` goes on with what FOLDER has; `describe TEXT` has the address's short link say TEXT.
+//! Options: `about=TEXT` makes short links, which say TEXT; `each-step` mixes post-quantum keys into every step, `never` routes nothing through other relays,
 //! `via=RELAY` routes everything through that one, `echo` sends every message back.
 
 use std::error::Error;
@@ -36,13 +36,18 @@ async fn main() -> Fallible<()> {
         "join" => Some(required("which link?")?.parse::<Link>()?),
         _ => None,
     };
+    let text = match action.as_str() {
+        "describe" => required("what shall it say?")?,
+        _ => String::new(),
+    };
     let mut config = AgentConfig::new(Path::new(&folder).join("agent.db"), key(&folder)?);
-    let mut echo = false;
+    let (mut echo, mut about) = (false, None);
     for option in arguments {
         match option.as_str() {
             "each-step" => config.post_quantum = PostQuantum::EachStep,
             "never" => config.routing = Routing::Never,
             "echo" => echo = true,
+            other if other.starts_with("about=") => about = Some(other[6..].to_owned()),
             other => {
                 let via = other.strip_prefix("via=").ok_or("no such option")?;
                 config.routing = Routing::Always;
@@ -54,14 +59,40 @@ async fn main() -> Fallible<()> {
     match (action.as_str(), &link) {
         ("invite", _) => {
             let tag = Tag::named(&[b"invite"]);
-            let (_, link) = agent.create_invitation(tag, &relay, INFO).await?;
-            println!("link {link}");
+            match about {
+                None => println!(
+                    "link {}",
+                    agent.create_invitation(tag, &relay, INFO).await?.1
+                ),
+                Some(about) => {
+                    let made = agent.publish_invitation(tag, &relay, INFO, about.as_bytes());
+                    let (_, link, short) = made.await?;
+                    println!("link {link}\nshort {short}\nweb {}", short.web());
+                }
+            }
         }
         ("address", _) => {
-            let link = agent
-                .create_address(Tag::named(&[b"address"]), &relay)
+            let tag = Tag::named(&[b"address"]);
+            match about {
+                None => println!("link {}", agent.create_address(tag, &relay).await?),
+                Some(about) => {
+                    let made = agent.publish_address(tag, &relay, about.as_bytes());
+                    let (link, short) = made.await?;
+                    println!("link {link}\nshort {short}\nweb {}", short.web());
+                }
+            }
+        }
+        ("describe", _) => {
+            let tag = Tag::named(&[b"address"]);
+            agent.describe_address(tag, text.as_bytes()).await?;
+            let addresses = [tag].into();
+            agent
+                .settle(Lines {
+                    addresses,
+                    ..Lines::default()
+                })
                 .await?;
-            println!("link {link}");
+            println!("described");
         }
         (_, Some(link)) => {
             let tag = Tag::named(&[b"join", link.to_string().as_bytes()]);
@@ -98,6 +129,9 @@ async fn converse(
                 Some(Event::Request { id, info, .. }) => {
                     show("request", &String::from_utf8_lossy(&info));
                     accept(agent, id, relay).await?;
+                }
+                Some(Event::Opened { about, .. }) => {
+                    show("about", &String::from_utf8_lossy(&about));
                 }
                 Some(Event::Connected { connection, info, .. }) => {
                     show("connected", &String::from_utf8_lossy(&info));

@@ -19,8 +19,8 @@ pub mod store;
 
 pub use error::{AgentError, RelayFault};
 pub use proto::{
-    ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Lines, Link,
-    LinkError, MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RelayPath, RelayTrouble,
-    RequestId, Resync, Route, Routing, Tag,
+    ABOUT_MAX, ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Lines,
+    Link, LinkError, MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RelayPath, RelayTrouble,
+    RequestId, Resync, Route, Routing, ShortLink, Tag,
 };
 pub use shell::{Agent, AgentConfig, Events, Fallback, Passwords, Reconnect, Succeed};

@@ -120,6 +120,7 @@ async fn create(client: &RelayClient, notices: &mut Notices, mode: QueueMode) ->
         auth: Arc::clone(&auth),
         delivery_key: secret.public_key(),
         mode,
+        link: None,
     };
     client.send(Token(0), operation).await.unwrap();
     match answer(notices, 0).await {
@@ -127,6 +128,7 @@ async fn create(client: &RelayClient, notices: &mut Notices, mode: QueueMode) ->
             recipient_id,
             sender_id,
             relay_key,
+            link: None,
         } => Queue {
             recipient: recipient_id,
             sender: sender_id,

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use junto_agent::proto::{
-    Answer, CallError, Command, Committed, Event, Instant, Machine, MachineConfig, Operation,
-    Output, Refusal, RelayId, RelayNotice, RelayTrouble, Reply, Resync, RoutePolicy, Routing, Row,
-    RowKey, Step, Ticket, Token,
+    Answer, CallError, Command, Committed, Event, Instant, LinkBytes, LinkParts, Machine,
+    MachineConfig, Operation, Output, Refusal, RelayId, RelayNotice, RelayTrouble, Reply, Resync,
+    RoutePolicy, Routing, Row, RowKey, Step, Ticket, Token,
 };
 use junto_smp::{
     address::ServerAddress,
@@ -18,6 +18,7 @@ use junto_smp::{
     command::{Command as Smp, NewMode, NewQueue, QueueMode},
     error::ErrorCode,
     id::{Entity, RecipientId},
+    link::{LinkBlobs, LinkData},
     message::MessageFlags,
     response::Response,
 };
@@ -751,10 +752,18 @@ impl Agents {
                 Operation::Acknowledge { queue, .. } => Some(*queue),
                 _ => None,
             };
+            let named = match operation {
+                Operation::Create {
+                    link: Some(link), ..
+                } => Some(link.correlation),
+                _ => None,
+            };
             let pushed = with_request(operation, |request| {
-                client
-                    .push(&mut self.outgoing, request, Asked { token, queue }, rng)
-                    .is_ok()
+                let (block, asked) = (&mut self.outgoing, Asked { token, queue });
+                match named {
+                    None => client.push(block, request, asked, rng).is_ok(),
+                    Some(name) => client.push_as(block, request, asked, name).is_ok(),
+                }
             });
             if pushed {
                 return;
@@ -790,6 +799,10 @@ fn is_acknowledgement(output: &Output) -> bool {
     )
 }
 
+fn blobs(parts: &LinkParts) -> LinkBlobs<'_> {
+    LinkBlobs::new(&parts.fixed, &parts.user).unwrap_or_default()
+}
+
 /// The command of the queue protocol for an operation.
 fn with_request<T>(operation: &Operation, push: impl FnOnce(&Request<'_>) -> T) -> T {
     let request = |entity, key, command| Request {
@@ -802,15 +815,21 @@ fn with_request<T>(operation: &Operation, push: impl FnOnce(&Request<'_>) -> T) 
             auth,
             delivery_key,
             mode,
+            link,
         } => {
+            let data = link.as_ref().map(|link| LinkData {
+                sender: link.correlation.derived_sender_id(),
+                blobs: blobs(&link.parts),
+            });
+            let id = link.as_ref().and_then(|link| link.id);
             let new = NewQueue {
                 auth_key: auth.public_key(),
                 dh_key: *delivery_key,
                 password: None,
                 subscribe: true,
                 mode: match mode {
-                    QueueMode::Messaging => NewMode::Messaging(None),
-                    QueueMode::Contact => NewMode::Contact(None),
+                    QueueMode::Messaging => NewMode::Messaging(data),
+                    QueueMode::Contact => NewMode::Contact(id.zip(data)),
                 },
                 notifier: None,
             };
@@ -821,6 +840,23 @@ fn with_request<T>(operation: &Operation, push: impl FnOnce(&Request<'_>) -> T) 
         }
         Operation::Secure { queue, auth } => {
             let command = Smp::SenderKey(auth.public_key());
+            push(&request(Entity::Queue(&queue.0), Some(auth), command))
+        }
+        Operation::ReadLink { link } => push(&request(Entity::Queue(&link.0), None, Smp::ReadLink)),
+        Operation::SecureByLink { link, auth } => {
+            let command = Smp::LinkKey(auth.public_key());
+            push(&request(Entity::Queue(&link.0), Some(auth), command))
+        }
+        Operation::SetLink {
+            queue,
+            auth,
+            link,
+            parts,
+        } => {
+            let command = Smp::SetLink {
+                link: *link,
+                blobs: blobs(parts),
+            };
             push(&request(Entity::Queue(&queue.0), Some(auth), command))
         }
         Operation::Send { queue, auth, body } => {
@@ -903,11 +939,16 @@ fn answer(
                 recipient_id: ids.recipient,
                 sender_id: ids.sender,
                 relay_key: ids.server_dh_key,
+                link: ids.link,
             };
             (created, None)
         }
         (Ok(Response::Message { id, sealed }), Some(queue)) => {
             (Answer::Done, Some(message(queue, id, sealed)))
+        }
+        (Ok(Response::Link(data)), _) => {
+            let data = LinkBytes::new(data.sender, &data.blobs);
+            (Answer::Link(Box::new(data)), None)
         }
         (Ok(_), _) => (Answer::Done, None),
         (Err(ReplyFault::Refused(code)), _) => {

@@ -276,15 +276,22 @@ impl World {
             }
         } else if self.public[party] {
             let tag = Tag::named(&[b"address"]);
+            let about = (party % 2 == 0).then(|| info.clone());
             let peers = (party + 1..self.parties).collect();
             self.call(
                 party,
                 Call::Offer(peers),
-                Command::CreateAddress { tag, relay },
+                Command::CreateAddress { tag, relay, about },
             );
         } else {
             let tag = Tag::named(&[b"invite", &[peer as u8]]);
-            let command = Command::CreateInvitation { tag, relay, info };
+            let about = (party % 2 == 1).then(|| info.clone());
+            let command = Command::CreateInvitation {
+                tag,
+                relay,
+                info,
+                about,
+            };
             self.call(party, Call::Offer(vec![peer]), command);
         }
     }
@@ -344,11 +351,13 @@ impl World {
                     stream.confirmed.insert(number);
                 }
             }
-            (Call::Offer(peers), Ok(Reply::Address(link))) => {
-                self.publish(party, &peers, Link::Contact(link))?;
+            (Call::Offer(peers), Ok(Reply::Address(link, short))) => {
+                let link = short.map_or(Link::Contact(link), Link::Short);
+                self.publish(party, &peers, link)?;
             }
-            (Call::Offer(peers), Ok(Reply::Invitation(_, link))) => {
-                self.publish(party, &peers, Link::Invitation(link))?;
+            (Call::Offer(peers), Ok(Reply::Invitation(_, link, short))) => {
+                let link = short.map_or(Link::Invitation(link), Link::Short);
+                self.publish(party, &peers, link)?;
             }
             (Call::Connect | Call::Other, Ok(_)) => {}
             (_, Ok(reply)) => return no_connection_fails::check(party, reply),
@@ -390,6 +399,10 @@ impl World {
                     integrity_is_ok::check(stream, integrity)?;
                 }
                 self.message(party, peer, connection, id, &body)
+            }
+            Event::Opened { .. } => {
+                self.agents.tally.count("short links opened");
+                Ok(())
             }
             Event::Delivered { connection, id } => {
                 let Some(contact) = self.notebooks[party].connections.get(&connection) else {

@@ -126,11 +126,11 @@ impl Stack {
     ) -> Option<Outcome> {
         let reply = answer.unwrap_or_else(|error| panic!("agent of party {party}: {error}"));
         match (call, reply) {
-            (Call::Address(tag), Reply::Address(link)) => {
+            (Call::Address(tag), Reply::Address(link, _)) => {
                 let link = link.to_string();
                 Some(Outcome::Address { tag, link })
             }
-            (Call::Invite(tag), Reply::Invitation(id, link)) => Some(Outcome::Invitation {
+            (Call::Invite(tag), Reply::Invitation(id, link, _)) => Some(Outcome::Invitation {
                 tag,
                 connection: connection_of(id),
                 link: link.to_string(),
@@ -169,7 +169,11 @@ impl Stack {
                 let name = agent::Tag::new(tag.0);
                 (
                     Call::Address(tag),
-                    Command::CreateAddress { tag: name, relay },
+                    Command::CreateAddress {
+                        tag: name,
+                        relay,
+                        about: None,
+                    },
                 )
             }
             Effect::CloseAddress { tag } => {
@@ -182,6 +186,7 @@ impl Stack {
                     tag: name,
                     relay,
                     info: Vec::new(),
+                    about: None,
                 };
                 (Call::Invite(tag), command)
             }

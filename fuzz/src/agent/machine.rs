@@ -9,9 +9,9 @@ use std::{
 use bytes::Bytes;
 use junto_agent::proto::{
     AgentMessage, Answer, Body, Command, Committed, ConnectionId, Envelope, Event, Instant,
-    InvitationLink, Link, Machine, MachineConfig, MessageId, Operation, Output, Receipt, Refusal,
-    RelayId, RelayNotice, RelayTrouble, Reply, RequestId, Resync, RoutePolicy, Row, RowKey,
-    SealedBody, Tag, Ticket, Token,
+    InvitationLink, Link, LinkBytes, Machine, MachineConfig, MessageId, Operation, Output, Receipt,
+    Refusal, RelayId, RelayNotice, RelayTrouble, Reply, RequestId, Resync, RoutePolicy, Row,
+    RowKey, SealedBody, Tag, Ticket, Token,
 };
 use junto_crypto::{
     Zeroizing,
@@ -99,11 +99,13 @@ fn set_up() -> Setup {
     world.call(Command::CreateAddress {
         tag: ADDRESS,
         relay: relay.clone(),
+        about: None,
     });
     world.call(Command::CreateInvitation {
         tag: INVITATION,
         relay,
         info: b"maker".to_vec(),
+        about: None,
     });
     world.settle();
     for _ in 0..2 {
@@ -122,8 +124,8 @@ fn set_up() -> Setup {
     let mut links = (None, None);
     for reply in std::mem::take(&mut world.replies) {
         match reply {
-            Reply::Address(link) => links.0 = Some(link),
-            Reply::Invitation(connection, link) => links.1 = Some((connection, *link)),
+            Reply::Address(link, _) => links.0 = Some(link),
+            Reply::Invitation(connection, link, _) => links.1 = Some((connection, *link)),
             _ => {}
         }
     }
@@ -157,6 +159,7 @@ fn created(number: u8) -> Answer {
         recipient_id: RecipientId([number; 24]),
         sender_id: SenderId([number.wrapping_add(0x80); 24]),
         relay_key: relay_secret().public_key(),
+        link: None,
     }
 }
 
@@ -273,6 +276,7 @@ impl World {
             Event::RatchetBroken { .. } => "ratchet broken",
             Event::Renewed { .. } => "renewed",
             Event::Synchronised { .. } => "synchronised",
+            Event::Opened { .. } => "opened",
             Event::Failed { .. } => "failed",
             Event::RelayDown { .. } => "relay down",
             Event::RelayUp { .. } => "relay up",
@@ -519,7 +523,13 @@ fn answer(world: &mut World, input: &mut Input<'_>) {
             recipient_id: RecipientId(input.array()),
             sender_id: SenderId(input.array()),
             relay_key: x25519::PublicKey::from_bytes(&input.array()),
+            link: None,
         },
+        (15, _) => Answer::Link(Box::new(LinkBytes {
+            sender: SenderId(input.array()),
+            fixed: input.piece().into(),
+            user: input.piece().into(),
+        })),
         (11, _) => Answer::Refused(Refusal::Auth),
         (12, _) => Answer::Refused(Refusal::Quota),
         (13, _) => Answer::Refused(Refusal::NoMessage),

@@ -1,5 +1,6 @@
 //! The agent protocol: links, layers, messages, stored rows, and the machine behind them.
 
+mod link_data;
 mod machine;
 
 use junto_agent::proto::{
@@ -9,6 +10,7 @@ use junto_agent::proto::{
 };
 use junto_agent::proto::{Instant, RestoreError, Row};
 use junto_crypto::secretbox::BoxKey;
+pub(crate) use link_data::{link_data, seeds_of_link_data};
 pub(crate) use machine::{deliverable, machine, rows_of_setup, seed_of_reply};
 
 use crate::{input::Input, seeds};
@@ -26,6 +28,10 @@ pub(crate) fn link(bytes: &[u8]) {
         match &link {
             Link::Invitation(link) => drop(link.negotiated()),
             Link::Contact(link) => drop(link.negotiated()),
+            Link::Short(link) => {
+                assert_eq!(link.web().parse::<Link>(), Ok(Link::Short(link.clone())));
+                drop(link.relay(&[]));
+            }
         }
     }
     if let Ok(queue) = text.parse::<QueueUri>() {

@@ -79,6 +79,7 @@ impl Passage {
             tag,
             relay: relay.clone(),
             info: Vec::new(),
+            about: None,
         };
         passage.call(0, invite, rng);
         passage.settle(rng)?;
@@ -248,7 +249,7 @@ impl Passage {
                 Output::Event(Event::Message { id, .. }) => self.ends[end].received.push(id),
                 Output::Event(_) => {}
                 Output::Answer {
-                    answer: Ok(Reply::Invitation(_, link)),
+                    answer: Ok(Reply::Invitation(_, link, _)),
                     ..
                 } => {
                     self.ends[end].link = Some((*link).into());
@@ -286,6 +287,7 @@ impl Passage {
                     recipient_id: recipient,
                     sender_id: sender,
                     relay_key,
+                    link: None,
                 })
             }
             Operation::Send { queue, body, .. } => {
@@ -310,6 +312,9 @@ impl Passage {
             }
             Operation::Subscribe { .. }
             | Operation::Secure { .. }
+            | Operation::ReadLink { .. }
+            | Operation::SecureByLink { .. }
+            | Operation::SetLink { .. }
             | Operation::Acknowledge { .. }
             | Operation::Suspend { .. }
             | Operation::Delete { .. } => Ok(Answer::Done),

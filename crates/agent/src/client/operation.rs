@@ -5,14 +5,15 @@ use junto_smp::{
     client::{Event, ReplyFault, Request},
     command::{Command, NewMode, NewQueue, QueueMode},
     error::ErrorCode,
-    id::{Entity, RecipientId},
+    id::{CorrelationId, Entity, RecipientId},
+    link::{LinkBlobs, LinkData},
     message::MessageFlags,
     response::Response,
 };
 
 use super::proxy::{ProxyTrouble, is_overload};
 use super::{ClientError, Notice, Password, ProtocolFault};
-use crate::proto::{Answer, Operation, Refusal, RelayNotice, Token};
+use crate::proto::{Answer, LinkBytes, LinkParts, NewLink, Operation, Refusal, RelayNotice, Token};
 
 /// Comes back with an answer.
 pub(super) enum Ticket {
@@ -51,6 +52,7 @@ pub(super) fn request<'a>(operation: &'a Operation, password: Option<&'a Passwor
             auth,
             delivery_key,
             mode,
+            link,
         } => Request {
             entity: Entity::None,
             key: Some(auth),
@@ -59,10 +61,7 @@ pub(super) fn request<'a>(operation: &'a Operation, password: Option<&'a Passwor
                 dh_key: *delivery_key,
                 password: password.map(Password::as_bytes),
                 subscribe: true,
-                mode: match mode {
-                    QueueMode::Messaging => NewMode::Messaging(None),
-                    QueueMode::Contact => NewMode::Contact(None),
-                },
+                mode: new_mode(*mode, link.as_deref()),
                 notifier: None,
             })),
         },
@@ -75,6 +74,29 @@ pub(super) fn request<'a>(operation: &'a Operation, password: Option<&'a Passwor
             entity: Entity::Queue(queue.as_bytes()),
             key: Some(auth),
             command: Command::SenderKey(auth.public_key()),
+        },
+        Operation::ReadLink { link } => Request {
+            entity: Entity::Queue(link.as_bytes()),
+            key: None,
+            command: Command::ReadLink,
+        },
+        Operation::SecureByLink { link, auth } => Request {
+            entity: Entity::Queue(link.as_bytes()),
+            key: Some(auth),
+            command: Command::LinkKey(auth.public_key()),
+        },
+        Operation::SetLink {
+            queue,
+            auth,
+            link,
+            parts,
+        } => Request {
+            entity: Entity::Queue(queue.as_bytes()),
+            key: Some(auth),
+            command: Command::SetLink {
+                link: *link,
+                blobs: blobs(parts),
+            },
         },
         Operation::Send { queue, auth, body } => Request {
             entity: Entity::Queue(queue.as_bytes()),
@@ -106,6 +128,32 @@ pub(super) fn request<'a>(operation: &'a Operation, password: Option<&'a Passwor
     }
 }
 
+/// The name of a request that is to have a certain one.
+pub(super) fn correlation(operation: &Operation) -> Option<CorrelationId> {
+    match operation {
+        Operation::Create {
+            link: Some(link), ..
+        } => Some(link.correlation),
+        _ => None,
+    }
+}
+
+/// The core seals link data to just the size that a relay takes.
+fn blobs(parts: &LinkParts) -> LinkBlobs<'_> {
+    LinkBlobs::new(&parts.fixed, &parts.user).unwrap_or_default()
+}
+
+fn new_mode(mode: QueueMode, link: Option<&NewLink>) -> NewMode<'_> {
+    let data = link.map(|link| LinkData {
+        sender: link.correlation.derived_sender_id(),
+        blobs: blobs(&link.parts),
+    });
+    match mode {
+        QueueMode::Messaging => NewMode::Messaging(data),
+        QueueMode::Contact => NewMode::Contact(link.and_then(|link| link.id).zip(data)),
+    }
+}
+
 /// The notices for an answer: one, and another for a message that came as answer to `ACK`.
 pub(super) fn answered(
     ticket: Ticket,
@@ -125,7 +173,11 @@ pub(super) fn answered(
             recipient_id: ids.recipient,
             sender_id: ids.sender,
             relay_key: ids.server_dh_key,
+            link: ids.link,
         },
+        Ok(Response::Link(data)) => {
+            Answer::Link(Box::new(LinkBytes::new(data.sender, &data.blobs)))
+        }
         Ok(Response::Message { id, sealed }) => {
             message = queue.map(|queue| RelayNotice::Message {
                 queue,

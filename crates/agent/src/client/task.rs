@@ -260,10 +260,12 @@ impl Task {
         let idle = self.client.in_flight() == 0;
         let request = operation::request(&operation, self.password.as_deref());
         let ticket = Ticket::new(token, &operation);
+        let correlation = operation::correlation(&operation);
         let (client, block, rng) = (&mut self.client, &mut self.outgoing, &mut self.rng);
-        let pushed = match &self.destination {
-            Some(relay) => client.push_forwarded(block, relay, &request, ticket, rng),
-            None => client.push(block, &request, ticket, rng),
+        let pushed = match (&self.destination, correlation) {
+            (Some(relay), _) => client.push_forwarded(block, relay, &request, ticket, rng),
+            (None, None) => client.push(block, &request, ticket, rng),
+            (None, Some(correlation)) => client.push_as(block, &request, ticket, correlation),
         };
         match pushed.map_err(|rejected| rejected.reason) {
             Ok(()) => {

@@ -1,19 +1,23 @@
 //! What the application asks of the machine.
 
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 
 use junto_crypto::CryptoRng;
+use junto_ratchet::VersionRange as RatchetVersions;
 use junto_smp::address::ServerAddress;
 use junto_smp::command::QueueMode;
 
 use super::command::{CallError, Command, Misuse, Reply, Ticket};
-use super::connection::{Address, Connection, Role, Stage};
+use super::connection::{Address, Connection, Keys, Role, Stage};
 use super::effects::Owner;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::instant::Instant;
-use super::link::Link;
+use super::link::{Link, LinkError};
+use super::link_data::ABOUT_MAX;
 use super::machine::{Machine, REQUESTS_MAX};
 use super::message::{MAX_BODY, MAX_INFO};
+use super::publication::Publication;
 use super::queue::{ReceiveQueue, Subscription};
 use super::relay::RelayId;
 use super::resync::Resync;
@@ -30,10 +34,16 @@ impl Machine {
     ) {
         self.effects.now = now;
         let answer = match command {
-            Command::CreateAddress { tag, relay } => self.create_address(ticket, tag, relay, rng),
-            Command::CreateInvitation { tag, relay, info } => {
-                self.create_invitation(ticket, tag, relay, info, rng)
+            Command::CreateAddress { tag, relay, about } => {
+                self.create_address(ticket, tag, relay, about, rng)
             }
+            Command::Describe { tag, about } => self.describe(tag, about),
+            Command::CreateInvitation {
+                tag,
+                relay,
+                info,
+                about,
+            } => self.create_invitation(ticket, tag, relay, (info, about), rng),
             Command::Join {
                 tag,
                 link,
@@ -86,19 +96,29 @@ impl Machine {
         ticket: Ticket,
         tag: Tag,
         relay: ServerAddress,
+        about: Option<Vec<u8>>,
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Reply>, CallError> {
         let effects = &mut self.effects;
-        let address = self.addresses.entry(tag).or_insert_with(|| {
-            let receive = ReceiveQueue::new(relay, QueueMode::Contact, effects, rng);
-            effects.changed(Owner::Address(tag));
-            Address::new(tag, receive)
-        });
+        let address = match self.addresses.entry(tag) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => {
+                let publication = about
+                    .map(|about| check_about(&about).map(|()| Publication::new(about, None, rng)))
+                    .transpose()?;
+                let mut receive = ReceiveQueue::new(relay, QueueMode::Contact, effects, rng);
+                if let Some(publication) = publication {
+                    receive.publish(publication).map_err(LinkError::from)?;
+                }
+                effects.changed(Owner::Address(tag));
+                free.insert(Address::new(tag, receive))
+            }
+        };
         if address.closing {
             return Err(Misuse::TagTaken.into());
         }
-        match address.link() {
-            Some(link) => Ok(Some(Reply::Address(link))),
+        match address.reply() {
+            Some(reply) => Ok(Some(reply)),
             None => {
                 address.callers.push(ticket);
                 Ok(None)
@@ -111,10 +131,14 @@ impl Machine {
         ticket: Ticket,
         tag: Tag,
         relay: ServerAddress,
-        info: Vec<u8>,
+        (info, about): (Vec<u8>, Option<Vec<u8>>),
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Reply>, CallError> {
         check_info(&info)?;
+        about.as_deref().map(check_about).transpose()?;
+        if self.is_opening(tag) {
+            return Err(Misuse::TagTaken.into());
+        }
         if let Some(connection) = self.connection_of(tag) {
             if connection.role != Role::Maker {
                 return Err(Misuse::TagTaken.into());
@@ -122,15 +146,18 @@ impl Machine {
             if let Stage::Failed(fault) = connection.stage {
                 return Err(fault.into());
             }
-            let Some(link) = connection.link.clone() else {
+            let reply = connection.invitation();
+            if reply.is_none() {
                 connection.callers.push(ticket);
-                return Ok(None);
-            };
-            return Ok(Some(Reply::Invitation(connection.id, link)));
+            }
+            return Ok(reply);
         }
         let id = self.fresh_id(rng);
         let receive = ReceiveQueue::new(relay, QueueMode::Messaging, &mut self.effects, rng);
         let mut connection = Connection::invite(id, tag, info, receive, rng);
+        if let Some(about) = about {
+            connection.publish(about, rng)?;
+        }
         connection.callers.push(ticket);
         self.add(connection);
         Ok(None)
@@ -145,19 +172,23 @@ impl Machine {
         rng: &mut impl CryptoRng,
     ) -> Result<ConnectionId, CallError> {
         check_info(&info)?;
+        if let Some(id) = self.tags.get(&tag).filter(|_| self.is_opening(tag)) {
+            return Ok(*id);
+        }
         if let Some(connection) = self.connection_of(tag) {
             return match connection.role {
                 Role::Joiner | Role::Requester => Ok(connection.id),
                 Role::Maker => Err(Misuse::TagTaken.into()),
             };
         }
-        let id = self.fresh_id(rng);
-        let effects = &mut self.effects;
         // Before anything is made: a link that we cannot use.
         match link {
             Link::Invitation(link) => link.negotiated().map(|_| ())?,
             Link::Contact(link) => link.negotiated().map(|_| ())?,
+            Link::Short(link) => return self.open_short(tag, link, relay, info, rng),
         }
+        let id = self.fresh_id(rng);
+        let effects = &mut self.effects;
         let receive = ReceiveQueue::new(relay, QueueMode::Messaging, effects, rng);
         let connection = match link {
             Link::Invitation(link) => {
@@ -166,6 +197,7 @@ impl Machine {
             Link::Contact(link) => {
                 Connection::request(id, tag, link, info, receive, (effects, rng))
             }
+            Link::Short(_) => return Err(CallError::Defect("a short link is opened first")),
         }?;
         self.add(connection);
         Ok(id)
@@ -220,6 +252,10 @@ impl Machine {
         if body.len() > MAX_BODY {
             return Err(Misuse::BodyTooLong.into());
         }
+        if let Some(opening) = self.openings.get(&id) {
+            let failed = opening.fault.map(CallError::from);
+            return Err(failed.unwrap_or(Misuse::NotConnected.into()));
+        }
         let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
         connection.send_message(ticket, body, &mut self.effects, rng);
         Ok(None)
@@ -244,6 +280,9 @@ impl Machine {
     }
 
     fn delete(&mut self, id: ConnectionId) {
+        if self.delete_opening(id) {
+            return;
+        }
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
@@ -268,18 +307,33 @@ impl Machine {
         }
     }
 
+    fn describe(&mut self, tag: Tag, about: Vec<u8>) -> Result<Option<Reply>, CallError> {
+        check_about(&about)?;
+        let address = self.addresses.get_mut(&tag).filter(|it| !it.closing);
+        let publication = address.and_then(|it| it.receive.publication.as_mut());
+        publication.ok_or(Misuse::NoAddress)?.describe(about);
+        self.effects.changed(Owner::Address(tag));
+        Ok(Some(Reply::Done))
+    }
+
+    /// Whether a short link is being opened for this tag.
+    fn is_opening(&self, tag: Tag) -> bool {
+        let id = self.tags.get(&tag);
+        id.is_some_and(|id| self.openings.contains_key(id))
+    }
+
     fn connection_of(&mut self, tag: Tag) -> Option<&mut Connection> {
         let id = self.tags.get(&tag)?;
         self.connections.get_mut(id)
     }
 
-    fn fresh_id(&self, rng: &mut impl CryptoRng) -> ConnectionId {
+    pub(super) fn fresh_id(&self, rng: &mut impl CryptoRng) -> ConnectionId {
         let mut bytes = [0; 16];
         rng.fill_bytes(&mut bytes);
         ConnectionId::new(bytes)
     }
 
-    fn add(&mut self, connection: Connection) {
+    pub(super) fn add(&mut self, connection: Connection) {
         connection.changed(&mut self.effects);
         self.tags.insert(connection.tag, connection.id);
         self.connections.insert(connection.id, connection);
@@ -317,8 +371,10 @@ impl Machine {
             .values()
             .filter_map(|connection| connection.send.as_ref());
         let addresses = self.addresses.values().map(|address| address.receive.relay);
+        let opening = self.openings.values().filter(|it| it.fault.is_none());
         let used: BTreeSet<RelayId> = receiving
             .chain(sending.map(|send| send.relay))
+            .chain(opening.map(|opening| opening.relay))
             .chain(addresses)
             .collect();
         let unused: Vec<_> = self
@@ -335,6 +391,27 @@ impl Machine {
         if let Some(created) = &queue.created {
             self.routes.remove(&(queue.relay, created.recipient_id));
         }
+    }
+}
+
+impl Connection {
+    /// Gives our invitation, not made yet, a short link as well.
+    fn publish(&mut self, about: Vec<u8>, rng: &mut impl CryptoRng) -> Result<(), CallError> {
+        let Keys::Offered(secrets) = &self.keys else {
+            return Err(CallError::Defect("an invitation without keys"));
+        };
+        let offer = secrets.offer(RatchetVersions::OURS);
+        let publication = Publication::new(about, Some(offer), rng);
+        let published = self.receive.publish(publication);
+        Ok(published.map_err(LinkError::from)?)
+    }
+}
+
+fn check_about(about: &[u8]) -> Result<(), CallError> {
+    if about.len() > ABOUT_MAX {
+        Err(Misuse::AboutTooLong.into())
+    } else {
+        Ok(())
     }
 }
 

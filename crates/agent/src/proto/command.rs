@@ -5,6 +5,7 @@ use junto_smp::address::ServerAddress;
 use super::event::ConnectionFault;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::link::{ContactLink, InvitationLink, Link, LinkError};
+use super::short::ShortLink;
 
 /// Names a call until it is answered. The caller chooses; each number once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,15 @@ pub enum Command {
         tag: Tag,
         /// Where its queue is made.
         relay: ServerAddress,
+        /// Make a short link as well, which says this.
+        about: Option<Vec<u8>>,
+    },
+    /// Change what an address's short link says.
+    Describe {
+        /// Tag of the address.
+        tag: Tag,
+        /// What it says from now on.
+        about: Vec<u8>,
     },
     /// Make a link for one peer.
     CreateInvitation {
@@ -27,6 +37,8 @@ pub enum Command {
         relay: ServerAddress,
         /// What the peer is told.
         info: Vec<u8>,
+        /// Make a short link as well, which says this.
+        about: Option<Vec<u8>>,
     },
     /// Connect through a link.
     Join {
@@ -85,12 +97,12 @@ pub enum Command {
 }
 
 /// The answer to a call that succeeded.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// To [`Command::CreateAddress`].
-    Address(ContactLink),
+    Address(ContactLink, Option<Box<ShortLink>>),
     /// To [`Command::CreateInvitation`].
-    Invitation(ConnectionId, Box<InvitationLink>),
+    Invitation(ConnectionId, Box<InvitationLink>, Option<Box<ShortLink>>),
     /// To [`Command::Join`] and [`Command::Accept`].
     Connection(ConnectionId),
     /// To [`Command::Send`].
@@ -125,6 +137,9 @@ pub enum Misuse {
     /// There is no such connection, or it was deleted.
     #[error("no such connection")]
     NoConnection,
+    /// There is no such address, or none with a short link.
+    #[error("no such address with a short link")]
+    NoAddress,
     /// There is no such request, or it was accepted or rejected.
     #[error("no such request")]
     NoRequest,
@@ -140,6 +155,9 @@ pub enum Misuse {
     /// Longer than [`MAX_BODY`](crate::MAX_BODY) bytes.
     #[error("the message is too long")]
     BodyTooLong,
+    /// Longer than [`ABOUT_MAX`](crate::ABOUT_MAX) bytes.
+    #[error("what the link shall say is too long")]
+    AboutTooLong,
     /// Longer than [`MAX_INFO`](crate::MAX_INFO) bytes.
     #[error("the connection information is too long")]
     InfoTooLong,

@@ -13,6 +13,7 @@ use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, MessageId, Tag};
 use super::instant::Instant;
 use super::link::InvitationLink;
+use super::publication::Publication;
 use super::queue::{ReceiveQueue, SendQueue, Subscription};
 use super::resync::Resynchronisation;
 use super::step::{Row, RowKey};
@@ -439,14 +440,33 @@ fn stage_letters(stage: Stage) -> [u8; 2] {
         Stage::Confirming => *b"C ",
         Stage::Active => *b"A ",
         Stage::Deleting => *b"D ",
-        Stage::Failed(fault) => match fault {
-            ConnectionFault::LinkUsed => *b"FL",
-            ConnectionFault::PeerGone => *b"FP",
-            ConnectionFault::QueueGone => *b"FQ",
-            ConnectionFault::QueueRefused => *b"FR",
-            ConnectionFault::Version => *b"FV",
-        },
+        Stage::Failed(fault) => fault_letters(fault),
     }
+}
+
+pub(super) fn fault_letters(fault: ConnectionFault) -> [u8; 2] {
+    match fault {
+        ConnectionFault::LinkUsed => *b"FL",
+        ConnectionFault::LinkGone => *b"FG",
+        ConnectionFault::LinkForged => *b"FX",
+        ConnectionFault::PeerGone => *b"FP",
+        ConnectionFault::QueueGone => *b"FQ",
+        ConnectionFault::QueueRefused => *b"FR",
+        ConnectionFault::Version => *b"FV",
+    }
+}
+
+pub(super) fn read_fault(letters: &[u8; 2]) -> Result<ConnectionFault, Malformed> {
+    Ok(match letters {
+        b"FL" => ConnectionFault::LinkUsed,
+        b"FG" => ConnectionFault::LinkGone,
+        b"FX" => ConnectionFault::LinkForged,
+        b"FP" => ConnectionFault::PeerGone,
+        b"FQ" => ConnectionFault::QueueGone,
+        b"FR" => ConnectionFault::QueueRefused,
+        b"FV" => ConnectionFault::Version,
+        _ => return Err(Malformed::Tag),
+    })
 }
 
 fn read_stage(reader: &mut Reader<'_>) -> Result<Stage, Malformed> {
@@ -456,12 +476,7 @@ fn read_stage(reader: &mut Reader<'_>) -> Result<Stage, Malformed> {
         b"C " => Stage::Confirming,
         b"A " => Stage::Active,
         b"D " => Stage::Deleting,
-        b"FL" => Stage::Failed(ConnectionFault::LinkUsed),
-        b"FP" => Stage::Failed(ConnectionFault::PeerGone),
-        b"FQ" => Stage::Failed(ConnectionFault::QueueGone),
-        b"FR" => Stage::Failed(ConnectionFault::QueueRefused),
-        b"FV" => Stage::Failed(ConnectionFault::Version),
-        _ => return Err(Malformed::Tag),
+        letters => Stage::Failed(read_fault(letters)?),
     })
 }
 
@@ -515,9 +530,40 @@ impl InboxRow {
     }
 }
 
-/// The row of an invitation link.
-pub(super) fn link_row(link: &InvitationLink) -> Row {
-    Zeroizing::new(link.to_string().into_bytes())
+impl Connection {
+    /// The row of an invitation: its link, once there is one, and after a line end what is kept of a short one.
+    pub(super) fn invitation_row(&self) -> Result<Row, Malformed> {
+        let mut out = Zeroizing::new(Vec::new());
+        if let Some(link) = &self.link {
+            out.extend_from_slice(link.to_string().as_bytes());
+        }
+        if let Some(publication) = &self.receive.publication {
+            out.push(b'\n');
+            publication.put(&mut out)?;
+        }
+        Ok(out)
+    }
+
+    /// Takes what [`Connection::invitation_row`] gave.
+    pub(super) fn restore_invitation(&mut self, row: &[u8]) -> Result<(), Malformed> {
+        let end = row.iter().position(|&byte| byte == b'\n');
+        let (text, rest) = row.split_at(end.unwrap_or(row.len()));
+        if !text.is_empty() {
+            let text = core::str::from_utf8(text).map_err(|_| Malformed::Text)?;
+            let link = text.parse().map_err(|_| Malformed::Text)?;
+            self.link = Some(Box::new(link));
+        }
+        if let Some((_, rest)) = rest.split_first() {
+            let mut reader = Reader::new(rest);
+            let mut publication = Publication::read(&mut reader)?;
+            reader.end()?;
+            if let Keys::Offered(secrets) = &self.keys {
+                publication.set_offer(secrets.offer(junto_ratchet::VersionRange::OURS));
+            }
+            self.receive.publication = Some(Box::new(publication));
+        }
+        Ok(())
+    }
 }
 
 /// Whether senders are kept out of a queue, while we are connected to its relay.
@@ -588,6 +634,10 @@ impl Address {
         self.recent
             .iter()
             .for_each(|fingerprint| out.extend_from_slice(fingerprint));
+        // The rows of addresses without one end here.
+        if let Some(publication) = &self.receive.publication {
+            publication.put(&mut out)?;
+        }
         Ok(out)
     }
 
@@ -601,11 +651,14 @@ impl Address {
             b'O' => false,
             _ => return Err(Malformed::Tag),
         };
-        let receive = ReceiveQueue::read(&mut reader, effects)?;
+        let mut receive = ReceiveQueue::read(&mut reader, effects)?;
         let recent = usize::from(reader.u8()?);
         let recent = (0..recent)
             .map(|_| reader.array())
             .collect::<Result<_, _>>()?;
+        if reader.peek().is_some() {
+            receive.publication = Some(Box::new(Publication::read(&mut reader)?));
+        }
         reader.end()?;
         Ok(Self {
             closing,

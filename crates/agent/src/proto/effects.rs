@@ -24,6 +24,8 @@ pub(super) const RETRY_DELAY: Duration = Duration::from_secs(2);
 pub(super) enum Owner {
     Address(Tag),
     Connection(ConnectionId),
+    /// A connection through a short link that is being opened.
+    Opening(ConnectionId),
 }
 
 /// What a command in flight does for its owner.
@@ -37,6 +39,10 @@ pub(super) enum Purpose {
     Acknowledge,
     Suspend,
     Delete,
+    /// Read the data of a short link.
+    Open,
+    /// Change what our short link says.
+    Publish,
 }
 
 /// A command that a relay has not answered yet.
@@ -183,7 +189,7 @@ impl Effects {
     pub(super) fn awaits_answer(&self, lines: &Lines) -> bool {
         self.pending.values().any(|pending| match pending.owner {
             Owner::Address(tag) => lines.addresses.contains(&tag),
-            Owner::Connection(id) => lines.connections.contains(&id),
+            Owner::Connection(id) | Owner::Opening(id) => lines.connections.contains(&id),
         })
     }
 
@@ -263,6 +269,7 @@ impl Effects {
             }
             Event::Message { .. }
             | Event::Delivered { .. }
+            | Event::Opened { .. }
             | Event::Unreadable { .. }
             | Event::RatchetBroken { .. }
             | Event::Synchronised { .. }

@@ -27,6 +27,16 @@ pub enum Event {
         /// What the requester says about itself; not authenticated beyond the connection to come.
         info: Vec<u8>,
     },
+    /// The short link of [`Agent::join`](crate::Agent::join) is open; the connection is on its way. Sent once, not
+    /// stored.
+    Opened {
+        /// The connection.
+        connection: ConnectionId,
+        /// Tag that the connection was made with.
+        tag: Tag,
+        /// What the link says besides how to connect. Its maker wrote it; a relay may show an older version.
+        about: Vec<u8>,
+    },
     /// The connection works in both directions. Comes again after each restart, before its
     /// messages, while the connection exists.
     Connected {
@@ -120,6 +130,12 @@ pub enum ConnectionFault {
     /// stolen.
     #[error("the link was used by somebody else")]
     LinkUsed,
+    /// The relay has nothing behind the short link: it was used already, or its maker has taken it back.
+    #[error("the link leads nowhere: it was used already, or taken back")]
+    LinkGone,
+    /// What the relay has behind the short link is not what its maker put there.
+    #[error("what the relay gave for the link is not what its maker put there")]
+    LinkForged,
     /// The relay no longer has the peer's queue: the peer deleted the connection, or its queue
     /// expired.
     #[error("the peer's queue is gone")]
@@ -153,6 +169,13 @@ impl fmt::Debug for Event {
                     "Connected({connection:?}, {tag:?}, {} bytes)",
                     info.len()
                 )
+            }
+            Self::Opened {
+                connection,
+                tag,
+                about,
+            } => {
+                write!(f, "Opened({connection:?}, {tag:?}, {} bytes)", about.len())
             }
             Self::Message {
                 connection,

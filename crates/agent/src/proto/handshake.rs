@@ -13,12 +13,12 @@
 use junto_crypto::{CryptoRng, Zeroizing, x25519};
 use junto_ratchet::{MakerKeys, Options, Params, Ratchet, VersionRange as RatchetVersions};
 use junto_smp::command::QueueMode;
-use junto_smp::id::{RecipientId, SenderId};
+use junto_smp::id::{LinkId, RecipientId, SenderId};
 
 use super::address::QueueInfo;
 use super::chain::ReceiveChain;
 use super::command::{CallError, Misuse, Reply};
-use super::connection::{Address, Connection, Keys, Role, Stage, link_row};
+use super::connection::{Address, Connection, Keys, Role, Stage};
 use super::effects::{Effects, PostQuantum, Timer};
 use super::envelope::Envelope;
 use super::event::{ConnectionFault, Event};
@@ -132,8 +132,9 @@ impl Connection {
                 recipient_id,
                 sender_id,
                 relay_key,
+                link,
             } => {
-                self.queue_made((recipient_id, sender_id, relay_key), effects, rng);
+                self.queue_made((recipient_id, sender_id, relay_key), link, effects, rng);
                 true
             }
             Answer::Refused(Refusal::Auth | Refusal::Quota) => {
@@ -151,7 +152,7 @@ impl Connection {
                 }
                 false
             }
-            Answer::Refused(_) | Answer::Done => {
+            Answer::Refused(_) | Answer::Done | Answer::Link(_) => {
                 effects.wake_after(
                     super::effects::RETRY_DELAY,
                     Timer::Retry(self.receive.relay),
@@ -164,14 +165,19 @@ impl Connection {
     fn queue_made(
         &mut self,
         (recipient, sender, key): (RecipientId, SenderId, x25519::PublicKey),
+        link: Option<LinkId>,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
         if self.receive.created.is_some() {
             return;
         }
-        if self.receive.set_created(recipient, sender, key).is_none() {
-            // A relay whose key is no key makes no queues.
+        let created = self.receive.set_created(recipient, sender, key);
+        if created
+            .and_then(|()| self.receive.published(sender, link))
+            .is_none()
+        {
+            // A relay whose key is no key makes no queues, nor one that gives other names than it must.
             return self.fail(ConnectionFault::QueueRefused, effects);
         }
         effects.changed(self.owner());
@@ -209,15 +215,22 @@ impl Connection {
             let sealed = layer::seal(&contact.layer_key, Some(&public), &envelope, rng).ok()?;
             self.put_outbox(REQUEST, sealed, effects);
         } else {
+            self.link = Some(link);
             effects
                 .delta
-                .put(RowKey::Invitation(self.id), link_row(&link));
+                .put(RowKey::Invitation(self.id), self.invitation_row().ok()?);
+            let reply = self.invitation()?;
             for ticket in self.callers.drain(..) {
-                effects.answer(ticket, Ok(Reply::Invitation(self.id, link.clone())));
+                effects.answer(ticket, Ok(reply.clone()));
             }
-            self.link = Some(link);
         }
         Some(())
+    }
+
+    /// The answer to who asked for our invitation, once there is one.
+    pub(super) fn invitation(&self) -> Option<Reply> {
+        let short = self.receive.short_link().map(Box::new);
+        Some(Reply::Invitation(self.id, self.link.clone()?, short))
     }
 
     fn confirm_as_joiner(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) -> Option<()> {
@@ -428,6 +441,12 @@ impl Address {
         self.receive.address().map(ContactLink::new)
     }
 
+    /// The answer to who asked for the address, once it is made.
+    pub(super) fn reply(&self) -> Option<Reply> {
+        let short = self.receive.short_link().map(Box::new);
+        Some(Reply::Address(self.link()?, short))
+    }
+
     /// Takes the relay's answer to `NEW`. `false` if the address came to nothing.
     pub(super) fn created(&mut self, answer: Answer, effects: &mut Effects) -> bool {
         match answer {
@@ -435,15 +454,17 @@ impl Address {
                 recipient_id,
                 sender_id,
                 relay_key,
+                link,
             } => {
-                let made = self.receive.created.is_some()
-                    || self
-                        .receive
+                let receive = &mut self.receive;
+                let made = receive.created.is_some()
+                    || receive
                         .set_created(recipient_id, sender_id, relay_key)
+                        .and_then(|()| receive.published(sender_id, link))
                         .is_some();
-                if let (true, Some(link)) = (made, self.link()) {
+                if let (true, Some(reply)) = (made, self.reply()) {
                     for ticket in self.callers.drain(..) {
-                        effects.answer(ticket, Ok(Reply::Address(link.clone())));
+                        effects.answer(ticket, Ok(reply.clone()));
                     }
                     effects.changed(super::effects::Owner::Address(self.tag));
                 }
@@ -460,7 +481,7 @@ impl Address {
                 }
                 false
             }
-            Answer::Refused(_) | Answer::Done => {
+            Answer::Refused(_) | Answer::Done | Answer::Link(_) => {
                 effects.wake_after(
                     super::effects::RETRY_DELAY,
                     Timer::Retry(self.receive.relay),

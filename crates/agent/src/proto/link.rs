@@ -1,16 +1,20 @@
 //! Links that one person hands to another: how to reach a queue, and for an invitation the keys of
 //! the key agreement as well.
 //!
-//! `simplex:/invitation#/?v=…&smp=…&e2e=…[&data=…]` and `simplex:/contact#/?v=…&smp=…[&data=…]`.
+//! `simplex:/invitation#/?v=…&smp=…&e2e=…[&data=…]` and `simplex:/contact#/?v=…&smp=…[&data=…]`. A
+//! [`ShortLink`] says where such a link is kept.
 
 use core::fmt;
 use core::str::FromStr;
 
 use junto_ratchet::Offer;
+use junto_smp::address::ServerAddress;
+use junto_smp::id::SenderId;
 
 use super::address::{QueueAddress, QueueMode, QueueUri};
 use super::offer;
 use super::query::Query;
+use super::short::{self, ShortLink};
 use super::version::{self, VersionRange};
 use super::wire::Malformed;
 
@@ -33,6 +37,12 @@ pub enum LinkError {
     /// Its maker speaks no version that we speak.
     #[error("the link was made by an incompatible version")]
     Unsupported,
+    /// It names its relay by host only, and the profile has no relay at that host.
+    #[error("the link does not say how to know its relay, and none of yours is at that host")]
+    UnknownRelay,
+    /// What the relay holds for a short link is not what the link's maker put there.
+    #[error("what the relay gave for the link is not what its maker put there")]
+    Forged,
 }
 
 /// Where and with which keys one peer can connect, once.
@@ -48,13 +58,15 @@ pub struct ContactLink {
     place: Place,
 }
 
-/// Either kind of link.
+/// Any kind of link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
     /// For one peer.
     Invitation(Box<InvitationLink>),
     /// For anybody.
     Contact(ContactLink),
+    /// For either, behind data on a relay.
+    Short(Box<ShortLink>),
 }
 
 /// What both kinds say.
@@ -73,6 +85,31 @@ impl InvitationLink {
             place: Place::new(address),
             offer,
         }
+    }
+
+    /// What was behind a short link.
+    pub(super) fn with_queues(
+        agent: VersionRange,
+        queues: Vec<QueueUri>,
+        data: Option<String>,
+        offer: Offer,
+    ) -> Self {
+        let place = Place {
+            agent,
+            queues,
+            data,
+        };
+        Self { place, offer }
+    }
+
+    /// The link, if it leads to the queue of a short link that was found on `relay` under this name.
+    pub(super) fn found_at(
+        mut self,
+        relay: &ServerAddress,
+        sender: SenderId,
+    ) -> Result<Self, LinkError> {
+        self.place.found_at(relay, sender)?;
+        Ok(self)
     }
 
     /// The queue to send to and the maker's keys, if we can use them: its agent, its queue and its
@@ -99,6 +136,30 @@ impl ContactLink {
         }
     }
 
+    /// What was behind a short link.
+    pub(super) fn with_queues(
+        agent: VersionRange,
+        queues: Vec<QueueUri>,
+        data: Option<String>,
+    ) -> Self {
+        let place = Place {
+            agent,
+            queues,
+            data,
+        };
+        Self { place }
+    }
+
+    /// As [`InvitationLink::found_at`].
+    pub(super) fn found_at(
+        mut self,
+        relay: &ServerAddress,
+        sender: SenderId,
+    ) -> Result<Self, LinkError> {
+        self.place.found_at(relay, sender)?;
+        Ok(self)
+    }
+
     /// The queue to send a request to.
     ///
     /// # Errors
@@ -119,6 +180,18 @@ impl Place {
             queues: vec![queue],
             data: None,
         }
+    }
+
+    /// Takes the place of the relay where it was found, which may have moved since. Both must prove the same
+    /// identity: else somebody has led us to the data of another relay's queue.
+    fn found_at(&mut self, relay: &ServerAddress, sender: SenderId) -> Result<(), LinkError> {
+        let queue = self.queues.first_mut().ok_or(Malformed::Short)?;
+        let address = &mut queue.address;
+        if address.sender_id != sender || address.relay.fingerprint() != relay.fingerprint() {
+            return Err(LinkError::Forged);
+        }
+        address.relay = relay.clone();
+        Ok(())
     }
 
     fn negotiated(&self, mode: QueueMode) -> Result<&QueueAddress, LinkError> {
@@ -189,6 +262,7 @@ impl fmt::Display for Link {
         match self {
             Self::Invitation(link) => link.fmt(f),
             Self::Contact(link) => link.fmt(f),
+            Self::Short(link) => link.fmt(f),
         }
     }
 }
@@ -196,7 +270,7 @@ impl fmt::Display for Link {
 impl FromStr for Link {
     type Err = LinkError;
 
-    /// Reads a link of either kind; `https://host/…` in place of `simplex:/…` is read as well.
+    /// Reads a link of any kind; `https://host/…` in place of `simplex:/…` is read as well.
     fn from_str(text: &str) -> Result<Self, LinkError> {
         let text = text.trim();
         if text.len() > LINK_MAX {
@@ -209,6 +283,10 @@ impl FromStr for Link {
                 rest.split_once('/').ok_or(Malformed::Text)?.1
             }
         };
+        let (kind, _) = path.split_once('#').ok_or(Malformed::Text)?;
+        if short::is_short(kind.strip_suffix('/').unwrap_or(kind)) {
+            return Ok(Self::Short(Box::new(text.parse()?)));
+        }
         let (kind, query) = path.split_once("#/?").ok_or(Malformed::Text)?;
         let query = Query::parse_escaped(query)?;
         let place = Place::from_query(&query)?;
@@ -230,6 +308,7 @@ impl FromStr for InvitationLink {
         match text.parse()? {
             Link::Invitation(link) => Ok(*link),
             Link::Contact(_) => Err(LinkError::OtherKind("a contact address")),
+            Link::Short(_) => Err(LinkError::OtherKind("a short link")),
         }
     }
 }
@@ -241,6 +320,7 @@ impl FromStr for ContactLink {
         match text.parse()? {
             Link::Contact(link) => Ok(link),
             Link::Invitation(_) => Err(LinkError::OtherKind("a one-time invitation")),
+            Link::Short(_) => Err(LinkError::OtherKind("a short link")),
         }
     }
 }
@@ -248,6 +328,12 @@ impl FromStr for ContactLink {
 impl From<InvitationLink> for Link {
     fn from(link: InvitationLink) -> Self {
         Self::Invitation(Box::new(link))
+    }
+}
+
+impl From<ShortLink> for Link {
+    fn from(link: ShortLink) -> Self {
+        Self::Short(Box::new(link))
     }
 }
 

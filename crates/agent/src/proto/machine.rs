@@ -16,6 +16,7 @@ use super::effects::{Effects, Owner, PostQuantum, Timer};
 use super::event::Event;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::instant::Instant;
+use super::opening::{self, Opening};
 use super::path::{Route, RoutePolicy};
 use super::queue::ReceiveQueue;
 use super::relay::RelayId;
@@ -64,6 +65,7 @@ pub struct Machine {
     pub(super) addresses: BTreeMap<Tag, Address>,
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    pub(super) openings: BTreeMap<ConnectionId, Opening>,
     pub(super) tags: BTreeMap<Tag, ConnectionId>,
     /// Whose queues are whose.
     pub(super) routes: BTreeMap<(RelayId, RecipientId), Owner>,
@@ -88,6 +90,7 @@ impl Machine {
             addresses: BTreeMap::new(),
             requests: BTreeMap::new(),
             connections: BTreeMap::new(),
+            openings: BTreeMap::new(),
             tags: BTreeMap::new(),
             routes: BTreeMap::new(),
             effects,
@@ -137,6 +140,9 @@ impl Machine {
                 self.effects.event(Event::Request { id, tag, info });
                 self.requests.insert(id, request);
             }
+            RowKey::Connection(id) if row.first() == Some(&opening::ROW) => {
+                self.restore_opening(id, row).map_err(bad)?;
+            }
             RowKey::Connection(id) => {
                 let late = late.remove(&id).unwrap_or_default();
                 self.restore_connection(id, row, late).map_err(bad)?;
@@ -147,9 +153,8 @@ impl Machine {
                 restored.map_err(bad)?;
             }
             RowKey::Invitation(id) => {
-                let text = core::str::from_utf8(row).map_err(|_| bad(Malformed::Text))?;
-                let link = text.parse().map_err(|_| bad(Malformed::Text))?;
-                self.connections.get_mut(&id).ok_or(orphan)?.link = Some(Box::new(link));
+                let connection = self.connections.get_mut(&id).ok_or(orphan)?;
+                connection.restore_invitation(row).map_err(bad)?;
             }
             RowKey::LateKey(connection, epoch, number) => {
                 let key = SkippedKey::decode(SkippedId { epoch, number }, row);
@@ -251,6 +256,9 @@ impl Machine {
                     for connection in self.connections.values_mut() {
                         retry_refused(&mut connection.receive, relay);
                     }
+                    for opening in self.openings.values_mut() {
+                        opening.void(relay);
+                    }
                     self.ready_all(relay);
                 }
             }
@@ -305,12 +313,18 @@ impl Machine {
                 }
             }
         };
-        let is_closed =
-            |address: &Address| !address.closing && self.effects.is_up(address.receive.relay);
+        let is_closed = |address: &Address| {
+            let publication = address.receive.publication.as_ref();
+            !address.closing
+                && self.effects.is_up(address.receive.relay)
+                && publication.is_none_or(|it| it.is_sent())
+        };
+        let is_opened = |id| self.openings.get(id).is_none_or(|it| it.fault.is_some());
         let connections = lines.connections.iter();
         let addresses = lines.addresses.iter();
         self.is_idle()
             && !self.effects.awaits_answer(lines)
+            && lines.connections.iter().all(is_opened)
             && connections
                 .filter_map(|id| self.connections.get(id))
                 .all(is_sent)
@@ -333,8 +347,11 @@ impl Machine {
                 let sends = connection.send.as_ref().map(|send| (false, send.relay));
                 [Some((true, connection.receive.relay)), sends]
             });
+        let opening = lines.connections.iter();
+        let opening = opening.filter_map(|id| self.openings.get(id));
         receiving
             .chain(both.flatten())
+            .chain(opening.map(|opening| (false, opening.relay)))
             .filter_map(|(receives, relay)| {
                 let path = self.effects.path(relay)?.clone();
                 Some(Route { receives, path })
@@ -354,6 +371,7 @@ impl Machine {
                         address.pump_close(&mut self.effects);
                     } else {
                         address.receive.pump(owner, &mut self.effects);
+                        address.receive.pump_link(owner, &mut self.effects);
                     }
                 }
                 Owner::Connection(id) => {
@@ -362,6 +380,7 @@ impl Machine {
                     };
                     connection.pump(&mut self.effects);
                 }
+                Owner::Opening(id) => self.pump_opening(id),
             }
         }
     }
@@ -398,7 +417,19 @@ impl Machine {
                 let Some(connection) = self.connections.get(&id) else {
                     return;
                 };
+                if connection.receive.publication.is_some()
+                    && connection.stage == Stage::Inviting
+                    && let Ok(row) = connection.invitation_row()
+                {
+                    self.effects.delta.put(RowKey::Invitation(id), row);
+                }
                 (RowKey::Connection(id), connection.to_row())
+            }
+            Owner::Opening(id) => {
+                let Some(opening) = self.openings.get(&id) else {
+                    return;
+                };
+                (RowKey::Connection(id), opening.to_row())
             }
         };
         // Every part of a row is bounded below what its length fields can say.

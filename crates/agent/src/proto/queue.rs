@@ -13,6 +13,7 @@ use junto_smp::message::DeliveryKey;
 
 use super::address::{QueueAddress, put_relay, read_relay};
 use super::effects::{Effects, Owner, Purpose};
+use super::publication::Publication;
 use super::relay::{Auth, Operation, RelayId};
 use super::wire::{Malformed, Reader, put_fixed};
 
@@ -55,9 +56,11 @@ pub(super) struct ReceiveQueue {
     pub(super) subscription: Subscription,
     /// Received but not acknowledged to the relay: the application is too far behind.
     pub(super) held: Option<QueueMessageId>,
+    /// The short link that leads to it.
+    pub(super) publication: Option<Box<Publication>>,
 }
 
-fn read_auth(reader: &mut Reader<'_>) -> Result<Auth, Malformed> {
+pub(super) fn read_auth(reader: &mut Reader<'_>) -> Result<Auth, Malformed> {
     Ok(Arc::new(match reader.u8()? {
         b'E' => AuthSecret::Ed25519(ed25519::SigningKey::from_seed(&reader.array()?)),
         b'X' => AuthSecret::X25519(x25519::SecretKey::from_bytes(&reader.array()?)),
@@ -65,7 +68,7 @@ fn read_auth(reader: &mut Reader<'_>) -> Result<Auth, Malformed> {
     }))
 }
 
-fn put_auth(out: &mut Vec<u8>, auth: &AuthSecret) {
+pub(super) fn put_auth(out: &mut Vec<u8>, auth: &AuthSecret) {
     match auth {
         AuthSecret::Ed25519(key) => {
             out.push(b'E');
@@ -97,6 +100,7 @@ impl ReceiveQueue {
             sender: None,
             subscription: Subscription::Idle,
             held: None,
+            publication: None,
         }
     }
 
@@ -124,16 +128,29 @@ impl ReceiveQueue {
         self.created = None;
         self.subscription = Subscription::Idle;
         self.held = None;
+        self.forget_link();
     }
 
     /// Where senders reach the queue, once made.
     pub(super) fn address(&self) -> Option<QueueAddress> {
-        self.created.as_ref().map(|created| QueueAddress {
+        let created = self.created.as_ref()?;
+        Some(self.address_as(created.sender_id))
+    }
+
+    /// Where senders reach the queue, if this is its name for them.
+    pub(super) fn address_as(&self, sender_id: SenderId) -> QueueAddress {
+        QueueAddress {
             relay: self.address.clone(),
-            sender_id: created.sender_id,
+            sender_id,
             recipient_key: self.layer_secret.public_key(),
             mode: Some(self.mode),
-        })
+        }
+    }
+
+    /// The queue's name for us, once made, and the key that goes with it.
+    pub(super) fn recipient(&self) -> Option<(RecipientId, Auth)> {
+        let created = self.created.as_ref()?;
+        Some((created.recipient_id, Arc::clone(&self.auth)))
     }
 
     /// Issues `NEW` or `SUB` if it is time.
@@ -144,10 +161,16 @@ impl ReceiveQueue {
         self.subscription = Subscription::InFlight;
         let (purpose, operation) = match &self.created {
             None => {
+                let link = self.new_link();
+                if link.is_some() {
+                    // The names that it asks for are stored first.
+                    effects.changed(owner);
+                }
                 let create = Operation::Create {
                     auth: Arc::clone(&self.auth),
                     delivery_key: self.delivery_secret.public_key(),
                     mode: self.mode,
+                    link,
                 };
                 (Purpose::Create, create)
             }
@@ -214,6 +237,7 @@ impl ReceiveQueue {
     pub(super) fn disconnected(&mut self) {
         self.subscription = Subscription::Idle;
         self.held = None;
+        self.void_link();
     }
 
     /// The box key shared with a sender's key. `None` if it is no key.
@@ -268,6 +292,7 @@ impl ReceiveQueue {
             sender: None,
             subscription: Subscription::Idle,
             held: None,
+            publication: None,
         };
         let created = reader.optional(|reader| {
             let (recipient, sender) = (reader.array()?, reader.array()?);
@@ -340,6 +365,12 @@ impl SendQueue {
             refused: None,
             refusals: 0,
         })
+    }
+
+    /// The queue was secured with this key already.
+    pub(super) fn secured_by(&mut self, auth: Auth) {
+        self.auth = auth;
+        self.secured = true;
     }
 
     /// Our key for the per-queue layer, sent along with the first message.

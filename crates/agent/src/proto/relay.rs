@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use junto_crypto::x25519;
-use junto_smp::id::{MessageId as QueueMessageId, RecipientId};
+use junto_smp::id::{CorrelationId, LinkId, MessageId as QueueMessageId, RecipientId};
 use junto_smp::key::AuthSecret;
 
 use junto_smp::command::QueueMode;
@@ -34,6 +34,8 @@ pub enum Operation {
         delivery_key: x25519::PublicKey,
         /// What the queue is for.
         mode: QueueMode,
+        /// The data of a short link to it.
+        link: Option<Box<NewLink>>,
     },
     /// `SUB`.
     Subscribe {
@@ -48,6 +50,29 @@ pub enum Operation {
         queue: SenderId,
         /// The sender's key.
         auth: Auth,
+    },
+    /// `LGET`: read the data of a contact's short link.
+    ReadLink {
+        /// The data's name.
+        link: LinkId,
+    },
+    /// `LKEY`: only this key may send from now on, and gets the data of an invitation's short link.
+    SecureByLink {
+        /// The data's name.
+        link: LinkId,
+        /// The sender's key.
+        auth: Auth,
+    },
+    /// `LSET`: put this behind a short link from now on.
+    SetLink {
+        /// The queue.
+        queue: RecipientId,
+        /// The recipient's key.
+        auth: Auth,
+        /// The data's name.
+        link: LinkId,
+        /// The data.
+        parts: Box<LinkParts>,
     },
     /// `SEND`.
     Send {
@@ -83,6 +108,37 @@ pub enum Operation {
     },
 }
 
+/// A short link to be made with its queue.
+#[derive(Clone)]
+pub struct NewLink {
+    /// Names the request; the queue's name for senders follows from it.
+    pub correlation: CorrelationId,
+    /// The data's name; of an invitation the relay chooses it.
+    pub id: Option<LinkId>,
+    /// The data.
+    pub parts: LinkParts,
+}
+
+/// The sealed data of a short link of ours.
+#[derive(Clone)]
+pub struct LinkParts {
+    /// The part that never changes.
+    pub fixed: Bytes,
+    /// The part that may change.
+    pub user: Bytes,
+}
+
+/// What a relay keeps behind a short link, as it gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkBytes {
+    /// The queue's name for senders.
+    pub sender: SenderId,
+    /// The part that never changes.
+    pub fixed: Box<[u8]>,
+    /// The part that may change.
+    pub user: Box<[u8]>,
+}
+
 /// A relay's answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -94,7 +150,11 @@ pub enum Answer {
         sender_id: SenderId,
         /// The relay's key for the encryption between relay and recipient.
         relay_key: x25519::PublicKey,
+        /// The name of the data of its short link.
+        link: Option<LinkId>,
     },
+    /// `LNK`.
+    Link(Box<LinkBytes>),
     /// `OK`, `SOK`, and a message in place of `OK` after `ACK` (which arrives on its own).
     Done,
     /// `ERR`.

@@ -40,6 +40,9 @@ impl Machine {
                 address.disconnected();
             }
         }
+        for opening in self.openings.values_mut() {
+            opening.void(relay);
+        }
         for connection in self.connections.values_mut() {
             if connection.receive.relay == relay {
                 connection.receive.disconnected();
@@ -54,6 +57,11 @@ impl Machine {
         for (tag, address) in &self.addresses {
             if address.receive.relay == relay {
                 self.effects.ready(Owner::Address(*tag));
+            }
+        }
+        for (id, opening) in &self.openings {
+            if opening.relay == relay {
+                self.effects.ready(Owner::Opening(*id));
             }
         }
         for (id, connection) in &self.connections {
@@ -82,6 +90,7 @@ impl Machine {
         match pending.owner {
             Owner::Address(tag) => self.address_answered(tag, pending.purpose, answer),
             Owner::Connection(id) => self.connection_answered(id, pending.purpose, answer, rng),
+            Owner::Opening(id) => self.opening_answered(id, answer, rng),
         }
     }
 
@@ -106,7 +115,7 @@ impl Machine {
             Purpose::Suspend => match answer {
                 Answer::Done => address.suspension = Suspension::Done,
                 Answer::Refused(Refusal::Auth) => return self.remove_address(tag),
-                Answer::Refused(_) | Answer::Created { .. } => {
+                Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
                     address.suspension = Suspension::Not;
                     return retry(&address.receive, &mut self.effects);
                 }
@@ -116,11 +125,18 @@ impl Machine {
                 Answer::Done | Answer::Refused(Refusal::Auth) => {
                     self.remove_address(tag);
                 }
-                Answer::Refused(_) | Answer::Created { .. } => {
+                Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
                     retry(&address.receive, &mut self.effects)
                 }
             },
-            Purpose::Secure | Purpose::Send(_) | Purpose::Acknowledge => {}
+            Purpose::Publish => {
+                if address.receive.link_set(&answer) {
+                    self.effects.changed(Owner::Address(tag));
+                } else {
+                    retry(&address.receive, &mut self.effects);
+                }
+            }
+            Purpose::Secure | Purpose::Send(_) | Purpose::Acknowledge | Purpose::Open => {}
         }
         self.effects.ready(Owner::Address(tag));
     }
@@ -156,10 +172,12 @@ impl Machine {
             }
             Purpose::Secure => connection.secured(&answer, effects),
             Purpose::Send(number) => connection.sent(number, &answer, effects, rng),
-            Purpose::Acknowledge | Purpose::Suspend => {}
+            Purpose::Acknowledge | Purpose::Suspend | Purpose::Open | Purpose::Publish => {}
             Purpose::Delete => match answer {
                 Answer::Done | Answer::Refused(Refusal::Auth) => self.remove_connection(id),
-                Answer::Refused(_) | Answer::Created { .. } => retry(&connection.receive, effects),
+                Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
+                    retry(&connection.receive, effects);
+                }
             },
         }
     }
@@ -183,6 +201,8 @@ impl Machine {
                 let tag = *tag;
                 self.address_noticed(tag, notice);
             }
+            // What is being opened has no queue yet.
+            Some(Owner::Opening(_)) => {}
             Some(Owner::Connection(id)) => {
                 let Some(connection) = self.connections.get_mut(id) else {
                     return;
@@ -262,7 +282,7 @@ impl Machine {
 fn subscribed(queue: &mut ReceiveQueue, answer: &Answer, effects: &mut Effects) {
     match answer {
         Answer::Done => queue.subscription = Subscription::Live,
-        Answer::Refused(_) | Answer::Created { .. } => retry(queue, effects),
+        Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => retry(queue, effects),
     }
 }
 
@@ -272,7 +292,11 @@ fn retry(queue: &ReceiveQueue, effects: &mut Effects) {
 
 /// A refused command left its queue `InFlight`, so that it is not repeated at once.
 pub(super) fn retry_refused(queue: &mut ReceiveQueue, relay: RelayId) {
-    if queue.relay == relay && queue.subscription == Subscription::InFlight {
+    if queue.relay != relay {
+        return;
+    }
+    if queue.subscription == Subscription::InFlight {
         queue.subscription = Subscription::Idle;
     }
+    queue.void_link();
 }

@@ -98,7 +98,7 @@ impl Connection {
                 };
                 self.fail(fault, effects);
             }
-            Answer::Refused(_) | Answer::Created { .. } => {
+            Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
                 effects.wake_after(super::effects::RETRY_DELAY, Timer::Retry(send.relay));
             }
         }
@@ -144,7 +144,7 @@ impl Connection {
             // Before our right to the queue is confirmed, the answer to `SKEY` decides.
             Answer::Refused(Refusal::Auth) if !send.secured && !send.is_open() => {}
             Answer::Refused(Refusal::Auth) => self.fail(ConnectionFault::PeerGone, effects),
-            Answer::Refused(_) | Answer::Created { .. } => {
+            Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
                 effects.wake_after(super::effects::RETRY_DELAY, Timer::Retry(send.relay));
             }
         }

@@ -70,6 +70,20 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
+    /// The next byte, which stays.
+    pub(crate) fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    /// `T` or `F`.
+    pub(crate) fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.u8()? {
+            b'T' => Ok(true),
+            b'F' => Ok(false),
+            _ => Err(Malformed::Tag),
+        }
+    }
+
     /// A string behind a length of one byte.
     pub(crate) fn short(&mut self) -> Result<&'a [u8], Malformed> {
         let len = self.u8()?;

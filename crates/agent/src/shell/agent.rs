@@ -13,8 +13,8 @@ use super::engine::{Engine, EngineOptions, Input};
 use crate::client::{ClientOptions, Password};
 use crate::error::AgentError;
 use crate::proto::{
-    Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, PostQuantum,
-    Reply, RequestId, Resync, Route, RoutePolicy, Routing, Tag,
+    Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, Misuse,
+    PostQuantum, Reply, RequestId, Resync, Route, RoutePolicy, Routing, ShortLink, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -198,11 +198,43 @@ impl Agent {
         tag: Tag,
         relay: &ServerAddress,
     ) -> Result<ContactLink, AgentError> {
-        let relay = relay.clone();
-        match self.call(Command::CreateAddress { tag, relay }).await? {
-            Reply::Address(link) => Ok(link),
+        let (relay, about) = (relay.clone(), None);
+        let command = Command::CreateAddress { tag, relay, about };
+        match self.call(command).await? {
+            Reply::Address(link, _) => Ok(link),
             _ => Err(MISMATCH),
         }
+    }
+
+    /// As [`Agent::create_address`], and puts the link on the relay behind a short one, which says `about`
+    /// (≤ [`ABOUT_MAX`](crate::ABOUT_MAX) bytes) besides: readable to whoever has the link, before anything is asked.
+    ///
+    /// # Errors
+    /// As [`Agent::create_address`]; [`AgentError::Link`] if the relay's address is too long for a short link;
+    /// [`Misuse::TagTaken`](crate::Misuse::TagTaken) if the tag has an address without one.
+    pub async fn publish_address(
+        &self,
+        tag: Tag,
+        relay: &ServerAddress,
+        about: &[u8],
+    ) -> Result<(ContactLink, ShortLink), AgentError> {
+        let (relay, about) = (relay.clone(), Some(about.to_vec()));
+        let command = Command::CreateAddress { tag, relay, about };
+        match self.call(command).await? {
+            Reply::Address(link, Some(short)) => Ok((link, *short)),
+            Reply::Address(_, None) => Err(Misuse::TagTaken.into()),
+            _ => Err(MISMATCH),
+        }
+    }
+
+    /// Changes what an address's short link says. Returns when that is durable here; the relay has it when the address
+    /// is settled ([`Agent::settle`]).
+    ///
+    /// # Errors
+    /// [`Misuse::NoAddress`](crate::Misuse::NoAddress), [`Misuse::AboutTooLong`](crate::Misuse::AboutTooLong).
+    pub async fn describe_address(&self, tag: Tag, about: &[u8]) -> Result<(), AgentError> {
+        let about = about.to_vec();
+        self.done(Command::Describe { tag, about }).await
     }
 
     /// Makes a link for one peer. `info` (≤ [`MAX_INFO`](crate::MAX_INFO) bytes) is told to the
@@ -216,21 +248,50 @@ impl Agent {
         relay: &ServerAddress,
         info: &[u8],
     ) -> Result<(ConnectionId, InvitationLink), AgentError> {
-        let (relay, info) = (relay.clone(), info.to_vec());
-        match self
-            .call(Command::CreateInvitation { tag, relay, info })
-            .await?
-        {
-            Reply::Invitation(connection, link) => Ok((connection, *link)),
+        let command = Command::CreateInvitation {
+            tag,
+            relay: relay.clone(),
+            info: info.to_vec(),
+            about: None,
+        };
+        match self.call(command).await? {
+            Reply::Invitation(connection, link, _) => Ok((connection, *link)),
             _ => Err(MISMATCH),
         }
     }
 
-    /// Connects through a link, receiving on `relay`. Returns at once; [`Event::Connected`] follows
-    /// when the peer has answered. With a tag that has a connection, gives that connection.
+    /// As [`Agent::create_invitation`], and puts the link on the relay behind a short one, which says `about`
+    /// (≤ [`ABOUT_MAX`](crate::ABOUT_MAX) bytes) besides. Whoever opens that one first has the invitation; the relay
+    /// forgets what is behind it with the first message.
     ///
     /// # Errors
-    /// [`AgentError::Link`] if the link speaks no version of ours.
+    /// As [`Agent::create_invitation`] and [`Agent::publish_address`].
+    pub async fn publish_invitation(
+        &self,
+        tag: Tag,
+        relay: &ServerAddress,
+        info: &[u8],
+        about: &[u8],
+    ) -> Result<(ConnectionId, InvitationLink, ShortLink), AgentError> {
+        let command = Command::CreateInvitation {
+            tag,
+            relay: relay.clone(),
+            info: info.to_vec(),
+            about: Some(about.to_vec()),
+        };
+        match self.call(command).await? {
+            Reply::Invitation(connection, link, Some(short)) => Ok((connection, *link, *short)),
+            Reply::Invitation(_, _, None) => Err(Misuse::TagTaken.into()),
+            _ => Err(MISMATCH),
+        }
+    }
+
+    /// Connects through a link of any kind, receiving on `relay`. Returns at once; [`Event::Connected`] follows
+    /// when the peer has answered. What is behind a short link is read and checked first ([`Event::Opened`]); if there
+    /// is nothing, or not what belongs there, [`Event::Failed`] says so. With a tag that has a connection, gives that connection.
+    ///
+    /// # Errors
+    /// [`AgentError::Link`] if the link speaks no version of ours, or does not say enough about its relay.
     pub async fn join(
         &self,
         tag: Tag,

@@ -218,10 +218,11 @@ fn a_link_can_be_used_once() {
         tag: tag("a"),
         relay: relay.clone(),
         info: vec![],
+        about: None,
     };
     let call = world.call(0, command);
     world.settle();
-    let Some(Ok(Reply::Invitation(_, link))) = world.nodes[0].answers.remove(&call) else {
+    let Some(Ok(Reply::Invitation(_, link, _))) = world.nodes[0].answers.remove(&call) else {
         panic!()
     };
     for node in [1, 2] {
@@ -312,10 +313,11 @@ fn an_address_serves_many_and_closes() {
         Command::CreateAddress {
             tag: tag("door"),
             relay: relay.clone(),
+            about: None,
         },
     );
     world.settle();
-    let Some(Ok(Reply::Address(link))) = world.nodes[0].answers.remove(&call) else {
+    let Some(Ok(Reply::Address(link, _))) = world.nodes[0].answers.remove(&call) else {
         panic!()
     };
     for node in 1..4 {
@@ -386,10 +388,11 @@ fn whoever_asked_before_an_address_was_closed_is_heard() {
         Command::CreateAddress {
             tag: tag("door"),
             relay: relay.clone(),
+            about: None,
         },
     );
     world.settle();
-    let Some(Ok(Reply::Address(link))) = world.nodes[0].answers.remove(&call) else {
+    let Some(Ok(Reply::Address(link, _))) = world.nodes[0].answers.remove(&call) else {
         panic!()
     };
     // They ask while the host is away.
@@ -438,12 +441,13 @@ fn an_address_that_its_relay_has_lost_gets_a_new_queue() {
     let command = || Command::CreateAddress {
         tag: tag("door"),
         relay: relay_address(0),
+        about: None,
     };
     let link_of = |world: &mut World| {
         let call = world.call(0, command());
         world.settle();
         match world.nodes[0].answers.remove(&call) {
-            Some(Ok(Reply::Address(link))) => link,
+            Some(Ok(Reply::Address(link, _))) => link,
             answer => panic!("{answer:?}"),
         }
     };
@@ -491,5 +495,200 @@ fn secrets_are_renewed_without_anybody_noticing() {
                 pair.world.crash(1);
             }
         }
+    }
+}
+
+/// Node 0 makes a short link, the relay does something to its data, node 1 opens the link.
+fn open_short(contact: bool, meddle: impl FnOnce(&mut World)) -> World {
+    let mut world = World::new(20, 2, 1, 128);
+    let (tag_of_link, relay, about) = (tag("link"), relay_address(0), Some(b"about us".to_vec()));
+    let command = if contact {
+        Command::CreateAddress {
+            tag: tag_of_link,
+            relay,
+            about,
+        }
+    } else {
+        Command::CreateInvitation {
+            tag: tag_of_link,
+            relay,
+            info: vec![],
+            about,
+        }
+    };
+    let call = world.call(0, command);
+    world.settle();
+    let link = match world.nodes[0].answers.remove(&call) {
+        Some(Ok(Reply::Address(_, Some(link)) | Reply::Invitation(_, _, Some(link)))) => link,
+        answer => panic!("{answer:?}"),
+    };
+    meddle(&mut world);
+    let command = Command::Join {
+        tag: tag("open"),
+        link: (*link).into(),
+        relay: relay_address(0),
+        info: vec![1],
+    };
+    world.call(1, command);
+    world.settle();
+    world
+}
+
+fn fault_of(world: &World) -> Option<ConnectionFault> {
+    world.nodes[1].app.failed.values().next().copied()
+}
+
+#[test]
+fn short_links_lead_where_full_ones_do() {
+    for contact in [false, true] {
+        let world = open_short(contact, |_| {});
+        let [maker, opener] = &world.nodes[..] else {
+            panic!()
+        };
+        assert_eq!(opener.app.opened, [b"about us"]);
+        assert_eq!(fault_of(&world), None);
+        assert_eq!(maker.app.requests.len(), usize::from(contact));
+        assert_eq!(opener.app.connected.len(), usize::from(!contact));
+        assert_eq!(maker.app.connected.len(), usize::from(!contact));
+    }
+}
+
+#[test]
+fn a_relay_that_changes_or_replaces_what_is_behind_a_short_link_is_noticed() {
+    for contact in [false, true] {
+        for at in [0, 30, 1_000] {
+            for part in 0..2 {
+                let world = open_short(contact, |world| {
+                    for (_, fixed, user) in world.relays[0].1.link_data() {
+                        let part = if part == 0 { fixed } else { user };
+                        let mut bytes = part.to_vec();
+                        bytes[at] ^= 1;
+                        *part = bytes.into();
+                    }
+                });
+                assert_eq!(fault_of(&world), Some(ConnectionFault::LinkForged));
+                assert!(world.nodes[0].app.requests.is_empty());
+                assert!(world.nodes[0].app.connected.is_empty());
+            }
+        }
+        // Another of its links.
+        let world = open_short(contact, |world| {
+            let command = Command::CreateAddress {
+                tag: tag("other"),
+                relay: relay_address(0),
+                about: Some(b"about others".to_vec()),
+            };
+            world.call(1, command);
+            world.settle();
+            let relay = &mut world.relays[0].1;
+            let mut all: Vec<_> = relay.link_data().collect();
+            let [one, other] = &mut all[..] else { panic!() };
+            std::mem::swap(&mut one.1, &mut other.1);
+            std::mem::swap(&mut one.2, &mut other.2);
+        });
+        assert_eq!(fault_of(&world), Some(ConnectionFault::LinkForged));
+    }
+}
+
+#[test]
+fn a_short_link_of_a_relay_that_has_forgotten_it_leads_nowhere() {
+    for contact in [false, true] {
+        let mut world = open_short(contact, |world| world.relays[0].1.forget_everything());
+        assert_eq!(fault_of(&world), Some(ConnectionFault::LinkGone));
+        // Told again after a restart, until it is deleted.
+        let connection = *world.nodes[1].app.failed.keys().next().unwrap();
+        world.nodes[1].app.failed.clear();
+        world.crash(1);
+        world.settle();
+        assert_eq!(fault_of(&world), Some(ConnectionFault::LinkGone));
+        world.call(1, Command::Delete { connection });
+        world.settle();
+        world.nodes[1].app.failed.clear();
+        world.crash(1);
+        world.settle();
+        assert_eq!(fault_of(&world), None);
+        assert!(world.nodes[1].store.load().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_short_invitation_can_be_opened_once() {
+    let mut world = World::new(21, 3, 1, 128);
+    let command = Command::CreateInvitation {
+        tag: tag("link"),
+        relay: relay_address(0),
+        info: vec![],
+        about: Some(vec![]),
+    };
+    let call = world.call(0, command);
+    world.settle();
+    let Some(Ok(Reply::Invitation(_, _, Some(link)))) = world.nodes[0].answers.remove(&call) else {
+        panic!()
+    };
+    for node in [1, 2] {
+        let command = Command::Join {
+            tag: tag("open"),
+            link: (*link).clone().into(),
+            relay: relay_address(0),
+            info: vec![],
+        };
+        world.call(node, command);
+        world.settle();
+    }
+    assert_eq!(world.nodes[1].app.connected.len(), 1);
+    let failed: Vec<_> = world.nodes[2].app.failed.values().collect();
+    assert_eq!(failed, [&ConnectionFault::LinkGone]);
+}
+
+#[test]
+fn what_an_address_says_can_be_changed_and_survives_crashes() {
+    for seed in seeds() {
+        let mut world = World::new(100 + seed, 2, 1, 128);
+        let create = || Command::CreateAddress {
+            tag: tag("door"),
+            relay: relay_address(0),
+            about: Some(b"first".to_vec()),
+        };
+        let call = world.call(0, create());
+        world.settle();
+        let Some(Ok(Reply::Address(_, Some(link)))) = world.nodes[0].answers.remove(&call) else {
+            panic!()
+        };
+        for about in [&b"second"[..], b"third"] {
+            // Until it is durable; then whatever crashes, it reaches the relay.
+            loop {
+                let command = Command::Describe {
+                    tag: tag("door"),
+                    about: about.to_vec(),
+                };
+                let (call, crashes) = (world.call(0, command), world.nodes[0].crashes);
+                while world.nodes[0].crashes == crashes
+                    && !world.nodes[0].answers.contains_key(&call)
+                {
+                    world.act(Faults::ALL);
+                }
+                if world.nodes[0].answers.remove(&call) == Some(Ok(Reply::Done)) {
+                    break;
+                }
+            }
+            for _ in 0..world.pick(60) {
+                world.act(Faults::ALL);
+            }
+        }
+        world.settle();
+        let again = world.call(0, create());
+        world.settle();
+        let reply = world.nodes[0].answers.remove(&again);
+        assert!(matches!(reply, Some(Ok(Reply::Address(_, Some(same)))) if same == link));
+        let command = Command::Join {
+            tag: tag("open"),
+            link: (*link).into(),
+            relay: relay_address(0),
+            info: vec![],
+        };
+        world.call(1, command);
+        world.settle();
+        assert_eq!(world.nodes[1].app.opened, [b"third"], "{seed}");
+        assert_eq!(world.nodes[0].app.requests.len(), 1);
     }
 }

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use junto_agent::proto::{Answer, Operation, QueueMode, Refusal, RelayNotice, SenderId};
+use junto_agent::proto::{
+    Answer, LinkBytes, LinkParts, Operation, QueueMode, Refusal, RelayNotice, SenderId,
+};
 use junto_crypto::secretbox::BoxKey;
 use junto_crypto::{CryptoRng, x25519};
-use junto_smp::id::{MessageId, RecipientId};
+use junto_smp::id::{LinkId, MessageId, RecipientId};
 use junto_smp::key::{AuthKey, AuthSecret};
 
 /// One end of a connection to the relay.
@@ -29,6 +31,8 @@ struct Queue {
     suspended: bool,
     /// Everything that was ever sent to it.
     kept: Vec<Bytes>,
+    /// The data of its short link.
+    data: Option<(LinkId, Bytes, Bytes)>,
 }
 
 #[derive(Clone)]
@@ -54,6 +58,19 @@ pub enum Out {
 
 fn public(secret: &AuthSecret) -> AuthKey {
     secret.public_key()
+}
+
+impl Queue {
+    fn link_answer(&self, sender: SenderId) -> Answer {
+        let Some((_, fixed, user)) = &self.data else {
+            return Answer::Refused(Refusal::Auth);
+        };
+        Answer::Link(Box::new(LinkBytes {
+            sender,
+            fixed: fixed.to_vec().into(),
+            user: user.to_vec().into(),
+        }))
+    }
 }
 
 impl Relay {
@@ -115,10 +132,21 @@ impl Relay {
                 auth,
                 delivery_key,
                 mode,
+                link: new,
             } => {
                 let secret = x25519::SecretKey::generate(rng);
                 let shared = secret.diffie_hellman(&delivery_key).unwrap();
-                let (recipient, sender) = (RecipientId::random(rng), SenderId::random(rng));
+                let (recipient, mut sender) = (RecipientId::random(rng), SenderId::random(rng));
+                let mut data = None;
+                if let Some(new) = new {
+                    sender = new.correlation.derived_sender_id();
+                    let id = new.id.unwrap_or_else(|| LinkId::random(rng));
+                    if self.queues.contains_key(&sender) || self.by_link(&id).is_some() {
+                        return refused;
+                    }
+                    data = Some((id, new.parts.fixed, new.parts.user));
+                }
+                let link_id = data.as_ref().map(|(id, ..)| *id);
                 let queue = Queue {
                     recipient,
                     recipient_key: public(&auth),
@@ -131,6 +159,7 @@ impl Relay {
                     delivered: false,
                     suspended: false,
                     kept: Vec::new(),
+                    data,
                 };
                 self.queues.insert(sender, queue);
                 self.names.insert(recipient, sender);
@@ -140,6 +169,7 @@ impl Relay {
                         recipient_id: recipient,
                         sender_id: sender,
                         relay_key,
+                        link: link_id,
                     },
                     None,
                 )
@@ -173,6 +203,46 @@ impl Relay {
                 queue.sender_key = Some(key);
                 (Answer::Done, None)
             }
+            Operation::ReadLink { link } => {
+                let Some((name, queue)) = self.by_link(&link) else {
+                    return refused;
+                };
+                if queue.mode != QueueMode::Contact || queue.suspended {
+                    return refused;
+                }
+                (queue.link_answer(name), None)
+            }
+            Operation::SecureByLink { link, auth } => {
+                let Some((name, queue)) = self.by_link(&link) else {
+                    return refused;
+                };
+                let key = public(&auth);
+                if queue.mode != QueueMode::Messaging
+                    || queue.sender_key.as_ref().is_some_and(|known| *known != key)
+                {
+                    return refused;
+                }
+                queue.sender_key = Some(key);
+                (queue.link_answer(name), None)
+            }
+            Operation::SetLink {
+                queue,
+                auth,
+                link,
+                parts,
+            } => {
+                let LinkParts { fixed, user } = *parts;
+                let Some((_, queue)) = self.by_recipient(&queue) else {
+                    return refused;
+                };
+                let fits =
+                    matches!(&queue.data, Some((id, same, _)) if *id == link && *same == fixed);
+                if queue.recipient_key != public(&auth) || !fits {
+                    return refused;
+                }
+                queue.data = Some((link, fixed, user));
+                (Answer::Done, None)
+            }
             Operation::Send {
                 queue: name,
                 auth,
@@ -187,6 +257,9 @@ impl Relay {
                     return refused;
                 }
                 queue.kept.push(body.clone());
+                if queue.mode == QueueMode::Messaging {
+                    queue.data = None;
+                }
                 if queue.full {
                     return (Answer::Refused(Refusal::Quota), None);
                 }
@@ -246,6 +319,18 @@ impl Relay {
                 (Answer::Done, None)
             }
         }
+    }
+
+    fn by_link(&mut self, link: &LinkId) -> Option<(SenderId, &mut Queue)> {
+        let mut queues = self.queues.iter_mut();
+        let found = queues.find(|(_, queue)| matches!(&queue.data, Some((id, ..)) if id == link));
+        found.map(|(name, queue)| (*name, queue))
+    }
+
+    /// The data behind every short link, for a relay that lies.
+    pub fn link_data(&mut self) -> impl Iterator<Item = &mut (LinkId, Bytes, Bytes)> {
+        let queues = self.queues.values_mut();
+        queues.filter_map(|queue| queue.data.as_mut())
     }
 
     fn by_recipient(&mut self, recipient: &RecipientId) -> Option<(SenderId, &mut Queue)> {

@@ -63,6 +63,7 @@ pub struct App {
     pub renewed: usize,
     /// What was lost each time.
     pub missing: Vec<u64>,
+    pub opened: Vec<Vec<u8>>,
     pub unacknowledged: Vec<(ConnectionId, MessageId)>,
 }
 
@@ -566,6 +567,7 @@ impl App {
                 }
             }
             Event::Synchronised { missing, .. } => self.missing.push(missing),
+            Event::Opened { about, .. } => self.opened.push(about),
             Event::RelayDown { .. } | Event::RelayUp { .. } => {}
         }
     }
@@ -579,6 +581,8 @@ pub struct Pair {
     link_call: Option<(Ticket, usize)>,
     join_call: Option<(Ticket, usize)>,
     pub contact: bool,
+    /// They meet by a short link.
+    pub short: bool,
     next: [u64; 2],
     sending: [Option<(Ticket, u64, usize)>; 2],
     /// Bodies that `send` has confirmed, by sender.
@@ -598,6 +602,7 @@ impl Pair {
             link_call: None,
             join_call: None,
             contact,
+            short: seed % 3 == 1,
             next: [0; 2],
             sending: [None; 2],
             confirmed: [Vec::new(), Vec::new()],
@@ -642,8 +647,11 @@ impl Pair {
         }
         if let Some((ticket, crashes)) = self.link_call {
             match self.world.nodes[0].answers.remove(&ticket) {
-                Some(Ok(Reply::Address(link))) => self.link = Some(link.into()),
-                Some(Ok(Reply::Invitation(_, link))) => self.link = Some((*link).into()),
+                Some(Ok(Reply::Address(link, None))) => self.link = Some(link.into()),
+                Some(Ok(Reply::Invitation(_, link, None))) => self.link = Some((*link).into()),
+                Some(Ok(Reply::Address(_, Some(short)) | Reply::Invitation(_, _, Some(short)))) => {
+                    self.link = Some((*short).into())
+                }
                 Some(answer) => panic!("{answer:?}"),
                 None if self.lost(0, crashes) => self.link_call = None,
                 None => {}
@@ -651,13 +659,15 @@ impl Pair {
             return;
         }
         let (tag, relay) = (tag("link"), self.relay_of(0));
+        let about = self.short.then(|| b"zero".to_vec());
         let command = if self.contact {
-            Command::CreateAddress { tag, relay }
+            Command::CreateAddress { tag, relay, about }
         } else {
             Command::CreateInvitation {
                 tag,
                 relay,
                 info: b"from zero".to_vec(),
+                about,
             }
         };
         let crashes = self.world.nodes[0].crashes;

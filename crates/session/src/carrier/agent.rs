@@ -104,7 +104,8 @@ pub fn event_of(event: agent::Event) -> Option<Event> {
         agent::Event::Delivered { .. }
         | agent::Event::Unreadable { .. }
         | agent::Event::RatchetBroken { .. }
-        | agent::Event::Synchronised { .. } => return None,
+        | agent::Event::Synchronised { .. }
+        | agent::Event::Opened { .. } => return None,
     })
 }
 
