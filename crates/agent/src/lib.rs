@@ -19,8 +19,9 @@ pub mod store;
 
 pub use error::{AgentError, RelayFault};
 pub use proto::{
-    ABOUT_MAX, ConnectionFault, ConnectionId, ContactLink, Event, Integrity, InvitationLink, Lines,
-    Link, LinkError, MAX_BODY, MAX_INFO, MessageId, Misuse, PostQuantum, RelayPath, RelayTrouble,
-    RequestId, Resync, Route, Routing, ShortLink, Tag,
+    ABOUT_MAX, ADDRESS_REQUESTS_MAX, AddressView, ConnectionFault, ConnectionId, ConnectionView,
+    ContactLink, Event, Integrity, InvitationLink, Lines, Link, LinkError, MAX_BODY, MAX_INFO,
+    MessageId, Misuse, Overview, PostQuantum, Progress, REQUEST_BURST, REQUEST_PAUSE, RelayPath,
+    RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortLink, Tag,
 };
 pub use shell::{Agent, AgentConfig, Events, Fallback, Passwords, Reconnect, Succeed};

@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use junto_agent::proto::{Committed, Delta, Row, RowKey};
 use junto_agent::store::{MemoryStore, Store, StoreError};
 use junto_agent::{
-    Agent, AgentConfig, AgentError, ConnectionId, Event, Events, Integrity, Link, MAX_BODY,
-    MessageId, Misuse, Reconnect, Tag,
+    ABOUT_MAX, Agent, AgentConfig, AgentError, ConnectionFault, ConnectionId, Event, Events,
+    Integrity, Lines, Link, MAX_BODY, MessageId, Misuse, Progress, Reconnect, Tag,
 };
 use junto_crypto::aead::StoreKey;
 use junto_relay::{Relay, RelayConfig, RunningRelay, Storage};
@@ -454,4 +454,126 @@ async fn a_relay_that_is_killed_again_and_again_loses_nothing() {
         task.await.unwrap();
     }
     hearing.await.unwrap();
+}
+
+#[tokio::test]
+async fn short_links_lead_through_a_real_relay() {
+    let site = Site::new().await;
+    let (mut alice, mut bob, mut carol) = (
+        site.open("alice").await,
+        site.open("bob").await,
+        site.open("carol").await,
+    );
+    let made = alice
+        .agent
+        .publish_invitation(tag("link"), &site.address, b"alice", b"for bob");
+    let (_, _, short) = made.await.unwrap();
+    let link: Link = short.web().parse().unwrap();
+    bob.agent
+        .join(tag("alice"), &link, &site.address, b"bob")
+        .await
+        .unwrap();
+    let opened = bob.next().await;
+    assert!(
+        matches!(&opened, Event::Opened { about, .. } if about == b"for bob"),
+        "{opened:?}"
+    );
+    assert_eq!(bob.connected().await.1, b"alice");
+    assert_eq!(alice.connected().await.1, b"bob");
+    // Used up.
+    carol
+        .agent
+        .join(tag("alice"), &link, &site.address, b"carol")
+        .await
+        .unwrap();
+    let failed = carol.next().await;
+    let gone = ConnectionFault::LinkGone;
+    assert!(
+        matches!(failed, Event::Failed { error, .. } if error == gone),
+        "{failed:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_is_published_described_answered_and_closed() {
+    let mut site = Site::new().await;
+    let mut alice = site.open("alice").await;
+    let publish = alice
+        .agent
+        .publish_address(tag("door"), &site.address, b"first");
+    let (_, short) = publish.await.unwrap();
+    let long = vec![0; ABOUT_MAX + 1];
+    let too_long = alice.agent.describe_address(tag("door"), &long).await;
+    assert!(matches!(
+        too_long,
+        Err(AgentError::Misuse(Misuse::AboutTooLong))
+    ));
+    let nowhere = alice.agent.describe_address(tag("other"), b"").await;
+    assert!(matches!(
+        nowhere,
+        Err(AgentError::Misuse(Misuse::NoAddress))
+    ));
+    // Described while the relay is away, and the process ends: the relay hears of it all the same.
+    site.stop_relay().await;
+    let described = alice.agent.describe_address(tag("door"), b"second");
+    described.await.unwrap();
+    alice.agent.close().await;
+    site.start_relay().await;
+    alice = site.open("alice").await;
+    let lines = Lines {
+        addresses: [tag("door")].into(),
+        ..Lines::default()
+    };
+    alice.agent.settle(lines.clone()).await.unwrap();
+    let [ref address] = alice.agent.overview().await.unwrap().addresses[..] else {
+        panic!()
+    };
+    assert_eq!(address.short.as_ref(), Some(&short));
+    assert_eq!(address.about.as_deref(), Some(&b"second"[..]));
+
+    let link = Link::from(short);
+    let mut askers = Vec::new();
+    for name in ["bob", "carol", "dave"] {
+        let mut asker = site.open(name).await;
+        let info = name.as_bytes();
+        let asked = asker.agent.join(tag("alice"), &link, &site.address, info);
+        asked.await.unwrap();
+        let opened = asker.next().await;
+        assert!(matches!(&opened, Event::Opened { about, .. } if about == b"second"));
+        let Event::Request { id, info, .. } = alice.next().await else {
+            panic!()
+        };
+        assert_eq!(info, name.as_bytes());
+        askers.push((asker, id));
+    }
+    // They wait for the user, over a restart too.
+    alice.agent.close().await;
+    alice = site.open("alice").await;
+    let overview = alice.agent.overview().await.unwrap();
+    assert_eq!(overview.requests.len(), 3);
+    assert!(overview.connections.is_empty());
+    let [(bob, first), (_, second), (carol, third)] = &mut askers[..] else {
+        panic!()
+    };
+    let accepted = alice.agent.accept(*first, &site.address, b"alice").await;
+    accepted.unwrap();
+    assert_eq!(bob.connected().await.1, b"alice");
+    alice.agent.reject(*second).await.unwrap();
+    // What was asked before an address is closed can be answered after that.
+    alice.agent.close_address(tag("door")).await.unwrap();
+    alice.agent.settle(lines).await.unwrap();
+    let accepted = alice.agent.accept(*third, &site.address, b"alice").await;
+    accepted.unwrap();
+    assert_eq!(carol.connected().await.1, b"alice");
+    let overview = alice.agent.overview().await.unwrap();
+    assert!(overview.requests.is_empty() && overview.addresses.is_empty());
+    let mut progress = overview.connections.iter().map(|it| it.progress);
+    assert!(progress.all(|it| matches!(it, Progress::Joining | Progress::Connected)));
+    // Nobody gets in any more.
+    let mut late = site.open("late").await;
+    let asked = late.agent.join(tag("alice"), &link, &site.address, b"late");
+    asked.await.unwrap();
+    let gone = ConnectionFault::LinkGone;
+    let failed = late.next().await;
+    assert!(matches!(failed, Event::Failed { error, .. } if error == gone));
 }

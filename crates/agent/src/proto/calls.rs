@@ -15,10 +15,10 @@ use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::instant::Instant;
 use super::link::{Link, LinkError};
 use super::link_data::ABOUT_MAX;
-use super::machine::{Machine, REQUESTS_MAX};
+use super::machine::Machine;
 use super::message::{MAX_BODY, MAX_INFO};
 use super::publication::Publication;
-use super::queue::{ReceiveQueue, Subscription};
+use super::queue::ReceiveQueue;
 use super::relay::RelayId;
 use super::resync::Resync;
 use super::step::RowKey;
@@ -223,23 +223,6 @@ impl Machine {
         let id = self.join(tag, &Link::Invitation(link), relay, info, rng)?;
         self.forget_request(request);
         Ok(id)
-    }
-
-    fn forget_request(&mut self, id: RequestId) {
-        let was_full = self.requests.len() >= REQUESTS_MAX;
-        let Some(request) = self.requests.remove(&id) else {
-            return;
-        };
-        self.effects.delta.delete(RowKey::Request(id));
-        if was_full {
-            // Subscribing again brings the request that was left with the relay.
-            if let Some(address) = self.addresses.get_mut(&request.address) {
-                if address.receive.subscription == Subscription::Live {
-                    address.receive.subscription = Subscription::Idle;
-                }
-                self.effects.ready(Owner::Address(request.address));
-            }
-        }
     }
 
     fn send(

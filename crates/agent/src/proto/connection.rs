@@ -15,6 +15,7 @@ use super::instant::Instant;
 use super::link::InvitationLink;
 use super::publication::Publication;
 use super::queue::{ReceiveQueue, SendQueue, Subscription};
+use super::requests::Allowance;
 use super::resync::Resynchronisation;
 use super::step::{Row, RowKey};
 use super::wire::{Malformed, Reader, put_large};
@@ -583,6 +584,7 @@ pub(super) struct Address {
     pub(super) recent: VecDeque<Fingerprint>,
 
     // Not stored.
+    pub(super) allowance: Allowance,
     pub(super) suspension: Suspension,
     /// Calls that wait for the link.
     pub(super) callers: Vec<Ticket>,
@@ -595,6 +597,7 @@ impl Address {
             receive,
             closing: false,
             recent: VecDeque::new(),
+            allowance: Allowance::default(),
             suspension: Suspension::Not,
             callers: Vec::new(),
         }

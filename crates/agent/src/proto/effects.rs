@@ -78,6 +78,8 @@ pub enum Timer {
     Quota(ConnectionId),
     /// A relay refused something for a reason that may have passed.
     Retry(RelayId),
+    /// An address may take another request.
+    Requests(Tag),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

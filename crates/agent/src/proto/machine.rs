@@ -25,9 +25,6 @@ use super::resync::Resync;
 use super::step::{Output, Row, RowKey, Step};
 use super::wire::Malformed;
 
-/// Requests that may wait for the application: about 14 KiB each. Further ones stay with the relay.
-pub(super) const REQUESTS_MAX: usize = 256;
-
 /// What the application chose.
 #[derive(Clone, Debug, Default)]
 pub struct MachineConfig {
@@ -249,6 +246,7 @@ impl Machine {
                         connection.unblock(&mut self.effects);
                     }
                 }
+                Timer::Requests(tag) => self.ask_for_requests(tag),
                 Timer::Retry(relay) => {
                     for address in self.addresses.values_mut() {
                         retry_refused(&mut address.receive, relay);

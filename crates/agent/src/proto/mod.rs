@@ -25,6 +25,7 @@ mod machine;
 mod message;
 mod offer;
 mod opening;
+mod overview;
 mod path;
 mod publication;
 mod query;
@@ -32,6 +33,7 @@ mod queue;
 mod receiving;
 mod relay;
 mod relays;
+mod requests;
 mod resync;
 mod sending;
 mod short;
@@ -52,11 +54,13 @@ pub use link::{ContactLink, InvitationLink, Link, LinkError};
 pub use link_data::{ABOUT_MAX, Opened};
 pub use machine::{Lines, Machine, MachineConfig, RestoreError};
 pub use message::{AgentMessage, Body, MAX_BODY, MAX_INFO, Receipt};
+pub use overview::{AddressView, ConnectionView, Overview, Progress, RequestView};
 pub use path::{RelayPath, Route, RoutePolicy, Routing};
 pub use relay::{
     Answer, Auth, LinkBytes, LinkParts, NewLink, Operation, Refusal, RelayId, RelayNotice,
     RelayTrouble, Token,
 };
+pub use requests::{ADDRESS_REQUESTS_MAX, REQUEST_BURST, REQUEST_PAUSE};
 pub use resync::{RESYNC_PAUSE, Resync};
 pub use short::{ContactKind, LinkKey, ShortKind, ShortLink};
 pub use step::{Committed, Delta, Output, Row, RowKey, Step};

@@ -68,6 +68,11 @@ impl Publication {
         self.offer = Some(Box::new(offer));
     }
 
+    /// What the link says besides how to connect.
+    pub(super) fn about(&self) -> &[u8] {
+        &self.about
+    }
+
     fn sender(&self) -> SenderId {
         self.secret.correlation(self.attempt).derived_sender_id()
     }

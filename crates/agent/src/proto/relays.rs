@@ -7,7 +7,7 @@ use super::effects::{Effects, Owner, Purpose, Timer};
 use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, RequestId, Tag};
 use super::instant::Instant;
-use super::machine::{Machine, REQUESTS_MAX};
+use super::machine::Machine;
 use super::queue::{ReceiveQueue, Subscription};
 use super::relay::{Answer, Refusal, RelayId, RelayNotice, RelayTrouble, Token};
 use super::step::RowKey;
@@ -227,7 +227,8 @@ impl Machine {
     }
 
     fn address_noticed(&mut self, tag: Tag, notice: RelayNotice) {
-        let is_full = self.requests.len() >= REQUESTS_MAX;
+        let is_message = matches!(notice, RelayNotice::Message { .. });
+        let is_full = is_message && !self.admits_request(tag);
         let Some(address) = self.addresses.get_mut(&tag) else {
             return;
         };
@@ -238,6 +239,7 @@ impl Machine {
             } => {
                 if let Some((id, request)) = address.deliver(message, &sealed, &mut self.effects) {
                     self.add_request(id, request);
+                    self.spend_allowance(tag);
                 }
             }
             RelayNotice::Ended { .. } => {

@@ -14,7 +14,7 @@ use crate::client::{ClientOptions, Password};
 use crate::error::AgentError;
 use crate::proto::{
     Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, Misuse,
-    PostQuantum, Reply, RequestId, Resync, Route, RoutePolicy, Routing, ShortLink, Tag,
+    Overview, PostQuantum, Reply, RequestId, Resync, Route, RoutePolicy, Routing, ShortLink, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -441,6 +441,17 @@ impl Agent {
             .await
             .map_err(|_| AgentError::Closed)?;
         routes.await.map_err(|_| AgentError::Closed)
+    }
+
+    /// What the profile has: addresses, requests, connections.
+    ///
+    /// # Errors
+    /// [`AgentError::Closed`].
+    pub async fn overview(&self) -> Result<Overview, AgentError> {
+        let (waiting, overview) = oneshot::channel();
+        let asked = self.inputs.send(Input::Overview(waiting)).await;
+        asked.map_err(|_| AgentError::Closed)?;
+        overview.await.map_err(|_| AgentError::Closed)
     }
 
     /// Stores what is pending and stops the agent; its handles give [`AgentError::Closed`] from then

@@ -18,8 +18,9 @@ use super::relay::{Commands, RelayTask};
 use super::timer;
 use crate::error::{AgentError, RelayFault};
 use crate::proto::{
-    Answer, CallError, Event, Instant, Lines, Machine, MachineConfig, Output, PostQuantum, RelayId,
-    RelayNotice, RelayTrouble, Reply, Resync, Route, RoutePolicy, Ticket, Token,
+    Answer, CallError, Event, Instant, Lines, Machine, MachineConfig, Output, Overview,
+    PostQuantum, RelayId, RelayNotice, RelayTrouble, Reply, Resync, Route, RoutePolicy, Ticket,
+    Token,
 };
 use crate::random::generator;
 use crate::store::{Store, StoreError};
@@ -52,6 +53,7 @@ pub(super) enum Input {
     Tick,
     Settle(Lines, oneshot::Sender<()>),
     Routes(Lines, oneshot::Sender<BTreeSet<Route>>),
+    Overview(oneshot::Sender<Overview>),
     Close(oneshot::Sender<()>),
 }
 
@@ -289,6 +291,9 @@ impl Engine {
                 // The caller may have given up.
                 let _ = waiting.send(self.machine.routes(&lines));
             }
+            Input::Overview(waiting) => {
+                let _ = waiting.send(self.machine.overview());
+            }
             Input::Close(done) => return Flow::Stop(Some(done)),
         }
         Flow::Continue
@@ -486,7 +491,7 @@ impl Engine {
                 }
                 Ok(Input::Settle(lines, waiting)) => self.settling.push((lines, waiting)),
                 // Without an answer the caller hears that the agent is closed.
-                Ok(Input::Relay { .. } | Input::Tick | Input::Routes(..)) => {}
+                Ok(Input::Relay { .. } | Input::Tick | Input::Routes(..) | Input::Overview(_)) => {}
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }
