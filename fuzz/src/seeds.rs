@@ -16,6 +16,7 @@ use junto_smp::{
     key::AuthKey,
     link::{LinkBlobs, LinkData},
     message::MessageFlags,
+    name::Domain,
     notification::NotificationNonce,
     proxy::{Forward, ProxyRequest},
     response::{NotifierIds, QueueIds, Response},
@@ -339,7 +340,7 @@ fn every_command() -> Vec<Command<'static>> {
         Command::NotifierSub,
         Command::ServiceSub(Some(service_queues())),
         Command::NotifierServiceSub(Some(service_queues())),
-        Command::Resolve(b"name.simplex"),
+        Command::Resolve(Domain::new("name.simplex").unwrap()),
         Command::Ping,
         Command::Proxy(Box::new(ProxyRequest {
             server: "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=@relay.example,[::1]:443"

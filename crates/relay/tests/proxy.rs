@@ -22,6 +22,7 @@ use junto_smp::id::{CorrelationId, Entity, LinkId, SenderId};
 use junto_smp::key::AuthSecret;
 use junto_smp::link::{FIXED_BYTES_MAX, LinkBlobs, USER_BYTES_MAX};
 use junto_smp::message::BODY_BYTES_MAX;
+use junto_smp::name::Domain;
 use junto_smp::proxy::{Destination, Forward};
 use junto_smp::service::{ServiceFault, ServiceRole};
 use junto_smp::version::VersionRange;
@@ -309,6 +310,15 @@ async fn the_destination_answers_errors_through_the_proxy_as_directly() {
         matches!(too_large, Err(PeerError::Reject(_))),
         "{too_large:?}"
     );
+
+    // Clients ask for names in this way above all. Here is nobody who knows them.
+    let name = Request {
+        entity: Entity::None,
+        key: None,
+        command: Command::Resolve(Domain::new("somebody.simplex").unwrap()),
+    };
+    let answer = through(&mut sender, &destination, &name).await;
+    assert_eq!(refused_there(answer), ErrorCode::Name);
 
     // Nothing but what senders do.
     let recipient_id = queue.recipient();

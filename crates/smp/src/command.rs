@@ -13,6 +13,7 @@ use crate::{
     key::{AuthKey, decode_x25519, encode_x25519},
     link::LinkBlobs,
     message::MessageFlags,
+    name::Domain,
     proxy::{Forward, ProxyRequest},
     service::ServiceQueues,
     version::Version,
@@ -99,8 +100,8 @@ pub enum Command<'a> {
     ServiceSub(Option<ServiceQueues>),
     /// `NSUBS`: the same for notifications. Answer: `SOKS`.
     NotifierServiceSub(Option<ServiceQueues>),
-    /// `RSLV`: look up a name, as text. Answer: `RNAME` from relays that can, which we cannot.
-    Resolve(&'a [u8]),
+    /// `RSLV`: look up a name. Answer: `RNAME` from relays that can, which we cannot.
+    Resolve(Domain<'a>),
     /// Answer: `PONG`.
     Ping,
     /// `PRXY`: connect to another relay. Answer: `PKEY`.
@@ -145,7 +146,9 @@ impl<'a> Command<'a> {
             b"NSUB" => Ok(Self::NotifierSub),
             b"SUBS" => decode_service_sub(&mut reader, version).map(Self::ServiceSub),
             b"NSUBS" => decode_service_sub(&mut reader, version).map(Self::NotifierServiceSub),
-            b"RSLV" => decode_name(&mut reader).map(Self::Resolve),
+            b"RSLV" => space(&mut reader)
+                .and_then(|()| Domain::decode(&mut reader))
+                .map(Self::Resolve),
             b"PING" => Ok(Self::Ping),
             b"PRXY" => space(&mut reader)
                 .and_then(|()| ProxyRequest::decode(&mut reader))
@@ -221,7 +224,7 @@ impl<'a> Command<'a> {
             }
             Self::Resolve(name) => {
                 writer.bytes(b"RSLV ");
-                writer.bytes(name);
+                name.encode(writer);
             }
             Self::Ping => writer.bytes(b"PING"),
             Self::Proxy(request) => {
@@ -239,12 +242,16 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Whether a proxy may pass it on: what senders do, and nothing else (reference §4).
+    /// Whether a proxy may pass it on: what senders do, and looking up names (reference §4).
     #[must_use]
     pub fn is_forwardable(&self) -> bool {
         matches!(
             self,
-            Self::Send { .. } | Self::SenderKey(_) | Self::LinkKey(_) | Self::ReadLink
+            Self::Send { .. }
+                | Self::SenderKey(_)
+                | Self::LinkKey(_)
+                | Self::ReadLink
+                | Self::Resolve(_)
         )
     }
 
@@ -379,12 +386,4 @@ fn decode_service_sub(
     }
     space(reader)?;
     ServiceQueues::decode(reader, version).map(Some)
-}
-
-fn decode_name<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
-    space(reader)?;
-    match reader.tail() {
-        [] => Err(DecodeError::Truncated),
-        name => Ok(name),
-    }
 }

@@ -12,7 +12,7 @@
 //! | [`block`] | 16 KiB blocks, their encryption, batches in them |
 //! | [`transmission`] | authorisation of commands, correlation with answers |
 //! | [`command`], [`response`], [`error`], [`blocking`] | what is said |
-//! | [`message`], [`notification`], [`link`], [`service`] | what it is about |
+//! | [`message`], [`notification`], [`link`], [`service`], [`name`] | what it is about |
 //! | [`proxy`] | commands through another relay, for those who must not see the sender's address |
 //! | [`queue`] | the state machine of one queue |
 //! | [`server`] | the server half of a connection |
@@ -30,6 +30,7 @@ pub mod id;
 pub mod key;
 pub mod link;
 pub mod message;
+pub mod name;
 pub mod notification;
 pub mod proxy;
 pub mod queue;

@@ -14,6 +14,7 @@ use junto_smp::{
     key::AuthKey,
     link::{LinkBlobs, LinkData},
     message::{Delivered, MessageFlags},
+    name::Domain,
     notification::NotificationNonce,
     proxy::{
         CHAIN_BYTES_MAX, Destination, FORWARDED_VERSION_MAX, Forward, Introduction, ProxyRequest,
@@ -165,7 +166,7 @@ impl Parts {
             Command::NotifierSub,
             Command::ServiceSub(queues),
             Command::NotifierServiceSub(queues),
-            Command::Resolve(&self.id),
+            Command::Resolve(Domain::new("some-name.simplex").unwrap()),
             Command::Ping,
             Command::Proxy(Box::new(ProxyRequest {
                 server: self.server(),

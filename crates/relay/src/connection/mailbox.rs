@@ -216,6 +216,20 @@ impl Registry {
         self.post(reader, news);
     }
 
+    /// Tells a notification server; under the lock of the queue as well.
+    pub(crate) fn tell_notifier(
+        &self,
+        store: &dyn Store,
+        (server, news): (ConnectionId, NotifierNews),
+    ) {
+        let news = News {
+            queue: news.notifier.0,
+            event: Happened::Notifier(news),
+            position: store.position(),
+        };
+        self.post(server, news);
+    }
+
     /// Asks every connection to finish, also those that enter from now on.
     pub(crate) fn close_all(&self) {
         // Whoever enters a shard before it is visited below is found there, and whoever enters

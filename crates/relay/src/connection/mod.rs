@@ -4,6 +4,7 @@
 //! take its answers is not heard, then closed. Nothing here waits for another connection; news for
 //! others go to their mailbox.
 
+mod command;
 mod forward;
 mod mailbox;
 mod outbox;
@@ -18,16 +19,11 @@ use std::io;
 use std::sync::Arc;
 
 use junto_smp::block::{BLOCK_BYTES, Block, SessionId, new_block};
-use junto_smp::command::{Command, NewMode, Party};
-use junto_smp::error::ErrorCode;
 use junto_smp::hello::HelloFault;
-use junto_smp::id::{Entity, ID_BYTES, NotifierId};
-use junto_smp::link::{FIXED_BYTES_MAX, USER_BYTES_MAX};
+use junto_smp::id::ID_BYTES;
 use junto_smp::message::Timestamp;
-use junto_smp::queue::{self, Answer, ConnectionId, Credential, NotifierNews};
-use junto_smp::server::{
-    self, Authorised, Greeted, Handshake, Refusal, ReplyWriter, Request, RequestReader,
-};
+use junto_smp::queue::ConnectionId;
+use junto_smp::server::{self, Greeted, Handshake, ReplyWriter, RequestReader};
 use junto_smp::service::ServiceFault;
 use junto_tls::handshake;
 use rand_chacha::ChaCha20Rng;
@@ -37,17 +33,16 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use self::forward::Forwards;
-use self::mailbox::{Found, Happened, Mailbox, News};
+use self::mailbox::{Found, Mailbox, News};
 use self::outbox::{Outbox, Reply, What};
 use self::pace::Pace;
 use self::service::Session;
 use crate::admission::Handshakes;
-use crate::config::Limits;
 use crate::folder::generator;
 use crate::relay::Shared;
 use crate::settings::Settings;
-use crate::sources::{Act, Made, Portion, Share, Source};
-use crate::store::{Cell, CreateFault, Name, Queue, StoreFailed};
+use crate::sources::{Share, Source};
+use crate::store::{Cell, StoreFailed};
 
 pub(crate) use self::mailbox::Registry;
 
@@ -57,9 +52,6 @@ const TLS_BUFFER_BYTES: usize = 2 * BLOCK_BYTES;
 const ROUNDS_MAX: usize = 8;
 /// News that a mailbox holds beyond one for each subscription.
 const SPARE_NEWS: usize = 1_024;
-
-/// Bytes of the largest data behind a link.
-const LINK_BYTES_MAX: usize = FIXED_BYTES_MAX + USER_BYTES_MAX;
 
 /// Why a connection ended. For counting and debugging; says nothing about who it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -454,274 +446,6 @@ impl Connection {
         }
     }
 
-    fn answer_block(&mut self, block: &mut Block) {
-        let now = now();
-        let requests = match self.requests.open(block) {
-            Ok(requests) => requests,
-            Err(fault) => {
-                self.refuse(&Refusal::BLOCK);
-                if fault.is_fatal() {
-                    self.closing = Some(Ended::Block);
-                }
-                return;
-            }
-        };
-        let limit = self.settings.limits.commands_per_block;
-        for (index, request) in requests.enumerate() {
-            match request {
-                // Not verified: that would be the expensive part.
-                Ok(request) if index >= limit => self.refuse(&Refusal {
-                    correlation: Some(request.correlation()),
-                    entity: request.entity(),
-                    code: ErrorCode::Quota,
-                }),
-                Ok(request) => self.answer(request, now),
-                Err(refusal) => self.refuse(&refusal),
-            }
-        }
-        let verifications = self.requests.take_verifications();
-        self.shared.metrics.verified(verifications);
-    }
-
-    /// Verifies one request and carries it out.
-    fn answer(&mut self, request: Request<'_>, now: Timestamp) {
-        let name = match request.party() {
-            Party::Recipient => Some(Name::Recipient),
-            Party::Sender => Some(Name::Sender),
-            Party::LinkReader => Some(Name::Link),
-            Party::Notifier => Some(Name::Notifier),
-            Party::Creator | Party::Service | Party::Nobody => None,
-        };
-        let id = request.queue_id();
-        let cell = name
-            .zip(id)
-            .and_then(|(name, id)| self.shared.store.find(name, id));
-        let credential = match (&cell, name) {
-            (Some(cell), _) => cell.lock().credential(request.command()),
-            (None, Some(_)) => Credential::Nobody,
-            (None, None) => Credential::without_queue(request.command()),
-        };
-        // The expensive part; no lock is held.
-        let command = match self.requests.authorise(request, &credential) {
-            Ok(command) => command,
-            Err(refusal) => return self.refuse(&refusal),
-        };
-        let context = queue::Context {
-            connection: self.id,
-            now,
-            limits: self.settings.queue_limits,
-        };
-        match (cell, command.command()) {
-            (Some(cell), _) => self.carry_out(&cell, &command, &context),
-            (None, Command::New(_)) => self.create(&command, &context),
-            (None, Command::Ping) => self.reply(&command, What::Pong),
-            // We have no source of names.
-            (None, Command::Resolve(_)) => self.reply(&command, What::Refused(ErrorCode::Name)),
-            (None, Command::Proxy(_) | Command::ProxyForward(_)) => self.ask_proxy(&command),
-            (None, Command::RelayForward(sealed)) => self.answer_forwarded(&command, sealed, now),
-            (None, Command::ServiceSub(_) | Command::NotifierServiceSub(_)) => {
-                self.subscribe_service(&command);
-            }
-            // An unknown queue passes no authorisation.
-            (None, _) => self.reply(&command, What::Refused(ErrorCode::Auth)),
-        }
-    }
-
-    fn refuse(&mut self, refusal: &Refusal<'_>) {
-        self.shared.metrics.refused(&refusal.code);
-        self.outbox.push(Reply::refusal(refusal));
-    }
-
-    /// Answers `command`, resting on everything that has happened in the store.
-    fn reply(&mut self, command: &Authorised<'_>, what: What) {
-        if let What::Refused(code) | What::Answer(Answer::Error(code)) = &what {
-            self.shared.metrics.refused(code);
-        }
-        self.outbox.push(Reply {
-            correlation: Some(command.correlation()),
-            whose: command.entity().into(),
-            position: match what {
-                // Nobody may tell from its delay why a command was not authorised.
-                What::Pong | What::Refused(_) | What::Answer(Answer::Error(ErrorCode::Auth)) => {
-                    Default::default()
-                }
-                _ => self.shared.store.position(),
-            },
-            what,
-        });
-    }
-
-    fn create(&mut self, command: &Authorised<'_>, context: &queue::Context) {
-        let Command::New(new) = command.command() else {
-            return self.reply(command, What::Refused(ErrorCode::PROHIBITED));
-        };
-        let allowed = match &self.settings.password {
-            Some(password) => password.matches(new.password.unwrap_or_default()),
-            None => true,
-        };
-        if !allowed {
-            return self.reply(command, What::Refused(ErrorCode::Auth));
-        }
-        let limits = &self.settings.limits;
-        let subscribed = match command.service() {
-            Some(_) => self.is_service_full(None),
-            None => new.subscribe && self.subscriptions.len() >= limits.subscriptions,
-        };
-        if subscribed || self.queues_created >= limits.queues_per_connection {
-            return self.reply(command, What::Refused(ErrorCode::Quota));
-        }
-        // Given back unless the queue is made.
-        let Some(portion) = self.may_create(limits) else {
-            return self.reply(command, What::Refused(ErrorCode::Quota));
-        };
-        if let NewMode::Contact(Some((link, _))) = new.mode
-            && let Some(code) = self.settings.blocked(link)
-        {
-            return self.reply(command, What::Refused(code));
-        }
-        let memory = self.shared.store.memory();
-        if new.has_link_data() && !memory.has_room(LINK_BYTES_MAX) {
-            return self.reply(command, What::Refused(ErrorCode::Quota));
-        }
-        let keep = |link: &[u8]| memory.store(link);
-        let (queue, ids) = match Queue::create(command, context, &mut self.rng, keep) {
-            Ok(created) => created,
-            Err(code) => return self.reply(command, What::Refused(code)),
-        };
-        let code = match self.shared.store.create(queue) {
-            Ok(cell) => {
-                portion.made();
-                self.queues_created += 1;
-                self.shared.metrics.queue_created();
-                if command.service().is_some() {
-                    self.read_for_service();
-                } else if new.subscribe {
-                    self.subscriptions.insert(ids.recipient.0, cell);
-                }
-                return self.reply(command, What::Ids(Box::new(ids)));
-            }
-            Err(CreateFault::Full) => ErrorCode::Quota,
-            Err(CreateFault::Taken) => ErrorCode::Auth,
-        };
-        self.reply(command, What::Refused(code));
-    }
-
-    /// One more queue for the client's source, if it may have one now.
-    fn may_create(&self, limits: &Limits) -> Option<Portion> {
-        let now = std::time::Instant::now();
-        let source = self.seat.source();
-        if !source.may(Act::NewQueue, limits.queues_per_second_per_source, now) {
-            return None;
-        }
-        source.today(Made::Queue, limits.queues_per_day_per_source, now)
-    }
-
-    /// Carries out a command on its queue.
-    fn carry_out(&mut self, cell: &Arc<Cell>, command: &Authorised<'_>, context: &queue::Context) {
-        if let Some(code) = self.beyond_limits(command) {
-            return self.reply(command, What::Refused(code));
-        }
-        let shared = &self.shared;
-        let mut queue = cell.lock();
-        if cell.is_deleted() || !claim_link(shared, command, cell) {
-            drop(queue);
-            return self.reply(command, What::Refused(ErrorCode::Auth));
-        }
-        let [reader, notifier] = shared.store.services().readers(&queue);
-        queue.follow_services(reader, notifier);
-        let memory = shared.store.memory();
-        let outcome = queue.handle(command, context, &mut self.rng, |body| memory.store(body));
-        if let Command::SetLink { link, .. } = command.command()
-            && queue.link().map(|set| set.id()) != Some(*link)
-        {
-            shared.store.release_link(&link.0);
-        }
-        if let Some(link) = outcome.unlinked {
-            shared.store.record(&queue, queue::Change::Unlinked(link));
-        }
-        if let Some(change) = outcome.change {
-            if change == queue::Change::Deleted {
-                cell.set_deleted();
-            }
-            shared.store.record(&queue, change);
-        }
-        let served = command.service().is_some() && !matches!(outcome.answer, Answer::Error(_));
-        if served {
-            self.read_for_service();
-        }
-        // A notification server that comes back by itself keeps no queue that its owner has left.
-        let used = !matches!(outcome.answer, Answer::Error(_))
-            && !matches!(command.command(), Command::NotifierSub | Command::Delete);
-        if used && let Some(change) = queue.touch(context.now) {
-            shared.store.record(&queue, change);
-        }
-        if let Some(told) = outcome.notify {
-            shared.registry.tell_reader(&*shared.store, &queue, told);
-        }
-        if let Some((connection, news)) = outcome.notify_notifier {
-            post_to_notifier(shared, connection, news);
-        }
-        drop(queue);
-        let metrics = &shared.metrics;
-        metrics.expired(outcome.expired);
-        metrics.carried_out(command.command(), outcome.change.as_ref(), &outcome.answer);
-        match (command.command(), &outcome.answer, command.entity()) {
-            (_, Answer::Error(_), _) => {}
-            // The service knows its queues.
-            _ if served => {}
-            (Command::Sub | Command::Get | Command::NotifierSub, _, Entity::Queue(id)) => {
-                self.subscriptions.insert(*id, Arc::clone(cell));
-            }
-            (Command::Delete, _, Entity::Queue(id)) => {
-                self.subscriptions.remove(id);
-            }
-            _ => {}
-        }
-        self.reply(command, What::Answer(outcome.answer));
-        if let Some(delivery) = outcome.then {
-            self.reply(command, What::Delivery(delivery));
-        }
-        if let Some(alert) = outcome.alert {
-            let notifier = alert.notifier;
-            self.reply(command, What::Alert(alert));
-            self.next_notification(notifier);
-        }
-    }
-
-    /// A notification of this queue is on its way to the client: the next may wait in the mailbox.
-    fn next_notification(&mut self, notifier: NotifierId) {
-        let Some(cell) = self.shared.store.find(Name::Notifier, &notifier.0) else {
-            return;
-        };
-        let mut queue = cell.lock();
-        let [reader, server] = self.shared.store.services().readers(&queue);
-        queue.follow_services(reader, server);
-        if let Some(news) = queue.notified(self.id, now(), &mut self.rng) {
-            post_to_notifier(&self.shared, self.id, news);
-        }
-    }
-
-    /// Whether this command would take more than this relay gives.
-    fn beyond_limits(&self, command: &Authorised<'_>) -> Option<ErrorCode> {
-        if let Command::SetLink { link, .. } = command.command()
-            && let Some(code) = self.settings.blocked(*link)
-        {
-            return Some(code);
-        }
-        let memory = self.shared.store.memory();
-        let beyond = match (command.command(), command.entity()) {
-            (Command::Send { body, .. }, _) => !memory.has_room(body.len()),
-            (Command::SetLink { .. }, _) => !memory.has_room(LINK_BYTES_MAX),
-            (_, Entity::Queue(id)) if command.service().is_some() => self.is_service_full(Some(id)),
-            (Command::Sub | Command::Get | Command::NotifierSub, Entity::Queue(id)) => {
-                self.subscriptions.len() >= self.settings.limits.subscriptions
-                    && !self.subscriptions.contains_key(id)
-            }
-            _ => false,
-        };
-        beyond.then_some(ErrorCode::Quota)
-    }
-
     /// Ends silent clients and slow readers; otherwise sleeps until one could be due.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         loop {
@@ -777,25 +501,6 @@ fn news_max(settings: &Settings, service: Option<&Session>, subscriptions: usize
     let served = service.map_or(0, |service| service.queues().max(limits.queues_per_service));
     let subscriptions = limits.subscriptions.max(subscriptions).max(served);
     subscriptions.saturating_add(SPARE_NEWS)
-}
-
-/// Leaves news for a notification server's connection; under the lock of the queue, so that they keep
-/// their order.
-fn post_to_notifier(shared: &Shared, connection: ConnectionId, news: NotifierNews) {
-    let news = News {
-        queue: news.notifier.0,
-        event: Happened::Notifier(news),
-        position: shared.store.position(),
-    };
-    shared.registry.post(connection, news);
-}
-
-/// Reserves the name of a link that is about to be set; `false` if another queue has it.
-fn claim_link(shared: &Shared, command: &Authorised<'_>, cell: &Arc<Cell>) -> bool {
-    match command.command() {
-        Command::SetLink { link, .. } => shared.store.claim_link(&link.0, cell),
-        _ => true,
-    }
 }
 
 /// The time in the protocol.

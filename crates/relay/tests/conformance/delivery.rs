@@ -9,6 +9,7 @@ use junto_smp::command::Command;
 use junto_smp::error::ErrorCode;
 use junto_smp::id::{Entity, MessageId};
 use junto_smp::message::{BODY_BYTES_MAX, Delivered, MessageFlags};
+use junto_smp::name::Domain;
 
 use crate::site::{self, C, M, acked, heard, opened, refused as refusal};
 use crate::world::{World, ask, refused, send, send_notifying, silent};
@@ -320,7 +321,7 @@ pub(crate) async fn names_are_not_resolved(world: World) {
     let request = Request {
         entity: Entity::None,
         key: None,
-        command: Command::Resolve(b"somebody.simplex"),
+        command: Command::Resolve(Domain::new("somebody.simplex").unwrap()),
     };
     assert_eq!(refusal(peer.call(&request).await), ErrorCode::Name);
 }

@@ -44,6 +44,10 @@ impl Raw {
                     Response::Error(code) => Some(code),
                     _ => None,
                 };
+                // What other servers add to it is dropped when it is read.
+                if code == Some(ErrorCode::Name) {
+                    assert_eq!(parsed.content, b"ERR NAME NO_RESOLVER");
+                }
                 (parsed.correlation.map(|id| id.0), code)
             })
             .collect()
@@ -147,8 +151,12 @@ pub(crate) async fn commands_get_their_exact_error(world: World) {
         (signed, &QUEUE, b"NSUB".to_vec(), auth),
         (none, &QUEUE, b"NSUB".to_vec(), no_auth),
         (none, none, b"RSLV".to_vec(), syntax),
-        (none, none, b"RSLV x".to_vec(), ErrorCode::Name),
-        (signed, none, b"RSLV x".to_vec(), has_auth),
+        (none, none, b"RSLV ".to_vec(), syntax),
+        (none, none, b"RSLV x".to_vec(), syntax),
+        (none, none, b"RSLV x.simplex".to_vec(), ErrorCode::Name),
+        (none, none, b"RSLV x.simplex y".to_vec(), ErrorCode::Name),
+        (signed, none, b"RSLV x.simplex".to_vec(), has_auth),
+        (none, &QUEUE, b"RSLV x.simplex".to_vec(), has_auth),
     ];
     for version in Version::ALL {
         let mut raw = Raw::connect(&world, version).await;

@@ -19,6 +19,7 @@ use junto_smp::{
     id::Entity,
     key::AuthSecret,
     message::MessageFlags,
+    name::Domain,
     queue::Credential,
     server::{Applicant, ClientCertificates, Greeted},
     service::{ServiceFault, ServiceRole, fingerprint_of_chain},
@@ -276,7 +277,11 @@ fn a_service_gives_the_commands_of_its_role_only() {
         (Command::NotifierSub, true, Some(Notifier)),
         (Command::NotifierServiceSub(None), true, Some(Notifier)),
         (Command::RelayForward(b"box"), false, Some(Proxy)),
-        (Command::Resolve(b"name"), false, Some(Messaging)),
+        (
+            Command::Resolve(Domain::new("name.simplex").unwrap()),
+            false,
+            Some(Messaging),
+        ),
         (Command::Ping, false, None),
     ];
     for role in [Messaging, Notifier, Proxy] {
