@@ -322,3 +322,32 @@ fn a_file_whose_maker_died_at_once_is_made_again() {
     filled(&path);
     assert_eq!(open(&path, 1).unwrap().load().unwrap().len(), 1);
 }
+
+#[test]
+fn the_files_do_not_grow_with_what_has_passed_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder.path().join("agent.db"), 1).unwrap();
+    let id = ConnectionId::new([1; 16]);
+    let size = || -> u64 {
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let files = files.map(|file| file.unwrap().metadata().unwrap().len());
+        files.sum()
+    };
+    // A window of 64 messages moves on by as many in each commit.
+    let mut pass = |from: u64, to: u64| {
+        for number in from..to {
+            let mut delta = Delta::default();
+            for at in 0..64 {
+                delta.put(RowKey::Outbox(id, (number + 1) * 64 + at), row(&[7; 2_000]));
+                delta.delete(RowKey::Outbox(id, number * 64 + at));
+            }
+            let _ = store.commit(&delta).unwrap();
+        }
+    };
+    // Long enough for the log to have been written back and begun anew.
+    pass(0, 100);
+    let before = size();
+    pass(100, 400);
+    assert!(size() <= before + before / 8, "{before} to {}", size());
+    assert!(before < 32 << 20, "{before}");
+}

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use junto_smp::address::ServerAddress;
 
-use crate::profile::Policy;
+use crate::failure::Failure;
+use crate::profile::{Policy, Source, default_dir};
 use crate::way::{Routing, Socks};
 
 /// A private place to compute together.
@@ -47,6 +48,15 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// Open file descriptor to read that passphrase from, for example of a pipe
+    #[arg(
+        long,
+        global = true,
+        value_name = "NUMBER",
+        conflicts_with = "passphrase_file",
+        help_heading = "Global options"
+    )]
+    pub(crate) passphrase_fd: Option<u32>,
     /// When to send through a relay of your own, so that others' relays do not see your address [default: the profile's]
     #[arg(
         long,
@@ -76,6 +86,28 @@ pub(crate) struct Global {
     pub(crate) verbose: u8,
 }
 
+impl Global {
+    /// The folder of the profile that the command is about.
+    ///
+    /// # Errors
+    /// If the user has no data folder.
+    pub(crate) fn profile_dir(&self) -> Result<PathBuf, Failure> {
+        match &self.profile {
+            Some(dir) => Ok(dir.clone()),
+            None => default_dir(),
+        }
+    }
+
+    /// Where the profile's passphrase comes from.
+    pub(crate) fn passphrase(&self) -> Source {
+        match (self.passphrase_fd, &self.passphrase_file) {
+            (Some(number), _) => Source::Descriptor(number),
+            (None, Some(file)) => Source::File(file.clone()),
+            (None, None) => Source::None,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the whole thing on this machine: a relay and N strangers who sign together
@@ -86,6 +118,9 @@ pub(crate) enum Command {
     /// Form and inspect sessions
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Protect, back up, restore and check the profile, which holds all state of one identity
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Threshold BLS signatures: any T of N parties sign, fewer cannot
     #[command(subcommand)]
     Bls(BlsCommand),
@@ -310,6 +345,57 @@ pub(crate) enum SessionCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Protect the profile with a passphrase, or change the one that it has
+    ///
+    /// The passphrase seals the key under which all secrets of the profile are sealed, so changing it takes no
+    /// longer however much there is. The new one is asked for unless a file is given, and never taken from the
+    /// command line or the environment. Whoever has an old copy of the profile opens that with the passphrase
+    /// of then.
+    Passphrase {
+        /// File whose first line is the new passphrase [default: ask]
+        #[arg(long, value_name = "FILE", conflicts_with = "remove")]
+        new_passphrase_file: Option<PathBuf>,
+        /// Protect it by file permissions only from now on
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Write all of the profile into one encrypted file
+    ///
+    /// No other command may use the profile meanwhile. The file has a passphrase of its own.
+    Backup {
+        /// File to make; an existing one is never overwritten
+        file: PathBuf,
+        #[command(flatten)]
+        passphrase: BackupPassphrase,
+    },
+    /// Make a profile from a backup; its folder must be empty or absent
+    ///
+    /// What the profile said since the backup is not known in it, so nothing is said again in its place: sessions can
+    /// only be looked at and closed, runs in progress are dropped, and connections send again once their peer has
+    /// answered with fresh keys. Shares of keys are as they were: `junto bls reshare` takes them into a new session.
+    /// The profile gets the backup's passphrase; `junto profile passphrase` changes it.
+    Restore {
+        /// A file written by `junto profile backup`
+        file: PathBuf,
+        #[command(flatten)]
+        passphrase: BackupPassphrase,
+    },
+    /// Look at everything in the profile for damage, and say what to do about it
+    ///
+    /// Pages of the databases, the seal of every record and file, whether they can be read and fit together. Exit
+    /// code 1 if anything is wrong.
+    Check,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BackupPassphrase {
+    /// File whose first line is the passphrase of the backup [default: ask]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup_passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Copy, Debug)]

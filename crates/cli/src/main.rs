@@ -53,6 +53,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
     match cli.command {
         Command::Demo(arguments) => demo::run(arguments, output).await,
         Command::Relay(command) => relay::run(command, global, output).await,
+        Command::Profile(command) => profile::run(command, global, output),
         Command::Session(command) => session::run(command, global, output).await,
         Command::Bls(command) => bls::run(command, global, output).await,
         Command::Send(arguments) => talk::send(arguments, global, output).await,

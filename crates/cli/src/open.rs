@@ -8,9 +8,7 @@ use std::time::Duration;
 use junto_agent::client::SocksServer;
 use junto_agent::store::StoreError;
 use junto_agent::{Agent, AgentConfig, AgentError, Lines, Resync, Route};
-use junto_crypto::aead::StoreKey;
 use junto_crypto::ed25519::SigningKey;
-use junto_crypto::kdf::hkdf_sha256;
 use junto_session::carrier::TroubleKind;
 use junto_session::{
     Blame, Entry, Fault, LocalError, LocalId, Members, Misuse, PartyIndex, Session, SessionError,
@@ -20,7 +18,7 @@ use tokio::sync::Mutex;
 
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
-use crate::profile::{self, Profile, Succession};
+use crate::profile::{Profile, Succession};
 use crate::{random, way};
 
 /// How long a process that is done waits for the relays to take what it said.
@@ -74,18 +72,16 @@ impl Junto {
     }
 
     async fn open(global: &Global) -> Result<Self, Failure> {
-        let dir = match &global.profile {
-            Some(dir) => dir.clone(),
-            None => profile::default_dir()?,
-        };
-        let profile = Profile::open(&dir, global.passphrase_file.as_deref())?;
+        let profile = Profile::open(&global.profile_dir()?, &global.passphrase())?;
         let succession = Succession::begin(&profile)?;
         let succeed = || {
             let succession = succession.clone();
             Box::new(move |found| succession.succeed(found))
         };
-        let mut config =
-            AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
+        let mut config = AgentConfig::new(
+            database(&profile, "agent.db"),
+            profile.database_key("agent.db"),
+        );
         config.succeed = Some(succeed());
         // Sessions have signed what their connections began with.
         config.resync = Resync::Refused;
@@ -102,7 +98,7 @@ impl Junto {
             failure
         })?;
         let carriage = junto_session::carrier::agent::carriage(agent.clone(), events);
-        let key = subkey(&profile, "session.db");
+        let key = profile.database_key("session.db");
         let sessions = Sessions::open_succeeding(profile.dir(), key, carriage, succeed())
             .map_err(session_failure)?;
         succession.finish(&profile)?;
@@ -122,10 +118,13 @@ impl Junto {
         dir: &std::path::Path,
         carriage: junto_session::carrier::Carriage,
     ) -> Result<Self, Failure> {
-        let profile = Profile::open(dir, None)?;
-        let config = AgentConfig::new(database(&profile, "agent.db"), subkey(&profile, "agent.db"));
+        let profile = Profile::open(dir, &crate::profile::Source::None)?;
+        let config = AgentConfig::new(
+            database(&profile, "agent.db"),
+            profile.database_key("agent.db"),
+        );
         let (agent, _) = Agent::open(config).await.map_err(agent_failure)?;
-        let sessions = Sessions::open(profile.dir(), subkey(&profile, "session.db"), carriage)
+        let sessions = Sessions::open(profile.dir(), profile.database_key("session.db"), carriage)
             .map_err(session_failure)?;
         Ok(Junto {
             profile,
@@ -255,16 +254,6 @@ fn database(profile: &Profile, name: &str) -> PathBuf {
     profile.dir().join(name)
 }
 
-/// A key of its own for each database, so that a record of one never opens in the other.
-fn subkey(profile: &Profile, name: &str) -> StoreKey {
-    let key = hkdf_sha256::<32>(
-        b"junto profile store",
-        profile.key.as_bytes(),
-        name.as_bytes(),
-    );
-    StoreKey::from_bytes(&key)
-}
-
 /// What to do about an older copy of a database.
 const OUTDATED: &str = "using it could repeat or contradict what was sent already: put the newest copy \
      back. Without one, removing the file `mark` from the profile lets you go on; close the sessions that \
@@ -275,6 +264,7 @@ fn agent_failure(error: AgentError) -> Failure {
         return Failure::refused(error).help(OUTDATED);
     }
     let exit = match &error {
+        AgentError::Misuse(junto_agent::Misuse::Restored) => Exit::Refused,
         AgentError::Misuse(_) | AgentError::Link(_) => Exit::Usage,
         AgentError::Relay { .. } => Exit::Unreachable,
         AgentError::Connection(_)
@@ -296,6 +286,8 @@ pub(crate) fn session_failure(error: SessionError) -> Failure {
         }
         SessionError::Misuse(Misuse::Ambiguous) => Failure::usage(message)
             .help("give more of its id, as `junto session list` shows it: all of it means one session, whatever names there are (`junto --json session list`)"),
+        SessionError::Misuse(Misuse::Restored) => Failure::refused(message)
+            .help("make a new session with the same parties; `junto bls reshare --session NEW` takes keys there. `junto session close` forgets this one"),
         SessionError::Misuse(Misuse::NotFormed) => Failure::failed(message)
             .help("`junto session wait NAME` goes on waiting for the other parties"),
         SessionError::Misuse(_) => Failure::usage(message),

@@ -239,6 +239,17 @@ impl Ratchet {
         }
     }
 
+    /// Gives the sending chain up: for a state that came back from a backup, as its original may have used
+    /// the keys that would come next. The next chain begins with a Diffie-Hellman key drawn then, in answer to
+    /// the next key of the peer, so it has no key that any other copy of this state has; until that
+    /// comes, there is nothing to encrypt with. Decryption goes on.
+    pub fn retire_sending(&mut self) {
+        if let Some(chain) = self.sending.take() {
+            self.previous = chain.count;
+            self.pq_sending = false;
+        }
+    }
+
     /// A value that both sides, and nobody else's conversation, have: for binding what is agreed
     /// inside to this channel.
     #[must_use]
@@ -246,7 +257,8 @@ impl Ratchet {
         hash::sha256_of(&[b"junto ratchet binding", &self.ad])
     }
 
-    /// Whether there is a chain to send in: not for who receives first, before the first decryption.
+    /// Whether there is a chain to send in: not for who receives first, before the first decryption,
+    /// nor after [`Ratchet::retire_sending`].
     #[must_use]
     pub fn can_send(&self) -> bool {
         self.sending.is_some()
@@ -262,7 +274,8 @@ impl Ratchet {
     /// [`Ratchet::overhead_bytes`]. Store the state before sending it.
     ///
     /// # Errors
-    /// [`RatchetError::NotReady`] on the maker's side before the first decryption,
+    /// [`RatchetError::NotReady`] on the maker's side before the first decryption and after
+    /// [`Ratchet::retire_sending`],
     /// [`RatchetError::TooLong`] if `plaintext` exceeds `padded_bytes` - 2,
     /// [`RatchetError::Exhausted`] after 2^32 - 1 messages without an answer.
     pub fn encrypt(
@@ -429,7 +442,9 @@ impl Ratchet {
             header,
             count,
         });
-        self.previous = self.sending.as_ref().map_or(0, |chain| chain.count);
+        if let Some(chain) = &self.sending {
+            self.previous = chain.count;
+        }
         self.sending = Some(Chain {
             key: step.send,
             header: core::mem::replace(&mut self.next_header_send, step.next_header_send),

@@ -152,6 +152,11 @@ pub enum Misuse {
     /// The profile's connections keep the keys that they began with, [`Resync::Refused`](crate::Resync::Refused).
     #[error("the keys of this profile's connections do not change")]
     FixedKeys,
+    /// The profile came back from a backup, and no fresh keys have been agreed with the peer since.
+    #[error(
+        "the profile was restored from a backup: this connection has no keys to send with until the peer answers with fresh ones"
+    )]
+    Restored,
     /// Longer than [`MAX_BODY`](crate::MAX_BODY) bytes.
     #[error("the message is too long")]
     BodyTooLong,

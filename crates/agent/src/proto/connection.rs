@@ -39,6 +39,10 @@ const _: () = assert!(RECENT_MAX > WINDOW);
 /// Messages that may wait for one that they overtook, 14 KiB each. A sender has no more in flight.
 pub(super) const EARLY_MAX: usize = WINDOW;
 
+/// Receipts that may be due, 40 B each in the connection's row: for messages that were acknowledged while the peer
+/// takes nothing. The oldest are forgotten beyond that; a receipt is a courtesy.
+pub(super) const RECEIPTS_DUE_MAX: usize = 1_024;
+
 /// Hashes of messages that await a receipt, kept in memory only.
 pub(super) const AWAITING_MAX: usize = 4_096;
 
@@ -454,6 +458,7 @@ pub(super) fn fault_letters(fault: ConnectionFault) -> [u8; 2] {
         ConnectionFault::QueueGone => *b"FQ",
         ConnectionFault::QueueRefused => *b"FR",
         ConnectionFault::Version => *b"FV",
+        ConnectionFault::Restored => *b"FB",
     }
 }
 
@@ -466,6 +471,7 @@ pub(super) fn read_fault(letters: &[u8; 2]) -> Result<ConnectionFault, Malformed
         b"FQ" => ConnectionFault::QueueGone,
         b"FR" => ConnectionFault::QueueRefused,
         b"FV" => ConnectionFault::Version,
+        b"FB" => ConnectionFault::Restored,
         _ => return Err(Malformed::Tag),
     })
 }

@@ -149,6 +149,9 @@ pub enum ConnectionFault {
     /// The peer answered with a protocol version that we do not speak.
     #[error("the peer speaks an incompatible version")]
     Version,
+    /// The profile came back from a backup in the middle of connecting, and its original may have gone on.
+    #[error("it was being made when the profile was backed up, and cannot go on from there")]
+    Restored,
 }
 
 impl fmt::Debug for Event {

@@ -8,6 +8,7 @@
 //! each carry the hash of the one before.
 
 mod address;
+mod audit;
 mod calls;
 mod chain;
 mod command;
@@ -34,6 +35,7 @@ mod receiving;
 mod relay;
 mod relays;
 mod requests;
+mod restored;
 mod resync;
 mod sending;
 mod short;

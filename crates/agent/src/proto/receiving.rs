@@ -11,7 +11,7 @@ use junto_smp::message::Delivered;
 
 use super::connection::{
     Address, Connection, DueReceipt, EARLY_MAX, Fingerprint, Gap, INBOX_MAX, InboxRow, Keys,
-    Request, Stage,
+    RECEIPTS_DUE_MAX, Request, Stage,
 };
 use super::effects::{Effects, Owner, Timer};
 use super::envelope::Envelope;
@@ -335,7 +335,10 @@ impl Connection {
             return;
         };
         effects.delta.delete(self.inbox_key(message));
-        if receipts && self.stage == Stage::Active && self.receipts.len() < usize::from(u16::MAX) {
+        if receipts && self.stage == Stage::Active {
+            if self.receipts.len() >= RECEIPTS_DUE_MAX {
+                self.receipts.remove(0);
+            }
             self.receipts.push(receipt);
             self.time_receipts(effects);
             effects.changed(self.owner());

@@ -126,6 +126,7 @@ impl Connection {
                 self.passed(number, effects);
                 self.confirmed_by_relay(number, effects);
                 self.admit_waiting(effects, rng);
+                self.time_receipts(effects);
                 effects.ready(self.owner());
             }
             Answer::Refused(refusal @ (Refusal::Quota | Refusal::Busy)) => {
@@ -174,6 +175,7 @@ impl Connection {
             {
                 self.waiting.push_back((ticket, body));
             }
+            Stage::Active if !self.can_send() => self.send_renewed((ticket, body), effects, rng),
             Stage::Active => {
                 let answer = self.enqueue(&Body::Message(&body), effects, rng);
                 effects.answer(ticket, answer.map(Reply::Message));
@@ -239,7 +241,12 @@ impl Connection {
     /// Tells the peer which of its messages our application has.
     pub(super) fn send_receipts(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         self.receipts_timed = false;
-        if self.stage != Stage::Active || self.receipts.is_empty() || !self.may_speak() {
+        let may_send = self.may_speak() && self.can_send();
+        if self.stage != Stage::Active || self.receipts.is_empty() || !may_send {
+            return;
+        }
+        if self.outbox.len() >= OUTBOX_MAX {
+            // The peer takes nothing: they wait where they are small, until something has left.
             return;
         }
         let count = self.receipts.len().min(RECEIPTS_MAX);
@@ -273,6 +280,7 @@ impl Connection {
         let mut name = Vec::new();
         if self.stage == Stage::Active
             && self.may_speak()
+            && self.outbox.len() < OUTBOX_MAX
             && put_queue_name(&mut name, &address.relay, &address.sender_id).is_ok()
         {
             // Without it the peer tries again after a while.

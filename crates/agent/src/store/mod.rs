@@ -3,9 +3,11 @@
 mod memory;
 mod schema;
 mod sqlite;
+mod upkeep;
 
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
+pub use upkeep::{Contents, came_back, check};
 
 use crate::proto::{Committed, Delta, Row, RowKey};
 

@@ -120,6 +120,26 @@ impl SqliteStore {
         Ok(())
     }
 
+    /// Looks at every page of the file and at the order of every index.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`].
+    pub(super) fn check_pages(&self) -> Result<(), StoreError> {
+        for check in ["integrity_check(1)", "foreign_key_check"] {
+            let verdict = self
+                .database
+                .query_row(&format!("PRAGMA {check}"), [], |row| {
+                    row.get::<_, String>(0)
+                })
+                .optional()
+                .map_err(fault)?;
+            if verdict.is_some_and(|verdict| verdict != "ok") {
+                return Err(StoreError::Damaged("its pages do not fit together"));
+            }
+        }
+        Ok(())
+    }
+
     fn rows_of<K>(
         &self,
         sql: &str,

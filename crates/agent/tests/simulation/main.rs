@@ -10,7 +10,11 @@
     reason = "a test"
 )]
 
+mod formats;
+mod growth;
+mod hostile;
 mod relay;
+mod restored;
 mod resync;
 mod world;
 

@@ -89,6 +89,13 @@ impl Relay {
         self.names.clear();
     }
 
+    /// Queues that were full take messages again.
+    pub fn make_room(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.full = false;
+        }
+    }
+
     pub fn queue_count(&self) -> usize {
         self.queues.len()
     }
@@ -381,6 +388,42 @@ impl Relay {
             }
         }
         false
+    }
+
+    /// Turns the order of undelivered messages round.
+    pub fn reverse_all(&mut self) {
+        for queue in self.queues.values_mut() {
+            let skip = usize::from(queue.delivered);
+            queue.messages.make_contiguous()[skip..].reverse();
+        }
+    }
+
+    /// Takes the last undelivered message of some queue away, to bring it back later.
+    pub fn keep_back(&mut self) -> Option<(SenderId, Bytes)> {
+        self.queues.iter_mut().find_map(|(name, queue)| {
+            let undelivered = queue.messages.len() > usize::from(queue.delivered);
+            match queue
+                .messages
+                .pop_back_if(|(_, content)| undelivered && matches!(content, Content::Body(_)))?
+            {
+                (_, Content::Body(body)) => Some((*name, body)),
+                (_, Content::QuotaReached) => None,
+            }
+        })
+    }
+
+    /// Puts a message at the end of its queue again. `false` if the queue is elsewhere.
+    pub fn bring_back(
+        &mut self,
+        (name, body): &(SenderId, Bytes),
+        rng: &mut impl CryptoRng,
+    ) -> bool {
+        let Some(queue) = self.queues.get_mut(name) else {
+            return false;
+        };
+        let id = MessageId::random(rng);
+        queue.messages.push_back((id, Content::Body(body.clone())));
+        true
     }
 
     /// Delivers every undelivered message twice.

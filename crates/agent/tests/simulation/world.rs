@@ -101,8 +101,20 @@ pub fn relay_address(index: usize) -> ServerAddress {
 fn machine(store: &mut MemoryStore, config: MachineConfig, post_quantum: PostQuantum) -> Machine {
     let rows = store.load().unwrap();
     let mut machine = Machine::restore(config, rows).unwrap();
+    assert_eq!(machine.inconsistency(), None);
     machine.set_post_quantum(post_quantum);
     machine
+}
+
+fn fit_for_use(mut store: MemoryStore) -> MemoryStore {
+    let rows = store.load().unwrap();
+    let mut machine = Machine::restore(MachineConfig::default(), rows).unwrap();
+    machine.came_back();
+    if let Some(step) = machine.take_step() {
+        let committed = store.commit(step.delta()).unwrap();
+        drop(step.release(committed));
+    }
+    store
 }
 
 impl World {
@@ -455,6 +467,12 @@ impl World {
         node.machine = machine(&mut node.store, config, post_quantum);
     }
 
+    /// The node's store is this copy from now on, made fit for use as after a restore.
+    pub fn come_back(&mut self, index: usize, backup: MemoryStore) {
+        self.nodes[index].store = fit_for_use(backup);
+        self.crash(index);
+    }
+
     /// A moment passes.
     fn time_passes(&mut self) {
         self.clock += 50 + self.rng.next_u32() as u64 % 500;
@@ -486,7 +504,7 @@ impl World {
     }
 
     /// The application says that it has a message.
-    fn acknowledge(&mut self, index: usize) {
+    pub fn acknowledge(&mut self, index: usize) {
         let Some((connection, message)) = self.nodes[index].app.unacknowledged.pop() else {
             return;
         };

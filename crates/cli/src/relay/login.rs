@@ -12,7 +12,7 @@ use super::parse_address;
 use crate::args::Global;
 use crate::failure::{Context, Failure};
 use crate::output::Output;
-use crate::profile::{self, Profile, read_passphrase};
+use crate::profile::{Profile, read_first_line};
 
 /// Sealed: a line of address, space and password for each relay.
 const FILE: &str = "relay-passwords";
@@ -29,14 +29,10 @@ pub(super) fn run(
     let relay = parse_address(address)?;
     let password = match (forget, file) {
         (true, _) => None,
-        (false, Some(file)) => Some(read_passphrase(file)?),
+        (false, Some(file)) => Some(read_first_line(file)?),
         (false, None) => Some(ask(output)?),
     };
-    let dir = match &global.profile {
-        Some(dir) => dir.clone(),
-        None => profile::default_dir()?,
-    };
-    let profile = Profile::open(&dir, global.passphrase_file.as_deref())?;
+    let profile = Profile::open(&global.profile_dir()?, &global.passphrase())?;
     let stored = profile.read_sealed(FILE)?.unwrap_or_default();
     // As long as all of it, so that no copy of a password is left behind by growing.
     let room = stored.len() + address.len() + 2 + password.as_ref().map_or(0, |it| it.len());

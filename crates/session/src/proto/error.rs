@@ -24,6 +24,11 @@ pub enum Misuse {
     /// The session was closed.
     #[error("the session is closed")]
     Closed,
+    /// The session came back from a backup, and nothing can be said in it any more.
+    #[error(
+        "the session was restored from a backup: what was said in it since then is not known here, and saying something else in its place would be taken for a lie"
+    )]
+    Restored,
     /// An argument is not valid.
     #[error("{0} is not valid")]
     Argument(&'static str),

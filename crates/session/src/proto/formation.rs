@@ -23,6 +23,9 @@ const HOST_SLOT: PeerSlot = 0;
 impl Machine {
     /// Starts, or starts again after a restart: whatever is still to be done by the carrier.
     pub(crate) fn begin(&self, step: &mut Step) {
+        if self.is_retired() {
+            return;
+        }
         if self.role == Role::Host {
             match &self.phase {
                 Phase::Meeting if self.link.contact.is_empty() => {
@@ -342,7 +345,9 @@ impl Machine {
             }
             Phase::Binding => self.push_bind(slot, work.step),
             Phase::Meeting if self.role == Role::Host => self.offer_when_complete(work),
-            Phase::Meeting | Phase::Formed | Phase::Failed(Failure::Refused(_)) => {}
+            Phase::Meeting
+            | Phase::Formed
+            | Phase::Failed(Failure::Refused(_) | Failure::Restored) => {}
             Phase::Closing => {
                 self.push(slot, &Record::Closed, work.step);
             }

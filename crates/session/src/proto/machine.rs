@@ -18,7 +18,7 @@ use junto_crypto::{
 use super::{
     channel::Channels,
     endpoint::{ConnectionId, Lines, MessageId, RequestId, Tag},
-    error::SessionError,
+    error::{Misuse, SessionError},
     evidence::{Court, Culprit},
     execution::Execution,
     fault::{Blame, Fault},
@@ -50,6 +50,9 @@ pub enum Role {
 pub(crate) enum Failure {
     Blamed(Blame),
     Refused(Refusal),
+    /// It came back from a backup: what we said since then is not known here, and to say something else in its
+    /// place would be a lie.
+    Restored,
 }
 
 impl Failure {
@@ -57,6 +60,7 @@ impl Failure {
         match self {
             Self::Blamed(blame) => SessionError::Peer(blame.clone()),
             Self::Refused(refusal) => SessionError::Refused(*refusal),
+            Self::Restored => Misuse::Restored.into(),
         }
     }
 }
@@ -244,7 +248,30 @@ impl Machine {
         signatures
     }
 
+    /// Says nothing any more: the session came back from a backup.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.phase == Phase::Failed(Failure::Restored)
+    }
+
+    /// The session came back from a backup: whatever was to be said is dropped, executions end, and it can only be
+    /// looked at and closed.
+    pub(crate) fn retire(&mut self, delta: &mut Delta) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        self.erase_executions(delta);
+        self.erase_unread(delta);
+        for peer in self.peers.values_mut() {
+            peer.pipe.clear(delta);
+        }
+        self.phase = Phase::Failed(Failure::Restored);
+        self.store(delta);
+    }
+
     pub(crate) fn push(&mut self, slot: PeerSlot, record: &Record, step: &mut Step) {
+        if self.is_retired() {
+            return;
+        }
         if let Some(peer) = self.peers.get_mut(&slot) {
             peer.pipe.push(record.encode(), &mut step.delta);
         }
@@ -258,7 +285,7 @@ impl Machine {
 
     /// Gives to the carrier whatever it may have now.
     pub(crate) fn pump(&mut self, step: &mut Step) {
-        let Some(formation) = self.formation() else {
+        let Some(formation) = self.formation().filter(|_| !self.is_retired()) else {
             return;
         };
         for peer in self.peers.values_mut() {
@@ -364,7 +391,9 @@ impl Machine {
                 message,
             });
         }
-        let deaf = self.phase == Phase::Closing || (peer.broken.is_some() && !self.still_listens());
+        let broken = peer.broken.is_some();
+        let deaf =
+            self.phase == Phase::Closing || self.is_retired() || (broken && !self.still_listens());
         if deaf {
             return;
         }
@@ -532,14 +561,12 @@ impl Machine {
                 tag: self.tag_address(),
             });
         }
+        let retired = self.is_retired();
         self.phase = Phase::Closing;
         let slots: Vec<_> = self.peers.keys().copied().collect();
         for slot in slots {
-            if self
-                .peers
-                .get(&slot)
-                .is_some_and(|peer| peer.binding.is_some())
-            {
+            let stands = |peer: &Peer| peer.binding.is_some() && !retired;
+            if self.peers.get(&slot).is_some_and(stands) {
                 self.push(slot, &Record::Closed, step);
             } else {
                 self.remove_peer(slot, step);
@@ -679,6 +706,9 @@ impl Machine {
             Phase::Failed(Failure::Refused(refusal)) => {
                 bytes.put_u8(4).put_u8(refusal.code() - 1);
             }
+            Phase::Failed(Failure::Restored) => {
+                bytes.put_u8(6);
+            }
             Phase::Closing => {
                 bytes.put_u8(5);
             }
@@ -732,6 +762,7 @@ impl Machine {
                 Phase::Failed(Failure::Refused(refusal))
             }
             5 => Phase::Closing,
+            6 => Phase::Failed(Failure::Restored),
             _ => return Err(reader.malformed()),
         };
         let agreed = if reader.flag()? {

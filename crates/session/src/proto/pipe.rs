@@ -479,6 +479,23 @@ impl Pipe {
 
     /// Forgets all rows of this pipe.
     pub(crate) fn erase(&self, delta: &mut Delta) {
+        self.erase_segments(delta);
+        delta.delete(Key::Pipe(self.local, self.slot));
+    }
+
+    /// Drops what is on its way; the counters stay.
+    pub(crate) fn clear(&mut self, delta: &mut Delta) {
+        self.erase_segments(delta);
+        self.outbox.clear();
+        self.outbox_bytes = 0;
+        self.give_next = self.send_next;
+        self.given_bytes = 0;
+        self.partial.clear();
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+
+    fn erase_segments(&self, delta: &mut Delta) {
         for seq in self.base()..self.send_next {
             delta.delete(Key::Out(self.local, self.slot, seq));
         }
@@ -487,7 +504,6 @@ impl Pipe {
                 delta.delete(Key::In(self.local, self.slot, seq));
             }
         }
-        delta.delete(Key::Pipe(self.local, self.slot));
     }
 }
 

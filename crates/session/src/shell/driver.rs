@@ -427,7 +427,7 @@ pub(crate) fn start(
     })
 }
 
-fn generator() -> Result<ChaCha20Rng, SessionError> {
+pub(crate) fn generator() -> Result<ChaCha20Rng, SessionError> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut_slice()).map_err(|e| LocalError::Store(Box::new(e)))?;
     Ok(ChaCha20Rng::from_seed(*seed))

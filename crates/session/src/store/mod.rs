@@ -15,11 +15,15 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use crate::proto::step::{Committed, Delta, Rows, Store};
 
+mod schema;
+mod upkeep;
+
+pub use upkeep::{Contents, came_back, check};
+
 /// Name of the file in the profile's folder.
 pub const FILE_NAME: &str = "session.db";
-/// Version of the tables; another one is refused, never changed silently.
-const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = include_str!("schema.sql");
+/// Version of the tables; an older one is brought up to it, a newer one refused.
+const SCHEMA_VERSION: i64 = schema::VERSION;
 /// Sealed under the key at creation: tells a wrong key from a damaged file.
 const CHECK: &[u8] = b"junto session store";
 
@@ -43,8 +47,10 @@ pub enum StoreError {
     /// It is an older copy, restored from a backup, say. Nothing was overwritten.
     #[error("{0} is an older copy than the one in use; it was left as it is")]
     Outdated(PathBuf),
-    /// It was made by another version of this program.
-    #[error("{path} has schema {found}, this program knows {SCHEMA_VERSION}")]
+    /// A newer version of this program made it.
+    #[error(
+        "{path} was made by a newer version (schema {found}, this version reads {SCHEMA_VERSION})"
+    )]
     Version {
         /// Which file.
         path: PathBuf,
@@ -131,16 +137,13 @@ impl SqliteStore {
                 .seal(b"check", CHECK, &mut self.rng)
                 .map_err(|_| StoreError::Seal)?;
             let transaction = self.connection.transaction().map_err(fail)?;
-            transaction.execute_batch(SCHEMA).map_err(fail)?;
+            schema::migrate(&transaction, 0).map_err(fail)?;
             transaction
                 .execute("INSERT INTO meta VALUES ('check', ?1)", params![check])
                 .map_err(fail)?;
-            transaction
-                .pragma_update(None, "user_version", SCHEMA_VERSION)
-                .map_err(fail)?;
             return transaction.commit().map_err(fail);
         }
-        if version != SCHEMA_VERSION {
+        if !(0..=SCHEMA_VERSION).contains(&version) {
             return Err(StoreError::Version {
                 path,
                 found: version,
@@ -157,9 +160,32 @@ impl SqliteStore {
             return Err(self.damaged("its check value is missing"));
         };
         match self.key.open(b"check", &check) {
-            Ok(plain) if plain.as_slice() == CHECK => Ok(()),
-            Ok(_) | Err(_) => Err(StoreError::WrongKey(path)),
+            Ok(plain) if plain.as_slice() == CHECK => {}
+            Ok(_) | Err(_) => return Err(StoreError::WrongKey(path)),
         }
+        if version < SCHEMA_VERSION {
+            let transaction = self.connection.transaction().map_err(fail)?;
+            schema::migrate(&transaction, version).map_err(fail)?;
+            transaction.commit().map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at every page of the file and at the order of every index.
+    fn check_pages(&self) -> Result<(), StoreError> {
+        for check in ["integrity_check(1)", "foreign_key_check"] {
+            let verdict = self
+                .connection
+                .query_row(&format!("PRAGMA {check}"), [], |row| {
+                    row.get::<_, String>(0)
+                })
+                .optional()
+                .map_err(|source| failure(&self.path, source))?;
+            if let Some(verdict) = verdict.filter(|verdict| verdict != "ok") {
+                return Err(self.damaged(&verdict));
+            }
+        }
+        Ok(())
     }
 
     /// Exchanges the mark that the last opening left for another one, if `succeed` knows it. With the

@@ -257,6 +257,15 @@ impl Node {
         Ok((local, step))
     }
 
+    /// The store is a copy from a backup: nothing is said any more in any of its sessions. Gives their number.
+    pub fn came_back(&mut self) -> (usize, Step) {
+        let mut step = Step::default();
+        for machine in self.sessions.values_mut() {
+            machine.retire(&mut step.delta);
+        }
+        (self.sessions.len(), step)
+    }
+
     fn sweep(&mut self, local: &LocalId) {
         if self.sessions.get(local).is_some_and(Machine::is_gone) {
             self.sessions.remove(local);
@@ -481,7 +490,8 @@ fn summary(machine: &Machine) -> Summary {
         Phase::Failed(_) => Stage::Failed,
         Phase::Closing => Stage::Closing,
     };
-    let formed = stage == Stage::Formed;
+    // What has formed keeps its name, also if nothing can be said in it any more.
+    let formed = stage == Stage::Formed || machine.is_retired();
     let agreed = machine.agreed.as_ref();
     Summary {
         local: machine.local,

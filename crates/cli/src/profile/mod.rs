@@ -2,20 +2,31 @@
 //!
 //! ```text
 //! profile.toml   relays to receive on, which way to send, policy (written with comments, edited by its owner)
-//! key            the store key, readable by its owner only; or key.sealed, under a passphrase
+//! key            the store key, readable by its owner only; or key.sealed, under a passphrase (`key`)
 //! lock           held while a process uses the profile
 //! agent.db       connections, ratchets, messages on their way
 //! session.db     sessions and protocol runs
 //! mark           tells older copies of the databases from those in use
 //! bls/           key shares, each sealed with the store key
 //! ```
+//!
+//! Everything secret is sealed under the store key: records of the databases one by one, the other files whole. What
+//! protects the store key protects all of it (`docs/decisions/0011-records-are-sealed-one-by-one.md`).
+
+mod backup;
+mod check;
+mod command;
+mod key;
+mod passphrase;
+
+pub(crate) use command::run;
+pub(crate) use passphrase::{Source, read_first_line};
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use argon2::Argon2;
 use junto_crypto::aead::StoreKey;
+use junto_crypto::kdf::hkdf_sha256;
 use junto_tls::files::{self, Mode};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -23,13 +34,6 @@ use zeroize::Zeroizing;
 use crate::failure::{Context, Exit, Failure};
 use crate::random;
 use crate::way::Routing;
-
-/// Argon2id cost for a passphrase: 64 MiB, 3 passes, 1 lane (RFC 9106, second recommended option).
-const ARGON2: (u32, u32, u32) = (64 * 1024, 3, 1);
-const SALT_BYTES: usize = 16;
-/// Longest passphrase accepted, in bytes.
-const PASSPHRASE_MAX: u64 = 1024;
-const SEALED_KEY_LABEL: &[u8] = b"junto profile key v1";
 
 const CONFIG_TEMPLATE: &str = r#"# Junto profile. Flags on the command line win over this file.
 
@@ -108,13 +112,12 @@ impl Profile {
     /// # Errors
     /// Refused when another process has it open, when other users can read the key, when the
     /// passphrase is missing or wrong.
-    pub(crate) fn open(dir: &Path, passphrase_file: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn open(dir: &Path, passphrase: &Source) -> Result<Self, Failure> {
         make_private_dir(dir)?;
         refuse_shared_dir(dir)?;
         let lock = lock(&dir.join("lock"))?;
         let config = load_config(&dir.join("profile.toml"))?;
-        let passphrase = passphrase_file.map(read_passphrase).transpose()?;
-        let key = open_key(dir, passphrase.as_ref().map(|p| p.as_slice()))?;
+        let key = key::open(dir, passphrase)?;
         Ok(Profile {
             dir: dir.to_path_buf(),
             config,
@@ -126,6 +129,11 @@ impl Profile {
     /// The folder itself.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// A key of its own for each database, so that a record of one never opens in the other.
+    pub(crate) fn database_key(&self, name: &str) -> StoreKey {
+        database_key(&self.key, name)
     }
 
     /// Writes a sealed file below the profile so that a crash leaves the old or the new one, never a part.
@@ -312,136 +320,10 @@ fn load_config(path: &Path) -> Result<ProfileConfig, Failure> {
     }
 }
 
-/// Reads a passphrase file: its first line, without the line end.
-pub(crate) fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = File::open(path).context(format_args!(
-        "cannot open the passphrase file {}",
-        path.display()
-    ))?;
-    file.take(PASSPHRASE_MAX + 1)
-        .read_to_end(&mut bytes)
-        .context(format_args!(
-            "cannot read the passphrase file {}",
-            path.display()
-        ))?;
-    let end = bytes
-        .iter()
-        .position(|&b| b == b'\n' || b == b'\r')
-        .unwrap_or(bytes.len());
-    bytes.truncate(end);
-    if bytes.is_empty() || bytes.len() as u64 > PASSPHRASE_MAX {
-        return Err(Failure::usage(format_args!(
-            "{} must hold a passphrase of 1 to {PASSPHRASE_MAX} bytes",
-            path.display()
-        )));
-    }
-    Ok(bytes)
-}
-
-fn open_key(dir: &Path, passphrase: Option<&[u8]>) -> Result<StoreKey, Failure> {
-    let (plain, sealed) = (dir.join("key"), dir.join("key.sealed"));
-    match (plain.exists(), sealed.exists(), passphrase) {
-        (false, false, None) => {
-            let bytes = new_key_bytes();
-            write_private(&plain, bytes.as_slice())?;
-            Ok(StoreKey::from_bytes(&bytes))
-        }
-        (false, false, Some(passphrase)) => {
-            let bytes = new_key_bytes();
-            write_private(&sealed, &seal_key(&bytes, passphrase)?)?;
-            Ok(StoreKey::from_bytes(&bytes))
-        }
-        (true, false, None) => read_plain_key(&plain),
-        (false, true, Some(passphrase)) => read_sealed_key(&sealed, passphrase),
-        (false, true, None) => Err(Failure::new(
-            Exit::Refused,
-            "this profile is protected by a passphrase",
-        )
-        .help("give it with `--passphrase-file FILE`, or set JUNTO_PASSPHRASE_FILE")),
-        (true, false, Some(_)) => Err(Failure::usage(
-            "this profile has no passphrase, but one was given",
-        )
-        .help("leave `--passphrase-file` out, or use another profile")),
-        (true, true, _) => Err(Failure::failed(format_args!(
-            "both {} and {} exist; nothing was changed",
-            plain.display(),
-            sealed.display()
-        ))
-        .help("remove the one that does not belong there")),
-    }
-}
-
-fn new_key_bytes() -> Zeroizing<[u8; 32]> {
-    use rand_core::Rng;
-    let mut bytes = Zeroizing::new([0; 32]);
-    random().fill_bytes(bytes.as_mut());
-    bytes
-}
-
-fn read_plain_key(path: &Path) -> Result<StoreKey, Failure> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(path)
-            .context(format_args!("cannot read {}", path.display()))?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
-            return Err(Failure::refused(format_args!(
-                "other users can read the key file {}",
-                path.display()
-            ))
-            .help(format_args!("run `chmod 600 {}`", path.display())));
-        }
-    }
-    let bytes =
-        Zeroizing::new(fs::read(path).context(format_args!("cannot read {}", path.display()))?);
-    let key: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| damaged_key(path))?;
-    Ok(StoreKey::from_bytes(key))
-}
-
-fn damaged_key(path: &Path) -> Failure {
-    Failure::failed(format_args!(
-        "the key file {} is damaged; nothing was changed",
-        path.display()
-    ))
-    .help("restore it from a backup: without it the profile's databases cannot be read")
-}
-
-fn passphrase_key(passphrase: &[u8], salt: &[u8]) -> Result<StoreKey, Failure> {
-    let (memory_kib, passes, lanes) = ARGON2;
-    let params =
-        argon2::Params::new(memory_kib, passes, lanes, Some(32)).context("Argon2 parameters")?;
-    let mut key = Zeroizing::new([0; 32]);
-    Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
-        .hash_password_into(passphrase, salt, key.as_mut())
-        .context("cannot derive a key from the passphrase")?;
-    Ok(StoreKey::from_bytes(&key))
-}
-
-fn seal_key(key: &[u8; 32], passphrase: &[u8]) -> Result<Vec<u8>, Failure> {
-    use rand_core::Rng;
-    let mut salt = [0; SALT_BYTES];
-    random().fill_bytes(&mut salt);
-    let mut out = salt.to_vec();
-    let sealed = passphrase_key(passphrase, &salt)?
-        .seal(SEALED_KEY_LABEL, key, &mut random())
-        .context("cannot seal the profile's key")?;
-    out.extend_from_slice(&sealed);
-    Ok(out)
-}
-
-fn read_sealed_key(path: &Path, passphrase: &[u8]) -> Result<StoreKey, Failure> {
-    let bytes = fs::read(path).context(format_args!("cannot read {}", path.display()))?;
-    let (salt, sealed) = bytes
-        .split_at_checked(SALT_BYTES)
-        .ok_or_else(|| damaged_key(path))?;
-    let key = passphrase_key(passphrase, salt)?
-        .open(SEALED_KEY_LABEL, sealed)
-        .map_err(|_| Failure::refused("wrong passphrase for this profile"))?;
-    let key: &[u8; 32] = key.as_slice().try_into().map_err(|_| damaged_key(path))?;
-    Ok(StoreKey::from_bytes(key))
+/// See [`Profile::database_key`].
+fn database_key(key: &StoreKey, name: &str) -> StoreKey {
+    let key = hkdf_sha256::<32>(b"junto profile store", key.as_bytes(), name.as_bytes());
+    StoreKey::from_bytes(&key)
 }
 
 /// Writes a file that only its owner can read, in one step.
@@ -462,7 +344,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (mode, refused) in [(0o777, true), (0o1777, true), (0o720, true), (0o755, false)] {
             fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
-            let opened = Profile::open(dir.path(), None);
+            let opened = Profile::open(dir.path(), &Source::None);
             assert_eq!(opened.is_err(), refused, "{mode:o}");
             if let Err(failure) = opened {
                 assert_eq!(failure.exit, Exit::Refused);

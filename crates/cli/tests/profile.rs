@@ -1,0 +1,327 @@
+//! Profiles of real processes: passphrases, backup and restore, check.
+
+#![allow(clippy::unwrap_used)]
+
+mod stage;
+use stage::{Stage, agreed};
+
+#[cfg(unix)]
+#[test]
+fn a_passphrase_comes_goes_and_changes_without_touching_the_rest() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    let one = stage.file("one", b"correct horse\n");
+    let two = stage.file("two", b"battery staple\n");
+    let database = stage.path("p1").join("agent.db");
+    let records = std::fs::read(&database).unwrap();
+    let list = ["session", "list"];
+
+    let protect = ["profile", "passphrase", "--new-passphrase-file"];
+    let done = stage.run("p1", &[&protect[..], &[&one]].concat());
+    assert_eq!(done.ok()["protected"], true);
+    assert!(!stage.path("p1").join("key").exists());
+    // Nobody is there to be asked.
+    let locked = stage.run("p1", &list);
+    let message = locked.failed(5)["message"].as_str().unwrap();
+    assert!(message.contains("protected by a passphrase"), "{message}");
+
+    let change = [&["--passphrase-file", &one][..], &protect, &[&two]].concat();
+    stage.run("p1", &change).ok();
+    stage
+        .run("p1", &[&["--passphrase-file", &one], &list[..]].concat())
+        .failed(5);
+    assert_eq!(
+        std::fs::read(&database).unwrap(),
+        records,
+        "it was written again"
+    );
+    stage
+        .run("p1", &[&["--passphrase-file", &two], &list[..]].concat())
+        .ok();
+
+    // The same through an open file descriptor.
+    let by_descriptor = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "exec \"$0\" --profile \"$1\" --json --passphrase-fd 3 session list 3<\"$2\"",
+        ])
+        .arg(env!("CARGO_BIN_EXE_junto"))
+        .arg(stage.path("p1"))
+        .arg(&two)
+        .output()
+        .unwrap();
+    assert!(by_descriptor.status.success(), "{by_descriptor:?}");
+
+    let remove = [
+        "--passphrase-file",
+        &two,
+        "profile",
+        "passphrase",
+        "--remove",
+    ];
+    assert_eq!(stage.run("p1", &remove).ok()["protected"], false);
+    stage.run("p1", &list).ok();
+    // One too many is a mistake, not silently ignored.
+    stage
+        .run("p1", &[&["--passphrase-file", &two], &list[..]].concat())
+        .failed(2);
+}
+
+fn both<'a>(first: &[&'a str], second: &[&'a str]) -> Vec<&'a str> {
+    [first, second].concat()
+}
+
+#[test]
+fn what_comes_back_repeats_nothing_and_takes_its_keys_to_a_new_session() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 3);
+    let all = ["p1", "p2", "p3"];
+    let keygen = [
+        "bls",
+        "keygen",
+        "--session",
+        "s",
+        "--threshold",
+        "2",
+        "--name",
+        "k",
+    ];
+    let key = agreed(&stage.all(&all, &keygen), "public_key");
+    stage.run("p1", &["send", "--session", "s", "before"]).ok();
+
+    let passphrase = stage.file("passphrase", b"a long one\n");
+    let file = stage.path("p1.backup");
+    let backup = [
+        "profile",
+        "backup",
+        file.to_str().unwrap(),
+        "--backup-passphrase-file",
+        &passphrase,
+    ];
+    let made = stage.run("p1", &backup);
+    assert!(made.ok()["files"].as_u64().unwrap() >= 5, "{made:#?}");
+    stage.run("p1", &backup).failed(1);
+    let bytes = std::fs::read(&file).unwrap();
+    for telling in [&b"relays"[..], b"agent.db", b"SQLite", address.as_bytes()] {
+        assert!(!bytes.windows(telling.len()).any(|window| window == telling));
+    }
+    // The original goes on.
+    stage.run("p1", &["send", "--session", "s", "after"]).ok();
+
+    let wrong = stage.file("wrong", b"another\n");
+    let restore = |from: &str| {
+        let restore = [
+            "profile",
+            "restore",
+            file.to_str().unwrap(),
+            "--backup-passphrase-file",
+        ];
+        stage.run("back", &[&restore[..], &[from]].concat())
+    };
+    restore(&wrong).failed(5);
+    assert!(!stage.path("back").exists());
+    let restored = restore(&passphrase);
+    assert_eq!(restored.ok()["sessions"], 1);
+    assert_eq!(restored.ok()["connections"], 2);
+    restore(&passphrase).failed(5);
+
+    let open = ["--passphrase-file", passphrase.as_str()];
+    let back = |arguments| both(&open, arguments);
+    stage.run("back", &["session", "list"]).failed(5);
+    assert_eq!(
+        stage.run("back", &back(&["profile", "check"])).ok()["keys"],
+        1
+    );
+    // Nothing is said in the old session, neither by hand nor by a run.
+    let message = stage.file("message", b"m");
+    let sign = [
+        "bls",
+        "sign",
+        "--key",
+        "k",
+        "--message-file",
+        &message,
+        "--timeout",
+        "5",
+    ];
+    for old in [
+        &["send", "--session", "s", "again", "--timeout", "5"][..],
+        &sign,
+    ] {
+        let refused = stage.run("back", &back(old));
+        let error = refused.failed(5);
+        let text = error["message"].as_str().unwrap();
+        assert!(text.contains("restored from a backup"), "{error}");
+    }
+    let mut received = stage.start("p2", &["recv", "--session", "s", "--count", "2"]);
+    assert_eq!(received.line()["text"], "before");
+    assert_eq!(received.line()["text"], "after");
+    assert_eq!(received.wait().code, Some(0));
+
+    // A new session takes the key: the share from the backup counts as the party's.
+    let new = [
+        "session",
+        "new",
+        "--name",
+        "new",
+        "--parties",
+        "3",
+        "--relay",
+        &address,
+    ];
+    let mut host = stage.start("p2", &new);
+    let link = host.link();
+    let join = ["session", "join", link.as_str()];
+    let forming = vec![
+        host,
+        stage.start("back", &back(&join)),
+        stage.start("p3", &join),
+    ];
+    agreed(&stage::wait_all(forming), "safety_code");
+    let reshare = [
+        "bls",
+        "reshare",
+        "--key",
+        "k",
+        "--session",
+        "new",
+        "--threshold",
+        "2",
+    ];
+    let run = |arguments: &[&str], parties: &[&str]| {
+        let start = |party: &&str| match *party {
+            "back" => stage.start("back", &both(&open, arguments)),
+            party => stage.start(party, arguments),
+        };
+        stage::wait_all(parties.iter().map(start).collect())
+    };
+    let reshared = run(&reshare, &["p2", "p3", "back"]);
+    assert_eq!(agreed(&reshared, "public_key"), key);
+    let signed = run(&sign, &["p2", "back"]);
+    let signature = agreed(&signed, "signature");
+    let verify = [
+        "bls",
+        "verify",
+        "--public-key",
+        &key,
+        "--signature",
+        &signature,
+        "--message-file",
+        &message,
+    ];
+    stage.run("p3", &verify).ok();
+    // The old one can only be forgotten.
+    stage.run("back", &back(&["session", "close", "s"])).ok();
+}
+
+#[test]
+fn a_profile_in_use_is_not_backed_up() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    let passphrase = stage.file("passphrase", b"p\n");
+    let mut busy = stage.start("p1", &["recv", "--session", "s"]);
+    let file = stage.path("b");
+    let backup = [
+        "profile",
+        "backup",
+        file.to_str().unwrap(),
+        "--backup-passphrase-file",
+        &passphrase,
+    ];
+    // It holds its lock once its database is there to be read; until then a try may come first.
+    let lock = stage.path("p1").join("lock");
+    let held = || std::fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_err());
+    for _ in 0..1_000 {
+        if held() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    stage.run("p1", &backup).failed(5);
+    assert!(!file.exists());
+    stage.run("p2", &["send", "--session", "s", "now"]).ok();
+    assert_eq!(busy.line()["text"], "now");
+    assert_eq!(busy.wait().code, Some(0));
+    stage.run("p1", &backup).ok();
+}
+
+#[test]
+fn a_check_names_what_is_damaged_and_says_what_to_do() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    let keygen = [
+        "bls",
+        "keygen",
+        "--session",
+        "s",
+        "--threshold",
+        "2",
+        "--name",
+        "k",
+    ];
+    stage.all(&["p1", "p2"], &keygen);
+    let well = stage.run("p1", &["profile", "check"]);
+    assert_eq!(well.ok()["sessions"], 1);
+    assert_eq!(well.ok()["keys"], 1);
+    assert_eq!(well.ok()["connections"], 1);
+    let passphrase = stage.file("passphrase", b"p\n");
+    for name in ["agent.db", "session.db", "bls/k.key", "mark"] {
+        let path = stage.path("p1").join(name);
+        let good = std::fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        if good.starts_with(b"SQLite") {
+            // Content begins at the end of a page. SQLite itself does not look into it; the seals tell.
+            let page = usize::from(u16::from_be_bytes([good[16], good[17]]));
+            bad.chunks_mut(page)
+                .for_each(|page| page[page.len() - 40] ^= 1);
+        } else {
+            bad[30] ^= 1;
+        }
+        std::fs::write(&path, &bad).unwrap();
+        let found = stage.run("p1", &["profile", "check"]);
+        let error = found.failed(1);
+        assert!(error["message"].as_str().unwrap().contains(name), "{error}");
+        assert!(!error["help"].as_str().unwrap().is_empty());
+        // What is damaged does not become a backup.
+        let file = stage.path("b");
+        let backup = [
+            "profile",
+            "backup",
+            file.to_str().unwrap(),
+            "--backup-passphrase-file",
+            &passphrase,
+        ];
+        stage.run("p1", &backup).failed(1);
+        assert!(!file.exists());
+        std::fs::write(&path, &good).unwrap();
+        stage.run("p1", &["profile", "check"]).ok();
+    }
+}
+
+#[test]
+fn a_profile_of_a_newer_version_is_refused_and_left_alone() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    for name in ["agent.db", "session.db"] {
+        let path = stage.path("p1").join(name);
+        let good = std::fs::read(&path).unwrap();
+        // The version of the tables is in the file's header, at byte 60.
+        let mut newer = good.clone();
+        newer[60..64].copy_from_slice(&99u32.to_be_bytes());
+        std::fs::write(&path, &newer).unwrap();
+        for command in [&["session", "list"][..], &["profile", "check"]] {
+            let refused = stage.run("p1", command);
+            let error = refused.failed(1);
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains("newer version"), "{error}");
+        }
+        assert!(std::fs::read(&path).unwrap() == newer, "{name} was changed");
+        std::fs::write(&path, &good).unwrap();
+        stage.run("p1", &["session", "list"]).ok();
+    }
+}
