@@ -547,6 +547,9 @@ pub(crate) enum BenchCommand {
         /// the rate of one durable queue: about ten minutes, and 20,100 open files
         #[arg(long, conflicts_with_all = ["messages", "threads", "journal"])]
         curves: bool,
+        /// Senders go through another relay as proxy: what each of the two has to do
+        #[arg(long, conflicts_with_all = ["journal", "curves", "outside"])]
+        proxy: bool,
         /// Load this running server of the protocol instead, whichever it is, without a floor; it must be on
         /// this machine and let everybody create queues
         #[arg(long, value_name = "ADDRESS", requires = "process", conflicts_with_all = ["threads", "journal", "curves"])]

@@ -33,8 +33,15 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> Result<(), Fai
         BenchCommand::Relay {
             messages,
             threads,
+            proxy: true,
+            ..
+        } => relay_proxy(messages, threads, output).await,
+        BenchCommand::Relay {
+            messages,
+            threads,
             journal,
             curves: false,
+            proxy: false,
             outside,
             process,
         } => match outside.zip(process) {
@@ -99,6 +106,38 @@ async fn relay(
             format!("idle connection       {:>10.1} KiB", r.idle_connection_bytes / 1024.0),
             format!("empty queue           {:>10.0} bytes", r.empty_queue_bytes),
             format!("relay at start        {:>10.1} MiB", r.start_bytes as f64 / 1048576.0),
+        ]
+        .join("\n")
+    })
+}
+
+async fn relay_proxy(messages: u64, threads: usize, output: Output) -> Result<(), Failure> {
+    let progress = output.progress("measuring a proxy and a relay behind it against their floors");
+    let options = junto_relay::bench::BenchOptions {
+        messages,
+        threads,
+        ..Default::default()
+    };
+    let report = junto_relay::bench::proxy(options)
+        .await
+        .map_err(Failure::failed)?;
+    progress.done();
+    output.result(&report, || {
+        let share = |s: &junto_relay::bench::Share| {
+            format!(
+                "{:>10.1} µs   floor {:.1} µs, {:.0} %",
+                s.cpu_us,
+                s.floor_cpu_us,
+                s.floor_ratio * 100.0
+            )
+        };
+        let (through, direct) = (&report.latency_us, &report.direct_us);
+        [
+            "one message of 16 KiB through a proxy".to_owned(),
+            format!("  proxy CPU           {}", share(&report.proxy)),
+            format!("  destination CPU     {}", share(&report.destination)),
+            format!("  messages            {:>10.0} /s with the clients on this machine, {:.0} /CPU-second of the proxy", report.per_second, 1e6 / report.proxy.cpu_us),
+            format!("  latency             {:>10.0} µs p50, {:.0} µs p99 (directly: {:.0}, {:.0})", through.p50, through.p99, direct.p50, direct.p99),
         ]
         .join("\n")
     })

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use junto_smp::address::ServerAddress;
-use junto_smp::block::{BLOCK_BYTES, OutgoingBlock, new_block};
+use junto_smp::block::{BLOCK_BYTES, OutgoingBlock, Protection, new_block};
 use junto_smp::client::Request;
 use junto_smp::command::{Command, NewMode, NewQueue};
-use junto_smp::id::{Entity, MessageId};
+use junto_smp::id::{Entity, MessageId, SenderId};
 use junto_smp::key::AuthSecret;
 use junto_smp::message::{BODY_BYTES_MAX, MessageFlags};
+use junto_smp::proxy::Destination;
 use junto_tls::{ClientTls, Fingerprint, handshake};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -34,6 +35,8 @@ pub(super) struct Pair {
     secret: AuthSecret,
     recipient: Peer,
     queue: OwnQueue,
+    /// The relay, if the sender is at a proxy.
+    through: Option<Destination>,
 }
 
 /// What was done.
@@ -69,7 +72,44 @@ pub(super) async fn pair(address: &ServerAddress) -> Result<Pair, PeerError> {
         secret,
         recipient,
         queue,
+        through: None,
     })
+}
+
+/// The same with a sender that goes through `proxy`.
+pub(super) async fn pair_through(
+    proxy: &ServerAddress,
+    relay: &ServerAddress,
+) -> Result<Pair, PeerError> {
+    let mut sender = Peer::connect(proxy).await?;
+    let through = Some(sender.proxy_to(relay, None).await?);
+    Ok(Pair {
+        sender,
+        through,
+        ..pair(relay).await?
+    })
+}
+
+/// Sends a message, directly or through a proxy; gives the number of its answer.
+async fn send(
+    sender: &mut Peer,
+    through: Option<&Destination>,
+    secret: &AuthSecret,
+    to: &SenderId,
+    body: &[u8],
+) -> Result<u64, PeerError> {
+    let flags = MessageFlags::default();
+    let request = Request {
+        entity: Entity::Queue(&to.0),
+        key: Some(secret),
+        command: Command::Send { flags, body },
+    };
+    let number = match through {
+        None => sender.ask(&request).await?,
+        Some(relay) => sender.ask_through(relay, &request).await?,
+    };
+    sender.send().await?;
+    Ok(number)
 }
 
 pub(super) async fn pairs(address: &ServerAddress, count: usize) -> Result<Vec<Pair>, BenchError> {
@@ -126,6 +166,7 @@ async fn exchange(pair: Pair, count: u64) -> Result<Pair, PeerError> {
         secret,
         mut recipient,
         queue,
+        through,
     } = pair;
     let room = Arc::new(Semaphore::new(WINDOW));
     let to = queue.sender();
@@ -139,15 +180,7 @@ async fn exchange(pair: Pair, count: u64) -> Result<Pair, PeerError> {
             if let Ok(permit) = room.acquire().await {
                 permit.forget();
             }
-            let flags = MessageFlags::default();
-            last = sender
-                .ask(&Request {
-                    entity: Entity::Queue(&to.0),
-                    key: Some(&secret),
-                    command: Command::Send { flags, body: &body },
-                })
-                .await?;
-            sender.send().await?;
+            last = send(&mut sender, through.as_ref(), &secret, &to, &body).await?;
             while sent + 1 - answered > PIPELINE {
                 answered += 1;
                 sender.answer(last + answered - sent - 1).await?;
@@ -184,6 +217,7 @@ async fn exchange(pair: Pair, count: u64) -> Result<Pair, PeerError> {
         secret,
         recipient,
         queue,
+        through,
     })
 }
 
@@ -200,29 +234,20 @@ async fn waited(recipient: &mut Peer) -> Result<(MessageId, Vec<u8>), PeerError>
 }
 
 /// How long a message takes from sender to recipient when nothing else happens.
-pub(super) async fn latency(
-    address: &ServerAddress,
-    samples: usize,
-) -> Result<Vec<Duration>, BenchError> {
+pub(super) async fn latency(pair: Pair, samples: usize) -> Result<Vec<Duration>, BenchError> {
     let Pair {
         mut sender,
         secret,
         mut recipient,
         queue,
-    } = pair(address).await?;
+        through,
+    } = pair;
+    let to = queue.sender();
     let body = vec![9; BODY_BYTES_MAX];
     let mut times = Vec::with_capacity(samples);
     for _ in 0..samples {
         let start = Instant::now();
-        let flags = MessageFlags::default();
-        let number = sender
-            .ask(&Request {
-                entity: Entity::Queue(&queue.sender().0),
-                key: Some(&secret),
-                command: Command::Send { flags, body: &body },
-            })
-            .await?;
-        sender.send().await?;
+        let number = send(&mut sender, through.as_ref(), &secret, &to, &body).await?;
         let (id, sealed) = waited(&mut recipient).await?;
         queue
             .delivery
@@ -333,22 +358,100 @@ pub(super) async fn floor(
     pairs: usize,
     done: &Done,
 ) -> Result<(), BenchError> {
-    let pairs = pairs.max(1) as u64;
-    let share = done.messages / pairs;
     let per_mille =
         |blocks: u64| u16::try_from(blocks * 1_000 / done.messages.max(1)).unwrap_or(1_000);
+    let by_recipients = per_mille(done.blocks.received - done.received_by_senders);
+    floors(
+        &[
+            (address, Part::Sender, per_mille(done.received_by_senders)),
+            (address, Part::Recipient, by_recipients),
+        ],
+        pairs,
+        done,
+    )
+    .await
+}
+
+/// The same blocks as in `done`, of senders at a proxy, through the floors of proxy and relay.
+pub(super) async fn floors_through(
+    proxy: &ServerAddress,
+    relay: &ServerAddress,
+    pairs: usize,
+    done: &Done,
+) -> Result<(), BenchError> {
     let by_recipients = done.blocks.received - done.received_by_senders;
+    let by_recipients = by_recipients * 1_000 / done.messages.max(1);
+    floors(
+        &[
+            (proxy, Part::Far, 1_000),
+            (proxy, Part::Near, 1_000),
+            (relay, Part::Forwarded, 1_000),
+            (
+                relay,
+                Part::Recipient,
+                u16::try_from(by_recipients).unwrap_or(1_000),
+            ),
+        ],
+        pairs,
+        done,
+    )
+    .await
+}
+
+/// Plays these parts, with so many blocks in return for a thousand, for each pair.
+async fn floors(
+    parts: &[(&ServerAddress, Part, u16)],
+    pairs: usize,
+    done: &Done,
+) -> Result<(), BenchError> {
+    let pairs = pairs.max(1) as u64;
+    let share = done.messages / pairs;
     let mut running = JoinSet::new();
     for _ in 0..pairs {
-        for (part, sends) in [
-            (Part::Sender, per_mille(done.received_by_senders)),
-            (Part::Recipient, per_mille(by_recipients)),
-        ] {
-            running.spawn(floor_part(address.clone(), part, sends, share));
+        for (address, part, sends) in parts {
+            let address = (*address).clone();
+            match part {
+                Part::Far => running.spawn(floor_echo(address, share)),
+                part => running.spawn(floor_part(address, *part, *sends, share)),
+            };
         }
     }
     while let Some(done) = running.join_next().await {
         done.map_err(|_| BenchError::Defect)??;
+    }
+    Ok(())
+}
+
+type FloorStream = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// A connection to the floor, which knows what part it plays.
+async fn floor_stream(
+    address: &ServerAddress,
+    part: Part,
+    sends: u16,
+) -> Result<FloorStream, PeerError> {
+    let host = address.hosts().first().ok_or(PeerError::Unexpected)?;
+    let tcp = TcpStream::connect((host.for_resolver(), address.port())).await?;
+    tcp.set_nodelay(true)?;
+    let tls = ClientTls::new().map_err(handshake::HandshakeError::Tls)?;
+    let pin = Fingerprint::from_bytes(address.fingerprint().0);
+    let mut stream = handshake::connect(&tls, pin, tcp).await?.stream;
+    let mut first = new_block();
+    let [high, low] = sends.to_be_bytes();
+    first[..3].copy_from_slice(&[part.byte(), high, low]);
+    stream.write_all(&*first).await?;
+    stream.flush().await?;
+    Ok(stream)
+}
+
+/// The far side of the floor of a proxy: every block comes back.
+async fn floor_echo(address: ServerAddress, count: u64) -> Result<(), PeerError> {
+    let mut stream = floor_stream(&address, Part::Far, 1_000).await?;
+    let mut block = new_block();
+    for _ in 0..count {
+        stream.read_exact(&mut *block).await?;
+        stream.write_all(&*block).await?;
+        stream.flush().await?;
     }
     Ok(())
 }
@@ -359,23 +462,17 @@ async fn floor_part(
     sends: u16,
     count: u64,
 ) -> Result<(), PeerError> {
-    let host = address.hosts().first().ok_or(PeerError::Unexpected)?;
-    let tcp = TcpStream::connect((host.for_resolver(), address.port())).await?;
-    tcp.set_nodelay(true)?;
-    let tls = ClientTls::new().map_err(handshake::HandshakeError::Tls)?;
-    let pin = Fingerprint::from_bytes(address.fingerprint().0);
-    let stream = handshake::connect(&tls, pin, tcp).await?.stream;
+    let stream = floor_stream(&address, part, sends).await?;
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let (_, mut up) = chains()?;
-    let mut first = new_block();
-    let [high, low] = sends.to_be_bytes();
-    first[..3].copy_from_slice(&[part.byte(), high, low]);
-    writer.write_all(&*first).await?;
+    let mut up = match part {
+        Part::Forwarded => Protection::Plain,
+        _ => chains()?.1,
+    };
     // As many blocks ahead as the real clients have, and as the floor needs before it owes a block.
     let batched = 1_000 / usize::from(sends.max(1)) + 1;
     let ahead = Arc::new(Semaphore::new(match part {
-        Part::Sender => batched + usize::try_from(PIPELINE).unwrap_or(1),
         Part::Recipient => batched,
+        _ => batched + usize::try_from(PIPELINE).unwrap_or(1),
     }));
     let freed = Arc::clone(&ahead);
     let total = count * u64::from(sends) / 1_000;
@@ -397,8 +494,8 @@ async fn floor_part(
     let sending = async {
         let mut block = OutgoingBlock::new();
         let body = match part {
-            Part::Sender => BODY_BYTES_MAX,
             Part::Recipient => 100,
+            _ => BODY_BYTES_MAX,
         };
         let body = vec![9; body];
         for _ in 0..count {

@@ -16,6 +16,7 @@ mod load;
 mod outside;
 mod peer;
 mod process;
+mod proxy;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ pub use curves::{ConnectionsPoint, CurveOptions, Curves, DurableReport, QueuesPo
 pub use outside::{OutsideMessages, OutsideReport, outside};
 pub use peer::{Blocks, Heard, OwnQueue, Peer, PeerError, Said};
 pub use process::child;
+pub use proxy::{ProxyReport, Share, proxy};
 
 use process::{Kind, Process};
 
@@ -204,7 +206,8 @@ pub struct MemoryReport {
 pub async fn run(options: BenchOptions) -> Result<BenchReport, BenchError> {
     let message = messages(&options).await?;
     let relay = Process::start(Kind::Relay, &options).await?;
-    let latency_us = load::latency(&relay.address, options.latency_samples).await?;
+    let pair = load::pair(&relay.address).await?;
+    let latency_us = load::latency(pair, options.latency_samples).await?;
     let ping_us = load::ping(&relay.address, options.latency_samples).await?;
     drop(relay);
     let (memory, connecting) = memory(&options).await?;

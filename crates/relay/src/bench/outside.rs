@@ -56,7 +56,8 @@ pub async fn outside(
     let (connecting, idle_connection_bytes) = connecting(address, server, &options).await?;
     let (creation, empty_queue_bytes) = creating(address, server, &options).await?;
     let message = messages(address, server, &options).await?;
-    let latency_us = Quantiles::of(load::latency(address, options.latency_samples).await?);
+    let pair = load::pair(address).await?;
+    let latency_us = Quantiles::of(load::latency(pair, options.latency_samples).await?);
     let ping_us = Quantiles::of(load::ping(address, options.latency_samples).await?);
     Ok(OutsideReport {
         message,

@@ -215,6 +215,9 @@ async fn start_relay(
     config.limits.connections = 20_000;
     config.limits.queues = 2_000_000;
     config.limits.handshakes = 1_000;
+    // A proxy's destination is here as well.
+    config.proxy.allow_private = true;
+    config.proxy.allow_own = true;
     if let Some((sync, dir)) = storage.split_once(' ') {
         config.storage = Storage::Journal {
             dir: dir.into(),
