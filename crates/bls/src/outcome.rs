@@ -10,7 +10,7 @@ use crate::{
     confirm::{certificate_text, transcript},
     deal::Deal,
     encoding::{DecodeError, Reader, Writer},
-    envelope::Seal,
+    envelope::{Round, Seal, Signed, Slot},
     group::{G1, Point},
     key::{KeyPublic, KeyShare},
     party::{PartyIndex, ShareIndex},
@@ -18,8 +18,10 @@ use crate::{
     setup::{Setup, Task},
 };
 
-/// First byte of an encoded [`Certificate`] and [`Pending`].
+/// First byte of an encoded [`Certificate`].
 const FORMAT: u8 = 1;
+/// First byte of an encoded [`Pending`].
+const PENDING_FORMAT: u8 = 2;
 
 /// Most bytes of an encoded [`Certificate`].
 pub(crate) const CERTIFICATE_MAX_BYTES: usize = 2 * SETUP_MAX_BYTES;
@@ -170,11 +172,14 @@ impl Certificate {
 /// certificate. Until then a holder of an older share of the key keeps that one.
 ///
 /// Whoever has confirmed cannot know whether the others succeed. So this is stored before the
-/// confirmation is sent, and kept until a later run is certified.
+/// confirmation is sent, and kept until a later run is certified. It is also all that it takes to
+/// [`resume`](crate::Participant::resume) the run, whatever became of the share that it began with.
 pub struct Pending {
     pub(crate) setup: Setup,
     pub(crate) transcript: [u8; 32],
     pub(crate) key: KeyPublic,
+    /// What this party dealt.
+    pub(crate) deal: Signed,
     pub(crate) share: Option<(ShareIndex, SecretScalar)>,
 }
 
@@ -234,16 +239,17 @@ impl Pending {
         Ok(Epoch { key, share })
     }
 
-    /// For sealed storage only: format, setup, transcript hash, key, then 0, or 1, index and share.
+    /// For sealed storage only: format, setup, transcript hash, key, this party's deal, then 0, or 1,
+    /// index and share.
     #[must_use]
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         let public = Writer::new()
-            .u8(FORMAT)
+            .u8(PENDING_FORMAT)
             .variable(&self.setup.encode())
             .fixed(&self.transcript)
-            .variable(&self.key.encode())
-            .u8(u8::from(self.share.is_some()))
-            .finish();
+            .variable(&self.key.encode());
+        let public = self.deal.write(public);
+        let public = public.u8(u8::from(self.share.is_some())).finish();
         // Sized at once: a growing buffer would leave unwiped copies of the share behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(public.len() + 33));
         bytes.extend_from_slice(&public);
@@ -260,12 +266,16 @@ impl Pending {
     /// [`DecodeError`] for anything else, and if the share is not the one that the key announces.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        if reader.u8()? != FORMAT {
+        if reader.u8()? != PENDING_FORMAT {
             return Err(DecodeError);
         }
         let setup = Setup::decode(reader.variable(SETUP_MAX_BYTES)?)?;
         let transcript = reader.array()?;
         let key = KeyPublic::decode(reader.variable(SETUP_MAX_BYTES)?)?;
+        let deal = Signed::read(&mut reader, &setup)?;
+        if deal.slot() != Slot::broadcast(Round::Deal, deal.sender()) {
+            return Err(DecodeError);
+        }
         let share = match reader.u8()? {
             0 => None,
             1 => {
@@ -282,6 +292,7 @@ impl Pending {
             setup,
             transcript,
             key,
+            deal,
             share,
         })
     }

@@ -4,6 +4,7 @@
 //! ```text
 //! Deal::start ──broadcast──► DealRound::receive ──p2p──► ShareRound::receive ──broadcast──►
 //!     ConfirmRound::receive ──► Certificate;  ConfirmRound::take_pending + Certificate ──► Epoch
+//!                                             Pending + deals: Participant::resume ──► ConfirmRound
 //! ```
 //!
 //! Everything follows from the setup, the party's seed and key, and the messages received: a party
@@ -47,6 +48,9 @@ pub enum Misuse {
     /// whoever is silent.
     #[error("no message of {0}")]
     Missing(PartyIndex),
+    /// These are not the deals that this party has confirmed, or it is not its run.
+    #[error("the deals are not those that were confirmed")]
+    Deals,
     /// This task has no such round.
     #[error("not a round of this task")]
     Task,
@@ -145,6 +149,47 @@ impl<'a> Participant<'a> {
         ))
     }
 
+    /// Takes the run up where this party has confirmed it, with what it stored before it did and the
+    /// deals of the others: it needs no share for that, and may have another one by now.
+    ///
+    /// Returns the confirmation to broadcast, the same bytes as ever.
+    ///
+    /// # Errors
+    /// [`Misuse::Missing`] if a deal is not there, [`Misuse::Deals`] if they are others than those of `pending`,
+    /// or it is of another run or party.
+    pub fn resume(
+        self,
+        pending: &Pending,
+        deals: &Inbox,
+    ) -> Result<(ConfirmRound<'a>, Vec<u8>), Misuse> {
+        if pending.setup() != self.setup || pending.deal.sender() != self.me {
+            return Err(Misuse::Deals);
+        }
+        let mut messages = BTreeMap::from([(self.me, pending.deal.clone())]);
+        for (dealer, wire) in self.others(deals)? {
+            let slot = Slot::broadcast(Round::Deal, dealer);
+            let deal = Signed::open(self.setup, slot, wire).ok_or(Misuse::Deals)?;
+            messages.insert(dealer, deal);
+        }
+        let seals: Vec<Seal> = messages.values().map(Signed::seal_of).collect();
+        if transcript(self.setup, &seals) != pending.transcript {
+            return Err(Misuse::Deals);
+        }
+        let key = pending.key.clone();
+        let accept = Accept::new(self.setup, self.signer, seals.clone(), key.digest());
+        let own = self.seal(Round::Confirm, None, Confirm::Accept(accept).payload());
+        let wire = own.wire().to_vec();
+        let round = ConfirmRound {
+            party: self,
+            messages,
+            seals,
+            key,
+            own,
+            pending: None,
+        };
+        Ok((round, wire))
+    }
+
     pub(crate) fn setup(&self) -> &'a Setup {
         self.setup
     }
@@ -219,7 +264,7 @@ impl<'a> DealRound<'a> {
             }
         }
         abort.unless_empty()?;
-        messages.insert(self.party.me, self.own);
+        messages.insert(self.party.me, self.own.clone());
         let key = result_key(setup, &deals).ok_or(RunError::Degenerate)?;
         let outbox = letters(&self.party, self.polynomial.as_ref());
         let own = setup.holders().get(&self.party.me).copied();
@@ -229,6 +274,7 @@ impl<'a> DealRound<'a> {
             party: self.party,
             old: self.old,
             messages,
+            own: self.own,
             deals,
             key,
             own_share,
@@ -263,6 +309,8 @@ pub struct ShareRound<'a> {
     party: Participant<'a>,
     old: Option<&'a KeyShare>,
     messages: BTreeMap<PartyIndex, Signed>,
+    /// What this party dealt, which is among the messages.
+    own: Signed,
     deals: BTreeMap<PartyIndex, Deal>,
     key: KeyPublic,
     own_share: Option<SecretScalar>,
@@ -298,6 +346,7 @@ impl<'a> ShareRound<'a> {
                     setup: setup.clone(),
                     transcript: transcript(setup, &seals),
                     key: self.key.clone(),
+                    deal: self.own,
                     share,
                 };
                 (Confirm::Accept(accept), Some(pending))
@@ -407,6 +456,12 @@ struct View<'m> {
 }
 
 impl ConfirmRound<'_> {
+    /// The run.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        self.party.setup
+    }
+
     /// Takes the confirmations of all other parties; with them the certificate is complete.
     ///
     /// # Errors

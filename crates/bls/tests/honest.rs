@@ -125,6 +125,39 @@ fn the_same_seed_gives_the_same_bytes() {
     seen.clear();
 }
 
+/// What a party stored before it confirmed takes up that run, with those deals, and no other.
+#[test]
+fn a_run_is_taken_up_with_the_deals_that_were_confirmed() {
+    let cast = Cast::new(2);
+    let setup = cast.keygen(2);
+    let start = |me: u8, seed: u8| {
+        let key = &cast.keys[usize::from(me)];
+        let party = Participant::new(&setup, party(me), key, &[seed; 32]).unwrap();
+        party.start(None).unwrap()
+    };
+    let from = |me: u8, wire: &[u8]| Inbox::from([(party(me), wire.to_vec())]);
+    let ((one, one_deal), (other, deal)) = (start(0, 1), start(1, 2));
+    let (one, _) = one.receive(&from(1, &deal)).unwrap();
+    let (_, shares) = other.receive(&from(0, &one_deal)).unwrap();
+    let (mut one, confirms) = one.receive(&from(1, &shares[&party(0)])).unwrap();
+    let pending = one.take_pending().unwrap();
+    let again = |setup: &Setup, me: u8, deals: &Inbox| {
+        let key = &cast.keys[usize::from(me)];
+        let party = Participant::new(setup, party(me), key, &[0; 32]).unwrap();
+        party.resume(&pending, deals).map(|(_, said)| said)
+    };
+    assert_eq!(again(&setup, 0, &from(1, &deal)), Ok(confirms));
+    let missing = Err(Misuse::Missing(party(1)));
+    assert_eq!(again(&setup, 0, &Inbox::new()), missing);
+    let (_, another) = start(1, 3);
+    for wrong in [&another[..], &one_deal, &deal[..deal.len() - 1], b""] {
+        assert_eq!(again(&setup, 0, &from(1, wrong)), Err(Misuse::Deals));
+    }
+    assert_eq!(again(&setup, 1, &from(0, &one_deal)), Err(Misuse::Deals));
+    let other = Setup::keygen(&cast.occasion(b"again"), 2).unwrap();
+    assert_eq!(again(&other, 0, &from(1, &deal)), Err(Misuse::Deals));
+}
+
 #[test]
 fn refresh_keeps_the_key_and_replaces_every_share() {
     let cast = Cast::new(4);

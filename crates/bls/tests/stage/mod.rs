@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use junto_bls::{
-    Certificate, Epoch, Inbox, KeyShare, Occasion, Participant, PartyIndex, RunError, Setup,
-    ShareIndex,
+    Certificate, Epoch, Inbox, KeyShare, Occasion, Participant, PartyIndex, Pending, RunError,
+    Setup, ShareIndex,
 };
 use junto_crypto::{
     ed25519::{SigningKey, VerifyingKey},
@@ -112,7 +112,8 @@ pub(crate) fn signed_text(
 
 pub(crate) type Outcome = Result<(Epoch, Certificate), RunError>;
 
-/// Runs `setup` among all parties; `lie` sees every message before its receiver does.
+/// Runs `setup` among all parties; `lie` sees every message before its receiver does. Whoever confirms starts
+/// again from what it has stored, without its old share, and must come to the same.
 pub(crate) fn run(
     cast: &Cast,
     setup: &Setup,
@@ -149,9 +150,9 @@ pub(crate) fn run(
         rounds.push(round);
         outbox.push(to_all(wire));
     }
-    let inboxes = deliver(DEAL, outbox);
+    let deals = deliver(DEAL, outbox);
     let (mut next, mut outbox) = (Vec::new(), Vec::new());
-    for (round, inbox) in rounds.into_iter().zip(&inboxes) {
+    for (round, inbox) in rounds.into_iter().zip(&deals) {
         let result = round.receive(inbox);
         outbox.push(match &result {
             Ok((_, out)) => out
@@ -170,18 +171,28 @@ pub(crate) fn run(
             .collect();
     }
     let inboxes = deliver(SHARE, outbox);
-    let (mut last, mut outbox) = (Vec::new(), Vec::new());
+    let (mut last, mut outbox, mut said) = (Vec::new(), Vec::new(), Vec::new());
     for (round, inbox) in next.into_iter().zip(&inboxes) {
-        let (round, wire) = round.unwrap().receive(inbox).unwrap();
-        last.push(round);
+        let (mut round, wire) = round.unwrap().receive(inbox).unwrap();
+        last.push((round.take_pending(), round));
+        said.push(wire.clone());
         outbox.push(to_all(wire));
     }
     let inboxes = deliver(CONFIRM, outbox);
-    last.into_iter()
-        .zip(&inboxes)
-        .map(|(mut round, inbox)| {
-            let certificate = round.receive(inbox)?;
-            let pending = round.take_pending().unwrap();
+    let ends = last.into_iter().zip(&said).zip(deals.iter().zip(&inboxes));
+    ends.zip(0..)
+        .map(|((((pending, round), said), (deals, inbox)), me)| {
+            let certificate = round.receive(inbox);
+            let Some(pending) = pending else {
+                return Err(certificate.unwrap_err()); // it complained
+            };
+            let pending = Pending::decode(&pending.encode()).unwrap();
+            let key = &cast.keys[usize::from(me)];
+            let again = Participant::new(setup, party(me), key, &[0; 32]).unwrap();
+            let (again, wire) = again.resume(&pending, deals).unwrap();
+            assert_eq!(&wire, said);
+            assert_eq!(again.receive(inbox), certificate);
+            let certificate = certificate?;
             Ok((pending.activate(&certificate).unwrap(), certificate))
         })
         .collect()

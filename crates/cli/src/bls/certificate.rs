@@ -1,83 +1,98 @@
 //! Certificates on their way: whoever has one hands it to all, whoever lacks one takes it from anybody.
 //!
 //! A run can end badly for a party that has confirmed while the others succeed, since whoever takes part
-//! in an execution can end it. So a certificate travels from party to party, each pair in an execution
-//! of its own, which nobody else can end; and it proves itself, so it does not matter who brings it.
+//! in an execution can end it. So certificates travel on a channel of the key, which nobody can end; and they
+//! prove themselves, so it does not matter who brings them. A certificate bears the signatures of all, so
+//! whoever gets one has confirmed its run before, or has none of its own to lose.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use junto_bls::{Certificate, Setup};
-use junto_session::{Execution, Misuse, PartyIndex, Session, SessionError};
-use tokio::task::JoinSet;
+use futures::StreamExt as _;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use junto_bls::{Certificate, PublicKey, Setup};
+use junto_session::{Channel, Misuse, PartyIndex, Session, SessionError};
 
 use super::key_file::KeyFile;
 use super::order::Origin;
-use super::sign::between;
 use crate::failure::Failure;
 use crate::open::Junto;
 
 /// How long a party whose run was broken off waits for the certificate that some other party may have got.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
-/// Longer than any command.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The pair executions in which the certificate of a run travels, as far as they are not over. Trouble
-/// with one party is none with the others.
-async fn pairs(
-    session: &Session,
-    setup: &Setup,
-) -> Vec<(PartyIndex, Result<Execution, SessionError>)> {
-    let label = format!("bls certificate {}", hex::encode(setup.digest()));
-    let mut pairs = Vec::new();
-    for other in session.everybody().without(session.me()).iter() {
-        let pair = between(&label, session.me(), other);
-        pairs.push((other, session.execution_as(pair).await));
-    }
-    pairs
+/// Whoever has not taken enough by then to leave room for a certificate gets it another time.
+const TAKES_NOTHING: Duration = Duration::from_secs(1);
+
+/// The channel of a session on which certificates of a key travel.
+pub(super) async fn channel(session: &Session, key: &PublicKey) -> Result<Channel, SessionError> {
+    let label = format!("bls certificates {}", hex::encode(key.to_bytes()));
+    session.channel(&label).await
 }
 
-/// Whether a pair's execution is over, one way or the other: no trouble of ours.
-fn over(error: &SessionError) -> bool {
-    matches!(
-        error,
-        SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)
-    )
+/// Where it stands which certificate of a key all others were handed last.
+fn handed_file(key: &PublicKey) -> String {
+    format!("bls/{}.handed", hex::encode(key.to_bytes()))
 }
 
 /// Hands the certificate to all other parties of its run. Once done, it is not done again; what cannot be
 /// done now, as a party takes nothing, the next command tries again.
-pub(crate) async fn hand_out(session: &Session, certificate: &Certificate) {
-    for (other, execution) in pairs(session, certificate.setup()).await {
-        let done = async {
-            let execution = execution?;
-            let encoded = certificate.encode();
-            execution.send_now(0, other, encoded).await?;
-            execution.finish().await.map(drop)
-        };
-        warn_of(other, done.await);
+pub(crate) async fn hand_out(junto: &Junto, certificate: &Certificate) {
+    let file = handed_file(&certificate.key().public_key());
+    let run = certificate.setup().digest();
+    let before = junto.profile.read_sealed(&file);
+    if matches!(before, Ok(Some(before)) if *before == run[..]) {
+        return;
     }
-}
-
-/// Trouble with one party must not keep anything from the others.
-fn warn_of(other: PartyIndex, done: Result<(), SessionError>) {
-    match done {
-        Err(error) if !over(&error) => {
-            tracing::warn!(party = other.as_usize(), %error, "certificates do not travel");
+    let Some(session) = session_of(junto, certificate.setup()).await else {
+        return;
+    };
+    let others = session.everybody().without(session.me());
+    let told = join_all(others.iter().map(async |other| {
+        let handed = hand_to(&session, other, certificate);
+        match tokio::time::timeout(TAKES_NOTHING, handed).await {
+            // That one is gone for good.
+            Ok(Ok(()) | Err(SessionError::Peer(_))) => true,
+            // Trouble with one party is none with the others.
+            Ok(Err(error)) => {
+                tracing::warn!(party = other.as_usize(), %error, "cannot hand over a certificate");
+                false
+            }
+            Err(_) => false,
         }
-        Ok(()) | Err(_) => {}
+    }));
+    if told.await.into_iter().all(|told| told)
+        && let Err(failure) = junto.profile.write_sealed(&file, run)
+    {
+        tracing::warn!(error = failure.message, "certificates are handed out again");
     }
 }
 
-/// Ends what was opened for certificates of runs that another one has superseded: a session has room
-/// for so many executions only.
-pub(crate) async fn close(junto: &Junto, runs: &[Setup]) {
+pub(super) async fn hand_to(
+    session: &Session,
+    other: PartyIndex,
+    certificate: &Certificate,
+) -> Result<(), SessionError> {
+    let channel = channel(session, &certificate.key().public_key()).await?;
+    channel.send(other, certificate.encode()).await
+}
+
+/// Ends what is left of runs that another one has superseded: a session has room for so many executions
+/// only, and the others have left them as well.
+async fn close(junto: &Junto, runs: &[Setup]) {
     for setup in runs {
-        let Some(session) = session_of(junto, setup).await else {
+        let (Some(session), Some(origin)) = (session_of(junto, setup).await, Origin::of(setup))
+        else {
             continue;
         };
-        for (other, execution) in pairs(&session, setup).await {
-            let ended = async { execution?.finish().await.map(drop) };
-            warn_of(other, ended.await);
+        let ended = match session.execution(&origin.label).await {
+            Ok(execution) => execution.finish().await.map(drop),
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) | Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => {}
+            Err(error) => tracing::warn!(%error, "a run that is over stays open"),
         }
     }
 }
@@ -88,43 +103,52 @@ async fn session_of(junto: &Junto, setup: &Setup) -> Option<Session> {
     junto.session(&origin.session, GRACE).await.ok()
 }
 
-/// The first certificate of one of these runs that somebody hands over. Waits for as long as that takes.
-pub(crate) async fn handed(junto: &Junto, runs: Vec<Setup>) -> Certificate {
-    let mut messages = JoinSet::new();
-    for setup in runs {
-        let Some(session) = session_of(junto, &setup).await else {
-            continue;
-        };
-        for (other, execution) in pairs(&session, &setup).await {
-            let execution = match execution {
-                Ok(execution) => execution,
-                Err(error) => {
-                    warn_of(other, Err(error));
-                    continue;
-                }
+/// The first certificate of an undecided run that somebody hands over. Waits for as long as that takes.
+///
+/// What is of no use is taken off the channel; what this gives comes again after a restart, so that nothing is
+/// lost if it is not adopted.
+pub(crate) async fn handed(junto: &Junto, key: &KeyFile) -> Certificate {
+    let mut readers = FuturesUnordered::new();
+    if let Some(public_key) = key.public_key() {
+        for session in key.sessions() {
+            // In a session that is closed nobody can hand over anything.
+            let Ok(session) = junto.session(session, GRACE).await else {
+                continue;
             };
-            let setup = setup.clone();
-            messages.spawn(async move {
-                let message = execution.next(FOREVER).await.ok()?; // none if that one has left
-                let certificate = Certificate::decode(&message.payload).ok();
-                let certificate = certificate.filter(|it| *it.setup() == setup);
-                let proven = certificate.filter(|it| it.verify().is_ok());
-                if proven.is_none() {
-                    tracing::warn!(
-                        party = other.as_usize(),
-                        "a certificate that proves nothing"
-                    );
-                }
-                proven
-            });
+            match channel(&session, &public_key).await {
+                Ok(channel) => readers.push(read(channel, key)),
+                Err(error) => tracing::warn!(%error, "no certificate can come"),
+            }
         }
     }
-    while let Some(message) = messages.join_next().await {
-        if let Ok(Some(certificate)) = message {
-            return certificate;
+    while let Some(read) = readers.next().await {
+        match read {
+            Ok(certificate) => return certificate,
+            Err(error) => tracing::warn!(%error, "no certificate can come any more"),
         }
     }
     std::future::pending().await
+}
+
+async fn read(channel: Channel, key: &KeyFile) -> Result<Certificate, SessionError> {
+    // A check takes time. Nobody honest fails one, so nobody fails two.
+    let mut liars = BTreeSet::new();
+    loop {
+        let message = channel.next().await?;
+        if !liars.contains(&message.from)
+            && let Ok(certificate) = Certificate::decode(&message.payload)
+            && let Some(run) = key.undecided_run(certificate.setup())
+        {
+            match run.pending.check(&certificate) {
+                Ok(()) => return Ok(certificate),
+                Err(error) => {
+                    tracing::warn!(party = message.from.as_usize(), %error, "it proves nothing");
+                    liars.insert(message.from);
+                }
+            }
+        }
+        channel.done(message.receipt).await?;
+    }
 }
 
 /// Takes over a certificate of an undecided run, if somebody hands one over in time.
@@ -137,13 +161,13 @@ pub(crate) async fn take_over(
     if key.undecided.is_empty() {
         return Ok(false);
     }
-    match tokio::time::timeout(patience, handed(junto, key.asked())).await {
+    match tokio::time::timeout(patience, handed(junto, key)).await {
         Ok(certificate) => adopt(junto, name, key, &certificate).await,
         Err(_) => Ok(false),
     }
 }
 
-/// Stores what a certificate makes usable, if it is one of an undecided run.
+/// Stores what a certificate makes usable, if it is one of an undecided run, and hands it on.
 pub(crate) async fn adopt(
     junto: &Junto,
     name: &str,
@@ -154,6 +178,7 @@ pub(crate) async fn adopt(
         return Ok(false);
     };
     key.store(&junto.profile, name)?;
+    hand_out(junto, certificate).await;
     close(junto, &gone).await;
     Ok(true)
 }

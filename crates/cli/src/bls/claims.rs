@@ -25,7 +25,7 @@ impl Run {
     ) -> Result<Certificate, Stop> {
         let own = key.usable(desk.name)?.share.public().public_key();
         let claims = self.claims(desk, key).await?;
-        self.same_key(desk, key, &claims, &own).await?;
+        self.same_key(desk, &claims, &own).await?;
         let occasion = self.occasion(desk.session);
         let latest = holdings::refreshed(&occasion.borrow(), &claims);
         let latest = self.or_spend(desk, latest).await?;
@@ -46,7 +46,7 @@ impl Run {
         key: &mut KeyFile,
     ) -> Result<Certificate, Stop> {
         let claims = self.claims(desk, key).await?;
-        self.same_key(desk, key, &claims, meant).await?;
+        self.same_key(desk, &claims, meant).await?;
         let occasion = self.occasion(desk.session);
         let from = holdings::reshared(&occasion.borrow(), &claims);
         let (old, dealers) = match self.or_spend(desk, from).await? {
@@ -92,7 +92,7 @@ impl Run {
         match self.execution.broadcast(ROUND_HOLDINGS, own).await {
             // It was begun with the share of before.
             Err(SessionError::Misuse(Misuse::DifferentBytes(_))) => {
-                self.leave(desk.session, key, MOVED_ON).await?;
+                self.leave(MOVED_ON).await?;
                 return Err(Stop::Again(MOVED_ON));
             }
             said => said.map_err(|error| self.stopped(error))?,
@@ -111,13 +111,12 @@ impl Run {
     async fn same_key(
         &self,
         desk: &Desk<'_>,
-        key: &KeyFile,
         claims: &Claims,
         meant: &PublicKey,
     ) -> Result<(), Stop> {
         let same = holdings::same_key(claims, meant);
         if same.is_err() && holdings::of_one_key(claims) {
-            self.leave(desk.session, key, OTHER_KEY).await?;
+            self.leave(OTHER_KEY).await?;
         }
         self.or_spend(desk, same).await
     }

@@ -3,7 +3,7 @@
 //! It holds the share that signs, and every newer one that this party has confirmed without knowing
 //! yet whether all others did. Both in one file: no crash can part them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use junto_bls::{
@@ -21,9 +21,6 @@ const NAME_MAX: usize = 64;
 /// Runs of one key in one session that may be undecided at once; each takes a malicious party that
 /// broke it off.
 const UNDECIDED_MAX: usize = 64;
-/// Undecided runs that others are asked about, the latest: no honest party has the certificate of an
-/// older one, as it would have taken part in no later run.
-const ASKED_MAX: usize = 8;
 /// What is written.
 const FORMAT: u8 = 2;
 
@@ -162,24 +159,22 @@ impl KeyFile {
         }
     }
 
-    /// Runs whose certificate may come.
-    pub(crate) fn asked(&self) -> Vec<Setup> {
-        let latest = self.undecided.iter().rev().take(ASKED_MAX);
-        latest.map(|run| run.pending.setup().clone()).collect()
+    /// The run with its share, if this party has confirmed it and does not know yet whether all have.
+    pub(crate) fn confirmed(&self, run: &Origin) -> Option<&Undecided> {
+        self.undecided.iter().find(|it| it.origin == *run)
     }
 
-    /// Undecided runs that nobody is asked about any more.
-    pub(crate) fn unasked(&self) -> Vec<Setup> {
-        let older = self.undecided.iter().rev().skip(ASKED_MAX);
-        older.map(|run| run.pending.setup().clone()).collect()
+    /// The undecided run of that setup.
+    pub(crate) fn undecided_run(&self, setup: &Setup) -> Option<&Undecided> {
+        self.undecided.iter().find(|it| it.pending.setup() == setup)
     }
 
-    /// Whether this party has confirmed the run of that label, so that others may have its share by now.
-    pub(crate) fn has_confirmed(&self, session: &str, label: &str) -> bool {
+    /// The sessions in which a certificate of this key may come.
+    pub(crate) fn sessions(&self) -> BTreeSet<&str> {
         let held = self.held.iter().map(|held| &held.origin);
         let undecided = self.undecided.iter().map(|run| &run.origin);
-        held.chain(undecided)
-            .any(|origin| origin.session == session && origin.label == label)
+        let origins = held.chain(undecided);
+        origins.map(|origin| origin.session.as_str()).collect()
     }
 
     /// Whether another run of that session fits in beside those that are undecided.
@@ -258,9 +253,7 @@ impl KeyFile {
         let mut found = Vec::new();
         for name in Self::names(profile)? {
             let file = Self::load(profile, &name)?;
-            let held = file.held.iter().map(|held| &held.origin);
-            let mut origins = held.chain(file.undecided.iter().map(|run| &run.origin));
-            if origins.any(|origin| origin.session == session) {
+            if file.sessions().contains(session) {
                 found.push(name);
             }
         }

@@ -101,7 +101,7 @@ pub(crate) async fn finish_interrupted(
     let Ok(session) = junto.session(&held.origin.session, GRACE).await else {
         return Ok(());
     };
-    certificate::hand_out(&session, &held.certificate).await;
+    certificate::hand_out(junto, &held.certificate).await;
     match session.execution(&held.origin.label).await {
         Ok(execution) => {
             execution.finish().await.map_err(session_failure)?;
@@ -132,7 +132,7 @@ pub(crate) async fn conclude(
         describe_text(name, held.share.public())
     })?;
     let session = junto.session(&held.origin.session, GRACE).await?;
-    certificate::hand_out(&session, &held.certificate).await;
+    certificate::hand_out(junto, &held.certificate).await;
     junto.settle(SETTLE).await?;
     let ended = match session.execution(&held.origin.label).await {
         Ok(execution) => execution.finish().await.map(drop),

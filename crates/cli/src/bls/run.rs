@@ -8,7 +8,7 @@ use junto_bls::{
     Certificate, ConfirmRound, Inbox, Occasion, Participant, PartyIndex, PublicKey, RunError,
     Setup, SetupError, ShareIndex,
 };
-use junto_crypto::ed25519::VerifyingKey;
+use junto_crypto::ed25519::{SigningKey, VerifyingKey};
 use junto_session::{
     Blame, Culprit, Execution, Fault, Kind, Members, Misuse, Reason, Session, SessionError,
 };
@@ -83,6 +83,8 @@ pub(super) async fn make<'k>(
     let certificate = loop {
         let run = Run::open(&mut desk, purpose, first, key).await?;
         let made = match task {
+            // It goes on there, whichever share it holds by now: others may succeed.
+            _ if key.confirmed(&run.origin).is_some() => run.go_on(&desk, key).await,
             Task::Keygen { threshold } => run.keygen(&desk, *threshold, task, key).await,
             Task::Refresh => run.refresh(&mut desk, task, key).await,
             Task::Reshare {
@@ -268,7 +270,7 @@ fn excuse(error: &SessionError) -> Option<(&'static str, PartyIndex)> {
 }
 
 /// Ends a run for all, if nobody else has by now: then it is over, whatever the other one's reason.
-async fn abandon(execution: Execution, why: &str) -> Result<(), Failure> {
+pub(super) async fn abandon(execution: Execution, why: &str) -> Result<(), Failure> {
     match execution.abort(why, Members::NONE).await {
         Ok(()) | Err(SessionError::Peer(_)) => Ok(()),
         Err(error) => Err(session_failure(error)),
@@ -282,7 +284,7 @@ fn is_text(reason: &Reason, wanted: &str) -> bool {
 /// An execution that makes shares.
 pub(super) struct Run {
     pub(super) execution: Execution,
-    label: String,
+    origin: Origin,
     patience: Duration,
 }
 
@@ -300,19 +302,14 @@ impl Run {
         let begun = Instant::now();
         let mut ended: Option<(u32, SessionError)> = None;
         for number in first..=u32::MAX {
-            let label = format!("{purpose} #{number}");
             let origin = Origin {
                 session: desk.session.id().to_string(),
-                label: label.clone(),
+                label: format!("{purpose} #{number}"),
                 run: number,
             };
-            match desk.session.execution(&label).await {
+            match desk.session.execution(&origin.label).await {
                 Ok(execution) if !key.standing().admits(&origin) => {
-                    if key.has_confirmed(&origin.session, &label) {
-                        execution.finish().await.map_err(session_failure)?;
-                    } else {
-                        abandon(execution, MOVED_ON).await?;
-                    }
+                    abandon(execution, MOVED_ON).await?;
                 }
                 Ok(execution) => {
                     if let Some((number, error)) = ended {
@@ -322,7 +319,7 @@ impl Run {
                     }
                     return Ok(Run {
                         execution,
-                        label,
+                        origin,
                         patience: desk.patience,
                     });
                 }
@@ -345,7 +342,7 @@ impl Run {
     }
 
     pub(super) fn occasion(&self, session: &Session) -> OwnedOccasion {
-        OwnedOccasion::new(session, &self.label)
+        OwnedOccasion::new(session, &self.origin.label)
     }
 
     /// What an error of the execution means for the run.
@@ -371,24 +368,15 @@ impl Run {
         }
     }
 
-    /// Ends the run for all; only here, without a word, if this party has confirmed it: others may succeed.
-    pub(super) async fn leave(
-        &self,
-        session: &Session,
-        key: &KeyFile,
-        why: &str,
-    ) -> Result<(), Failure> {
-        if key.has_confirmed(&session.id().to_string(), &self.label) {
-            self.spend(session).await;
-            return Ok(());
-        }
+    /// Ends the run for all. Nobody does that who has confirmed it.
+    pub(super) async fn leave(&self, why: &str) -> Result<(), Failure> {
         abandon(self.execution.clone(), why).await
     }
 
     /// This party has a newer share than those that the run would start from.
-    pub(super) async fn move_on(&self, session: &Session, key: &KeyFile, failure: Failure) -> Stop {
+    async fn move_on(&self, failure: Failure) -> Stop {
         match (
-            self.leave(session, key, MOVED_ON).await,
+            self.leave(MOVED_ON).await,
             party(self.execution.me().as_usize()),
         ) {
             (Ok(()), Some(me)) => Stop::Excused(MOVED_ON, me, failure),
@@ -435,7 +423,7 @@ impl Run {
     /// of coming to the same end. It is finished and not aborted: what the others need of this party to
     /// see the same, with the evidence, is on its way.
     pub(super) async fn spend(&self, session: &Session) {
-        if let Ok(execution) = session.execution(&self.label).await
+        if let Ok(execution) = session.execution(&self.origin.label).await
             && let Err(error) = execution.finish().await
         {
             tracing::warn!(%error, "cannot end the run");
@@ -476,15 +464,15 @@ impl Run {
         if let Err(barred) = key.standing().may_confirm(setup, task.abandons()) {
             let failure = barred_failure(&barred);
             return Err(match barred {
-                Barred::OlderShare => self.move_on(desk.session, key, failure).await,
+                Barred::OlderShare => self.move_on(failure).await,
                 Barred::NoRun | Barred::Past(_) | Barred::Elsewhere(_) => {
-                    self.leave(desk.session, key, &failure.message).await?;
+                    self.leave(&failure.message).await?;
                     failure.into()
                 }
             });
         }
         if let Err(failure) = key.has_room(&desk.session.id().to_string()) {
-            self.leave(desk.session, key, &failure.message).await?;
+            self.leave(&failure.message).await?;
             return Err(failure.into());
         }
         Ok(())
@@ -527,16 +515,53 @@ impl Run {
         let shares = self.gather(ROUND_SHARE, Kind::P2p).await?;
         desk.progress.step("confirming");
         let (mut confirm, message) = share.receive(&shares).map_err(Failure::failed)?;
-        // From here on the others may succeed whatever happens to this run here.
-        if let Some(pending) = confirm.take_pending() {
-            let (held, abandon) = (key.held.as_ref(), task.abandons());
-            key_file::admit(held, &mut key.undecided, pending, abandon)?;
-            key.store(&desk.junto.profile, desk.name)?;
-            certificate::close(desk.junto, &key.unasked()).await;
-        }
+        let Some(pending) = confirm.take_pending() else {
+            self.broadcast(ROUND_CONFIRM, message).await?;
+            let confirms = self.patiently(ROUND_CONFIRM).await;
+            let confirms = confirms.map_err(Self::undecided)?;
+            let failure = match confirm.receive(&confirms) {
+                Err(error) => self.failed(desk, setup, error).await,
+                Ok(_) => Failure::failed("a certificate without this party's signature"),
+            };
+            return Err(failure.into());
+        };
+        // Once this is stored nobody says again what was said before.
+        desk.session.durable().await.map_err(session_failure)?;
+        let (held, abandon) = (key.held.as_ref(), task.abandons());
+        key_file::admit(held, &mut key.undecided, pending, abandon)?;
+        key.store(&desk.junto.profile, desk.name)?;
+        self.confirm(desk, &signer, &deals, key).await
+    }
+
+    /// Goes on with a run that this party has confirmed before.
+    async fn go_on(&self, desk: &Desk<'_>, key: &mut KeyFile) -> Result<Certificate, Stop> {
+        let deals = self.patiently(ROUND_DEAL).await;
+        let deals = deals.map_err(Self::undecided)?;
+        let signer = desk.session.signing_key().await.map_err(session_failure)?;
+        self.confirm(desk, &signer, &deals, key).await
+    }
+
+    /// Confirms the run, as this party has stored that it does, and waits for the certificate. From here on
+    /// the others may succeed whatever happens to this run here.
+    async fn confirm(
+        &self,
+        desk: &Desk<'_>,
+        signer: &SigningKey,
+        deals: &Inbox,
+        key: &mut KeyFile,
+    ) -> Result<Certificate, Stop> {
+        let defect = || Failure::failed("this party has not confirmed that run");
+        let me = party(desk.session.me().as_usize()).ok_or_else(defect)?;
+        let run = key.confirmed(&self.origin).ok_or_else(defect)?;
+        let setup = run.pending.setup().clone();
+        let participant = Participant::new(&setup, me, signer, self.execution.seed());
+        let participant = participant.map_err(Failure::failed)?;
+        let (confirm, message) = participant
+            .resume(&run.pending, deals)
+            .map_err(Failure::failed)?;
         let said = self.execution.broadcast(ROUND_CONFIRM, message).await;
         said.map_err(session_failure)?;
-        self.certified(desk, setup, &confirm).await
+        self.certified(desk, &confirm, key).await
     }
 
     /// The certificate: made of everybody's confirmation, or taken from whoever has it. Nobody who has
@@ -544,46 +569,76 @@ impl Run {
     async fn certified(
         &self,
         desk: &Desk<'_>,
-        setup: &Setup,
         confirm: &ConfirmRound<'_>,
+        key: &mut KeyFile,
     ) -> Result<Certificate, Stop> {
-        let handed = certificate::handed(desk.junto, vec![setup.clone()]);
-        tokio::pin!(handed);
-        let error = tokio::select! {
-            confirms = self.confirmations() => match confirms {
-                Ok(confirms) => match confirm.receive(&confirms) {
-                    Ok(certificate) => return Ok(certificate),
-                    Err(error) => return Err(self.failed(desk, setup, error).await.into()),
-                },
-                Err(error) => error,
-            },
-            certificate = &mut handed => return Ok(certificate),
+        // Whether this party as well holds a newer share than the run started from.
+        let moved = |key: &KeyFile| {
+            let old = confirm.setup().old_key();
+            let own = key.held.as_ref().map(|held| held.share.public());
+            own.zip(old)
+                .is_some_and(|(own, old)| own != old && own.epoch() >= old.epoch())
         };
-        match tokio::time::timeout(GRACE, handed).await {
-            Ok(certificate) => Ok(certificate),
-            Err(_) => Err(error.into()),
+        let confirms = self.patiently(ROUND_CONFIRM);
+        tokio::pin!(confirms);
+        let error = loop {
+            let certificate = tokio::select! {
+                confirms = &mut confirms => match confirms {
+                    Ok(confirms) => match confirm.receive(&confirms) {
+                        Ok(certificate) => return Ok(certificate),
+                        Err(error) => return Err(self.failed(desk, confirm.setup(), error).await.into()),
+                    },
+                    Err(error) => break error,
+                },
+                certificate = certificate::handed(desk.junto, key) => certificate,
+            };
+            if certificate.setup() == confirm.setup() {
+                return Ok(certificate);
+            }
+            certificate::adopt(desk.junto, desk.name, key, &certificate).await?;
+        };
+        let excused = excuse(&error).is_some_and(|(why, _)| why == MOVED_ON);
+        let end = tokio::time::Instant::now() + GRACE;
+        while !(excused && moved(key))
+            && let Ok(certificate) =
+                tokio::time::timeout_at(end, certificate::handed(desk.junto, key)).await
+        {
+            if certificate.setup() == confirm.setup() {
+                return Ok(certificate);
+            }
+            certificate::adopt(desk.junto, desk.name, key, &certificate).await?;
         }
+        Err(if excused && moved(key) {
+            self.stopped(error)
+        } else {
+            Self::undecided(error).into()
+        })
     }
 
-    async fn confirmations(&self) -> Result<Inbox, Failure> {
-        let gathered =
-            self.execution
-                .gather_patiently(ROUND_CONFIRM, Kind::Broadcast, self.patience);
-        match gathered.await {
-            Ok(messages) => Ok(inbox(messages)),
-            Err(SessionError::Incomplete { missing, .. }) => Err(Failure::new(
+    /// The messages of all in a round of a run that this party does not end any more.
+    async fn patiently(&self, round: u32) -> Result<Inbox, SessionError> {
+        let gathered = self
+            .execution
+            .gather_patiently(round, Kind::Broadcast, self.patience);
+        gathered.await.map(inbox)
+    }
+
+    /// What an error of the execution means once others may have the key.
+    fn undecided(error: SessionError) -> Failure {
+        if let SessionError::Incomplete { missing, .. } = error {
+            return Failure::new(
                 Exit::Unreachable,
                 format_args!("party {missing} has not confirmed the key in time"),
             )
             .party(missing)
-            .help("nothing is lost: run the same command again, all of you")),
-            Err(error) => {
-                let failure = session_failure(error);
-                Err(match failure.help {
-                    Some(_) => failure,
-                    None => failure.help("should another party have the key all the same, any command on it takes that over"),
-                })
-            }
+            .help("nothing is lost: run the same command again, all of you");
+        }
+        let failure = session_failure(error);
+        match failure.help {
+            Some(_) => failure,
+            None => failure.help(
+                "should another party have the key all the same, any command on it takes that over",
+            ),
         }
     }
 

@@ -71,7 +71,7 @@ async fn sign_with_latest(
     output: Output,
 ) -> Result<Signature, Failure> {
     loop {
-        let news = handed(junto, key.asked());
+        let news = handed(junto, key);
         let certificate = match &key.held {
             Some(held) => {
                 let signing = sign(junto, name, message, held, patience, output);
@@ -115,7 +115,7 @@ async fn help(
     output: Output,
 ) -> Result<(), Failure> {
     let session = junto.session(&file.origin.session, patience).await?;
-    hand_out(&session, &file.certificate).await;
+    hand_out(junto, &file.certificate).await;
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());
     make_room(&session, &label).await?;
@@ -172,7 +172,7 @@ async fn sign(
     output: Output,
 ) -> Result<Signature, Failure> {
     let session = junto.session(&file.origin.session, patience).await?;
-    hand_out(&session, &file.certificate).await;
+    hand_out(junto, &file.certificate).await;
     let required = usize::from(file.share.public().threshold().required());
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());

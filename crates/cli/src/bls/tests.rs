@@ -3,6 +3,7 @@
 //! be chosen.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
+mod certificates;
 mod leaving;
 mod meddling;
 mod order;
@@ -13,15 +14,18 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use junto_bls::{Certificate, Holding, Occasion, PartyIndex, Signature};
+use futures::future::join_all;
+use junto_bls::{Certificate, Holding, Occasion, Participant, PartyIndex, Signature};
 use junto_session::carrier::memory::Hub;
 use junto_session::{
-    DisplayName, Members, Misuse, Params, PartyCount, Persona, Policy, SessionError, Sessions,
+    DisplayName, Execution, Kind, Members, Misuse, Params, PartyCount, Persona, Policy,
+    SessionError, Sessions,
 };
 
 use super::key_file::{Held, KeyFile};
 use super::renew::{self, Reshare};
-use super::{keygen, sign};
+use super::run::inbox;
+use super::{certificate, keygen, sign};
 use crate::failure::{Exit, Failure};
 use crate::open::Junto;
 use crate::output::Output;
@@ -167,10 +171,96 @@ impl Table {
         assert!(junto_bls::verify(&key, message, &signature));
     }
 
-    /// Whether a party has a share that it confirmed, and which waits for a certificate.
-    fn is_undecided(&self, party: usize) -> bool {
+    /// How many shares of a party wait for a certificate, as it confirmed them.
+    fn undecided(&self, party: usize) -> usize {
         let key = KeyFile::find(&self.of(party).profile, "k").unwrap();
-        key.is_some_and(|key| !key.undecided.is_empty())
+        key.map_or(0, |key| key.undecided.len())
+    }
+
+    fn is_undecided(&self, party: usize) -> bool {
+        self.undecided(party) > 0
+    }
+
+    /// These parties run a command until they have confirmed what it makes, and no further: what they have
+    /// begun to say goes out as long as the commands are there.
+    async fn confirm<'a>(&self, mut commands: Commands<'a>) -> Commands<'a> {
+        join_all(commands.iter_mut().map(|(party, command)| {
+            let (party, before) = (*party, self.undecided(*party));
+            until(command.as_mut(), move || self.undecided(party) > before)
+        }))
+        .await;
+        commands
+    }
+
+    /// All three of the first session confirm; nobody has the certificate.
+    async fn all_confirm(&self, command: Command) -> Commands<'_> {
+        let one = |party| (party, Box::pin(self.command(party, command)) as Running<'_>);
+        self.confirm([HONEST, VICTIM, LIAR].map(one).into()).await
+    }
+
+    /// What follows from everything that the liar was told in the latest run that it has confirmed.
+    async fn certificate_of_the_liar(&self) -> Certificate {
+        let key = self.key(LIAR);
+        let run = key.undecided.last().unwrap();
+        let session = self.of(LIAR).session(&run.origin.session, PATIENCE).await;
+        let session = session.unwrap();
+        let execution = session.execution(&run.origin.label).await.unwrap();
+        let setup = run.pending.setup();
+        let me = u8::try_from(session.me().as_usize()).unwrap();
+        let signer = session.signing_key().await.unwrap();
+        let me = PartyIndex::new(me).unwrap();
+        let party = Participant::new(setup, me, &signer, execution.seed()).unwrap();
+        let said = async |number: u32| {
+            let said = execution.gather(number, Kind::Broadcast, PATIENCE).await;
+            inbox(said.unwrap())
+        };
+        let (round, _) = party.resume(&run.pending, &said(2).await).unwrap();
+        round.receive(&said(4).await).unwrap()
+    }
+
+    /// All confirm a refresh, the liar gets all confirmations and breaks it off. Nobody waits for it any more.
+    async fn liar_alone_gets_a_refresh(&mut self, number: u32) -> Certificate {
+        let commands = self.all_confirm(Command::Refresh).await;
+        let certificate = self.certificate_of_the_liar().await;
+        drop(commands);
+        let label = format!("bls refresh k #{number}");
+        self.break_off_in("s", &label, &[HONEST, VICTIM]).await;
+        for party in [HONEST, VICTIM, LIAR] {
+            self.again(party).await;
+        }
+        certificate
+    }
+
+    /// A party takes a certificate that somebody has handed to it, or hands to it now.
+    async fn take(&self, party: usize) {
+        let mut key = self.key(party);
+        let taken = certificate::take_over(self.of(party), "k", &mut key, PATIENCE).await;
+        assert!(taken.unwrap());
+    }
+
+    /// A party loses so many certificates of its latest run that it was handed, and whatever came before.
+    async fn lose(&self, party: usize, mut certificates: usize) {
+        let key = self.key(party);
+        let run = &key.undecided.last().unwrap().pending;
+        let session = self.of(party).session("s", PATIENCE).await.unwrap();
+        let public_key = run.key().public_key();
+        let channel = certificate::channel(&session, &public_key).await.unwrap();
+        while certificates > 0 {
+            let lost = tokio::time::timeout(PATIENCE, channel.next()).await;
+            let lost = lost.unwrap().unwrap();
+            let certificate = Certificate::decode(&lost.payload).unwrap();
+            certificates -= usize::from(certificate.setup() == run.setup());
+            channel.done(lost.receipt).await.unwrap();
+        }
+        session.durable().await.unwrap();
+    }
+
+    /// One party hands another a certificate.
+    async fn hand(&self, session: &str, from: usize, to: usize, certificate: &Certificate) {
+        let theirs = self.of(to).session(session, PATIENCE).await.unwrap().me();
+        let session = self.of(from).session(session, PATIENCE).await.unwrap();
+        let handed = certificate::hand_to(&session, theirs, certificate).await;
+        handed.unwrap();
     }
 
     /// Whatever the liar has said in a session before has arrived: a connection keeps order.
@@ -198,14 +288,19 @@ impl Table {
         let aborted = execution.abort("I do not want it", Members::NONE);
         aborted.await.unwrap();
         for party in heard {
-            let theirs = self.of(*party).session(session, PATIENCE).await.unwrap();
-            let heard = async {
-                while !matches!(theirs.execution(label).await, Err(SessionError::Peer(_))) {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            };
-            tokio::time::timeout(PATIENCE, heard).await.unwrap();
+            self.hears_the_end(*party, session, label).await;
         }
+    }
+
+    /// A party has heard that somebody has ended a run.
+    async fn hears_the_end(&self, party: usize, session: &str, label: &str) {
+        let theirs = self.of(party).session(session, PATIENCE).await.unwrap();
+        let heard = async {
+            while !matches!(theirs.execution(label).await, Err(SessionError::Peer(_))) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, heard).await.unwrap();
     }
 }
 
@@ -218,6 +313,12 @@ fn into(session: Option<&str>) -> Reshare {
         abandon: false,
     }
 }
+
+/// A command under way.
+type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
+
+/// Commands of several parties.
+type Commands<'a> = Vec<(usize, Running<'a>)>;
 
 #[derive(Clone, Copy, Debug)]
 enum Command {
@@ -242,27 +343,25 @@ async fn until<F: Future<Output = Result<(), Failure>> + ?Sized>(
     mut command: Pin<&mut F>,
     reached: impl Fn() -> bool,
 ) {
-    poll_fn(|context| {
+    // Where it yields is its own affair.
+    tokio::task::unconstrained(poll_fn(|context| {
         let ready = command.as_mut().poll(context);
         if reached() {
             return Poll::Ready(());
         }
         assert!(ready.is_pending(), "it ended before");
         Poll::Pending
-    })
+    }))
     .await;
 }
 
 /// Makes what `command` needs, then has the honest party succeed with it while the victim has confirmed and
 /// the liar breaks off.
-async fn attacked(
-    table: &Table,
-    command: Command,
-) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>> {
+async fn attacked(table: &Table, command: Command) -> Running<'_> {
     if !matches!(command, Command::Keygen) {
         table.all(Command::Keygen).await;
     }
-    let mut victim: Pin<Box<dyn Future<Output = _>>> = Box::pin(table.command(VICTIM, command));
+    let mut victim: Running<'_> = Box::pin(table.command(VICTIM, command));
     let mut liar = Box::pin(table.command(LIAR, command));
     let (honest, (), ()) = tokio::join!(
         table.command(HONEST, command),
@@ -327,16 +426,7 @@ async fn the_same_command_again_takes_over_what_the_others_have() {
 async fn a_share_without_its_certificate_signs_nothing() {
     let mut table = Table::new().await;
     let soon = Duration::from_millis(300);
-    let mut victim = Box::pin(table.command(VICTIM, Command::Keygen));
-    let mut liar = Box::pin(table.command(LIAR, Command::Keygen));
-    let mut honest = Box::pin(table.command(HONEST, Command::Keygen));
-    // Everybody has confirmed, and nobody has the certificate.
-    tokio::join!(
-        until(victim.as_mut(), || table.is_undecided(VICTIM)),
-        until(liar.as_mut(), || table.is_undecided(LIAR)),
-        until(honest.as_mut(), || table.is_undecided(HONEST)),
-    );
-    drop((victim, liar, honest));
+    drop(table.all_confirm(Command::Keygen).await);
     table.break_off(Command::Keygen.label()).await;
     let failure = table.sign(VICTIM, b"message", soon).await.unwrap_err();
     assert_eq!(failure.exit, Exit::Unreachable, "{failure:?}");
@@ -349,36 +439,11 @@ async fn a_share_without_its_certificate_signs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_proves_nothing_is_not_taken_for_a_certificate() {
-    let mut table = Table::new().await;
-    drop(attacked(&table, Command::Refresh).await);
-    // The liar is the first to hand something over: the certificate of the epoch before.
-    let run = table.key(LIAR).undecided.pop().unwrap().pending;
-    let label = format!("bls certificate {}", hex::encode(run.setup().digest()));
-    let session = table.of(LIAR).session("s", PATIENCE).await.unwrap();
-    let victim = table.of(VICTIM).session("s", PATIENCE).await.unwrap().me();
-    let pair = session.execution_as(sign::between(&label, session.me(), victim));
-    let old = table.key(LIAR).held.unwrap().certificate.encode();
-    pair.await.unwrap().send(0, victim, old).await.unwrap();
-    table.again(VICTIM).await;
-    table.signs(b"message").await;
-    assert_eq!(table.epoch(VICTIM), Some(1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_later_run_settles_an_earlier_one_that_all_lost() {
     let mut table = Table::new().await;
     table.all(Command::Keygen).await;
     // Nobody gets the certificate of the first refresh.
-    let mut victim = Box::pin(table.command(VICTIM, Command::Refresh));
-    let mut liar = Box::pin(table.command(LIAR, Command::Refresh));
-    let mut honest = Box::pin(table.command(HONEST, Command::Refresh));
-    tokio::join!(
-        until(victim.as_mut(), || table.is_undecided(VICTIM)),
-        until(liar.as_mut(), || table.is_undecided(LIAR)),
-        until(honest.as_mut(), || table.is_undecided(HONEST)),
-    );
-    drop((victim, liar, honest));
+    drop(table.all_confirm(Command::Refresh).await);
     table.break_off(Command::Refresh.label()).await;
     for party in [HONEST, VICTIM, LIAR] {
         table.again(party).await;
@@ -405,17 +470,8 @@ async fn a_party_may_die_after_whatever_it_stores() {
         }
         let before = KeyFile::find(&table.of(VICTIM).profile, "k").unwrap();
         let before = before.and_then(|key| Some(key.held?.share.public().epoch()));
-        {
-            // It has stored its share, and may or may not have said so.
-            let mut victim = Box::pin(table.command(VICTIM, command));
-            let mut honest = Box::pin(table.command(HONEST, command));
-            let mut liar = Box::pin(table.command(LIAR, command));
-            tokio::join!(
-                until(victim.as_mut(), || table.is_undecided(VICTIM)),
-                until(honest.as_mut(), || table.is_undecided(HONEST)),
-                until(liar.as_mut(), || table.is_undecided(LIAR)),
-            );
-        }
+        // It has stored its share, and may or may not have said so.
+        drop(table.all_confirm(command).await);
         for party in [HONEST, VICTIM, LIAR] {
             table.again(party).await;
             assert!(table.is_undecided(party));
@@ -525,6 +581,16 @@ impl Table {
         session.me().as_usize().to_string()
     }
 
+    /// The same as [`Table::say`], until all have said what they hold.
+    async fn follow(&self, label: &str, claim: Vec<u8>) -> Execution {
+        let session = self.of(LIAR).session("s", PATIENCE).await.unwrap();
+        let execution = session.execution(label).await.unwrap();
+        execution.broadcast(0, claim).await.unwrap();
+        let all = execution.gather(0, Kind::Broadcast, PATIENCE);
+        all.await.unwrap();
+        execution
+    }
+
     /// The liar says this in the first round of a run, and then follows it as a bystander.
     async fn say(&self, session: &str, label: &str, claim: Vec<u8>) {
         let session = self.of(LIAR).session(session, PATIENCE).await.unwrap();
@@ -620,21 +686,14 @@ async fn who_is_shown_one_certificate_after_the_other_is_no_liar() {
 async fn a_party_that_lacks_the_certificate_gets_it_in_the_run_of_the_others() {
     let mut table = Table::new().await;
     drop(attacked(&table, Command::Refresh).await);
-    // As if nothing that was handed over had arrived.
-    let run = table.key(VICTIM).undecided.pop().unwrap().pending;
-    let label = format!("bls certificate {}", hex::encode(run.setup().digest()));
-    let session = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
-    for other in session.everybody().without(session.me()).iter() {
-        let pair = session.execution_as(sign::between(&label, session.me(), other));
-        pair.await.unwrap().finish().await.unwrap();
-    }
-    drop(session);
-    for party in [VICTIM, LIAR] {
-        table.again(party).await;
-        assert_eq!(table.epoch(party), Some(0));
-    }
+    table.again(LIAR).await;
+    assert_eq!(table.epoch(LIAR), Some(0));
     table.command(LIAR, Command::Refresh).await.unwrap();
     assert_eq!(table.epoch(LIAR), Some(1));
+    // As if nothing of what both others have handed over had arrived.
+    table.lose(VICTIM, 2).await;
+    table.again(VICTIM).await;
+    assert_eq!(table.epoch(VICTIM), Some(0));
     table.all(Command::Refresh).await;
     for party in [HONEST, VICTIM, LIAR] {
         assert_eq!(table.epoch(party), Some(2));

@@ -1,11 +1,6 @@
 //! Resharing a key into another session, with somebody there who does not want it to succeed.
 
-use junto_bls::Participant;
-use junto_session::Kind;
-
 use super::*;
-use crate::bls::certificate;
-use crate::bls::run::inbox;
 
 /// The label of the first reshare into a session.
 const RESHARE: &str = "bls reshare k #0";
@@ -20,51 +15,27 @@ impl Table {
     }
 
     /// Everybody confirms a reshare into `t`, the liar gets all confirmations, and breaks it off.
-    async fn liar_alone_gets_the_certificate(&self) -> Certificate {
-        let all = [HONEST, VICTIM, NEWCOMER, LIAR];
-        let mut ways = all.map(|party| Box::pin(self.reshare(party, into(Some("t")))));
-        let [honest, victim, newcomer, liar] = &mut ways;
-        tokio::join!(
-            until(honest.as_mut(), || self.is_undecided(HONEST)),
-            until(victim.as_mut(), || self.is_undecided(VICTIM)),
-            until(newcomer.as_mut(), || self.is_undecided(NEWCOMER)),
-            until(liar.as_mut(), || self.is_undecided(LIAR)),
-        );
-        // What they had begun to say goes out, and then they die.
+    async fn liar_alone_gets_the_reshare(&self) -> Certificate {
+        let one = |party| {
+            (
+                party,
+                Box::pin(self.reshare(party, into(Some("t")))) as Running<'_>,
+            )
+        };
+        let ways = [HONEST, VICTIM, NEWCOMER, LIAR].map(one);
+        let ways = self.confirm(ways.into()).await;
         let certificate = self.certificate_of_the_liar().await;
         drop(ways);
         self.break_off_in("t", RESHARE, &[HONEST, VICTIM, NEWCOMER])
             .await;
         certificate
     }
-
-    /// What follows from everything that the liar was told.
-    async fn certificate_of_the_liar(&self) -> Certificate {
-        let session = self.of(LIAR).session("t", PATIENCE).await.unwrap();
-        let execution = session.execution(RESHARE).await.unwrap();
-        let key = self.key(LIAR);
-        let setup = key.undecided[0].pending.setup();
-        let me = u8::try_from(session.me().as_usize()).unwrap();
-        let me = PartyIndex::new(me).unwrap();
-        let signer = session.signing_key().await.unwrap();
-        let party = Participant::new(setup, me, &signer, execution.seed()).unwrap();
-        let old = key.held.as_ref().map(|held| &held.share);
-        let deals = setup.dealers().contains_key(&me);
-        let (round, _) = party.start(old.filter(|_| deals)).unwrap();
-        let said = async |number: u32, kind| {
-            let said = execution.gather(number, kind, PATIENCE).await;
-            inbox(said.unwrap())
-        };
-        let (round, _) = round.receive(&said(2, Kind::Broadcast).await).unwrap();
-        let (round, _) = round.receive(&said(3, Kind::P2p).await).unwrap();
-        round.receive(&said(4, Kind::Broadcast).await).unwrap()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_may_have_left_signs_and_is_not_refreshed_until_that_is_decided() {
     let mut table = Table::with_another_session().await;
-    let certificate = table.liar_alone_gets_the_certificate().await;
+    let certificate = table.liar_alone_gets_the_reshare().await;
     for party in [HONEST, VICTIM] {
         table.again(party).await;
         let failure = table.command(party, Command::Refresh).await.unwrap_err();
@@ -85,7 +56,6 @@ async fn a_key_that_may_have_left_signs_and_is_not_refreshed_until_that_is_decid
     let adopted = certificate::adopt(liar, "k", &mut key, &certificate).await;
     assert!(adopted.unwrap());
     let session = table.of(LIAR).session("t", PATIENCE).await.unwrap();
-    certificate::hand_out(&session, &certificate).await;
     table.arrived("t", &[HONEST, VICTIM, NEWCOMER]).await;
     let reshared = table.reshare(NEWCOMER, into(Some("t"))).await;
     reshared.unwrap();
@@ -105,7 +75,7 @@ async fn a_key_that_may_have_left_signs_and_is_not_refreshed_until_that_is_decid
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_keeps_the_others_from_taking_the_key_elsewhere() {
     let mut table = Table::with_another_session().await;
-    let certificate = table.liar_alone_gets_the_certificate().await;
+    let certificate = table.liar_alone_gets_the_reshare().await;
     for party in [HONEST, VICTIM, NEWCOMER] {
         table.again(party).await;
     }
@@ -119,27 +89,11 @@ async fn nobody_keeps_the_others_from_taking_the_key_elsewhere() {
         assert_eq!(failure.exit, Exit::Refused, "{failure:?}");
     }
     let one = |party: usize| table.reshare(party, wanted(true));
-    {
-        // All die when they have confirmed the way out.
-        let mut ways = [HONEST, VICTIM, NEWCOMER].map(|party| Box::pin(one(party)));
-        let [honest, victim, newcomer] = &mut ways;
-        let two = |party: usize| table.key(party).undecided.len() == 2;
-        tokio::join!(
-            until(honest.as_mut(), || two(HONEST)),
-            until(victim.as_mut(), || two(VICTIM)),
-            until(newcomer.as_mut(), || two(NEWCOMER)),
-        );
-    }
+    // All die when they have confirmed the way out.
+    let ways = [HONEST, VICTIM, NEWCOMER].map(|party| (party, Box::pin(one(party)) as Running<'_>));
+    drop(table.confirm(ways.into()).await);
     // Now the liar shows the certificate, to one of them.
-    let label = format!(
-        "bls certificate {}",
-        hex::encode(certificate.setup().digest())
-    );
-    let session = table.of(LIAR).session("t", PATIENCE).await.unwrap();
-    let victim = table.of(VICTIM).session("t", PATIENCE).await.unwrap().me();
-    let pair = session.execution_as(sign::between(&label, session.me(), victim));
-    let pair = pair.await.unwrap();
-    pair.send(0, victim, certificate.encode()).await.unwrap();
+    table.hand("t", LIAR, VICTIM, &certificate).await;
     for party in [HONEST, VICTIM, NEWCOMER] {
         table.again(party).await;
     }

@@ -5,7 +5,7 @@ use junto_session::Kind;
 
 use super::*;
 use crate::bls::announce::{Announcements, CHANNEL};
-use crate::bls::run::{Desk, MOVED_ON, Run};
+use crate::bls::run::{Desk, MOVED_ON, Run, abandon};
 
 const PURPOSE: &str = "bls refresh k";
 
@@ -32,6 +32,17 @@ impl Table {
             ended.await.unwrap();
         }
         self.arrived("s", &[HONEST, VICTIM]).await;
+    }
+
+    /// The liar ends so many runs after all have said what they hold, because it has a newer share, it says.
+    async fn liar_moves_on(&self, times: u32) {
+        let held = self.key(LIAR).held.unwrap();
+        for run in 1..=times {
+            let label = format!("{PURPOSE} #{run}");
+            let claim = claim(self, LIAR, "s", &label, &held).await;
+            let execution = self.follow(&label, claim).await;
+            execution.abort(MOVED_ON, Members::NONE).await.unwrap();
+        }
     }
 }
 
@@ -80,20 +91,69 @@ async fn whoever_ends_every_run_is_named() {
 async fn excuses_are_counted_for_each_party() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
-    let held = table.key(LIAR).held.unwrap();
-    let liar = async {
-        let session = table.of(LIAR).session("s", PATIENCE).await.unwrap();
-        for run in 1..=9 {
-            let label = format!("{PURPOSE} #{run}");
-            let claim = claim(&table, LIAR, "s", &label, &held).await;
-            let execution = session.execution(&label).await.unwrap();
-            execution.broadcast(0, claim).await.unwrap();
-            let all = execution.gather(0, Kind::Broadcast, PATIENCE);
-            all.await.unwrap();
-            execution.abort(MOVED_ON, Members::NONE).await.unwrap();
-        }
-    };
+    let liar = table.liar_moves_on(9);
     let ((), ()) = tokio::join!(liar, table.refresh_names_the_liar(Exit::Misbehaved));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_excuses_pass_as_others_have_patience_for() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let liar = async {
+        table.liar_moves_on(8).await;
+        table.command(LIAR, Command::Refresh).await
+    };
+    let (honest, victim) = (
+        table.command(HONEST, Command::Refresh),
+        table.command(VICTIM, Command::Refresh),
+    );
+    let (liar, honest, victim) = tokio::join!(liar, honest, victim);
+    liar.and(honest).and(victim).unwrap();
+    let origin = table.key(VICTIM).held.unwrap().origin;
+    assert_eq!(origin.label, "bls refresh k #9");
+}
+
+/// Two honest parties find out at the same time that they have a newer share than the run starts from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_another_one_has_ended_is_ended() {
+    let table = Table::new().await;
+    let label = "bls refresh k #1";
+    let open = async |party: usize| {
+        let session = table.of(party).session("s", PATIENCE).await.unwrap();
+        session.execution(label).await.unwrap()
+    };
+    let (honest, victim) = (open(HONEST).await, open(VICTIM).await);
+    abandon(honest, MOVED_ON).await.unwrap();
+    table.hears_the_end(VICTIM, "s", label).await;
+    abandon(victim, MOVED_ON).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_a_run_at_the_same_time_as_another_is_not_named() {
+    let mut table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let certificate = table.liar_alone_gets_a_refresh(1).await;
+    for party in [HONEST, VICTIM] {
+        // It said what it held, and died.
+        {
+            let session = table.of(party).session("s", PATIENCE).await.unwrap();
+            let held = table.key(party).held.unwrap();
+            let label = "bls refresh k #2";
+            let claim = claim(&table, party, "s", label, &held).await;
+            let execution = session.execution(label).await.unwrap();
+            execution.broadcast(0, claim).await.unwrap();
+            session.durable().await.unwrap();
+        }
+        table.again(party).await;
+        // Then it is given a newer share.
+        table.hand("s", LIAR, party, &certificate).await;
+        table.take(party).await;
+    }
+    table.take(LIAR).await;
+    table.all(Command::Refresh).await;
+    for party in [HONEST, VICTIM, LIAR] {
+        assert_eq!(table.epoch(party), Some(2));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,59 +285,6 @@ async fn who_claims_that_one_other_is_silent_and_is_silent_is_named_alone() {
     for failure in [one.unwrap_err(), other.unwrap_err()] {
         assert_eq!(failure.exit, Exit::Unreachable, "{failure:?}");
         assert_eq!(failure.party, named, "{failure:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn trouble_with_one_party_keeps_nobody_from_taking_a_certificate_of_another() {
-    let mut table = Table::new().await;
-    drop(attacked(&table, Command::Refresh).await);
-    table.again(VICTIM).await;
-    // The place in which the liar would hand it over is taken by something else.
-    let run = table.key(VICTIM).undecided.pop().unwrap().pending;
-    let label = format!("bls certificate {}", hex::encode(run.setup().digest()));
-    let session = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
-    let liar = table.of(LIAR).session("s", PATIENCE).await.unwrap().me();
-    let mut taken = sign::between(&label, session.me(), liar);
-    taken.mode = junto_session::Mode::Rounds;
-    session.execution_as(taken).await.unwrap();
-    table.signs(b"message").await;
-    assert_eq!(table.epoch(VICTIM), Some(1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_superseded_leaves_nothing_open() {
-    let mut table = Table::new().await;
-    table.all(Command::Keygen).await;
-    let mut victim = Box::pin(table.command(VICTIM, Command::Refresh));
-    let mut liar = Box::pin(table.command(LIAR, Command::Refresh));
-    let mut honest = Box::pin(table.command(HONEST, Command::Refresh));
-    tokio::join!(
-        until(victim.as_mut(), || table.is_undecided(VICTIM)),
-        until(liar.as_mut(), || table.is_undecided(LIAR)),
-        until(honest.as_mut(), || table.is_undecided(HONEST)),
-    );
-    drop((victim, liar, honest));
-    table.break_off(Command::Refresh.label()).await;
-    for party in [HONEST, VICTIM, LIAR] {
-        table.again(party).await;
-    }
-    let run = table.key(VICTIM).undecided.pop().unwrap().pending;
-    table.all(Command::Refresh).await;
-    let label = format!("bls certificate {}", hex::encode(run.setup().digest()));
-    for party in [HONEST, VICTIM, LIAR] {
-        let session = table.of(party).session("s", PATIENCE).await.unwrap();
-        for other in session.everybody().without(session.me()).iter() {
-            let pair = session.execution_as(sign::between(&label, session.me(), other));
-            let ended = pair.await.map(drop);
-            assert!(
-                matches!(
-                    ended,
-                    Err(SessionError::Misuse(junto_session::Misuse::Finished))
-                ),
-                "{ended:?}"
-            );
-        }
     }
 }
 
