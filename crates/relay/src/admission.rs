@@ -15,7 +15,7 @@ use crate::connection::{self, Ended, Handshaking};
 use crate::metrics::Turned;
 use crate::relay::{RelayError, Shared};
 use crate::settings::Settings;
-use crate::sources::{Act, Bucket, Held, Share};
+use crate::sources::{Act, Bucket, Held, Most, Share};
 
 /// Connections that the system may hold until we take them.
 const BACKLOG: i32 = 1_024;
@@ -123,8 +123,12 @@ fn admit(
         return Err(Turned::Total);
     }
     let source = shared.sources.source(address, &settings.exempt_sources);
-    let seat = source.take(Held::Connection, limits.connections_per_source);
-    let seat = seat.ok_or(Turned::Source)?;
+    let most = Most {
+        each: limits.connections_per_source,
+        crowd: usize::MAX,
+        own: 0,
+    };
+    let seat = source.take(Held::Connection, most).ok_or(Turned::Source)?;
     let rate = limits.handshakes_per_second_per_source;
     match source.may(Act::Handshake, rate, Instant::now()) {
         true => Ok(seat),

@@ -153,6 +153,8 @@ enum Prefix {
     V4([u8; 4]),
     V6([u8; 8]),
     Site([u8; 6]),
+    /// Of addresses that many clients share: all of them.
+    Crowd,
 }
 
 impl Prefix {
@@ -170,7 +172,7 @@ impl Prefix {
     fn site(self) -> Option<Self> {
         match self {
             Self::V6([a, b, c, d, e, f, ..]) => Some(Self::Site([a, b, c, d, e, f])),
-            Self::V4(_) | Self::Site(_) => None,
+            Self::V4(_) | Self::Site(_) | Self::Crowd => None,
         }
     }
 }
@@ -179,10 +181,32 @@ impl Prefix {
 #[derive(Clone)]
 pub(crate) struct Source {
     sources: Arc<Sources>,
-    /// None if limits by source do not hold for it.
-    mark: Option<Mark>,
+    mark: Mark,
+    /// Limits by source do not hold for it: it is one of the crowd, which all such sources are together.
+    exempt: bool,
     /// The network of 48 bits around it, if it is one of 64.
     site: Option<Mark>,
+}
+
+/// How many of something a source may hold at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Most {
+    /// One source.
+    pub(crate) each: usize,
+    /// The crowd.
+    pub(crate) crowd: usize,
+    /// What the client who asks has of them already. In a crowd it leaves as many free as it has, so
+    /// that a few clients cannot keep out the others, whom nothing else tells apart.
+    pub(crate) own: usize,
+}
+
+impl Most {
+    /// Of what there are `all` of: the crowd leaves a quarter of them to the sources that limits hold
+    /// for.
+    pub(crate) fn of(all: usize, each: usize, own: usize) -> Self {
+        let crowd = all - all / 4;
+        Self { each, crowd, own }
+    }
 }
 
 /// One of what a source holds. Dropping it gives it back.
@@ -225,32 +249,43 @@ impl Sources {
     pub(crate) fn source(self: &Arc<Self>, address: IpAddr, exempt: &[IpNet]) -> Source {
         let address = address.to_canonical();
         let exempt = exempt.iter().any(|network| network.contains(&address));
-        let prefix = (!exempt).then(|| Prefix::of(address));
+        let prefix = match exempt {
+            true => Prefix::Crowd,
+            false => Prefix::of(address),
+        };
         let mark = |prefix| Mark(self.hash.hash_one(prefix));
         Source {
             sources: Arc::clone(self),
-            mark: prefix.map(mark),
-            site: prefix.and_then(Prefix::site).map(mark),
+            mark: mark(prefix),
+            exempt,
+            site: prefix.site().map(mark),
         }
     }
 }
 
 impl Source {
-    /// None if limits by source do not hold for it.
-    pub(crate) fn mark(&self) -> Option<Mark> {
+    /// What tells it from others; the crowd has one.
+    pub(crate) fn mark(&self) -> Mark {
         self.mark
     }
 
-    /// One more of `of`; `None` if it holds `limit` already.
-    pub(crate) fn take(&self, of: Held, limit: usize) -> Option<Share> {
-        if let Some(mark) = self.mark {
-            let mut held = lock(&self.sources.held);
-            let count = held.get(&mark).map_or(0, |held| held[of as usize]);
-            if count >= limit {
-                return None;
-            }
-            held.entry(mark).or_default()[of as usize] += 1;
+    /// How many it may hold, whoever of a crowd asks.
+    pub(crate) fn limit(&self, most: Most) -> usize {
+        match self.exempt {
+            true => most.crowd.saturating_sub(most.own),
+            false => most.each,
         }
+    }
+
+    /// One more of `of`; `None` if it holds as many as it may.
+    pub(crate) fn take(&self, of: Held, most: Most) -> Option<Share> {
+        let mut held = lock(&self.sources.held);
+        let count = held.get(&self.mark).map_or(0, |held| held[of as usize]);
+        if count >= self.limit(most) {
+            return None;
+        }
+        held.entry(self.mark).or_default()[of as usize] += 1;
+        drop(held);
         Some(Share {
             source: self.clone(),
             of,
@@ -258,7 +293,8 @@ impl Source {
     }
 
     fn bucket(&self) -> Option<&Mutex<[Bucket; ACTS]>> {
-        self.mark?.place(&self.sources.rates)
+        let rates = &self.sources.rates;
+        (!self.exempt).then(|| self.mark.place(rates)).flatten()
     }
 
     /// Whether it may do this once more now.
@@ -270,8 +306,9 @@ impl Source {
     /// Its budgets of the day, and those of the network around it.
     fn budgets(&self) -> [Option<&Mutex<Budgets>>; 2] {
         let sources = &self.sources;
+        let own = || self.mark.place(&sources.days);
         [
-            self.mark.and_then(|mark| mark.place(&sources.days)),
+            (!self.exempt).then(own).flatten(),
             self.site.and_then(|site| site.place(&sources.site_days)),
         ]
     }
@@ -339,7 +376,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let Some(mark) = self.source.mark else { return };
+        let mark = self.source.mark;
         let mut held = lock(&self.source.sources.held);
         if let Some(counts) = held.get_mut(&mark) {
             counts[self.of as usize] -= 1;
@@ -424,7 +461,7 @@ mod tests {
         let sources = Sources::new();
         let enter = |address: &str| {
             let source = sources.source(address.parse().unwrap(), &[]);
-            source.take(Held::Connection, 1)
+            source.take(Held::Connection, each(1))
         };
         let kept = [enter("192.0.2.1").unwrap(), enter("2001:db8::1").unwrap()];
         assert!(enter("192.0.2.1").is_none());
@@ -445,15 +482,15 @@ mod tests {
         let sources = Sources::new();
         let source = sources.source("192.0.2.1".parse().unwrap(), &[]);
         let mut kept: Vec<_> = (0..2)
-            .map(|_| source.take(Held::Forward, 2).unwrap())
+            .map(|_| source.take(Held::Forward, each(2)).unwrap())
             .collect();
-        assert!(source.take(Held::Forward, 2).is_none());
-        assert!(source.take(Held::Connecting, 1).is_some());
+        assert!(source.take(Held::Forward, each(2)).is_none());
+        assert!(source.take(Held::Connecting, each(1)).is_some());
         kept.pop();
-        assert!(source.take(Held::Forward, 2).is_some());
+        assert!(source.take(Held::Forward, each(2)).is_some());
         // A limit may have been lowered meanwhile.
-        assert!(source.take(Held::Forward, 1).is_none());
-        assert!(source.take(Held::Connecting, 0).is_none());
+        assert!(source.take(Held::Forward, each(1)).is_none());
+        assert!(source.take(Held::Connecting, each(0)).is_none());
         kept.clear();
         assert!(lock(&sources.held).is_empty(), "nothing is kept");
     }
@@ -463,8 +500,12 @@ mod tests {
         let sources = Sources::new();
         let exempt = ["127.0.0.0/8".parse().unwrap()];
         let source = sources.source("127.9.9.9".parse().unwrap(), &exempt);
-        let kept: Vec<_> = (0..10)
-            .map(|_| source.take(Held::Connection, 1).unwrap())
+        let any = Most {
+            crowd: usize::MAX,
+            ..each(1)
+        };
+        let mut kept: Vec<_> = (0..10)
+            .map(|_| source.take(Held::Connection, any).unwrap())
             .collect();
         let never = Rate {
             per_second: 0,
@@ -474,7 +515,52 @@ mod tests {
             kept.iter()
                 .all(|share| share.source().may(Act::Handshake, never, Instant::now()))
         );
-        assert!(lock(&sources.held).is_empty());
+        assert!(source.today(Made::Queue, 0, Instant::now()).is_some());
+        kept.clear();
+        assert!(lock(&sources.held).is_empty(), "nothing is kept");
+    }
+
+    /// Those whom no address tells apart leave a quarter to the others, and each of them as much as it has
+    /// to the rest.
+    #[test]
+    fn a_crowd_leaves_room_for_others_and_within_itself() {
+        const ALL: usize = 64;
+        let sources = Sources::new();
+        let exempt = ["127.0.0.0/8".parse().unwrap()];
+        let at = |address: &str| sources.source(address.parse().unwrap(), &exempt);
+        let mut held = Vec::new();
+        let mut take = |address: &str, own| {
+            let share = at(address).take(Held::Forward, Most::of(ALL, 9, own));
+            share.map(|share| held.push(share)).is_some()
+        };
+        // Clients that each take what they get, one after the other.
+        let mut got = Vec::new();
+        for client in 0..6 {
+            let address = format!("127.0.0.{client}");
+            let mut own = 0;
+            while take(&address, own) {
+                own += 1;
+            }
+            got.push(own);
+        }
+        assert_eq!(got, [24, 12, 6, 3, 2, 1]);
+        // One that has something gets no more, and one that has nothing does not find that all is gone
+        // before there is nothing left for the crowd.
+        assert!(!take("127.0.0.1", 1));
+        assert_eq!(got.iter().sum::<usize>(), ALL - ALL / 4);
+        assert!(!take("127.0.0.9", 0));
+        // Others have their own limit.
+        assert_eq!((0..20).filter(|own| take("192.0.2.1", *own)).count(), 9);
+        drop(held);
+        assert!(lock(&sources.held).is_empty(), "nothing is kept");
+    }
+
+    fn each(each: usize) -> Most {
+        Most {
+            each,
+            crowd: 0,
+            own: 0,
+        }
     }
 
     /// Whether it could make one more queue, which it then has.

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::outbox::{Reply, What, Whose};
 use super::{Connection, Ended};
-use crate::proxy::{Parcel, Proxy};
+use crate::proxy::{Client, Parcel, Proxy};
 use crate::sources::Source;
 
 /// What a client asks of the proxy.
@@ -109,7 +109,6 @@ impl Forwards {
                 Some(Asked::Connect { .. }) if full => next += 1,
                 Some(_) => {
                     if let Some(asked) = self.waiting.remove(next) {
-                        self.connecting += usize::from(matches!(asked, Asked::Connect { .. }));
                         self.begin(asked);
                     }
                 }
@@ -120,21 +119,30 @@ impl Forwards {
     /// Commands are passed on here, in the order in which they came; only their answers are waited
     /// for side by side.
     fn begin(&mut self, asked: Asked) {
-        let (proxy, source) = (Arc::clone(&self.proxy), self.source.clone());
+        let proxy = Arc::clone(&self.proxy);
+        let client = |own| Client {
+            source: self.source.clone(),
+            own,
+        };
         match asked {
             Asked::Connect {
                 correlation,
                 server,
-            } => self.running.spawn(async move {
-                let what = match proxy.connect(&server, &source).await {
-                    Ok(introduction) => What::ProxyKey(introduction),
-                    Err(code) => What::Refused(code),
-                };
-                answered(true, correlation, Whose::None, what)
-            }),
+            } => {
+                let client = client(self.connecting);
+                self.connecting += 1;
+                self.running.spawn(async move {
+                    let what = match proxy.connect(&server, &client).await {
+                        Ok(introduction) => What::ProxyKey(introduction),
+                        Err(code) => What::Refused(code),
+                    };
+                    answered(true, correlation, Whose::None, what)
+                })
+            }
             Asked::Forward { session, parcel } => {
                 let correlation = parcel.correlation;
-                let passed = proxy.forward(&session, parcel, &source);
+                let own = self.running.len() - self.connecting;
+                let passed = proxy.forward(&session, parcel, &client(own));
                 self.running.spawn(async move {
                     let answer = match passed {
                         Ok(passed) => proxy.answer(passed).await,

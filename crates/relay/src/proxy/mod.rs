@@ -38,7 +38,7 @@ use self::reach::Reach;
 pub use self::settings::{Endpoint, ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
 use self::table::{Failures, Found, Outcome, Table};
 use crate::metrics::{Beyond, ProxyMetrics};
-use crate::sources::{Act, Held, Share, Source};
+use crate::sources::{Act, Held, Most, Share, Source};
 
 /// `ERR PROXY BROKER …`.
 fn broker(fault: BrokerFault) -> ErrorCode {
@@ -55,6 +55,13 @@ struct Live {
     reach: Arc<Reach>,
 }
 
+/// Who asks for something.
+pub(crate) struct Client {
+    pub(crate) source: Source,
+    /// How much of the same it has under way.
+    pub(crate) own: usize,
+}
+
 struct Destinations {
     table: Table,
     failures: Failures,
@@ -64,6 +71,8 @@ struct Destinations {
 /// All destinations of this relay.
 pub(crate) struct Proxy {
     live: RwLock<Live>,
+    /// As at the start: how many there are in all does not change.
+    fixed: ProxyLimits,
     timeouts: ProxyTimeouts,
     dialer: Dialer,
     destinations: Mutex<Destinations>,
@@ -89,6 +98,7 @@ impl Proxy {
                 limits: *limits,
                 reach,
             }),
+            fixed: *limits,
             dialer: Dialer::new(config, own, tls),
             timeouts: config.timeouts,
             destinations: Mutex::new(Destinations {
@@ -142,11 +152,11 @@ impl Proxy {
         destinations.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A link to `server`, made for `source` if there is none. Goes on if the caller gives up.
+    /// A link to `server`, made for `client` if there is none. Goes on if the caller gives up.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         server: &ServerAddress,
-        source: &Source,
+        client: &Client,
     ) -> Result<Arc<Introduction>, ErrorCode> {
         let places = places(server);
         if places.iter().any(|place| self.dialer.is_own(place)) {
@@ -162,7 +172,7 @@ impl Proxy {
         let deadline = Instant::now() + self.timeouts.connect;
         let mut fault = BrokerFault::Host;
         for place in &places {
-            match self.connect_to(place, source).await {
+            match self.connect_to(place, client).await {
                 Ok(introduction) => return Ok(introduction),
                 Err(Unreached::Here(fault)) => return Err(broker(fault)),
                 Err(why) => fault = why.fault(),
@@ -177,9 +187,9 @@ impl Proxy {
     async fn connect_to(
         self: &Arc<Self>,
         place: &Place,
-        source: &Source,
+        client: &Client,
     ) -> Result<Arc<Introduction>, Unreached> {
-        let mut outcome = match self.find_or_start(place, source)? {
+        let mut outcome = match self.find_or_start(place, client)? {
             Found::Link(introduction) => return Ok(introduction),
             Found::Wait(outcome) => outcome,
         };
@@ -189,7 +199,7 @@ impl Proxy {
         result.unwrap_or(Err(Unreached::Here(BrokerFault::Network)))
     }
 
-    fn find_or_start(self: &Arc<Self>, place: &Place, source: &Source) -> Result<Found, Unreached> {
+    fn find_or_start(self: &Arc<Self>, place: &Place, client: &Client) -> Result<Found, Unreached> {
         let mut destinations = self.destinations();
         if let Some(found) = destinations.table.find(place) {
             return Ok(found);
@@ -197,7 +207,7 @@ impl Proxy {
         if let Some(fault) = destinations.failures.fault(place, Instant::now()) {
             return Err(Unreached::Door(fault));
         }
-        let started = self.start(&mut destinations, place, source);
+        let started = self.start(&mut destinations, place, client);
         started.map(Found::Wait).map_err(|beyond| {
             self.metrics.beyond(beyond);
             Unreached::Here(BrokerFault::Network)
@@ -209,10 +219,11 @@ impl Proxy {
         self: &Arc<Self>,
         destinations: &mut Destinations,
         place: &Place,
-        source: &Source,
+        Client { source, own }: &Client,
     ) -> Result<watch::Receiver<Outcome>, Beyond> {
         let limits = self.limits();
-        let share = source.take(Held::Connecting, limits.connecting_per_source);
+        let most = Most::of(self.fixed.connecting, limits.connecting_per_source, *own);
+        let share = source.take(Held::Connecting, most);
         let share = share.ok_or(Beyond::Source)?;
         let permit = Arc::clone(&self.connecting).try_acquire_owned();
         let permit = permit.map_err(|_| Beyond::Total)?;
@@ -221,7 +232,8 @@ impl Proxy {
             return Err(Beyond::Rate);
         }
         let room = Arc::clone(&self.room).try_acquire_owned().ok();
-        let (maker, limit) = (source.mark(), limits.destinations_per_source);
+        let most = Most::of(self.fixed.destinations, limits.destinations_per_source, 0);
+        let (maker, limit) = (source.mark(), source.limit(most));
         let made = destinations.table.make_room(maker, limit, room.is_some());
         made.inspect_err(|_| source.did_not(Act::FailedConnect))?;
         let tell = destinations.table.connecting(place, maker);
@@ -355,25 +367,31 @@ impl Proxy {
         &self,
         session: &[u8],
         parcel: Parcel,
-        source: &Source,
+        client: &Client,
     ) -> Result<Passed, ErrorCode> {
         let link = self.destinations().table.session(session);
         let passed = link
             .ok_or(NO_SESSION)
-            .and_then(|link| self.pass(&link, parcel, source));
+            .and_then(|link| self.pass(&link, parcel, client));
         if passed.is_err() {
             self.metrics.refused.inc();
         }
         passed
     }
 
-    fn pass(&self, link: &Link, parcel: Parcel, source: &Source) -> Result<Passed, ErrorCode> {
+    fn pass(
+        &self,
+        link: &Link,
+        parcel: Parcel,
+        Client { source, own }: &Client,
+    ) -> Result<Passed, ErrorCode> {
         let limits = self.limits();
         let full = |beyond| {
             self.metrics.beyond(beyond);
             broker(BrokerFault::Timeout)
         };
-        let share = source.take(Held::Forward, limits.forwards_per_source);
+        let most = Most::of(self.fixed.forwards, limits.forwards_per_source, *own);
+        let share = source.take(Held::Forward, most);
         let share = share.ok_or_else(|| full(Beyond::Source))?;
         let permit = Arc::clone(&self.forwards).try_acquire_owned();
         let permit = permit.map_err(|_| full(Beyond::Total))?;

@@ -26,8 +26,8 @@ enum State {
 
 struct Slot {
     state: State,
-    /// For whom it was made; none if limits by source do not hold.
-    maker: Option<Mark>,
+    /// For whom it was made.
+    maker: Mark,
 }
 
 /// What is there for who asks for a destination.
@@ -65,18 +65,14 @@ impl Table {
         link.is_open().then(|| Arc::clone(link))
     }
 
-    pub(super) fn connecting(
-        &mut self,
-        place: &Place,
-        maker: Option<Mark>,
-    ) -> watch::Sender<Outcome> {
+    pub(super) fn connecting(&mut self, place: &Place, maker: Mark) -> watch::Sender<Outcome> {
         let (tell, outcome) = watch::channel(None);
         let state = State::Connecting(outcome);
         self.slots.insert(place.clone(), Slot { state, maker });
         tell
     }
 
-    pub(super) fn connected(&mut self, place: &Place, maker: Option<Mark>, link: &Arc<Link>) {
+    pub(super) fn connected(&mut self, place: &Place, maker: Mark, link: &Arc<Link>) {
         let state = State::Connected(Arc::clone(link));
         self.slots.insert(place.clone(), Slot { state, maker });
         let session = link.introduction.session().0;
@@ -106,11 +102,11 @@ impl Table {
     /// in all, too. What was not asked for for longest, and has nothing on its way, goes.
     pub(super) fn make_room(
         &mut self,
-        maker: Option<Mark>,
+        maker: Mark,
         limit: usize,
         free: bool,
     ) -> Result<(), Beyond> {
-        let own = |slot: &Slot| maker.is_some() && slot.maker == maker;
+        let own = |slot: &Slot| slot.maker == maker;
         let count = self.slots.values().filter(|slot| own(slot)).count();
         let oldest = match (count < limit, free) {
             (true, true) => return Ok(()),
