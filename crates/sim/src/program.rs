@@ -33,6 +33,8 @@ pub enum Verdict {
     Named {
         /// Indices in the roster; in a session that did not form, too.
         parties: BTreeSet<usize>,
+        /// Whose word it is that they are, or nobody's.
+        by: Option<usize>,
         /// There is evidence that they signed.
         proven: bool,
         /// In the session's words.
@@ -53,8 +55,13 @@ impl Verdict {
         if parties.is_empty() && blame.culprit == Culprit::Host {
             parties.insert(usize::MAX);
         }
+        let by = match (&blame.fault, blame.culprit) {
+            (Fault::GaveUp(_), Culprit::Party(by)) => Some(by.as_usize()),
+            _ => None,
+        };
         Self::Named {
             parties,
+            by,
             proven: matches!(blame.fault, Fault::Proven(_)),
             why: format!("{:?} {}", blame.culprit, blame.fault),
         }

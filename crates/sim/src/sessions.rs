@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use junto_crypto::ed25519::VerifyingKey;
 use junto_session::{
-    InstanceId, LocalId, Members, Mode, Params, PartyCount, PartyIndex, Persona, Policy, Purpose,
-    Round, SessionError, SessionLink, Stage,
+    InstanceId, Kind, LocalId, Members, Mode, Params, PartyCount, PartyIndex, Persona, Policy,
+    Purpose, Round, SessionError, SessionLink, Stage,
     proto::{
         endpoint::{ConnectionId, Event},
         node::Node,
@@ -48,19 +48,30 @@ type Checked = Result<(), Violation>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     None,
-    /// Broadcasts two values in a round; or, if it quits, ends the run towards some and goes on with the
-    /// others. If it is deaf from then on, it says nothing more.
+    /// Tells some another story than the others, from a round on. If it is deaf from then on, it says
+    /// nothing more.
     Liar {
         party: usize,
         round: u32,
         deaf: bool,
-        quits: bool,
+        lie: Lie,
     },
     /// Dies at this time and never comes back.
     Vanishes {
         party: usize,
         at_ms: u64,
     },
+}
+
+/// What a liar tells some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    /// Another value than the others.
+    Value,
+    /// That it ends the run; it goes on with the others.
+    End,
+    /// That those are silent who have not spoken yet, though it has not waited; perhaps it has spoken itself.
+    Silence { spoken: bool },
 }
 
 /// What a run is about.
@@ -91,7 +102,12 @@ impl Plan {
             party,
             round,
             deaf,
-            quits: dice.chance(400),
+            lie: match dice.below(10) {
+                0..3 => Lie::Value,
+                3..6 => Lie::End,
+                6..8 => Lie::Silence { spoken: false },
+                _ => Lie::Silence { spoken: true },
+            },
         };
         let trouble = match what {
             0..3 if parties > 2 => liar,
@@ -711,7 +727,7 @@ impl<C: Carrier> World<C> {
         let Trouble::Liar {
             party: liar,
             round,
-            quits,
+            lie,
             ..
         } = self.plan.trouble
         else {
@@ -739,16 +755,15 @@ impl<C: Carrier> World<C> {
         step.absorb(more);
         // The program may not have come far enough to open it.
         if let Ok(id) = opened {
-            let lie = speech(&[b'L'; 32], round);
-            let (said, more) = if quits {
-                node.give_up(local, &id, "enough", Members::NONE, &mut rng)
-            } else {
-                node.broadcast(local, &id, Round(round), &lie, &mut rng)
-            };
-            step.absorb(more);
-            said.expect("the liar has not spoken in this round");
+            let what = tell(
+                lie,
+                &mut node,
+                (local, &id, view.me),
+                round,
+                &mut rng,
+                &mut step,
+            );
             party.twin = Some(Twin { node, disk, rng });
-            let what = if quits { "ends towards some" } else { "lies" };
             self.carrier.tally().count(what);
             self.note(number, || "SPLITS".into());
             self.settle_twin(number, step);
@@ -906,8 +921,15 @@ impl<C: Carrier> World<C> {
                 the_culprit_is_named::Culprit::Nobody
             }
             Trouble::Liar {
-                party, quits: true, ..
+                party,
+                lie: Lie::End,
+                ..
             } => the_culprit_is_named::Culprit::Quitter(index(party)),
+            Trouble::Liar {
+                party,
+                lie: Lie::Silence { .. },
+                ..
+            } => the_culprit_is_named::Culprit::Claimer(index(party)),
             Trouble::Liar {
                 party, deaf: true, ..
             } => the_culprit_is_named::Culprit::Liar(index(party)),
@@ -959,6 +981,54 @@ impl<C: Carrier> World<C> {
             self.carrier.tally().count(end);
         }
         Ok(())
+    }
+}
+
+/// The liar's twin tells its lie; returns what to call it.
+fn tell(
+    lie: Lie,
+    node: &mut Node,
+    (local, id, me): (&LocalId, &InstanceId, PartyIndex),
+    round: u32,
+    rng: &mut ChaCha8Rng,
+    step: &mut Step,
+) -> &'static str {
+    let round = Round(round);
+    let others: Members = node.summary(local).map_or(Members::NONE, |summary| {
+        let all = (0..summary.parties).filter_map(PartyIndex::new);
+        all.filter(|party| *party != me).collect()
+    });
+    let say = |node: &mut Node, value: &Bytes, rng: &mut ChaCha8Rng, step: &mut Step| {
+        let (said, more) = node.broadcast(local, id, round, value, rng);
+        step.absorb(more);
+        said.expect("the liar has not spoken in this round");
+    };
+    match lie {
+        Lie::Value => {
+            say(node, &speech(&[b'L'; 32], round.0), rng, step);
+            "lies"
+        }
+        Lie::End => {
+            let (said, more) = node.give_up(local, id, "enough", Members::NONE, rng);
+            step.absorb(more);
+            said.expect("the execution runs");
+            "ends towards some"
+        }
+        Lie::Silence { spoken } => {
+            if spoken {
+                let seed = node.seed(local, id).map(|seed| *seed.as_bytes());
+                let value = speech(&seed.expect("the execution runs"), round.0);
+                say(node, &value, rng, step);
+            }
+            let (said, more) = node.expire(local, id, round, Kind::P2p, others, rng);
+            step.absorb(more);
+            said.expect("the execution runs");
+            if spoken {
+                "early claims of silence by who has spoken"
+            } else {
+                "early claims of silence"
+            }
+        }
     }
 }
 

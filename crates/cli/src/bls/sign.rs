@@ -145,6 +145,23 @@ async fn tell(executions: &[Pair], part: &[u8]) -> Result<Members, Failure> {
     Ok(full)
 }
 
+/// Goes on trying to say it to those who had no room for it. They may be heard without.
+fn tell_later(executions: &[Pair], full: Members, part: &[u8]) -> JoinSet<()> {
+    let mut late = JoinSet::new();
+    for (other, execution) in executions {
+        if !full.contains(*other) {
+            continue;
+        }
+        let (other, execution, part) = (*other, execution.clone(), part.to_vec());
+        late.spawn(async move {
+            if let Err(error) = execution.send(0, other, part).await {
+                tracing::debug!(party = other.as_usize(), %error, "cannot send a part");
+            }
+        });
+    }
+    late
+}
+
 /// This party's part of the signature.
 fn own_part<'a>(
     session: &Session,
@@ -186,16 +203,7 @@ async fn sign(
     let (round, part) = own_part(&session, &setup, &signer, first, file)?;
     // Said to all before anybody is heard: whoever needs this part gets it.
     let full = tell(&executions, &part).await?;
-    let mut late = JoinSet::new();
-    for (other, execution) in executions.iter().filter(|(other, _)| full.contains(*other)) {
-        let (other, execution, part) = (*other, execution.clone(), part.clone());
-        late.spawn(async move {
-            // It may be heard without it.
-            if let Err(error) = execution.send(0, other, part).await {
-                tracing::debug!(party = other.as_usize(), %error, "cannot send a part");
-            }
-        });
-    }
+    let mut late = tell_later(&executions, full, &part);
     let own = sha256(message);
     let announced = Announcements::begin(&session, file.share.public(), own, others).await;
     let parts = Parts {
@@ -214,12 +222,13 @@ async fn sign(
         announced: announced.map_err(session_failure)?,
         own: hex::encode(own),
     };
-    let hearing = hear(executions, patience);
+    let hearing = hear(&executions, patience);
     let signature = parts.signature(hearing, waiting, blamed).await?;
     // Nobody runs the protocol again once the signature is there: what was said must not be lost.
     session.durable().await.map_err(session_failure)?;
     keep(junto, name, message, &signature)?;
     late.shutdown().await;
+    let full = tell(&executions, &part).await?;
     junto.spare(&session, full).await?;
     leave(&session, &label, others.minus(full)).await?;
     Ok(signature)
@@ -232,9 +241,10 @@ type Pair = (junto_session::PartyIndex, Execution);
 type Heard = (junto_session::PartyIndex, Result<Incoming, SessionError>);
 
 /// Waits for the parts of all at once, for as long as patience lasts.
-fn hear(executions: Vec<Pair>, patience: Duration) -> JoinSet<Heard> {
+fn hear(executions: &[Pair], patience: Duration) -> JoinSet<Heard> {
     let mut hearing = JoinSet::new();
     for (other, execution) in executions {
+        let (other, execution) = (*other, execution.clone());
         hearing.spawn(async move { (other, execution.next(patience).await) });
     }
     hearing

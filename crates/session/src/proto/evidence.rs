@@ -40,6 +40,20 @@ pub enum Evidence {
         /// Which entry is false.
         entry: u8,
     },
+    /// A party gave two reasons for its end of one execution: it signs an abort once, together with storing
+    /// that the execution is over.
+    TwoAborts {
+        /// The session.
+        session: SessionId,
+        /// The execution.
+        instance: InstanceId,
+        /// Who.
+        author: PartyIndex,
+        /// SHA-256 of one reason and the signature over it.
+        first: ([u8; 32], Signature),
+        /// Another.
+        second: ([u8; 32], Signature),
+    },
 }
 
 /// What evidence is judged against.
@@ -81,7 +95,7 @@ impl Evidence {
                 first,
                 second,
             } => {
-                let roster = court.roster_of(slot)?;
+                let roster = court.roster_of(&slot.session)?;
                 let signed = |(payload, signature): &([u8; 32], Signature)| {
                     roster.verify(slot.sender, &slot.broadcast(payload), signature)
                 };
@@ -94,7 +108,7 @@ impl Evidence {
                 signature,
                 entry,
             } => {
-                let roster = court.roster_of(slot)?;
+                let roster = court.roster_of(&slot.session)?;
                 let bytes = EchoEntry::encode_all(entries);
                 if !roster.verify(slot.sender, &slot.echo(&bytes), signature) {
                     return None;
@@ -110,6 +124,21 @@ impl Evidence {
                     &entry.signature,
                 );
                 (!sound).then_some(Culprit::Party(slot.sender))
+            }
+            Self::TwoAborts {
+                session,
+                instance,
+                author,
+                first,
+                second,
+            } => {
+                let roster = court.roster_of(session)?;
+                let signed = |(reason, signature): &([u8; 32], Signature)| {
+                    let statement = statement::abort(session, instance, *author, reason);
+                    roster.verify(*author, &statement, signature)
+                };
+                (first.0 != second.0 && signed(first) && signed(second))
+                    .then_some(Culprit::Party(*author))
             }
         }
     }
@@ -146,6 +175,22 @@ impl Evidence {
                     .put_u8(*entry)
                     .put(&EchoEntry::encode_all(entries));
             }
+            Self::TwoAborts {
+                session,
+                instance,
+                author,
+                first,
+                second,
+            } => {
+                bytes
+                    .put_u8(3)
+                    .put(&session.0)
+                    .put(&instance.0)
+                    .put_u8(author.as_u8());
+                for (reason, signature) in [first, second] {
+                    bytes.put(reason).put(signature.as_bytes());
+                }
+            }
         }
     }
 
@@ -172,6 +217,13 @@ impl Evidence {
                 signature: reader.signature()?,
                 entry: reader.u8()?,
                 entries: EchoEntry::read_all(reader)?,
+            }),
+            3 => Ok(Self::TwoAborts {
+                session: SessionId(reader.array()?),
+                instance: InstanceId(reader.array()?),
+                author: PartyIndex::decode(reader.u8()?)?,
+                first: (reader.array()?, reader.signature()?),
+                second: (reader.array()?, reader.signature()?),
             }),
             _ => Err(reader.malformed()),
         }
@@ -204,9 +256,9 @@ impl<'a> Court<'a> {
             .map_or(Culprit::Host, Culprit::Party)
     }
 
-    fn roster_of(&self, slot: &Slot) -> Option<&'a Roster> {
+    fn roster_of(&self, session: &SessionId) -> Option<&'a Roster> {
         self.roster
-            .filter(|roster| roster.session_id(self.formation) == slot.session)
+            .filter(|roster| roster.session_id(self.formation) == *session)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who did what wrong: reasons that travel in aborts, and faults as this party sees them.
 
+use junto_crypto::hash;
+
 use super::{
     evidence::{Culprit, Evidence},
     identity::IdentityFault,
@@ -59,6 +61,11 @@ impl Reason {
             text: text.trim().to_owned(),
             accused,
         }
+    }
+
+    /// What an abort signs of it.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        hash::sha256(&self.encode())
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -184,6 +191,7 @@ fn describe(evidence: &Evidence) -> String {
         Evidence::SplitRoster { .. } => "two rosters for one session".to_owned(),
         Evidence::Equivocation { slot, .. } => format!("two broadcasts in {}", slot.round),
         Evidence::FalseEcho { slot, .. } => format!("a made-up echo in {}", slot.round),
+        Evidence::TwoAborts { .. } => "two reasons for one end".to_owned(),
     }
 }
 

@@ -195,14 +195,14 @@ pub(crate) fn abort(
     session: &SessionId,
     instance: &InstanceId,
     from: PartyIndex,
-    reason: &[u8],
+    reason: &[u8; 32],
 ) -> Vec<u8> {
     [
         ABORT_LABEL,
         &session.0,
         &instance.0,
         &[from.as_u8()],
-        &hash::sha256(reason),
+        reason,
     ]
     .concat()
 }

@@ -10,7 +10,8 @@ use super::{
     nuisances::{formed, inbox_rows, open, open_as, party, send},
 };
 use crate::{
-    Blame, Culprit, Fault, InstanceId, Kind, Members, Misuse, Mode, Reason, Round, SessionError,
+    Blame, Culprit, Evidence, Fault, InstanceId, Kind, Members, Misuse, Mode, Reason, Round,
+    SessionError,
     proto::{
         machine::Machine,
         record::{Abort, Header, Record},
@@ -21,7 +22,7 @@ use crate::{
 /// What a party signs to end an execution.
 pub(super) fn abort(machine: &Machine, instance: &InstanceId, reason: Reason) -> Abort {
     let agreed = machine.agreed.as_ref().unwrap();
-    let statement = statement::abort(&agreed.id, instance, agreed.me, &reason.encode());
+    let statement = statement::abort(&agreed.id, instance, agreed.me, &reason.digest());
     Abort {
         author: agreed.me,
         signature: machine.keys.signing.sign(&statement),
@@ -265,7 +266,9 @@ fn different_aborts_for_different_members_name_their_author() {
         for &place in &order[1..] {
             let blame = blame(&mut world, place, &id);
             assert_eq!(blame.culprit, Culprit::Party(party(0)), "{blame:?}");
-            assert!(matches!(blame.fault, Fault::GaveUp(_)), "{blame:?}");
+            // Whoever has heard a claim of silence first, and then another of them, has proof.
+            let fits = matches!(blame.fault, Fault::GaveUp(_) | Fault::Proven(_));
+            assert!(fits, "{blame:?}");
         }
     }
 }
@@ -548,8 +551,8 @@ fn two_who_come_late_do_not_wait_for_each_other() {
 fn claims_of_silence_survive_a_restart_and_fill_no_disk() {
     let (mut world, order, id) = slandered(4);
     let rows = inbox_rows(&mut world, order[2]);
-    for round in 1..50 {
-        let claim = signed(&world, &order, 0, &id, silent(round, 1));
+    for _ in 1..50 {
+        let claim = signed(&world, &order, 0, &id, silent(0, 1));
         slip(&mut world, &order, 0, 2, &id, claim);
     }
     world.run();
@@ -567,6 +570,77 @@ fn claims_of_silence_survive_a_restart_and_fill_no_disk() {
     let blame = blame(&mut world, order[2], &id);
     let first = Box::new(silent(0, 1));
     assert_eq!(blame, Blame::party(party(0), Fault::GaveUp(first)));
+}
+
+#[test]
+fn whoever_claims_one_thing_and_then_another_is_convicted_by_all() {
+    let others = [silent(0, 2), silent(1, 1), gave_up(Members::NONE)];
+    for (reason, direct) in others
+        .into_iter()
+        .flat_map(|it| [(it.clone(), true), (it, false)])
+    {
+        let (mut world, order, id) = begun(4);
+        let first = signed(&world, &order, 0, &id, silent(0, 1));
+        let second = signed(&world, &order, 0, &id, reason.clone());
+        slip(&mut world, &order, 0, 3, &id, first);
+        // The other one comes from itself, or is passed on by somebody who stops because of it.
+        slip(
+            &mut world,
+            &order,
+            if direct { 0 } else { 2 },
+            3,
+            &id,
+            second,
+        );
+        world.run();
+        for &place in &order[1..] {
+            let blame = blame(&mut world, place, &id);
+            assert_eq!(blame.culprit, Culprit::Party(party(0)), "{reason:?}");
+            let Fault::Proven(evidence) = blame.fault else {
+                panic!("{reason:?}: {blame:?}");
+            };
+            assert!(matches!(*evidence, Evidence::TwoAborts { .. }));
+            // As bytes it convinces whoever knows the roster, and nothing like it convicts anybody else.
+            let evidence = Evidence::decode(&evidence.encode()).unwrap();
+            let machine = &world.parties[order[3]];
+            let machine = machine.node.machine_of(&machine.local.unwrap());
+            let formation = machine.formation().unwrap();
+            let court = machine.court(&formation);
+            assert_eq!(evidence.convict(&court), Some(Culprit::Party(party(0))));
+            for changed in forgeries(&evidence) {
+                assert_eq!(changed.convict(&court), None, "{changed:?}");
+            }
+        }
+    }
+}
+
+/// Evidence of two aborts in which something is not as it was signed.
+fn forgeries(evidence: &Evidence) -> Vec<Evidence> {
+    let Evidence::TwoAborts {
+        session,
+        instance,
+        author,
+        first,
+        second,
+    } = *evidence
+    else {
+        panic!("{evidence:?}");
+    };
+    let make = |session, instance, author, first, second| Evidence::TwoAborts {
+        session,
+        instance,
+        author,
+        first,
+        second,
+    };
+    let swapped = ((first.0, second.1), (second.0, first.1));
+    vec![
+        make(session, instance, author, first, first),
+        make(session, instance, author, swapped.0, swapped.1),
+        make(session, instance, party(1), first, second),
+        make(session, InstanceId([7; 32]), author, first, second),
+        make(crate::SessionId([7; 32]), instance, author, first, second),
+    ]
 }
 
 #[test]

@@ -14,8 +14,12 @@ pub enum Culprit {
     /// It also accuses somebody for what it did itself, and falls silent towards some. Who hears that
     /// before the proof names somebody, but nobody has proof against anybody else.
     Slanderer(usize),
-    /// It ended the run towards some: they, and all who hear of it from them, name it alone.
+    /// It ended the run towards some: they, and all who hear of it from them, name it alone; with proof, if it
+    /// has ended it in another way as well.
     Quitter(usize),
+    /// It told some that others are silent, before it could know. The run may succeed all the same; nobody
+    /// is named but together with it, unless it is by its own word.
+    Claimer(usize),
     /// It never came back. If it had not begun its last round, nobody can have finished; parties
     /// that it kept from joining are silent through no fault of theirs.
     Vanished {
@@ -50,12 +54,23 @@ pub fn check(party: usize, verdict: &Verdict, culprit: &Culprit) -> Result<(), V
                 parties, proven, ..
             },
         ) => !parties.is_empty() && (!proven || *parties == BTreeSet::from([*liar])),
+        (Culprit::Quitter(quitter), Verdict::Named { parties, .. }) => {
+            *parties == BTreeSet::from([*quitter])
+        }
         (
-            Culprit::Quitter(quitter),
+            Culprit::Claimer(claimer),
             Verdict::Named {
-                parties, proven, ..
+                parties,
+                by,
+                proven,
+                ..
             },
-        ) => !proven && *parties == BTreeSet::from([*quitter]),
+        ) => {
+            let alone = *parties == BTreeSet::from([*claimer]);
+            alone || !proven && (*by == Some(*claimer) || parties.contains(claimer))
+        }
+        (Culprit::Claimer(_), Verdict::Done(_)) => true,
+        (Culprit::Claimer(_), Verdict::Incomplete(_)) => false,
         (
             Culprit::Liar(_) | Culprit::Slanderer(_) | Culprit::Quitter(_),
             Verdict::Done(_) | Verdict::Incomplete(_),
@@ -95,6 +110,7 @@ mod tests {
     fn named(parties: &[usize], proven: bool) -> Verdict {
         Verdict::Named {
             parties: parties.iter().copied().collect(),
+            by: None,
             proven,
             why: String::new(),
         }
@@ -118,6 +134,17 @@ mod tests {
         assert_eq!(check(0, &named(&[1], false), &Culprit::Quitter(1)), Ok(()));
         assert!(check(0, &named(&[1, 2], false), &Culprit::Quitter(1)).is_err());
         assert!(check(0, &done, &Culprit::Quitter(1)).is_err());
+        let told = |by| Verdict::Named {
+            parties: BTreeSet::from([2]),
+            by: Some(by),
+            proven: false,
+            why: String::new(),
+        };
+        assert_eq!(check(0, &told(1), &Culprit::Claimer(1)), Ok(()));
+        assert!(check(0, &told(3), &Culprit::Claimer(1)).is_err());
+        assert!(check(0, &named(&[2], false), &Culprit::Claimer(1)).is_err());
+        assert!(check(0, &named(&[1, 2], true), &Culprit::Claimer(1)).is_err());
+        assert_eq!(check(0, &named(&[1], true), &Culprit::Claimer(1)), Ok(()));
         let vanished = |had_said_all| Culprit::Vanished {
             party: 1,
             had_said_all,

@@ -5,7 +5,7 @@ use junto_crypto::ed25519::SigningKey;
 
 use super::{
     super::{
-        evidence::Court,
+        evidence::{Court, Evidence},
         fault::{Blame, Fault, Reason},
         party::{Members, PartyIndex},
         record::{Abort, Record},
@@ -43,13 +43,25 @@ impl Execution {
         court: &Court<'_>,
     ) -> Result<(), Ending> {
         let author = abort.author;
-        let reason = abort.reason.encode();
+        let reason = abort.reason.digest();
         let statement = statement::abort(&self.session, &self.instance, author, &reason);
         if !self.purpose.members.contains(author)
             || !verify(court.roster, author, &statement, &abort.signature)
         {
             // Whoever passes something on has looked at it.
             return Err(Blame::party(from, Fault::BadSignature("abort")).into());
+        }
+        if let Some(other) = self.claims.get(&author)
+            && other.reason != abort.reason
+        {
+            let evidence = Evidence::TwoAborts {
+                session: self.session,
+                instance: self.instance,
+                author,
+                first: (other.reason.digest(), other.signature),
+                second: (reason, abort.signature),
+            };
+            return Err(Blame::party(author, Fault::Proven(Box::new(evidence))).into());
         }
         let fault = match &abort.reason {
             Reason::Proven(evidence) => match evidence.convict(court) {
@@ -158,7 +170,7 @@ impl Execution {
 
     /// Our own abort.
     pub(crate) fn abort(&self, reason: Reason, key: &SigningKey) -> Box<Abort> {
-        let statement = statement::abort(&self.session, &self.instance, self.me, &reason.encode());
+        let statement = statement::abort(&self.session, &self.instance, self.me, &reason.digest());
         Box::new(Abort {
             author: self.me,
             signature: key.sign(&statement),
