@@ -22,6 +22,6 @@ pub use proto::{
     ABOUT_MAX, ADDRESS_REQUESTS_MAX, AddressView, ConnectionFault, ConnectionId, ConnectionView,
     ContactLink, Event, Integrity, InvitationLink, Lines, Link, LinkError, MAX_BODY, MAX_INFO,
     MessageId, Misuse, Overview, PostQuantum, Progress, REQUEST_BURST, REQUEST_PAUSE, RelayPath,
-    RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortLink, Tag,
+    RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortKind, ShortLink, Tag,
 };
 pub use shell::{Agent, AgentConfig, Events, Fallback, Passwords, Reconnect, Succeed};

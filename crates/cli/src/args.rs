@@ -124,9 +124,14 @@ pub(crate) enum Command {
     /// Threshold BLS signatures: any T of N parties sign, fewer cannot
     #[command(subcommand)]
     Bls(BlsCommand),
-    /// Send one message to the other parties of a session
+    /// Connect to one peer through a link: an invitation or a contact address, full or short
+    Connect(Connect),
+    /// Contacts: peers that you talk with outside of sessions, and an address where others can ask to become one
+    #[command(subcommand, visible_alias = "contacts")]
+    Contact(ContactCommand),
+    /// Send one message to the other parties of a session, or to a contact
     Send(Send),
-    /// Wait for messages of the other parties of a session
+    /// Wait for messages of the other parties of a session, or of a contact
     Recv(Recv),
     /// Talk with the other parties of a session, line by line
     Chat(Chat),
@@ -497,13 +502,125 @@ pub(crate) enum BlsCommand {
     },
 }
 
+/// Opens a link of Junto or of SimpleX's apps. An invitation is for one peer: this waits until it has answered. At a
+/// contact address you ask, and its owner decides: this ends when the relay has the request; run it again, or
+/// `junto recv --contact NAME`, to wait for the answer.
 #[derive(Args, Debug)]
-pub(crate) struct Send {
+pub(crate) struct Connect {
+    /// The link (simplex:/… or https://…), or `-` to read it from stdin
+    pub(crate) link: String,
+    #[command(flatten)]
+    pub(crate) new: NewContact,
+    #[command(flatten)]
+    pub(crate) wait: Patience,
+}
+
+/// What a contact is called, and where we receive what it says.
+#[derive(Args, Debug)]
+pub(crate) struct NewContact {
+    /// What you call the contact [default: contact-1 and so on]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// What you call yourself; the other side sees it, and it proves nothing
+    #[arg(long = "as", value_name = "NAME", default_value = "")]
+    pub(crate) nickname: String,
+    /// Relay to receive on, `smp://FINGERPRINT@host:port` [default: the profile's first]
+    #[arg(long, value_name = "URI")]
+    pub(crate) relay: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContactCommand {
+    /// Invite one peer: prints a link for it, waits until it has connected
+    Invite {
+        #[command(flatten)]
+        new: NewContact,
+        #[command(flatten)]
+        wait: Patience,
+    },
+    /// List the contacts of the profile, with the messages that have arrived here and are not read
+    List,
+    /// Your contact address: a link with which anybody can ask to become a contact
+    #[command(subcommand)]
+    Address(AddressCommand),
+    /// List who asks at your contact address and waits for your answer
+    ///
+    /// At most 128 can wait, and after 128 at once one comes through each 5 seconds; further ones stay with the relay.
+    Requests {
+        /// Seconds to wait for a request, if there is none
+        #[arg(long, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+        timeout: u64,
+    },
+    /// Accept a request: the one who asked becomes a contact
+    Accept {
+        /// The request, as `junto contact requests` shows it; the first digits are enough
+        request: String,
+        #[command(flatten)]
+        new: NewContact,
+        #[command(flatten)]
+        wait: Patience,
+    },
+    /// Reject a request; the one who asked is not told
+    Reject {
+        /// The request, as `junto contact requests` shows it; the first digits are enough
+        request: String,
+    },
+    /// End the connection with a contact, and forget what was not delivered
+    Close {
+        /// Name of the contact
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AddressCommand {
+    /// Make the address; prints its link. If there is one, prints that
+    New {
+        /// What the link says about you to whoever opens it, before asking
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        about: String,
+        /// Relay to receive requests on [default: the profile's first]
+        #[arg(long, value_name = "URI")]
+        relay: Option<String>,
+    },
+    /// Print the address's link, and what it says
+    Show,
+    /// Change what the link says; the link stays the same
+    Describe {
+        /// The new text
+        about: String,
+    },
+    /// Close the address: its link leads nowhere from then on
+    ///
+    /// Contacts stay. Who asked before can still be accepted or rejected. A new address has another link.
+    Close,
+}
+
+/// Whom a message is for or from.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Whom {
     /// Name of the session
     #[arg(long)]
-    pub(crate) session: String,
+    session: Option<String>,
+    /// Name of the contact
+    #[arg(long, value_name = "NAME")]
+    pub(crate) contact: Option<String>,
+}
+
+impl Whom {
+    /// The session's name; there is one unless there is a contact's.
+    pub(crate) fn session(&self) -> &str {
+        self.session.as_deref().unwrap_or_default()
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Send {
+    #[command(flatten)]
+    pub(crate) whom: Whom,
     /// Number or name of the party to send to [default: all others]
-    #[arg(long, value_name = "PARTY")]
+    #[arg(long, value_name = "PARTY", conflicts_with = "contact")]
     pub(crate) to: Option<String>,
     /// The message [default: all of stdin]
     pub(crate) message: Option<String>,
@@ -513,9 +630,8 @@ pub(crate) struct Send {
 
 #[derive(Args, Debug)]
 pub(crate) struct Recv {
-    /// Name of the session
-    #[arg(long)]
-    pub(crate) session: String,
+    #[command(flatten)]
+    pub(crate) whom: Whom,
     /// End after this many messages
     #[arg(long, default_value_t = 1)]
     pub(crate) count: u64,

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod bls;
+mod contact;
 mod demo;
 mod failure;
 mod input;
@@ -56,6 +57,8 @@ async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Profile(command) => profile::run(command, global, output),
         Command::Session(command) => session::run(command, global, output).await,
         Command::Bls(command) => bls::run(command, global, output).await,
+        Command::Connect(arguments) => contact::connect(arguments, global, output).await,
+        Command::Contact(command) => contact::run(command, global, output).await,
         Command::Send(arguments) => talk::send(arguments, global, output).await,
         Command::Recv(arguments) => talk::recv(arguments, global, output).await,
         Command::Chat(arguments) => talk::chat(arguments, global, output).await,

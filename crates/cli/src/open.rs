@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use junto_agent::client::SocksServer;
 use junto_agent::store::StoreError;
-use junto_agent::{Agent, AgentConfig, AgentError, Lines, Resync, Route};
+use junto_agent::{Agent, AgentConfig, AgentError, Events, Lines, Resync, Route};
 use junto_crypto::ed25519::SigningKey;
 use junto_session::carrier::TroubleKind;
 use junto_session::{
@@ -25,8 +25,8 @@ use crate::{random, way};
 pub(crate) const SETTLE: Duration = Duration::from_secs(20);
 /// The same where nobody waits for it: acknowledgements, and why a command failed.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// How long the sessions may take to put away what they were doing.
-const END: Duration = Duration::from_secs(5);
+/// How long sessions and agents may take to put away what they were doing.
+pub(crate) const END: Duration = Duration::from_secs(5);
 
 /// A profile in use.
 pub(crate) struct Junto {
@@ -73,34 +73,16 @@ impl Junto {
 
     async fn open(global: &Global) -> Result<Self, Failure> {
         let profile = Profile::open(&global.profile_dir()?, &global.passphrase())?;
-        let succession = Succession::begin(&profile)?;
-        let succeed = || {
-            let succession = succession.clone();
-            Box::new(move |found| succession.succeed(found))
-        };
-        let mut config = AgentConfig::new(
-            database(&profile, "agent.db"),
-            profile.database_key("agent.db"),
-        );
-        config.succeed = Some(succeed());
+        let succession = Succession::begin(&profile, Succession::SESSIONS)?;
         // Sessions have signed what their connections began with.
-        config.resync = Resync::Refused;
-        config.passwords = crate::relay::login::passwords(&profile)?;
-        way::set(&mut config, global, &profile.config)?;
-        let socks = config.client.socks.clone();
-        let (agent, events) = Agent::open(config).await.map_err(|error| {
-            let mut failure = agent_failure(error);
-            failure.message = format!(
-                "{}: {}",
-                database(&profile, "agent.db").display(),
-                failure.message
-            );
-            failure
-        })?;
+        let resync = Resync::Refused;
+        let opened = open_agent(&profile, global, "agent.db", &succession, resync).await?;
+        let (agent, events, socks) = opened;
         let carriage = junto_session::carrier::agent::carriage(agent.clone(), events);
         let key = profile.database_key("session.db");
-        let sessions = Sessions::open_succeeding(profile.dir(), key, carriage, succeed())
-            .map_err(session_failure)?;
+        let sessions =
+            Sessions::open_succeeding(profile.dir(), key, carriage, succeed(&succession))
+                .map_err(session_failure)?;
         succession.finish(&profile)?;
         Ok(Junto {
             profile,
@@ -250,6 +232,35 @@ impl Junto {
     }
 }
 
+/// Opens one of the profile's agents, by the name of its database. Also gives what its connections go through.
+pub(crate) async fn open_agent(
+    profile: &Profile,
+    global: &Global,
+    name: &str,
+    succession: &Succession,
+    resync: Resync,
+) -> Result<(Agent, Events, Option<SocksServer>), Failure> {
+    let path = database(profile, name);
+    let mut config = AgentConfig::new(path.clone(), profile.database_key(name));
+    config.succeed = Some(succeed(succession));
+    config.resync = resync;
+    config.passwords = crate::relay::login::passwords(profile)?;
+    way::set(&mut config, global, &profile.config)?;
+    let socks = config.client.socks.clone();
+    let opened = Agent::open(config).await;
+    let (agent, events) = opened.map_err(|error| {
+        let mut failure = agent_failure(error);
+        failure.message = format!("{}: {}", path.display(), failure.message);
+        failure
+    })?;
+    Ok((agent, events, socks))
+}
+
+fn succeed(succession: &Succession) -> junto_agent::Succeed {
+    let succession = succession.clone();
+    Box::new(move |found| succession.succeed(found))
+}
+
 fn database(profile: &Profile, name: &str) -> PathBuf {
     profile.dir().join(name)
 }
@@ -259,7 +270,8 @@ const OUTDATED: &str = "using it could repeat or contradict what was sent alread
      back. Without one, removing the file `mark` from the profile lets you go on; close the sessions that \
      were open then, and make new ones";
 
-fn agent_failure(error: AgentError) -> Failure {
+/// What an error of an agent means for the exit code.
+pub(crate) fn agent_failure(error: AgentError) -> Failure {
     if matches!(error, AgentError::Store(StoreError::Outdated)) {
         return Failure::refused(error).help(OUTDATED);
     }

@@ -192,7 +192,7 @@ async fn close(junto: &Junto, session: &str, force: bool, output: Output) -> Res
     })
 }
 
-fn no_relay() -> Failure {
+pub(crate) fn no_relay() -> Failure {
     Failure::usage("no relay to receive on").help(
         "name one with `--relay smp://FINGERPRINT@host`, or list it in the profile's profile.toml; \
          to run your own: `junto relay init --dir my-relay --host HOST`, then `junto relay start --dir my-relay`",

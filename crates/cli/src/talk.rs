@@ -1,4 +1,4 @@
-//! `junto send`, `recv` and `chat`: plain messages over a session.
+//! `junto send`, `recv` and `chat`: plain messages over a session (to a contact: `contact`).
 
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::args::{Chat, Global, Recv, Send};
+use crate::contact;
 use crate::failure::{Context, Exit, Failure};
 use crate::input;
 use crate::open::{Junto, SETTLE, session_failure};
@@ -24,6 +25,9 @@ pub(crate) async fn send(arguments: Send, global: &Global, output: Output) -> Re
         Some(text) => text.clone().into_bytes(),
         None => input::read_stdin()?,
     };
+    if let Some(name) = &arguments.whom.contact {
+        return contact::send(name, &message, arguments.wait, global, output).await;
+    }
     Junto::with(global, async |junto| {
         send_with(junto, &arguments, message, output).await
     })
@@ -37,7 +41,7 @@ async fn send_with(
     output: Output,
 ) -> Result<(), Failure> {
     let session = junto
-        .session(&arguments.session, arguments.wait.patience())
+        .session(arguments.whom.session(), arguments.wait.patience())
         .await?;
     let channel = session.channel(CHANNEL).await.map_err(session_failure)?;
     let to = receivers(&session, arguments.to.as_deref())?;
@@ -89,6 +93,9 @@ fn named(session: &Session, name: &str) -> Option<PartyIndex> {
 }
 
 pub(crate) async fn recv(arguments: Recv, global: &Global, output: Output) -> Result<(), Failure> {
+    if let Some(name) = &arguments.whom.contact {
+        return contact::recv(name, arguments.count, arguments.wait, global, output).await;
+    }
     Junto::with(global, async |junto| {
         recv_with(junto, &arguments, output).await
     })
@@ -98,7 +105,7 @@ pub(crate) async fn recv(arguments: Recv, global: &Global, output: Output) -> Re
 async fn recv_with(junto: &Junto, arguments: &Recv, output: Output) -> Result<(), Failure> {
     let end = Instant::now() + arguments.wait.patience();
     let session = junto
-        .session(&arguments.session, arguments.wait.patience())
+        .session(arguments.whom.session(), arguments.wait.patience())
         .await?;
     let channel = session.channel(CHANNEL).await.map_err(session_failure)?;
     for received in 0..arguments.count {
@@ -151,7 +158,7 @@ fn show(session: &Session, message: &ChannelMessage, output: Output) -> Result<(
 
 /// What a peer sent is shown without what would steer the terminal or reorder a line, and with its
 /// further lines set in, so that none of them passes for the message of another party.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

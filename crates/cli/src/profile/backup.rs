@@ -314,10 +314,12 @@ fn copy(
 
 /// Nothing is said again that the original may have said.
 fn come_back(dir: &Path, key: &StoreKey, restored: &mut Restored) -> Result<(), Failure> {
-    let agent = dir.join("agent.db");
-    if agent.exists() {
-        restored.connections = junto_agent::store::came_back(&agent, database_key(key, "agent.db"))
-            .context("the connections in the backup cannot be used")?;
+    for name in ["agent.db", "contacts.db"] {
+        let agent = dir.join(name);
+        if agent.exists() {
+            restored.connections += junto_agent::store::came_back(&agent, database_key(key, name))
+                .context("the connections in the backup cannot be used")?;
+        }
     }
     if dir.join("session.db").exists() {
         restored.sessions = junto_session::store::came_back(dir, database_key(key, "session.db"))

@@ -31,7 +31,13 @@ pub(super) struct Problem {
 }
 
 /// Files that are sealed whole, if they are there.
-const SEALED: [&str; 3] = ["identity", "relay-passwords", "mark"];
+const SEALED: [&str; 5] = [
+    "identity",
+    "relay-passwords",
+    "mark",
+    "contacts.mark",
+    "contacts",
+];
 
 const DATABASE: &str = "restore the profile from its latest backup into another folder (`junto profile restore`); keep this one, \
      untouched, until that works";
@@ -44,15 +50,17 @@ const MARK: &str = "if no database was exchanged, remove it: a new one is made";
 /// Looks at all of it. The databases are closed afterwards, with nothing left beside them.
 pub(super) fn look(profile: &Profile) -> Report {
     let mut report = Report::default();
-    let agent = profile.dir().join("agent.db");
-    if agent.exists() {
-        match junto_agent::store::check(&agent, profile.database_key("agent.db")) {
-            Ok(contents) => {
-                report.connections = contents.connections;
-                report.records += contents.rows;
-                report.bytes += contents.bytes;
+    for name in ["agent.db", "contacts.db"] {
+        let agent = profile.dir().join(name);
+        if agent.exists() {
+            match junto_agent::store::check(&agent, profile.database_key(name)) {
+                Ok(contents) => {
+                    report.connections += contents.connections;
+                    report.records += contents.rows;
+                    report.bytes += contents.bytes;
+                }
+                Err(error) => report.add(name, error, DATABASE),
             }
-            Err(error) => report.add("agent.db", error, DATABASE),
         }
     }
     if profile.dir().join("session.db").exists() {
@@ -78,7 +86,7 @@ pub(super) fn look(profile: &Profile) -> Report {
     }
     for name in SEALED {
         if let Err(failure) = profile.read_sealed(name) {
-            let advice = if name == "mark" { MARK } else { FILE };
+            let advice = if name.ends_with("mark") { MARK } else { FILE };
             report.add(name, failure.message, advice);
         }
     }

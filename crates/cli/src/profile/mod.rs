@@ -4,9 +4,10 @@
 //! profile.toml   relays to receive on, which way to send, policy (written with comments, edited by its owner)
 //! key            the store key, readable by its owner only; or key.sealed, under a passphrase (`key`)
 //! lock           held while a process uses the profile
-//! agent.db       connections, ratchets, messages on their way
+//! agent.db       connections of sessions, ratchets, messages on their way
+//! contacts.db    the same of contacts, and contact addresses; contacts: their names
 //! session.db     sessions and protocol runs
-//! mark           tells older copies of the databases from those in use
+//! mark           tells older copies of the databases of sessions from those in use; contacts.mark: of contacts.db
 //! bls/           key shares, each sealed with the store key
 //! ```
 //!
@@ -183,19 +184,24 @@ impl Profile {
 /// It cannot tell when all files of the profile went back together.
 #[derive(Clone)]
 pub(crate) struct Succession {
+    /// Where the marks are kept.
+    file: &'static str,
     /// What the databases may say; nothing if it is not known, and then they may say anything.
     accepted: Vec<[u8; 16]>,
     next: [u8; 16],
 }
 
 impl Succession {
-    const FILE: &str = "mark";
+    /// Of the databases of sessions.
+    pub(crate) const SESSIONS: &'static str = "mark";
+    /// Of the database of contacts.
+    pub(crate) const CONTACTS: &'static str = "contacts.mark";
 
     /// Begins an opening. Until [`Succession::finish`] the file names the mark before and the next one: the
     /// process may die when some databases have one and some the other.
-    pub(crate) fn begin(profile: &Profile) -> Result<Self, Failure> {
+    pub(crate) fn begin(profile: &Profile, file: &'static str) -> Result<Self, Failure> {
         use rand_core::Rng;
-        let stored = profile.read_sealed(Self::FILE)?;
+        let stored = profile.read_sealed(file)?;
         let (accepted, odd) = match &stored {
             None => (Vec::new(), false),
             Some(stored) => {
@@ -206,23 +212,32 @@ impl Succession {
         if odd || accepted.len() > 2 {
             return Err(Failure::failed(format_args!(
                 "{} is damaged; nothing was changed",
-                profile.dir.join(Self::FILE).display()
+                profile.dir.join(file).display()
             ))
             .help("restore it from a backup"));
         }
         if let [_, next] = accepted[..] {
-            return Ok(Self { accepted, next });
+            return Ok(Self {
+                file,
+                accepted,
+                next,
+            });
         }
         let mut next = [0; 16];
         random().fill_bytes(&mut next);
         if let [before] = accepted[..] {
-            profile.write_sealed(Self::FILE, &[before, next].concat())?;
+            profile.write_sealed(file, &[before, next].concat())?;
             return Ok(Self {
+                file,
                 accepted: vec![before, next],
                 next,
             });
         }
-        Ok(Self { accepted, next })
+        Ok(Self {
+            file,
+            accepted,
+            next,
+        })
     }
 
     /// The mark to leave in a database that has this one; none if the database is an older copy.
@@ -234,7 +249,7 @@ impl Succession {
 
     /// All databases have the next mark.
     pub(crate) fn finish(self, profile: &Profile) -> Result<(), Failure> {
-        profile.write_sealed(Self::FILE, &self.next)
+        profile.write_sealed(self.file, &self.next)
     }
 }
 

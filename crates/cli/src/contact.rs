@@ -1,0 +1,691 @@
+//! `junto connect` and `junto contact`: peers that one talks with outside of sessions, and an address where strangers ask.
+//!
+//! Contacts have an agent and a database of their own, apart from those of sessions: neither sees what is the other's.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use junto_agent::{
+    Agent, ConnectionId, ConnectionView, Event, Events, Lines, Link, MAX_BODY, Overview, Progress,
+    RequestView, Resync, ShortLink, Tag,
+};
+use junto_smp::address::ServerAddress;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::args::{AddressCommand, Connect, ContactCommand, Global, NewContact, Patience};
+use crate::failure::{Context, Exit, Failure};
+use crate::open::{END, SETTLE, agent_failure, open_agent};
+use crate::output::{Output, qr_code};
+use crate::profile::{Profile, Succession};
+use crate::relay::parse_address;
+use crate::session::no_relay;
+use crate::talk::printable;
+use crate::{input, random, way};
+
+/// The file with the contacts' names.
+const BOOK: &str = "contacts";
+/// Longest name of a contact, in bytes.
+const NAME_MAX: usize = 64;
+/// What the profile's one address is called within its agent.
+const ADDRESS: &[u8] = b"junto contact address";
+/// How long relays may take where only the newest state is asked for.
+const GLANCE: Duration = Duration::from_secs(3);
+
+/// A name that the user gave to a connection.
+#[derive(Deserialize, Serialize)]
+struct Entry {
+    name: String,
+    /// Name of the intention, which the agent has the connection under.
+    tag: [u8; 32],
+}
+
+/// The contacts of a profile in use.
+struct Contacts {
+    profile: Profile,
+    agent: Agent,
+    events: Events,
+    book: Vec<Entry>,
+    socks: Option<junto_agent::client::SocksServer>,
+}
+
+impl Contacts {
+    async fn with(
+        global: &Global,
+        command: impl AsyncFnOnce(&mut Contacts) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut contacts = Self::open(global).await?;
+        let result = command(&mut contacts).await;
+        let _ = tokio::time::timeout(END, contacts.agent.close()).await;
+        drop(contacts.profile);
+        result
+    }
+
+    async fn open(global: &Global) -> Result<Self, Failure> {
+        let profile = Profile::open(&global.profile_dir()?, &global.passphrase())?;
+        let book = match profile.read_sealed(BOOK)? {
+            Some(bytes) => serde_json::from_slice(&bytes).context("the names of the contacts")?,
+            None => Vec::new(),
+        };
+        let succession = Succession::begin(&profile, Succession::CONTACTS)?;
+        let resync = Resync::default();
+        let opened = open_agent(&profile, global, "contacts.db", &succession, resync).await?;
+        let (agent, events, socks) = opened;
+        succession.finish(&profile)?;
+        Ok(Self {
+            profile,
+            agent,
+            events,
+            book,
+            socks,
+        })
+    }
+
+    fn relay(&self, given: Option<&str>) -> Result<ServerAddress, Failure> {
+        let own = self.profile.config.relays.first().map(String::as_str);
+        let relay = parse_address(given.or(own).ok_or_else(no_relay)?)?;
+        way::check_onion(&relay, self.socks.as_ref())?;
+        Ok(relay)
+    }
+
+    async fn overview(&self) -> Result<Overview, Failure> {
+        self.agent.overview().await.map_err(agent_failure)
+    }
+
+    fn tag_of(&self, name: &str) -> Option<Tag> {
+        let entry = self.book.iter().find(|entry| entry.name == name)?;
+        Some(Tag::new(entry.tag))
+    }
+
+    fn name_of(&self, tag: Tag) -> Option<&str> {
+        let entry = self
+            .book
+            .iter()
+            .find(|entry| entry.tag == *tag.as_bytes())?;
+        Some(&entry.name)
+    }
+
+    /// A name that is free, and fit to be typed and shown.
+    fn new_name(&self, given: Option<&str>) -> Result<String, Failure> {
+        let Some(name) = given else {
+            let mut numbered = (1..).map(|number: u32| format!("contact-{number}"));
+            let free = numbered.find(|name| self.tag_of(name).is_none());
+            return free.ok_or_else(|| Failure::failed("no name is free"));
+        };
+        let fits = !name.is_empty()
+            && name.len() <= NAME_MAX
+            && name.trim() == name
+            && printable(name) == name
+            && !name.contains('\t');
+        if !fits {
+            return Err(Failure::usage(
+                "a contact's name has 1 to 64 bytes of printable text",
+            ));
+        }
+        if self.tag_of(name).is_some() {
+            return Err(Failure::usage(format_args!("there is a contact `{name}`"))
+                .help("choose another `--name`, or end that one by `junto contact close`"));
+        }
+        Ok(name.to_owned())
+    }
+
+    /// Writes a name down, before the connection is made: a crash in between leaves a name without one.
+    fn enter(&mut self, name: String, tag: Tag) -> Result<(), Failure> {
+        let tag = *tag.as_bytes();
+        self.book.push(Entry { name, tag });
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        let book = serde_json::to_vec(&self.book).context("the names of the contacts")?;
+        self.profile.write_sealed(BOOK, &book)
+    }
+
+    fn fresh_tag() -> Tag {
+        use rand_core::Rng;
+        let mut bytes = [0; 32];
+        random().fill_bytes(&mut bytes);
+        Tag::new(bytes)
+    }
+
+    /// The connection of a contact.
+    async fn contact(&self, name: &str) -> Result<ConnectionView, Failure> {
+        let unknown = || {
+            Failure::usage(format_args!("there is no contact `{name}`"))
+                .help("`junto contact list` shows the contacts of this profile")
+        };
+        let tag = self.tag_of(name).ok_or_else(unknown)?;
+        let connections = self.overview().await?.connections;
+        let found = connections.into_iter().find(|it| it.tag == tag);
+        found.ok_or_else(unknown)
+    }
+
+    /// Waits until relays have taken what is to leave for these.
+    async fn settle(&self, lines: Lines, patience: Duration) -> Result<(), Failure> {
+        match tokio::time::timeout(patience, self.agent.settle(lines)).await {
+            Ok(settled) => settled.map_err(agent_failure),
+            Err(_) => Err(Failure::new(
+                Exit::Unreachable,
+                "not everything could be handed to the relays yet",
+            )
+            .help("it is stored and goes out with the next command about contacts")),
+        }
+    }
+
+    /// The next event until `end`.
+    async fn event(&mut self, end: Instant) -> Result<Option<Event>, Failure> {
+        let left = end.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left, self.events.next()).await {
+            Ok(Some(event)) => Ok(Some(event)),
+            Ok(None) => Err(Failure::failed("the agent has ended")),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Waits until messages flow.
+    async fn connected(&mut self, id: ConnectionId, end: Instant) -> Result<(), Failure> {
+        let connections = self.overview().await?.connections;
+        let known = connections.iter().find(|it| it.id == id);
+        match known.map(|it| it.progress) {
+            Some(Progress::Connected) => return Ok(()),
+            Some(Progress::Failed(fault)) => return Err(failed(fault)),
+            Some(Progress::Inviting | Progress::Joining) | None => {}
+        }
+        loop {
+            match self.event(end).await? {
+                Some(Event::Connected { connection, .. }) if connection == id => return Ok(()),
+                Some(Event::Failed {
+                    connection, error, ..
+                }) if connection == id => return Err(failed(error)),
+                Some(_) => {}
+                None => {
+                    return Err(Failure::new(
+                        Exit::Unreachable,
+                        "the other side has not connected in time",
+                    )
+                    .help("nothing is lost: `junto recv --contact NAME` goes on waiting; `junto contact list` shows the names"));
+                }
+            }
+        }
+    }
+}
+
+/// A connection that cannot go on.
+fn failed(fault: junto_agent::ConnectionFault) -> Failure {
+    use junto_agent::ConnectionFault as Fault;
+    let exit = match fault {
+        Fault::LinkForged => Exit::Misbehaved,
+        Fault::LinkUsed
+        | Fault::LinkGone
+        | Fault::PeerGone
+        | Fault::QueueGone
+        | Fault::QueueRefused
+        | Fault::Restored
+        | Fault::Version => Exit::Failed,
+    };
+    Failure::new(exit, fault).help("end it by `junto contact close NAME`, and ask for another link")
+}
+
+fn one(connection: ConnectionId) -> Lines {
+    Lines {
+        connections: [connection].into(),
+        ..Lines::default()
+    }
+}
+
+fn address_lines() -> Lines {
+    Lines {
+        addresses: [Tag::named(&[ADDRESS])].into(),
+        ..Lines::default()
+    }
+}
+
+/// What a stranger says about itself, for people.
+fn shown(info: &[u8]) -> String {
+    match std::str::from_utf8(info) {
+        Ok("") => "(says nothing)".to_owned(),
+        Ok(text) => printable(text),
+        Err(_) => format!("({} bytes)", info.len()),
+    }
+}
+
+/// Shows a link, on a terminal also as QR code.
+fn show_link(link: &ShortLink, hint: &str, output: Output) {
+    if !output.json && std::io::stderr().is_terminal() {
+        if let Some(code) = qr_code(&link.to_string()) {
+            output.say(code);
+        }
+        output.say(hint);
+    }
+}
+
+pub(crate) async fn connect(
+    arguments: Connect,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    let text = match arguments.link.as_str() {
+        "-" => String::from_utf8(input::read_stdin()?)
+            .map_err(|_| Failure::usage("the link on standard input is not text"))?,
+        link => link.to_owned(),
+    };
+    let link: Link = text.parse().map_err(|error| {
+        Failure::usage(format_args!("that is no link of a contact: {error}")).help(
+            "it begins with simplex:/ or https://; copy all of it, in quotes. A session's link begins with junto: and is for `junto session join`",
+        )
+    })?;
+    Contacts::with(global, async |contacts| {
+        connect_with(contacts, &arguments, &link, output).await
+    })
+    .await
+}
+
+async fn connect_with(
+    contacts: &mut Contacts,
+    arguments: &Connect,
+    link: &Link,
+    output: Output,
+) -> Result<(), Failure> {
+    let new = &arguments.new;
+    let relay = contacts.relay(new.relay.as_deref())?;
+    // Through the same link again: the same contact, and no second request.
+    let tag = Tag::named(&[b"junto connect", link.to_string().as_bytes()]);
+    let known = contacts.name_of(tag).map(str::to_owned);
+    let name = match known {
+        Some(name) => name,
+        None => {
+            let name = contacts.new_name(new.name.as_deref())?;
+            contacts.enter(name.clone(), tag)?;
+            name
+        }
+    };
+    let joined = contacts
+        .agent
+        .join(tag, link, &relay, new.nickname.as_bytes());
+    let id = joined.await.map_err(agent_failure)?;
+    let end = Instant::now() + arguments.wait.patience();
+    let progress = output.progress("connecting");
+    let asks = match link {
+        Link::Contact(_) => true,
+        Link::Invitation(_) => false,
+        Link::Short(link) => matches!(link.kind(), junto_agent::ShortKind::Contact(_)),
+    };
+    if asks {
+        contacts.settle(one(id), arguments.wait.patience()).await?;
+    } else {
+        contacts.connected(id, end).await?;
+    }
+    progress.done();
+    report(contacts, &name, output).await
+}
+
+/// Says how far a contact is.
+async fn report(contacts: &Contacts, name: &str, output: Output) -> Result<(), Failure> {
+    let contact = contacts.contact(name).await?;
+    if let Progress::Failed(fault) = contact.progress {
+        return Err(failed(fault));
+    }
+    output.result(&json_of(name, &contact), || text_of(name, &contact))
+}
+
+fn state(progress: Progress) -> &'static str {
+    match progress {
+        Progress::Inviting => "waiting",
+        Progress::Joining => "connecting",
+        Progress::Connected => "connected",
+        Progress::Failed(_) => "failed",
+    }
+}
+
+fn json_of(name: &str, contact: &ConnectionView) -> serde_json::Value {
+    let fault = match contact.progress {
+        Progress::Failed(fault) => Some(fault.to_string()),
+        _ => None,
+    };
+    json!({
+        "contact": name,
+        "state": state(contact.progress),
+        "says": std::str::from_utf8(&contact.info).ok(),
+        "unread": contact.unread,
+        "fault": fault,
+    })
+}
+
+fn text_of(name: &str, contact: &ConnectionView) -> String {
+    match contact.progress {
+        Progress::Inviting => format!("{name}: waiting for the other side"),
+        Progress::Joining => format!("{name}: connecting"),
+        Progress::Connected => {
+            let unread = match contact.unread {
+                0 => String::new(),
+                count => format!(", {count} unread"),
+            };
+            format!("{name}: connected, {}{unread}", shown(&contact.info))
+        }
+        Progress::Failed(fault) => format!("{name}: failed, {fault}"),
+    }
+}
+
+pub(crate) async fn run(
+    command: ContactCommand,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    Contacts::with(global, async |contacts| match command {
+        ContactCommand::Invite { new, wait } => invite(contacts, &new, wait, output).await,
+        ContactCommand::List => list(contacts, output).await,
+        ContactCommand::Address(command) => address(contacts, command, output).await,
+        ContactCommand::Requests { timeout } => requests(contacts, timeout, output).await,
+        ContactCommand::Accept { request, new, wait } => {
+            accept(contacts, &request, &new, wait, output).await
+        }
+        ContactCommand::Reject { request } => reject(contacts, &request, output).await,
+        ContactCommand::Close { name } => close(contacts, &name, output).await,
+    })
+    .await
+}
+
+async fn invite(
+    contacts: &mut Contacts,
+    new: &NewContact,
+    wait: Patience,
+    output: Output,
+) -> Result<(), Failure> {
+    let relay = contacts.relay(new.relay.as_deref())?;
+    let name = contacts.new_name(new.name.as_deref())?;
+    let tag = Contacts::fresh_tag();
+    contacts.enter(name.clone(), tag)?;
+    let end = Instant::now() + wait.patience();
+    let info = new.nickname.as_bytes();
+    let made = contacts.agent.publish_invitation(tag, &relay, info, info);
+    let made = tokio::time::timeout(wait.patience(), made).await;
+    let (id, full, link) = made
+        .map_err(|_| unreachable(&relay))?
+        .map_err(agent_failure)?;
+    let value = json!({ "contact": name, "link": link.to_string(), "full_link": full.to_string() });
+    output.result(&value, || link.to_string())?;
+    let hint = "Give this link to one peer. It runs: junto connect 'LINK'";
+    show_link(&link, hint, output);
+    let progress = output.progress("waiting for the other side");
+    contacts.connected(id, end).await?;
+    // Ours is the last word of the handshake.
+    contacts.settle(one(id), SETTLE).await?;
+    progress.done();
+    report(contacts, &name, output).await
+}
+
+fn unreachable(relay: &ServerAddress) -> Failure {
+    Failure::new(
+        Exit::Unreachable,
+        format_args!("the relay {relay} has not answered"),
+    )
+    .help("check it with `junto relay status ADDRESS`")
+}
+
+async fn list(contacts: &Contacts, output: Output) -> Result<(), Failure> {
+    let mut connections = contacts.overview().await?.connections;
+    connections.retain(|it| contacts.name_of(it.tag).is_some());
+    let ids = connections.iter().map(|it| it.id).collect();
+    let lines = Lines {
+        connections: ids,
+        ..Lines::default()
+    };
+    // What came meanwhile, if the relays are there.
+    let _ = contacts.settle(lines, GLANCE).await;
+    let mut connections = contacts.overview().await?.connections;
+    connections.sort_by_key(|it| contacts.name_of(it.tag).map(str::to_owned));
+    for contact in &connections {
+        if let Some(name) = contacts.name_of(contact.tag) {
+            output.result(&json_of(name, contact), || text_of(name, contact))?;
+        }
+    }
+    if connections.is_empty() {
+        output.say("No contacts. `junto contact invite` makes a link for one, `junto connect LINK` opens one.");
+    }
+    Ok(())
+}
+
+async fn address(
+    contacts: &Contacts,
+    command: AddressCommand,
+    output: Output,
+) -> Result<(), Failure> {
+    let tag = Tag::named(&[ADDRESS]);
+    let none = || {
+        Failure::usage("this profile has no contact address")
+            .help("`junto contact address new` makes one")
+    };
+    match command {
+        AddressCommand::New { about, relay } => {
+            let relay = contacts.relay(relay.as_deref())?;
+            let made = contacts
+                .agent
+                .publish_address(tag, &relay, about.as_bytes());
+            let made = tokio::time::timeout(SETTLE, made).await;
+            made.map_err(|_| unreachable(&relay))?
+                .map_err(agent_failure)?;
+            contacts.settle(address_lines(), SETTLE).await?;
+        }
+        AddressCommand::Show => {}
+        AddressCommand::Describe { about } => {
+            let described = contacts.agent.describe_address(tag, about.as_bytes()).await;
+            described.map_err(|error| match error {
+                junto_agent::AgentError::Misuse(junto_agent::Misuse::NoAddress) => none(),
+                error => agent_failure(error),
+            })?;
+            contacts.settle(address_lines(), SETTLE).await?;
+        }
+        AddressCommand::Close => {
+            let addresses = contacts.overview().await?.addresses;
+            if !addresses.iter().any(|it| it.tag == tag) {
+                return Err(none());
+            }
+            let closed = contacts.agent.close_address(tag).await;
+            closed.map_err(agent_failure)?;
+            contacts.settle(address_lines(), SETTLE).await?;
+            return output.result(&json!({ "closed": true }), || "Closed.".to_owned());
+        }
+    }
+    let overview = contacts.overview().await?;
+    let address = overview.addresses.iter().find(|it| it.tag == tag);
+    let Some((link, full)) = address.and_then(|it| it.short.as_ref().zip(it.link.as_ref())) else {
+        return Err(none());
+    };
+    let about = address
+        .and_then(|it| it.about.as_deref())
+        .unwrap_or_default();
+    let waiting = overview.requests.len();
+    let value = json!({
+        "link": link.to_string(),
+        "full_link": full.to_string(),
+        "about": std::str::from_utf8(about).ok(),
+        "requests": waiting,
+    });
+    output.result(&value, || link.to_string())?;
+    let hint = "Give this link to anybody. They run: junto connect 'LINK'; you see them by: junto contact requests";
+    show_link(link, hint, output);
+    Ok(())
+}
+
+async fn requests(contacts: &mut Contacts, timeout: u64, output: Output) -> Result<(), Failure> {
+    let end = Instant::now() + Duration::from_secs(timeout);
+    // Who is not reached has nothing new; what is stored is shown all the same.
+    let _ = contacts.settle(address_lines(), GLANCE).await;
+    while contacts.overview().await?.requests.is_empty() {
+        if contacts.event(end).await?.is_none() {
+            break;
+        }
+    }
+    let _ = contacts.settle(address_lines(), GLANCE).await;
+    let waiting = contacts.overview().await?.requests;
+    for request in &waiting {
+        let id = request.id.to_string();
+        let value = json!({ "request": id, "says": std::str::from_utf8(&request.info).ok() });
+        output.result(&value, || format!("{id}  {}", shown(&request.info)))?;
+    }
+    if waiting.is_empty() {
+        output.say("Nobody asks.");
+    }
+    Ok(())
+}
+
+/// The request whose name begins so.
+async fn find_request(contacts: &Contacts, text: &str) -> Result<RequestView, Failure> {
+    let requests = contacts.overview().await?.requests;
+    let is_meant = |it: &RequestView| !text.is_empty() && it.id.to_string().starts_with(text);
+    let mut meant = requests.into_iter().filter(is_meant);
+    match (meant.next(), meant.next()) {
+        (Some(request), None) => Ok(request),
+        (Some(_), Some(_)) => Err(Failure::usage(format_args!(
+            "more than one request begins with `{text}`"
+        ))),
+        (None, _) => Err(Failure::usage(format_args!("there is no request `{text}`"))
+            .help("`junto contact requests` shows those that wait")),
+    }
+}
+
+async fn accept(
+    contacts: &mut Contacts,
+    request: &str,
+    new: &NewContact,
+    wait: Patience,
+    output: Output,
+) -> Result<(), Failure> {
+    let request = find_request(contacts, request).await?;
+    let relay = contacts.relay(new.relay.as_deref())?;
+    let tag = Tag::of_request(request.id);
+    let known = contacts.name_of(tag).map(str::to_owned);
+    let name = match known {
+        Some(name) => name,
+        None => {
+            // What it calls itself, if that will do.
+            let said = std::str::from_utf8(&request.info).ok();
+            let said = said.filter(|said| contacts.new_name(Some(said)).is_ok());
+            let name = contacts.new_name(new.name.as_deref().or(said))?;
+            contacts.enter(name.clone(), tag)?;
+            name
+        }
+    };
+    let info = new.nickname.as_bytes();
+    let accepted = contacts.agent.accept(request.id, &relay, info).await;
+    let id = accepted.map_err(agent_failure)?;
+    let progress = output.progress("answering");
+    contacts.settle(one(id), wait.patience()).await?;
+    progress.done();
+    report(contacts, &name, output).await
+}
+
+async fn reject(contacts: &Contacts, request: &str, output: Output) -> Result<(), Failure> {
+    let request = find_request(contacts, request).await?;
+    let rejected = contacts.agent.reject(request.id).await;
+    rejected.map_err(agent_failure)?;
+    let id = request.id.to_string();
+    output.result(&json!({ "rejected": id }), || format!("Rejected {id}."))
+}
+
+async fn close(contacts: &mut Contacts, name: &str, output: Output) -> Result<(), Failure> {
+    let tag = contacts.contact(name).await.map(|it| (it.id, it.tag));
+    match tag {
+        Ok((id, _)) => {
+            contacts.agent.delete(id).await.map_err(agent_failure)?;
+            // The queue goes when its relay is there, now or with a later command.
+            let _ = contacts.settle(one(id), GLANCE).await;
+        }
+        // A name that a crash left without a connection goes as well.
+        Err(_) if contacts.tag_of(name).is_some() => {}
+        Err(unknown) => return Err(unknown),
+    }
+    contacts.book.retain(|entry| entry.name != name);
+    contacts.save()?;
+    output.result(&json!({ "closed": name }), || format!("Closed {name}."))
+}
+
+/// Sends one message to a contact.
+pub(crate) async fn send(
+    name: &str,
+    message: &[u8],
+    wait: Patience,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    if message.len() > MAX_BODY {
+        return Err(Failure::usage(format_args!(
+            "a message to a contact has at most {MAX_BODY} bytes"
+        ))
+        .help("send it in parts; over a session, `junto send` takes up to 16 MiB"));
+    }
+    Contacts::with(global, async |contacts| {
+        let end = Instant::now() + wait.patience();
+        let id = contacts.contact(name).await?.id;
+        contacts.connected(id, end).await?;
+        let sent = contacts.agent.send(id, message).await;
+        let number = sent.map_err(agent_failure)?;
+        contacts.settle(one(id), wait.patience()).await?;
+        let value = json!({ "contact": name, "message": number.number(), "bytes": message.len() });
+        output.result(&value, || {
+            format!("Sent {} bytes to {name}.", message.len())
+        })
+    })
+    .await
+}
+
+/// Waits for messages of a contact.
+pub(crate) async fn recv(
+    name: &str,
+    count: u64,
+    wait: Patience,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    Contacts::with(global, async |contacts| {
+        let end = Instant::now() + wait.patience();
+        let contact = contacts.contact(name).await?.id;
+        let mut received = 0;
+        while received < count {
+            match contacts.event(end).await? {
+                Some(Event::Message {
+                    connection,
+                    id,
+                    integrity,
+                    body,
+                }) if connection == contact => {
+                    let text = std::str::from_utf8(&body).ok();
+                    let intact = integrity == junto_agent::Integrity::Ok;
+                    let value = json!({
+                        "contact": name, "text": text, "hex": hex::encode(&body),
+                        "intact": intact,
+                    });
+                    if !intact {
+                        output.say(format_args!(
+                            "something is missing or wrong before this message: {integrity:?}"
+                        ));
+                    }
+                    output.result(&value, || match text {
+                        Some(text) => format!("{name}: {}", printable(text)),
+                        None => format!("{name}: {} bytes: {}", body.len(), hex::encode(&body)),
+                    })?;
+                    // Shown first: a crash in between shows it twice rather than never.
+                    contacts
+                        .agent
+                        .ack(contact, id)
+                        .await
+                        .map_err(agent_failure)?;
+                    received += 1;
+                }
+                Some(Event::Failed {
+                    connection, error, ..
+                }) if connection == contact => return Err(failed(error)),
+                Some(_) => {}
+                None => {
+                    return Err(Failure::new(
+                        Exit::Unreachable,
+                        format_args!("{received} of {count} messages came in time"),
+                    ));
+                }
+            }
+        }
+        let _ = contacts.settle(one(contact), GLANCE).await;
+        Ok(())
+    })
+    .await
+}
