@@ -72,6 +72,21 @@ fn advise(config: &RelayConfig, dir: &Path, advice: &mut Vec<Problem>) {
         "`monitor.listen` is open to other machines, without encryption or password",
         "listen on 127.0.0.1, or let only your monitoring reach it",
     );
+    let limits = &config.limits;
+    for (name, one, all) in [
+        ("queues", limits.queues_per_day_per_source, limits.queues),
+        (
+            "services",
+            limits.services_per_day_per_source,
+            limits.services,
+        ),
+    ] {
+        say(
+            usize::try_from(one).is_ok_and(|one| one >= all),
+            &format!("`limits.{name}_per_day_per_source` lets one source use up `limits.{name}`"),
+            "set it below, to a hundredth for example",
+        );
+    }
     advise_on_proxy(&config.proxy, &mut say);
     say(
         config.storage == Storage::Memory,
@@ -177,6 +192,24 @@ mod tests {
         assert!(checked.problems[2].message.contains("server.key"));
         assert!(check(&outer.path().join("none")).is_err());
     }
+
+    #[test]
+    fn what_lets_one_source_use_up_the_relay_is_named() {
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("relay");
+        folder::init_dir(&dir, "relay.example", 5223).unwrap();
+        for (services, named) in [(999, false), (1_000, true)] {
+            let settings = format!(
+                "hosts = [\"relay.example\"]\n[limits]\nservices_per_day_per_source = {services}\n"
+            );
+            std::fs::write(dir.join(CONFIG_FILE), settings).unwrap();
+            let advice = check(&dir).unwrap().advice;
+            let says = |text: &str| advice.iter().any(|it| it.message.contains(text));
+            assert_eq!(says("lets one source use up `limits.services`"), named);
+            assert!(!says("use up `limits.queues`"));
+        }
+    }
+
     #[test]
     fn what_lets_one_source_use_up_the_proxy_is_named() {
         let outer = tempfile::tempdir().unwrap();
