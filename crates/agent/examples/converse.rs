@@ -1,5 +1,6 @@
 //! A conversation at the terminal with any agent of the protocol, ours or SimpleX's: every line read is
-//! sent to the last peer that connected, every message is printed and acknowledged.
+//! sent to the last peer that connected, every message is printed and acknowledged. The line `/sync` asks for
+//! new ratchet keys, `/rotate [RELAY]` for another queue to receive on.
 //!
 //! `cargo run -p junto-agent --example converse -- FOLDER RELAY ACTION [OPTION...]`
 //!
@@ -121,7 +122,7 @@ async fn converse(
         tokio::select! {
             line = lines.next_line() => match (line?, peer) {
                 (None, _) => return Ok(spoken_to),
-                (Some(line), Some(peer)) => say(agent, peer, line.as_bytes()).await?,
+                (Some(line), Some(peer)) => obey(agent, peer, &line).await?,
                 (Some(_), None) => show("nobody is connected yet", ""),
             },
             event = events.next() => match event {
@@ -150,6 +151,20 @@ async fn converse(
             },
         }
     }
+}
+
+/// A line of the terminal: a message, `/sync`, or `/rotate [RELAY]`.
+async fn obey(agent: &Agent, peer: ConnectionId, line: &str) -> Fallible<()> {
+    match line {
+        "/sync" => agent.resynchronise(peer).await?,
+        text if text.starts_with("/rotate") => {
+            let relay = text.strip_prefix("/rotate ").map(str::parse).transpose()?;
+            agent.rotate(peer, relay.as_ref()).await?;
+        }
+        text => return say(agent, peer, text.as_bytes()).await,
+    }
+    show("done", line);
+    Ok(())
 }
 
 async fn accept(agent: &Agent, request: RequestId, relay: &ServerAddress) -> Fallible<()> {

@@ -24,4 +24,6 @@ pub use proto::{
     MessageId, Misuse, Overview, PostQuantum, Progress, REQUEST_BURST, REQUEST_PAUSE, RelayPath,
     RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortKind, ShortLink, Tag,
 };
-pub use shell::{Agent, AgentConfig, Events, Fallback, Passwords, Reconnect, Succeed};
+pub use shell::{
+    Agent, AgentConfig, Events, Fallback, Passwords, ROTATION_PERIOD, Reconnect, Succeed,
+};

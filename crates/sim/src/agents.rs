@@ -9,7 +9,7 @@ use bytes::Bytes;
 use junto_agent::proto::{
     Answer, CallError, Command, Committed, Event, Instant, LinkBytes, LinkParts, Machine,
     MachineConfig, Operation, Output, Refusal, RelayId, RelayNotice, RelayTrouble, Reply, Resync,
-    RoutePolicy, Routing, Row, RowKey, Step, Ticket, Token,
+    RoutePolicy, Routing, Row, RowKey, Schedule, Step, Ticket, Token,
 };
 use junto_smp::{
     address::ServerAddress,
@@ -297,6 +297,7 @@ impl Agents {
             receipts,
             routes,
             resync: Resync::Refused,
+            schedule: Schedule::default(),
         };
         let machine = Machine::restore(config, rows)
             .unwrap_or_else(|error| panic!("agent {number} cannot read its own store: {error}"));
@@ -840,6 +841,10 @@ fn with_request<T>(operation: &Operation, push: impl FnOnce(&Request<'_>) -> T) 
         }
         Operation::Secure { queue, auth } => {
             let command = Smp::SenderKey(auth.public_key());
+            push(&request(Entity::Queue(&queue.0), Some(auth), command))
+        }
+        Operation::Allow { queue, auth, key } => {
+            let command = Smp::Key((**key).clone());
             push(&request(Entity::Queue(&queue.0), Some(auth), command))
         }
         Operation::ReadLink { link } => push(&request(Entity::Queue(&link.0), None, Smp::ReadLink)),

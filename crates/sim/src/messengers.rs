@@ -417,12 +417,13 @@ impl World {
                     _ => Ok(()),
                 }
             }
-            Event::RelayDown { .. } | Event::RelayUp { .. } => Ok(()),
+            Event::RelayDown { .. } | Event::RelayUp { .. } | Event::Rotated { .. } => Ok(()),
             other @ (Event::Failed { .. }
             | Event::Unreadable { .. }
             | Event::RatchetBroken { .. }
             | Event::Renewed { .. }
-            | Event::Synchronised { .. }) => no_connection_fails::check(party, other),
+            | Event::Synchronised { .. }
+            | Event::RotationFailed { .. }) => no_connection_fails::check(party, other),
         }
     }
 

@@ -11,7 +11,7 @@ use junto_agent::proto::{
     AgentMessage, Answer, Body, Command, Committed, ConnectionId, Envelope, Event, Instant,
     InvitationLink, Link, LinkBytes, Machine, MachineConfig, MessageId, Operation, Output, Receipt,
     Refusal, RelayId, RelayNotice, RelayTrouble, Reply, RequestId, Resync, RoutePolicy, Row,
-    RowKey, SealedBody, Tag, Ticket, Token,
+    RowKey, Schedule, SealedBody, Tag, Ticket, Token,
 };
 use junto_crypto::{
     Zeroizing,
@@ -87,6 +87,7 @@ fn restore(rows: &BTreeMap<RowKey, Row>) -> Machine {
             receipts: true,
             routes: RoutePolicy::default(),
             resync: Resync::default(),
+            schedule: Schedule::default(),
         },
         rows,
     );
@@ -277,6 +278,8 @@ impl World {
             Event::Renewed { .. } => "renewed",
             Event::Synchronised { .. } => "synchronised",
             Event::Opened { .. } => "opened",
+            Event::Rotated { .. } => "rotated",
+            Event::RotationFailed { .. } => "rotation failed",
             Event::Failed { .. } => "failed",
             Event::RelayDown { .. } => "relay down",
             Event::RelayUp { .. } => "relay up",

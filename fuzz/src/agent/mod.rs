@@ -5,7 +5,7 @@ mod machine;
 
 use junto_agent::proto::{
     AgentMessage, Body, Command, ConnectionId, Envelope, Link, Machine, MachineConfig, MessageId,
-    Output, QueueUri, RequestId, Resync, RoutePolicy, RowKey, SealedBody, Tag, Ticket,
+    Output, QueueUri, RequestId, Resync, RoutePolicy, RowKey, Schedule, SealedBody, Tag, Ticket,
     VersionRange,
 };
 use junto_agent::proto::{Instant, RestoreError, Row};
@@ -123,6 +123,7 @@ pub(crate) fn rows(bytes: &[u8]) {
                 receipts: true,
                 routes: RoutePolicy::default(),
                 resync: Resync::default(),
+                schedule: Schedule::default(),
             },
             rows,
         )

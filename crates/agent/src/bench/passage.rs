@@ -315,6 +315,7 @@ impl Passage {
             | Operation::ReadLink { .. }
             | Operation::SecureByLink { .. }
             | Operation::SetLink { .. }
+            | Operation::Allow { .. }
             | Operation::Acknowledge { .. }
             | Operation::Suspend { .. }
             | Operation::Delete { .. } => Ok(Answer::Done),

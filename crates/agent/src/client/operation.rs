@@ -98,6 +98,11 @@ pub(super) fn request<'a>(operation: &'a Operation, password: Option<&'a Passwor
                 blobs: blobs(parts),
             },
         },
+        Operation::Allow { queue, auth, key } => Request {
+            entity: Entity::Queue(queue.as_bytes()),
+            key: Some(auth),
+            command: Command::Key((**key).clone()),
+        },
         Operation::Send { queue, auth, body } => Request {
             entity: Entity::Queue(queue.as_bytes()),
             key: auth.as_deref(),

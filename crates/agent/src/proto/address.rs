@@ -198,14 +198,84 @@ pub(crate) fn read_relay(reader: &mut Reader<'_>) -> Result<ServerAddress, Malfo
     ServerAddress::new(Fingerprint(pin), hosts, number).map_err(|_| Malformed::Relay)
 }
 
-/// Appends `server ‖ sender id`, which names a queue in later messages about it.
-pub(crate) fn put_queue_name(
-    out: &mut Vec<u8>,
-    relay: &ServerAddress,
-    sender_id: &SenderId,
-) -> Result<(), Malformed> {
-    put_relay(out, relay)?;
-    put_short(out, sender_id.as_bytes())
+impl QueueUri {
+    /// The binary form. Agents older than queue modes read a flag in their place, and none for a contact queue.
+    pub(super) fn put(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        out.extend_from_slice(&self.versions.min().to_be_bytes());
+        out.extend_from_slice(&self.versions.max().to_be_bytes());
+        QueueName::of(&self.address).put(out)?;
+        put_fixed(out, &self.address.recipient_key.to_spki());
+        if self.versions.min() >= version::QUEUE {
+            out.extend(mode_letter(self.address.mode));
+        } else if self.address.mode == Some(QueueMode::Messaging) {
+            out.push(b'T');
+        }
+        Ok(())
+    }
+
+    /// Reads what [`QueueUri::put`] writes.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (min, max) = (reader.u16()?, reader.u16()?);
+        let versions = VersionRange::new(min, max).ok_or(Malformed::Version)?;
+        let name = QueueName::read(reader)?;
+        let recipient_key = reader.x25519()?;
+        let mode = match reader.peek() {
+            Some(b'M') if min >= version::QUEUE => Some(QueueMode::Messaging),
+            Some(b'C') if min >= version::QUEUE => Some(QueueMode::Contact),
+            Some(b'T') if min < version::QUEUE => Some(QueueMode::Messaging),
+            _ if min < version::QUEUE => None,
+            _ => return Err(Malformed::Tag),
+        };
+        if mode.is_some() {
+            reader.u8()?;
+        }
+        Ok(Self {
+            versions,
+            address: QueueAddress {
+                relay: name.relay,
+                sender_id: name.sender_id,
+                recipient_key,
+                mode,
+            },
+        })
+    }
+}
+
+/// Relay and sender's id, which name a queue in later messages about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueName {
+    /// The relay that holds the queue.
+    pub relay: ServerAddress,
+    /// The queue's name for senders.
+    pub sender_id: SenderId,
+}
+
+impl QueueName {
+    /// The name of the queue at this address.
+    #[must_use]
+    pub fn of(address: &QueueAddress) -> Self {
+        Self {
+            relay: address.relay.clone(),
+            sender_id: address.sender_id,
+        }
+    }
+
+    /// Whether it is that queue, wherever its relay is said to be.
+    pub(super) fn names(&self, address: &QueueAddress) -> bool {
+        self.relay.fingerprint() == address.relay.fingerprint()
+            && self.sender_id == address.sender_id
+    }
+
+    pub(super) fn put(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        put_relay(out, &self.relay)?;
+        put_short(out, self.sender_id.as_bytes())
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let relay = read_relay(reader)?;
+        let sender_id = SenderId::try_from(reader.short()?).map_err(|_| Malformed::Long)?;
+        Ok(Self { relay, sender_id })
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +292,31 @@ mod tests {
         assert_eq!(queue.to_string(), TEXT);
         assert_eq!(queue.address.mode, Some(QueueMode::Messaging));
         assert!(queue.negotiated().is_some());
+    }
+
+    #[test]
+    fn the_binary_form_of_a_queue_with_versions_returns() {
+        let mut queue: QueueUri = TEXT.parse().unwrap();
+        let modes = [Some(QueueMode::Messaging), Some(QueueMode::Contact), None];
+        for (min, last) in [(1, Some(b'T')), (4, Some(b'M'))] {
+            queue.versions = VersionRange::new(min, 4).unwrap();
+            for mode in modes {
+                queue.address.mode = mode;
+                let mut bytes = Vec::new();
+                queue.put(&mut bytes).unwrap();
+                let read = QueueUri::read(&mut Reader::new(&bytes));
+                match (min, mode) {
+                    (_, Some(QueueMode::Messaging)) => {
+                        assert_eq!(bytes.last().copied(), last);
+                        assert_eq!(read, Ok(queue.clone()));
+                    }
+                    (4, None) => assert!(read.is_err()),
+                    (4, _) => assert_eq!(read, Ok(queue.clone())),
+                    // A contact queue is told by the absence of the flag.
+                    (_, _) => assert_eq!(read.unwrap().address.mode, None),
+                }
+            }
+        }
     }
 
     #[test]

@@ -72,6 +72,9 @@ impl Machine {
                 self.effects.answer_promptly(ticket, answer);
                 Ok(None)
             }
+            Command::Rotate { connection, relay } => self
+                .rotate(connection, relay, rng)
+                .map(|()| Some(Reply::Done)),
             Command::Resynchronise { connection } => self
                 .resynchronise(connection, rng)
                 .map(|()| Some(Reply::Done)),
@@ -84,6 +87,7 @@ impl Machine {
                 Ok(Some(Reply::Done))
             }
         };
+        self.sort_queues();
         match answer {
             Ok(Some(reply)) => self.effects.answer(ticket, Ok(reply)),
             Ok(None) => {}
@@ -250,6 +254,18 @@ impl Machine {
         Ok(Reply::Done)
     }
 
+    fn rotate(
+        &mut self,
+        id: ConnectionId,
+        relay: Option<ServerAddress>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), CallError> {
+        let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
+        let effects = &mut self.effects;
+        let relay = relay.unwrap_or_else(|| connection.place_for_next(effects, rng));
+        connection.rotate(relay, effects, rng)
+    }
+
     fn resynchronise(
         &mut self,
         id: ConnectionId,
@@ -330,6 +346,9 @@ impl Machine {
             self.tags.remove(&connection.tag);
         }
         self.unroute(&connection.receive);
+        for (_, queue) in connection.rotation.queues() {
+            self.unroute(queue);
+        }
         self.effects.delta.delete(RowKey::Connection(id));
         self.effects.delta.delete(RowKey::Renewal(id));
         self.hang_up_unused();
@@ -345,10 +364,11 @@ impl Machine {
 
     /// Ends connections to relays that no queue needs.
     pub(super) fn hang_up_unused(&mut self) {
-        let receiving = self
-            .connections
-            .values()
-            .map(|connection| connection.receive.relay);
+        let receiving = self.connections.values().flat_map(|connection| {
+            let others = connection.rotation.queues();
+            let others = others.map(|(_, queue)| queue.relay);
+            others.chain([connection.receive.relay])
+        });
         let sending = self
             .connections
             .values()

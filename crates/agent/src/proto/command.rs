@@ -79,6 +79,13 @@ pub enum Command {
         /// The message.
         message: MessageId,
     },
+    /// Receive on another queue.
+    Rotate {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Where it is made; another relay of the profile, or the same one, if none is named.
+        relay: Option<ServerAddress>,
+    },
     /// Agree new keys with the peer.
     Resynchronise {
         /// Which connection.

@@ -14,9 +14,10 @@ use super::id::{ConnectionId, MessageId, Tag};
 use super::instant::Instant;
 use super::link::InvitationLink;
 use super::publication::Publication;
-use super::queue::{ReceiveQueue, SendQueue, Subscription};
+use super::queue::{ReceiveQueue, SendQueue};
 use super::requests::Allowance;
 use super::resync::Resynchronisation;
+use super::rotation::Rotation;
 use super::step::{Row, RowKey};
 use super::wire::{Malformed, Reader, put_large};
 
@@ -32,9 +33,10 @@ pub(super) const OUTBOX_MAX: usize = 256;
 pub(super) const INBOX_MAX: usize = 256;
 
 /// Fingerprints of received queue messages kept to recognise repetitions, 16 B each. A peer repeats
-/// what was in flight when its connection died: at most [`WINDOW`].
-pub(super) const RECENT_MAX: usize = 2 * WINDOW;
-const _: () = assert!(RECENT_MAX > WINDOW);
+/// what was in flight when its connection died: at most [`WINDOW`]. While queues change, messages have two
+/// fingerprints.
+pub(super) const RECENT_MAX: usize = 4 * WINDOW;
+const _: () = assert!(RECENT_MAX > 2 * WINDOW && RECENT_MAX < 256);
 
 /// Messages that may wait for one that they overtook, 14 KiB each. A sender has no more in flight.
 pub(super) const EARLY_MAX: usize = WINDOW;
@@ -129,6 +131,8 @@ pub(super) struct Connection {
     // Rows of their own.
     /// How far a change to new keys is.
     pub(super) resync: Resynchronisation,
+    /// How far a change to other queues is.
+    pub(super) rotation: Rotation,
     /// Encrypted queue messages by number.
     pub(super) outbox: BTreeMap<u64, Bytes>,
     /// Messages that the application has not acknowledged, with their receipts.
@@ -156,6 +160,8 @@ pub(super) struct Connection {
     pub(super) receipts_timed: bool,
     /// From when on the agent may ask for new keys by itself again.
     pub(super) resync_at: Option<Instant>,
+    /// Until when the peer's first word in a new ratchet is waited for.
+    pub(super) agreed_until: Option<Instant>,
 }
 
 impl Connection {
@@ -188,6 +194,7 @@ impl Connection {
             recent: VecDeque::new(),
             receipts: Vec::new(),
             resync: Resynchronisation::default(),
+            rotation: Rotation::default(),
             outbox: BTreeMap::new(),
             inbox: BTreeMap::new(),
             early: BTreeMap::new(),
@@ -202,6 +209,7 @@ impl Connection {
             heal_at: Instant::default(),
             receipts_timed: false,
             resync_at: None,
+            agreed_until: None,
         }
     }
 
@@ -609,23 +617,11 @@ impl Address {
         }
     }
 
-    /// Issues the next command of a closing address: nobody may ask any more, who asked already is
-    /// heard, and only then the queue goes. Else somebody would wait for an answer in vain.
+    /// Issues the next command of a closing address. Who asked already is heard.
     pub(super) fn pump_close(&mut self, effects: &mut Effects) {
         let owner = Owner::Address(self.tag);
-        match (self.receive.subscription, self.suspension) {
-            (Subscription::Idle, _) => self.receive.pump(owner, effects),
-            (Subscription::Live, Suspension::Not) => {
-                if self.receive.suspend(owner, effects) {
-                    self.suspension = Suspension::InFlight;
-                }
-            }
-            (Subscription::Live, Suspension::Done) if !effects.awaits_message(owner) => {
-                self.receive.pump_delete(owner, effects);
-            }
-            (Subscription::Taken, _) => self.receive.pump_delete(owner, effects),
-            (Subscription::InFlight | Subscription::Live, _) => {}
-        }
+        self.receive
+            .pump_close(&mut self.suspension, owner, effects);
     }
 
     /// The connection to the relay died: everything in flight is void.

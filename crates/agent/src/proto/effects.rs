@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use junto_smp::address::ServerAddress;
+use junto_smp::id::RecipientId;
 
 use super::command::{CallError, Reply, Ticket};
 use super::event::Event;
@@ -14,6 +15,7 @@ use super::machine::Lines;
 use super::path::{RelayPath, RoutePolicy};
 use super::relay::{Operation, RelayId, RelayTrouble, Token};
 use super::resync::Resync;
+use super::rotation::Schedule;
 use super::step::{Delta, Output};
 
 /// How long to wait before a command that a relay refused for a passing reason is tried again.
@@ -23,9 +25,14 @@ pub(super) const RETRY_DELAY: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
     Address(Tag),
+    /// The queue in use, on either side.
     Connection(ConnectionId),
     /// A connection through a short link that is being opened.
     Opening(ConnectionId),
+    /// The queue that shall take its place.
+    Next(ConnectionId),
+    /// One that was in use before.
+    Retired(ConnectionId, RecipientId),
 }
 
 /// What a command in flight does for its owner.
@@ -34,6 +41,8 @@ pub(super) enum Purpose {
     Create,
     Subscribe,
     Secure,
+    /// Let the sender in.
+    Allow,
     /// Send the outbox row of this number.
     Send(u64),
     Acknowledge,
@@ -74,6 +83,12 @@ pub enum Timer {
     Receipts(ConnectionId),
     /// A message that others overtook has had its time to come.
     Gap(ConnectionId),
+    /// The rest of a queue that was replaced has had its time to come.
+    Drain(ConnectionId),
+    /// What a peer's queue holds has had its time, before another one is used.
+    Switch(ConnectionId),
+    /// A queue has been used for long enough.
+    Rotation(ConnectionId),
     /// The peer's full queue, or the way to it, may have room again.
     Quota(ConnectionId),
     /// A relay refused something for a reason that may have passed.
@@ -104,6 +119,9 @@ pub(super) struct Effects {
     pub(super) post_quantum: PostQuantum,
     pub(super) routes: RoutePolicy,
     pub(super) resync: Resync,
+    pub(super) schedule: Schedule,
+    /// Which queues we receive on has changed.
+    queues_changed: bool,
     pub(super) delta: Delta,
     outputs: Vec<Output>,
     /// Outputs that wait for no commit.
@@ -191,7 +209,10 @@ impl Effects {
     pub(super) fn awaits_answer(&self, lines: &Lines) -> bool {
         self.pending.values().any(|pending| match pending.owner {
             Owner::Address(tag) => lines.addresses.contains(&tag),
-            Owner::Connection(id) | Owner::Opening(id) => lines.connections.contains(&id),
+            Owner::Connection(id)
+            | Owner::Opening(id)
+            | Owner::Next(id)
+            | Owner::Retired(id, _) => lines.connections.contains(&id),
         })
     }
 
@@ -199,6 +220,29 @@ impl Effects {
         self.relays
             .get(relay.0 as usize)
             .is_some_and(|state| state.link == LinkState::Up)
+    }
+
+    /// Which queues we receive on, or send to, has changed.
+    pub(super) fn queues_changed(&mut self) {
+        self.queues_changed = true;
+    }
+
+    pub(super) fn take_queues_changed(&mut self) -> bool {
+        core::mem::take(&mut self.queues_changed)
+    }
+
+    /// Forgets what is in flight to the peer's queue: it has another one.
+    pub(super) fn forget_sends(&mut self, owner: Owner) {
+        self.pending.retain(|_, pending| {
+            let is_send = matches!(pending.purpose, Purpose::Send(_) | Purpose::Secure);
+            !(is_send && pending.owner == owner)
+        });
+    }
+
+    /// The time since 1970, in seconds.
+    pub(super) fn unix_seconds(&self) -> u64 {
+        let since = Duration::from_millis(self.now.as_millis());
+        self.schedule.epoch.saturating_add(since).as_secs()
     }
 
     /// Forgets the commands in flight on the connection before; tells the application if it is news that the
@@ -275,6 +319,8 @@ impl Effects {
             | Event::Unreadable { .. }
             | Event::RatchetBroken { .. }
             | Event::Synchronised { .. }
+            | Event::Rotated { .. }
+            | Event::RotationFailed { .. }
             | Event::RelayDown { .. }
             | Event::RelayUp { .. } => {}
         }

@@ -100,6 +100,22 @@ pub enum Event {
         /// Messages of the peer that were lost: encrypted with the keys before, and not read.
         missing: u64,
     },
+    /// A queue of the connection has given place to another one. Sent once, not stored.
+    Rotated {
+        /// The connection.
+        connection: ConnectionId,
+        /// Whether it is the queue that we receive on; else the one that we send to.
+        receives: bool,
+        /// Where the new queue is.
+        relay: ServerAddress,
+    },
+    /// A queue to take the place of ours could not be made, or was lost; the old one stays. Sent once, not stored.
+    RotationFailed {
+        /// The connection.
+        connection: ConnectionId,
+        /// Where it should have been.
+        relay: ServerAddress,
+    },
     /// A relay that we use cannot be reached; the agent keeps trying.
     RelayDown {
         /// The relay.
@@ -200,6 +216,17 @@ impl fmt::Debug for Event {
                 connection,
                 missing,
             } => write!(f, "Synchronised({connection:?}, {missing} missing)"),
+            Self::Rotated {
+                connection,
+                receives,
+                relay,
+            } => {
+                let way = if *receives { "receives" } else { "sends" };
+                write!(f, "Rotated({connection:?}, {way} on {relay})")
+            }
+            Self::RotationFailed { connection, relay } => {
+                write!(f, "RotationFailed({connection:?}, {relay})")
+            }
             Self::RelayDown { relay, trouble } => {
                 write!(f, "RelayDown({relay}, {trouble:?})")
             }

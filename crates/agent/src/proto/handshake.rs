@@ -285,6 +285,7 @@ impl Connection {
     /// Messages flow from now on.
     pub(super) fn activate(&mut self, effects: &mut Effects) {
         self.stage = Stage::Active;
+        self.count_use(effects);
         if let Some(event) = self.connected_event() {
             effects.event(event);
         }

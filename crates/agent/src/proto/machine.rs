@@ -22,6 +22,7 @@ use super::queue::ReceiveQueue;
 use super::relay::RelayId;
 use super::relays::retry_refused;
 use super::resync::Resync;
+use super::rotation::{Place, Schedule};
 use super::step::{Output, Row, RowKey, Step};
 use super::wire::Malformed;
 
@@ -34,6 +35,8 @@ pub struct MachineConfig {
     pub routes: RoutePolicy,
     /// Who may give a connection new keys.
     pub resync: Resync,
+    /// When queues are replaced.
+    pub schedule: Schedule,
 }
 
 /// Some of a profile's addresses and connections; those that are gone by now count for nothing.
@@ -82,6 +85,7 @@ impl Machine {
         let mut effects = Effects::default();
         effects.routes = config.routes;
         effects.resync = config.resync;
+        effects.schedule = config.schedule;
         let mut machine = Self {
             receipts: config.receipts,
             addresses: BTreeMap::new(),
@@ -96,6 +100,12 @@ impl Machine {
         for (key, row) in rows {
             machine.restore_row(key, &row, &mut late)?;
         }
+        for connection in machine.connections.values_mut() {
+            connection.count_use(&mut machine.effects);
+            connection.time_drain(&mut machine.effects);
+            connection.time_switch(&mut machine.effects);
+        }
+        machine.sort_queues();
         Ok(machine)
     }
 
@@ -148,6 +158,7 @@ impl Machine {
                 let connection = self.connections.get_mut(&id).ok_or(orphan)?;
                 let restored = connection.restore_renewal(row, &mut self.effects);
                 restored.map_err(bad)?;
+                self.effects.queues_changed();
             }
             RowKey::Invitation(id) => {
                 let connection = self.connections.get_mut(&id).ok_or(orphan)?;
@@ -219,6 +230,31 @@ impl Machine {
         Ok(())
     }
 
+    /// Names the queues of connections anew, and ends connections to relays that none needs, if some have
+    /// changed.
+    pub(super) fn sort_queues(&mut self) {
+        if !self.effects.take_queues_changed() {
+            return;
+        }
+        self.routes
+            .retain(|_, owner| matches!(owner, Owner::Address(_)));
+        for (id, connection) in &self.connections {
+            let main = [(Place::Main, &connection.receive)].into_iter();
+            for (place, queue) in main.chain(connection.rotation.queues()) {
+                let owner = match place {
+                    Place::Main => Owner::Connection(*id),
+                    Place::Next => Owner::Next(*id),
+                    Place::Retired(queue) => Owner::Retired(*id, queue),
+                };
+                if let Some(created) = &queue.created {
+                    self.routes
+                        .insert((queue.relay, created.recipient_id), owner);
+                }
+            }
+        }
+        self.hang_up_unused();
+    }
+
     pub(super) fn route(&mut self, queue: &ReceiveQueue, owner: Owner) {
         if let Some(created) = &queue.created {
             self.routes
@@ -238,7 +274,22 @@ impl Machine {
                 }
                 Timer::Gap(id) => {
                     if let Some(connection) = self.connections.get_mut(&id) {
-                        connection.close_gap(&mut self.effects);
+                        connection.close_gap(&mut self.effects, rng);
+                    }
+                }
+                Timer::Drain(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.drain_timed(&mut self.effects);
+                    }
+                }
+                Timer::Switch(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.switch(&mut self.effects, rng);
+                    }
+                }
+                Timer::Rotation(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.rotation_due(&mut self.effects, rng);
                     }
                 }
                 Timer::Quota(id) => {
@@ -252,7 +303,10 @@ impl Machine {
                         retry_refused(&mut address.receive, relay);
                     }
                     for connection in self.connections.values_mut() {
-                        retry_refused(&mut connection.receive, relay);
+                        for queue in connection.queues_mut() {
+                            retry_refused(queue, relay);
+                        }
+                        connection.retry_next(relay);
                     }
                     for opening in self.openings.values_mut() {
                         opening.void(relay);
@@ -261,6 +315,7 @@ impl Machine {
                 }
             }
         }
+        self.sort_queues();
     }
 
     /// Makes keys that the answer to a message would wait for otherwise, for one connection. `false`
@@ -343,7 +398,9 @@ impl Machine {
             .filter_map(|id| self.connections.get(id))
             .flat_map(|connection| {
                 let sends = connection.send.as_ref().map(|send| (false, send.relay));
-                [Some((true, connection.receive.relay)), sends]
+                let others = connection.rotation.queues();
+                let others = others.map(|(_, queue)| Some((true, queue.relay)));
+                others.chain([Some((true, connection.receive.relay)), sends])
             });
         let opening = lines.connections.iter();
         let opening = opening.filter_map(|id| self.openings.get(id));
@@ -372,7 +429,7 @@ impl Machine {
                         address.receive.pump_link(owner, &mut self.effects);
                     }
                 }
-                Owner::Connection(id) => {
+                Owner::Connection(id) | Owner::Next(id) | Owner::Retired(id, _) => {
                     let Some(connection) = self.connections.get_mut(&id) else {
                         continue;
                     };
@@ -411,7 +468,7 @@ impl Machine {
                 };
                 (RowKey::Address(tag), address.to_row())
             }
-            Owner::Connection(id) => {
+            Owner::Connection(id) | Owner::Next(id) | Owner::Retired(id, _) => {
                 let Some(connection) = self.connections.get(&id) else {
                     return;
                 };

@@ -1,8 +1,9 @@
 //! What the ratchet encrypts: connection information in the handshake, numbered messages after it.
 
 use junto_ratchet::Ratchet;
+use junto_smp::key::AuthKey;
 
-use super::address::QueueInfo;
+use super::address::{QueueInfo, QueueName, QueueUri};
 use super::chain::MessageHash;
 use super::wire::{Malformed, Reader, put_large, put_short};
 
@@ -88,7 +89,16 @@ pub enum Body<'a> {
     QueueContinues(&'a [u8]),
     /// `E`: the sender has the new ratchet. The last number of ours that it had before.
     Ready(u64),
-    /// `QA`, `QK`, `QU`, `QT` and whatever else comes later: counted in the chain, not acted on.
+    /// `QA`: queues to send to, each in the place of another one. We send and follow the first.
+    QueueAdd(Vec<(QueueUri, Option<QueueName>)>),
+    /// `QK`: for such queues the sender's side: its key for the per-queue layer in place of the recipient's,
+    /// and the one that authorises its commands.
+    QueueKey(Vec<(QueueInfo, AuthKey)>),
+    /// `QU`: these may be used, and whether as the first choice.
+    QueueUse(Vec<(QueueName, bool)>),
+    /// `QT`: these are used.
+    QueueTest(Vec<QueueName>),
+    /// Whatever else comes later: counted in the chain, not acted on.
     Other(&'a [u8]),
 }
 
@@ -208,6 +218,29 @@ impl<'a> Body<'a> {
                 out.push(b'E');
                 out.extend_from_slice(&last.to_be_bytes());
             }
+            Self::QueueAdd(queues) => put_list(out, b"QA", queues, |(uri, replaced), out| {
+                uri.put(out)?;
+                match replaced {
+                    None => out.push(b'0'),
+                    Some(name) => {
+                        out.push(b'1');
+                        name.put(out)?;
+                    }
+                }
+                Ok(())
+            })?,
+            Self::QueueKey(keys) => put_list(out, b"QK", keys, |(info, key), out| {
+                info.put(out)?;
+                let mut spki = Vec::new();
+                key.write_spki(&mut spki);
+                put_short(out, &spki)
+            })?,
+            Self::QueueUse(queues) => put_list(out, b"QU", queues, |(name, is_first), out| {
+                name.put(out)?;
+                out.push(if *is_first { b'T' } else { b'F' });
+                Ok(())
+            })?,
+            Self::QueueTest(queues) => put_list(out, b"QT", queues, QueueName::put)?,
             Self::Other(bytes) => out.extend_from_slice(bytes),
         }
         Ok(())
@@ -238,9 +271,64 @@ impl<'a> Body<'a> {
                 inner.end()?;
                 Ok(Self::Ready(last))
             }
-            b'Q' if inner.u8()? == b'C' => Ok(Self::QueueContinues(inner.tail())),
+            b'Q' => Ok(Self::read_queues(&mut inner).unwrap_or(Self::Other(all))),
             _ => Ok(Self::Other(all)),
         }
+    }
+}
+
+impl<'a> Body<'a> {
+    /// Reads what follows `Q`. What is none of it may be of a later version.
+    fn read_queues(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(match reader.u8()? {
+            b'C' => Self::QueueContinues(reader.tail()),
+            b'A' => Self::QueueAdd(read_list(reader, |reader| {
+                let uri = QueueUri::read(reader)?;
+                Ok((uri, reader.optional(QueueName::read)?))
+            })?),
+            b'K' => Self::QueueKey(read_list(reader, |reader| {
+                let info = QueueInfo::read(reader)?;
+                let key = AuthKey::from_spki(reader.short()?).map_err(|_| Malformed::Key)?;
+                Ok((info, key))
+            })?),
+            b'U' => Self::QueueUse(read_list(reader, |reader| {
+                let name = QueueName::read(reader)?;
+                match reader.u8()? {
+                    b'T' => Ok((name, true)),
+                    b'F' => Ok((name, false)),
+                    _ => Err(Malformed::Tag),
+                }
+            })?),
+            b'T' => Self::QueueTest(read_list(reader, QueueName::read)?),
+            _ => return Err(Malformed::Tag),
+        })
+    }
+}
+
+fn put_list<T>(
+    out: &mut Vec<u8>,
+    tag: &[u8; 2],
+    items: &[T],
+    put: impl Fn(&T, &mut Vec<u8>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    out.extend_from_slice(tag);
+    out.push(u8::try_from(items.len()).map_err(|_| Malformed::Long)?);
+    items.iter().try_for_each(|item| put(item, out))
+}
+
+/// A list of at least one that is all of the rest.
+fn read_list<'a, T>(
+    reader: &mut Reader<'a>,
+    read: impl Fn(&mut Reader<'a>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let count = usize::from(reader.u8()?);
+    if !(1..=REPLY_QUEUES_MAX).contains(&count) {
+        return Err(Malformed::Long);
+    }
+    let items = (0..count).map(|_| read(reader)).collect::<Result<_, _>>()?;
+    match reader.tail() {
+        [] => Ok(items),
+        _ => Err(Malformed::Trailing),
     }
 }
 
@@ -320,6 +408,62 @@ mod tests {
             assert!(
                 matches!(message, AgentMessage::Numbered { body: Body::Other(b), .. } if b == body)
             );
+        }
+    }
+
+    #[test]
+    fn messages_about_queues_are_laid_out_as_the_protocol_says() {
+        let uri: QueueUri = "smp://J4dwtvg-m6ixyNDdGvfrBASOxHFm_meYdPx3azOYPS8=@127.0.0.1:5223/S6bicl-y7RS7y7JGH7m9vIhR1TdPMe0-#/?v=1-4&dh=MCowBQYDK2VuAyEAgFWVe1dMBfaDbDderujcxpoJDLiPnnhSqRy3KdIVbC0%3D&q=m&k=s".parse().unwrap();
+        let name = QueueName::of(&uri.address);
+        let mut named = Vec::new();
+        name.put(&mut named).unwrap();
+        assert_eq!(&named[..17], b"\x01\x09127.0.0.1\x045223\x20");
+        assert_eq!(named[49], 24, "the sender's id");
+        let key = AuthKey::X25519(uri.address.recipient_key);
+        let spki = uri.address.recipient_key.to_spki();
+        let bodies = [
+            (
+                Body::QueueAdd(vec![(uri.clone(), Some(name.clone()))]),
+                [
+                    &b"QA\x01\0\x01\0\x04"[..],
+                    &named,
+                    b"\x2c",
+                    &spki,
+                    b"T1",
+                    &named,
+                ]
+                .concat(),
+            ),
+            (
+                Body::QueueKey(vec![(QueueInfo::new(uri.address), key)]),
+                [
+                    &b"QK\x01\0\x04"[..],
+                    &named,
+                    b"\x2c",
+                    &spki,
+                    b"M\x2c",
+                    &spki,
+                ]
+                .concat(),
+            ),
+            (
+                Body::QueueUse(vec![(name.clone(), true)]),
+                [&b"QU\x01"[..], &named, b"T"].concat(),
+            ),
+            (
+                Body::QueueTest(vec![name]),
+                [&b"QT\x01"[..], &named].concat(),
+            ),
+        ];
+        for (body, expected) in bodies {
+            let mut bytes = Vec::new();
+            body.put(&mut bytes).unwrap();
+            assert_eq!(bytes, expected);
+            assert_eq!(Body::read(&mut Reader::new(&bytes)), Ok(body));
+            for len in 2..bytes.len() {
+                let part = Body::read(&mut Reader::new(&bytes[..len]));
+                assert_eq!(part, Ok(Body::Other(&bytes[..len])));
+            }
         }
     }
 

@@ -37,13 +37,14 @@ mod relays;
 mod requests;
 mod restored;
 mod resync;
+mod rotation;
 mod sending;
 mod short;
 mod step;
 mod version;
 mod wire;
 
-pub use address::{QueueAddress, QueueInfo, QueueMode, QueueUri, SenderId};
+pub use address::{QueueAddress, QueueInfo, QueueMode, QueueName, QueueUri, SenderId};
 pub use chain::{Integrity, MessageHash, ReceiveChain, SendChain};
 pub use command::{CallError, Command, Misuse, Reply, Ticket};
 pub use effects::{HEAL_INTERVAL, PostQuantum, Timer};
@@ -64,6 +65,7 @@ pub use relay::{
 };
 pub use requests::{ADDRESS_REQUESTS_MAX, REQUEST_BURST, REQUEST_PAUSE};
 pub use resync::{RESYNC_PAUSE, Resync};
+pub use rotation::Schedule;
 pub use short::{ContactKind, LinkKey, ShortKind, ShortLink};
 pub use step::{Committed, Delta, Output, Row, RowKey, Step};
 pub use version::VersionRange;

@@ -12,6 +12,7 @@ use junto_smp::key::AuthSecret;
 use junto_smp::message::DeliveryKey;
 
 use super::address::{QueueAddress, put_relay, read_relay};
+use super::connection::Suspension;
 use super::effects::{Effects, Owner, Purpose};
 use super::publication::Publication;
 use super::relay::{Auth, Operation, RelayId};
@@ -188,8 +189,48 @@ impl ReceiveQueue {
         effects.command(self.relay, owner, purpose, operation);
     }
 
+    /// Whether `NEW` is in flight.
+    pub(super) fn is_being_made(&self) -> bool {
+        self.created.is_none() && self.subscription == Subscription::InFlight
+    }
+
+    /// Where its relay is.
+    pub(super) fn relay_address(&self) -> &ServerAddress {
+        &self.address
+    }
+
+    /// The recipient's key.
+    pub(super) fn auth(&self) -> Auth {
+        Arc::clone(&self.auth)
+    }
+
+    /// Issues the next command on the way to the queue's end: nobody may send any more, what is there is heard, and
+    /// only then the queue goes. Else something would be lost that its sender believes delivered.
+    pub(super) fn pump_close(
+        &mut self,
+        suspension: &mut Suspension,
+        owner: Owner,
+        effects: &mut Effects,
+    ) {
+        match (self.subscription, *suspension) {
+            (Subscription::Idle, _) => self.pump(owner, effects),
+            (Subscription::Live, Suspension::Not) => {
+                if self.suspend(owner, effects) {
+                    *suspension = Suspension::InFlight;
+                }
+            }
+            (Subscription::Live, Suspension::Done)
+                if self.held.is_none() && !effects.awaits_message(owner) =>
+            {
+                self.pump_delete(owner, effects);
+            }
+            (Subscription::Taken, _) => self.pump_delete(owner, effects),
+            (Subscription::InFlight | Subscription::Live, _) => {}
+        }
+    }
+
     /// Issues `OFF` if the relay is there.
-    pub(super) fn suspend(&self, owner: Owner, effects: &mut Effects) -> bool {
+    fn suspend(&self, owner: Owner, effects: &mut Effects) -> bool {
         let Some(created) = &self.created else {
             return false;
         };
@@ -344,7 +385,8 @@ impl SendQueue {
         Self::with_keys(address, (auth, layer_secret), false, receive, effects)
     }
 
-    fn with_keys(
+    /// As [`SendQueue::new`], with the keys that the peer knows.
+    pub(super) fn with_keys(
         address: QueueAddress,
         (auth, layer_secret): (Auth, x25519::SecretKey),
         secured: bool,

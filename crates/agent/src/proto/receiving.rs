@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use junto_crypto::CryptoRng;
 use junto_crypto::hash::sha256;
+use junto_ratchet::RatchetError;
 use junto_smp::id::MessageId as QueueMessageId;
 use junto_smp::message::Delivered;
 
@@ -21,6 +22,7 @@ use super::id::{MessageId, RequestId};
 use super::layer::SealedBody;
 use super::message::{AgentMessage, Body};
 use super::resync::is_parting;
+use super::rotation::Place;
 use super::step::{Row, RowKey};
 
 /// How long messages wait for one that they overtook: a relay that refused it for a passing reason
@@ -37,9 +39,10 @@ fn fingerprint(body: &[u8]) -> Fingerprint {
 }
 
 impl Connection {
-    /// Handles a message of our queue.
+    /// Handles a message of one of our queues.
     pub(super) fn deliver(
         &mut self,
+        place: Place,
         message: QueueMessageId,
         sealed: &Bytes,
         effects: &mut Effects,
@@ -48,12 +51,13 @@ impl Connection {
         if matches!(self.stage, Stage::Failed(_) | Stage::Deleting) {
             return;
         }
-        let Some(created) = &self.receive.created else {
+        let queue = self.queue(place);
+        let Some(created) = queue.and_then(|queue| queue.created.as_ref()) else {
             return;
         };
         let Ok(opened) = created.delivery.open(&message, sealed) else {
             // Not what the relay should make of anything; nothing to lose by letting it go.
-            return self.acknowledge(message, effects);
+            return self.acknowledge(place, message, effects);
         };
         match opened.content() {
             Delivered::QuotaReached { .. } => {
@@ -61,19 +65,19 @@ impl Connection {
                 effects.changed(self.owner());
                 self.send_queue_continues(effects, rng);
             }
-            Delivered::Message { body, .. } => self.take(body, effects, rng),
+            Delivered::Message { body, .. } => self.take(place, body, effects, rng),
         }
-        self.acknowledge(message, effects);
+        self.acknowledge(place, message, effects);
     }
 
     /// Handles what a sender put into our queue.
-    fn take(&mut self, body: &[u8], effects: &mut Effects, rng: &mut impl CryptoRng) {
+    fn take(&mut self, place: Place, body: &[u8], effects: &mut Effects, rng: &mut impl CryptoRng) {
         let fingerprint = fingerprint(body);
         if self.is_repeated(&fingerprint) {
             return;
         }
         let taken = match SealedBody::read(body) {
-            Ok(sealed) => self.take_sealed(&sealed, effects, rng),
+            Ok(sealed) => self.take_sealed(place, &sealed, effects, rng),
             Err(fault) => Err(fault.into()),
         };
         match taken {
@@ -100,6 +104,7 @@ impl Connection {
 
     fn take_sealed(
         &mut self,
+        place: Place,
         sealed: &SealedBody<'_>,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
@@ -109,24 +114,31 @@ impl Connection {
             Stage::Confirming if self.receive.sender.is_none() => {
                 self.take_maker(sealed, effects, rng)
             }
-            Stage::Confirming | Stage::Active => self.take_numbered(sealed, effects, rng),
+            Stage::Confirming | Stage::Active => self.take_numbered(place, sealed, effects, rng),
             Stage::Joining | Stage::Failed(_) | Stage::Deleting => Err(Unusable::Ignored),
         }
     }
 
-    /// Handles a numbered message.
+    /// Handles a numbered message. A peer that changes to another queue sends it in another box; then what is
+    /// in the box tells that it came before.
     fn take_numbered(
         &mut self,
+        place: Place,
         sealed: &SealedBody<'_>,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Result<(), Unusable> {
-        let sender = self.receive.sender.as_ref().ok_or(Unusable::Ignored)?;
+        let sender = self.queue(place).and_then(|queue| queue.sender.as_ref());
+        let sender = sender.ok_or(Unusable::Ignored)?;
         if sealed.sender_key.is_some_and(|key| key != sender.public) {
             return Err(Unusable::Ignored);
         }
         // Whoever can close this box is the peer: what is wrong inside is its doing.
         let opened = sealed.open(&sender.key).map_err(|_| Unusable::Ignored)?;
+        let inner = fingerprint(opened.envelope());
+        if self.rotation.is_under_way() && self.is_repeated(&inner) {
+            return Err(Unusable::Ignored);
+        }
         let envelope = Envelope::read(opened.envelope()).map_err(|_| Unusable::Unreadable)?;
         let ratcheted = match envelope {
             Envelope::Message { ratcheted } => ratcheted,
@@ -143,6 +155,10 @@ impl Connection {
         let was_silent = !ratchet.can_send();
         let opened = match ratchet.decrypt(ratcheted, rng) {
             Ok(opened) => opened,
+            // It came through the other queue as well.
+            Err(RatchetError::Duplicate) if self.rotation.expects_copies() => {
+                return Err(Unusable::Ignored);
+            }
             Err(error) => {
                 if is_parting(error) {
                     self.found_broken(effects, rng);
@@ -152,8 +168,15 @@ impl Connection {
         };
         let plain = opened.plaintext;
         self.keep_late(opened.delta, effects);
+        if self.rotation.is_under_way() {
+            self.remember(inner);
+        }
         // From here on the ratchet has moved: the row is written whatever the plaintext says.
         effects.changed(self.owner());
+        if place == Place::Main && self.rotation.copies && !self.rotation.draining {
+            self.rotation.copies = false;
+            self.store_renewal(effects);
+        }
         let Ok(AgentMessage::Numbered { id, .. }) = AgentMessage::read(&plain) else {
             return Err(Unusable::Unreadable);
         };
@@ -165,10 +188,10 @@ impl Connection {
         if id > self.received.expected_id() && !is_first {
             self.hold(id, plain, effects);
         } else {
-            self.act_on(&plain, effects);
+            self.act_on(&plain, effects, rng);
             self.was_full &= !self.early.is_empty();
         }
-        self.release_early(effects);
+        self.release_early(effects, rng);
         self.time_gap(effects);
         if is_first {
             self.resume(effects, rng);
@@ -208,27 +231,27 @@ impl Connection {
     }
 
     /// Acts on messages that wait for nothing any more, or on the first ones if too many wait.
-    fn release_early(&mut self, effects: &mut Effects) {
+    fn release_early(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         while let Some(first) = self.early.first_entry() {
             let due = *first.key() <= self.received.expected_id();
             if !due && self.early.len() < EARLY_MAX {
                 return;
             }
-            self.release_first(effects);
+            self.release_first(effects, rng);
         }
     }
 
     /// Acts on all messages that wait: nothing that they wait for can come any more.
-    pub(super) fn release_all(&mut self, effects: &mut Effects) {
+    pub(super) fn release_all(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         while !self.early.is_empty() {
-            self.release_first(effects);
+            self.release_first(effects, rng);
         }
     }
 
-    fn release_first(&mut self, effects: &mut Effects) {
+    fn release_first(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         if let Some((id, plain)) = self.early.pop_first() {
             effects.delta.delete(RowKey::Early(self.id, id));
-            self.act_on(&plain, effects);
+            self.act_on(&plain, effects, rng);
             effects.changed(self.owner());
         }
     }
@@ -240,20 +263,20 @@ impl Connection {
     }
 
     /// Stops waiting for messages that others overtook, if they have had their time: they are lost.
-    pub(super) fn close_gap(&mut self, effects: &mut Effects) {
+    pub(super) fn close_gap(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         self.gap_timed = false;
         if !effects.is_up(self.receive.relay) {
             return;
         }
         if self.gap.is_some_and(|gap| gap.until <= effects.now) {
-            self.release_first(effects);
-            self.release_early(effects);
+            self.release_first(effects, rng);
+            self.release_early(effects, rng);
         }
         self.time_gap(effects);
     }
 
     /// Judges a message and acts on it.
-    fn act_on(&mut self, plain: &[u8], effects: &mut Effects) {
+    fn act_on(&mut self, plain: &[u8], effects: &mut Effects, rng: &mut impl CryptoRng) {
         let Ok(AgentMessage::Numbered {
             id,
             previous_hash,
@@ -283,7 +306,11 @@ impl Connection {
             }
             Body::QueueContinues(_) => self.unblock(effects),
             Body::Ready(_) => self.take_ready(integrity, effects),
-            Body::Hello | Body::Other(_) => {}
+            Body::QueueAdd(queues) => self.take_queue(&queues, effects, rng),
+            Body::QueueKey(keys) => self.take_queue_key(&keys, effects),
+            Body::QueueUse(queues) => self.use_queue(&queues, effects),
+            // That it came is what counts.
+            Body::QueueTest(_) | Body::Hello | Body::Other(_) => {}
         }
     }
 
@@ -316,12 +343,9 @@ impl Connection {
     }
 
     /// Lets the relay send the next message, or not yet.
-    fn acknowledge(&mut self, message: QueueMessageId, effects: &mut Effects) {
-        if self.inbox.len() >= INBOX_MAX {
-            self.receive.held = Some(message);
-        } else {
-            self.receive.acknowledge(message, self.owner(), effects);
-        }
+    fn acknowledge(&mut self, place: Place, message: QueueMessageId, effects: &mut Effects) {
+        let is_full = self.inbox.len() >= INBOX_MAX;
+        self.acknowledge_at(place, message, is_full, effects);
     }
 
     /// The application has a message durably.
@@ -343,10 +367,8 @@ impl Connection {
             self.time_receipts(effects);
             effects.changed(self.owner());
         }
-        if self.inbox.len() < INBOX_MAX
-            && let Some(held) = self.receive.held.take()
-        {
-            self.receive.acknowledge(held, self.owner(), effects);
+        if self.inbox.len() < INBOX_MAX {
+            self.acknowledge_held(effects);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use junto_crypto::x25519;
 use junto_smp::id::{CorrelationId, LinkId, MessageId as QueueMessageId, RecipientId};
-use junto_smp::key::AuthSecret;
+use junto_smp::key::{AuthKey, AuthSecret};
 
 use junto_smp::command::QueueMode;
 
@@ -62,6 +62,15 @@ pub enum Operation {
         link: LinkId,
         /// The sender's key.
         auth: Auth,
+    },
+    /// `KEY`: only this key may send from now on, says the recipient.
+    Allow {
+        /// The queue.
+        queue: RecipientId,
+        /// The recipient's key.
+        auth: Auth,
+        /// The sender's key.
+        key: Box<AuthKey>,
     },
     /// `LSET`: put this behind a short link from now on.
     SetLink {

@@ -4,12 +4,13 @@ use junto_crypto::CryptoRng;
 
 use super::connection::{Request, Suspension};
 use super::effects::{Effects, Owner, Purpose, Timer};
-use super::event::{ConnectionFault, Event};
+use super::event::Event;
 use super::id::{ConnectionId, RequestId, Tag};
 use super::instant::Instant;
 use super::machine::Machine;
 use super::queue::{ReceiveQueue, Subscription};
 use super::relay::{Answer, Refusal, RelayId, RelayNotice, RelayTrouble, Token};
+use super::rotation::Place;
 use super::step::RowKey;
 
 impl Machine {
@@ -47,6 +48,7 @@ impl Machine {
             if connection.receive.relay == relay {
                 connection.receive.disconnected();
             }
+            connection.rotation.disconnected(relay);
             if let Some(send) = connection.send.as_mut().filter(|send| send.relay == relay) {
                 send.disconnected();
             }
@@ -69,7 +71,9 @@ impl Machine {
                 .send
                 .as_ref()
                 .is_some_and(|send| send.relay == relay);
-            if connection.receive.relay == relay || sends {
+            let mut others = connection.rotation.queues();
+            let waits = others.any(|(_, queue)| queue.relay == relay);
+            if connection.receive.relay == relay || sends || waits {
                 self.effects.ready(Owner::Connection(*id));
             }
         }
@@ -91,7 +95,20 @@ impl Machine {
             Owner::Address(tag) => self.address_answered(tag, pending.purpose, answer),
             Owner::Connection(id) => self.connection_answered(id, pending.purpose, answer, rng),
             Owner::Opening(id) => self.opening_answered(id, answer, rng),
+            Owner::Next(id) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.next_answered(pending.purpose, answer, &mut self.effects, rng);
+                    self.effects.ready(Owner::Connection(id));
+                }
+            }
+            Owner::Retired(id, queue) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    let effects = &mut self.effects;
+                    connection.retired_answered(queue, pending.purpose, &answer, effects);
+                }
+            }
         }
+        self.sort_queues();
     }
 
     fn address_answered(&mut self, tag: Tag, purpose: Purpose, answer: Answer) {
@@ -136,7 +153,11 @@ impl Machine {
                     retry(&address.receive, &mut self.effects);
                 }
             }
-            Purpose::Secure | Purpose::Send(_) | Purpose::Acknowledge | Purpose::Open => {}
+            Purpose::Secure
+            | Purpose::Allow
+            | Purpose::Send(_)
+            | Purpose::Acknowledge
+            | Purpose::Open => {}
         }
         self.effects.ready(Owner::Address(tag));
     }
@@ -165,14 +186,18 @@ impl Machine {
             }
             Purpose::Subscribe => {
                 if answer == Answer::Refused(Refusal::Auth) {
-                    connection.fail(ConnectionFault::QueueGone, effects);
+                    connection.queue_lost(effects);
                 } else {
                     subscribed(&mut connection.receive, &answer, effects);
                 }
             }
             Purpose::Secure => connection.secured(&answer, effects),
             Purpose::Send(number) => connection.sent(number, &answer, effects, rng),
-            Purpose::Acknowledge | Purpose::Suspend | Purpose::Open | Purpose::Publish => {}
+            Purpose::Acknowledge
+            | Purpose::Allow
+            | Purpose::Suspend
+            | Purpose::Open
+            | Purpose::Publish => {}
             Purpose::Delete => match answer {
                 Answer::Done | Answer::Refused(Refusal::Auth) => self.remove_connection(id),
                 Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
@@ -204,25 +229,56 @@ impl Machine {
             // What is being opened has no queue yet.
             Some(Owner::Opening(_)) => {}
             Some(Owner::Connection(id)) => {
-                let Some(connection) = self.connections.get_mut(id) else {
-                    return;
-                };
-                let effects = &mut self.effects;
-                match notice {
-                    RelayNotice::Message {
-                        message, sealed, ..
-                    } => {
-                        connection.deliver(message, &sealed, effects, rng);
-                    }
-                    RelayNotice::Ended { .. } => {
-                        connection.receive.subscription = Subscription::Taken
-                    }
-                    RelayNotice::Deleted { .. } => {
-                        connection.fail(ConnectionFault::QueueGone, effects)
-                    }
-                }
+                let id = *id;
+                self.connection_noticed((id, Place::Main), notice, rng);
+            }
+            Some(Owner::Next(id)) => {
+                let id = *id;
+                self.connection_noticed((id, Place::Next), notice, rng);
+            }
+            Some(Owner::Retired(id, queue)) => {
+                let (id, queue) = (*id, *queue);
+                self.connection_noticed((id, Place::Retired(queue)), notice, rng);
             }
             None => {}
+        }
+        self.sort_queues();
+    }
+
+    fn connection_noticed(
+        &mut self,
+        (id, place): (ConnectionId, Place),
+        notice: RelayNotice,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let effects = &mut self.effects;
+        match (notice, place) {
+            (
+                RelayNotice::Message {
+                    message, sealed, ..
+                },
+                Place::Next,
+            ) => connection.next_delivers(message, &sealed, effects),
+            (
+                RelayNotice::Message {
+                    message, sealed, ..
+                },
+                Place::Main | Place::Retired(_),
+            ) => connection.deliver(place, message, &sealed, effects, rng),
+            (RelayNotice::Ended { .. }, place) => {
+                if let Some(queue) = connection.queue_mut(place) {
+                    queue.subscription = Subscription::Taken;
+                }
+                effects.ready(Owner::Connection(id));
+            }
+            (RelayNotice::Deleted { .. }, Place::Main) => connection.queue_lost(effects),
+            (RelayNotice::Deleted { .. }, Place::Next) => connection.give_up_next(effects),
+            (RelayNotice::Deleted { .. }, Place::Retired(queue)) => {
+                connection.retired_gone(queue, effects);
+            }
         }
     }
 

@@ -27,6 +27,7 @@ use super::event::Event;
 use super::handshake::{Unusable, set_pace};
 use super::layer;
 use super::message::{AgentMessage, Body};
+use super::rotation::Rotation;
 use super::step::RowKey;
 use super::wire::{Malformed, Reader, put_large};
 
@@ -37,6 +38,9 @@ pub(super) const KEYS_MAX: usize = 256;
 /// Keys that are answered although the answer to the ones before is not used yet. More would let two
 /// agents that misunderstand each other answer each other for ever.
 const HASTE_MAX: u8 = 3;
+
+/// How long the first word in a new ratchet may take before the application may ask for another one.
+const AGREED_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the agent starts by itself at most: a relay can cause it, with a message from long ago.
 pub const RESYNC_PAUSE: Duration = Duration::from_secs(60 * 60);
@@ -179,6 +183,11 @@ impl Connection {
         }
         match core::mem::replace(&mut self.resync.sync, Sync::Settled) {
             Sync::Asked(keys) => self.resync.sync = Sync::Asked(keys),
+            // The peer's word is on its way: another request would cross it, and the two would agree on
+            // different keys.
+            Sync::Agreed if self.agreed_until.is_some_and(|until| effects.now < until) => {
+                self.resync.sync = Sync::Agreed;
+            }
             Sync::Broken(Some(params)) => {
                 if self.answer_keys(&params, effects, rng).is_err() {
                     self.resync.sync = Sync::Broken(None);
@@ -237,7 +246,7 @@ impl Connection {
         }
         self.resync.taken.push(fingerprint);
         // What others overtook was encrypted before, and would have come before.
-        self.release_all(effects);
+        self.release_all(effects, rng);
         self.received.count(plain);
         let agreed = match core::mem::replace(&mut self.resync.sync, Sync::Settled) {
             Sync::Asked(keys) => match keys.renew(params, Options::default(), rng) {
@@ -319,7 +328,9 @@ impl Connection {
         let (binding, is_first) = (ratchet.binding(), ratchet.can_send());
         self.keys = Keys::Agreed(Box::new(ratchet));
         self.forget_late(effects);
+        self.rotation.say_again();
         self.resync.sync = Sync::Agreed;
+        self.agreed_until = Some(effects.now.after(AGREED_PATIENCE));
         effects.event(Event::Renewed {
             connection: self.id,
             tag: self.tag,
@@ -381,6 +392,7 @@ impl Connection {
     /// Goes on with what waited for the ratchet.
     pub(super) fn resume(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         if self.may_speak() && self.stage == Stage::Active {
+            self.speak_of_queues(effects, rng);
             self.admit_waiting(effects, rng);
             if !self.receipts.is_empty() && !self.receipts_timed {
                 self.receipts_timed = true;
@@ -402,7 +414,7 @@ impl Connection {
         let mut out = Zeroizing::new(Vec::with_capacity(512));
         out.push(RENEWAL_VERSION);
         // Every part is bounded below what its length field can say.
-        if self.resync.put(&mut out).is_ok() {
+        if self.resync.put(&mut out).is_ok() && self.rotation.put(&mut out).is_ok() {
             effects.delta.put(RowKey::Renewal(self.id), out);
         }
     }
@@ -418,6 +430,7 @@ impl Connection {
             return Err(Malformed::Version);
         }
         self.resync = Resynchronisation::read(&mut reader)?;
+        self.rotation = Rotation::read(&mut reader, effects)?;
         reader.end()?;
         if let (true, Stage::Active, Keys::Agreed(ratchet)) =
             (self.resync.is_renewed(), self.stage, &self.keys)

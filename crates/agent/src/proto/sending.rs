@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use junto_crypto::{CryptoRng, Zeroizing};
 
-use super::address::put_queue_name;
+use super::address::QueueName;
 use super::command::{CallError, Misuse, Reply, Ticket};
 use super::connection::{AWAITING_MAX, Connection, Keys, OUTBOX_MAX, Role, Stage, WINDOW};
 use super::effects::{Effects, Purpose, Timer};
@@ -39,9 +39,13 @@ impl Connection {
         let owner = self.owner();
         match self.stage {
             Stage::Failed(_) => {}
-            Stage::Deleting => self.receive.pump_delete(owner, effects),
+            Stage::Deleting => self.pump_deletion(effects),
             Stage::Inviting | Stage::Joining | Stage::Confirming | Stage::Active => {
-                self.receive.pump(owner, effects);
+                // What our queue has comes after the rest of the one before.
+                if !self.rotation.draining {
+                    self.receive.pump(owner, effects);
+                }
+                self.pump_rotation(effects);
                 if let Some(send) = &mut self.send {
                     send.pump_secure(owner, effects);
                 }
@@ -55,7 +59,7 @@ impl Connection {
     fn pump_outbox(&mut self, effects: &mut Effects) {
         let owner = self.owner();
         let Some(send) = &mut self.send else { return };
-        if !send.may_send(effects) {
+        if !send.may_send(effects) || self.rotation.is_leaving() {
             return;
         }
         // A message that was refused goes alone: another one behind it could get in first again.
@@ -281,7 +285,7 @@ impl Connection {
         if self.stage == Stage::Active
             && self.may_speak()
             && self.outbox.len() < OUTBOX_MAX
-            && put_queue_name(&mut name, &address.relay, &address.sender_id).is_ok()
+            && QueueName::of(&address).put(&mut name).is_ok()
         {
             // Without it the peer tries again after a while.
             let _ = self.enqueue(&Body::QueueContinues(&name), effects, rng);

@@ -37,6 +37,9 @@ pub struct AgentConfig {
     pub post_quantum: PostQuantum,
     /// Who may give a connection new keys.
     pub resync: Resync,
+    /// How long connections receive on one queue before they go over to another one, on another of
+    /// [`AgentConfig::own_relays`] if there is one; by default [`ROTATION_PERIOD`], never if none.
+    pub rotate_every: Option<Duration>,
     /// Through what to connect, and how long relays may take.
     pub client: ClientOptions,
     /// When what we send goes through another relay, so that the relays of peers do not see where we are.
@@ -51,6 +54,9 @@ pub struct AgentConfig {
     /// How the agent comes back to a relay that is out of reach.
     pub reconnect: Reconnect,
 }
+
+/// How long a queue is used by default: four weeks, and up to a week more.
+pub const ROTATION_PERIOD: Duration = Duration::from_secs(28 * 24 * 60 * 60);
 
 /// What to do when a command should go through another relay, and none passes it on: because the one is no
 /// proxy, or will not connect to the other, or the other is too old for it. A relay that is merely
@@ -99,6 +105,7 @@ impl AgentConfig {
             receipts: true,
             post_quantum: PostQuantum::default(),
             resync: Resync::default(),
+            rotate_every: Some(ROTATION_PERIOD),
             client: ClientOptions::default(),
             routing: Routing::default(),
             fallback: Fallback::default(),
@@ -146,6 +153,7 @@ impl Agent {
             receipts: config.receipts,
             routes,
             resync: config.resync,
+            rotate_every: config.rotate_every,
             fallback: config.fallback,
             post_quantum: config.post_quantum,
             client: config.client,
@@ -178,6 +186,7 @@ impl Agent {
             receipts,
             routes: RoutePolicy::default(),
             resync: Resync::default(),
+            rotate_every: None,
             fallback: Fallback::default(),
             post_quantum: PostQuantum::default(),
             client,
@@ -382,6 +391,22 @@ impl Agent {
             message,
         })
         .await
+    }
+
+    /// Lets a connection receive on another queue, on this relay, or on another one of the profile's own. Returns
+    /// when the intention is stored; [`Event::Rotated`] follows when the peer sends there. Nothing is lost
+    /// meanwhile, and the old queue is deleted. Asking again before the peer has answered begins anew.
+    ///
+    /// # Errors
+    /// [`AgentError::Misuse`] before [`Event::Connected`], [`AgentError::Connection`] after
+    /// [`Event::Failed`].
+    pub async fn rotate(
+        &self,
+        connection: ConnectionId,
+        relay: Option<&ServerAddress>,
+    ) -> Result<(), AgentError> {
+        let relay = relay.cloned();
+        self.done(Command::Rotate { connection, relay }).await
     }
 
     /// Agrees new keys with the peer: for a connection whose messages cannot be read any more, because a side

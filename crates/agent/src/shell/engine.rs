@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use junto_tls::ClientTls;
 use rand_chacha::ChaCha20Rng;
@@ -19,8 +19,8 @@ use super::timer;
 use crate::error::{AgentError, RelayFault};
 use crate::proto::{
     Answer, CallError, Event, Instant, Lines, Machine, MachineConfig, Output, Overview,
-    PostQuantum, RelayId, RelayNotice, RelayTrouble, Reply, Resync, Route, RoutePolicy, Ticket,
-    Token,
+    PostQuantum, RelayId, RelayNotice, RelayTrouble, Reply, Resync, Route, RoutePolicy, Schedule,
+    Ticket, Token,
 };
 use crate::random::generator;
 use crate::store::{Store, StoreError};
@@ -97,6 +97,7 @@ pub(super) struct EngineOptions {
     pub(super) receipts: bool,
     pub(super) routes: RoutePolicy,
     pub(super) resync: Resync,
+    pub(super) rotate_every: Option<Duration>,
     pub(super) fallback: super::agent::Fallback,
     pub(super) post_quantum: PostQuantum,
     pub(super) client: crate::client::ClientOptions,
@@ -183,6 +184,13 @@ impl Engine {
                 receipts: options.receipts,
                 routes: options.routes,
                 resync: options.resync,
+                schedule: Schedule {
+                    every: options.rotate_every,
+                    // The clock is not looked at again: this process sees no jumps.
+                    epoch: SystemTime::now()
+                        .duration_since(SystemTime::UNIX_EPOCH)
+                        .unwrap_or_default(),
+                },
             },
             fallback: options.fallback,
             post_quantum: options.post_quantum,

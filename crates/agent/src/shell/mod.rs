@@ -6,4 +6,6 @@ mod engine;
 mod relay;
 mod timer;
 
-pub use agent::{Agent, AgentConfig, Events, Fallback, Passwords, Reconnect, Succeed};
+pub use agent::{
+    Agent, AgentConfig, Events, Fallback, Passwords, ROTATION_PERIOD, Reconnect, Succeed,
+};

@@ -16,6 +16,7 @@ mod hostile;
 mod relay;
 mod restored;
 mod resync;
+mod rotation;
 mod world;
 
 use junto_agent::proto::{

@@ -210,6 +210,21 @@ impl Relay {
                 queue.sender_key = Some(key);
                 (Answer::Done, None)
             }
+            Operation::Allow { queue, auth, key } => {
+                let Some((_, queue)) = self.by_recipient(&queue) else {
+                    return refused;
+                };
+                if queue.recipient_key != public(&auth)
+                    || queue
+                        .sender_key
+                        .as_ref()
+                        .is_some_and(|known| *known != *key)
+                {
+                    return refused;
+                }
+                queue.sender_key = Some(*key);
+                (Answer::Done, None)
+            }
             Operation::ReadLink { link } => {
                 let Some((name, queue)) = self.by_link(&link) else {
                     return refused;

@@ -176,7 +176,7 @@ fn the_agent_asks_by_itself_once_in_a_while_only() {
     for round in 0..4 {
         // Long ago the relay has delivered something that the agent has forgotten.
         for _ in 0..35 {
-            assert_eq!(say(&mut pair, 1, 2), good(2));
+            assert_eq!(say(&mut pair, 1, 4), good(4));
             say(&mut pair, 0, 1);
         }
         for (_, relay) in &mut pair.world.relays {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use junto_agent::proto::{
     Answer, CallError, Command, ConnectionFault, ConnectionId, Event, Instant, Integrity,
     Link as AgentLink, Machine, MachineConfig, MessageId, Operation, Output, PostQuantum, Refusal,
-    RelayId, RelayTrouble, Reply, RequestId, Resync, RoutePolicy, Routing, Tag, Ticket, Token,
+    RelayId, RelayTrouble, Reply, RequestId, Resync, RoutePolicy, Routing, Schedule, Tag, Ticket,
+    Token,
 };
 use junto_agent::store::{MemoryStore, Store};
 use junto_smp::address::{Fingerprint, ServerAddress};
@@ -64,6 +65,9 @@ pub struct App {
     /// What was lost each time.
     pub missing: Vec<u64>,
     pub opened: Vec<Vec<u8>>,
+    /// Queues that were replaced: whether ours, and where.
+    pub rotated: Vec<(bool, ServerAddress)>,
+    pub rotations_failed: usize,
     pub unacknowledged: Vec<(ConnectionId, MessageId)>,
 }
 
@@ -83,6 +87,10 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub receipts: bool,
     pub resync: Resync,
+    /// How long queues are used; in force from a node's next start on.
+    pub every: Option<Duration>,
+    /// A relay that nobody reaches.
+    pub away: Option<usize>,
     post_quantum: PostQuantum,
     /// Commands, and answers, that got lost between two relays.
     pub losses: usize,
@@ -141,6 +149,7 @@ impl World {
                 receipts: true,
                 routes: routes.clone(),
                 resync: Resync::OnDemand,
+                schedule: Schedule::default(),
             };
             Node {
                 machine: machine(&mut store, config, post_quantum),
@@ -160,6 +169,8 @@ impl World {
             nodes: nodes.collect(),
             receipts: true,
             resync: Resync::OnDemand,
+            every: None,
+            away: None,
             post_quantum,
             losses: 0,
             clock: 0,
@@ -409,7 +420,7 @@ impl World {
         let node = &mut self.nodes[index];
         let now = Instant::from_millis(self.clock);
         for (id, wire) in &mut node.wires {
-            if wire.link.is_none() {
+            if wire.link.is_none() && self.away != Some(wire.relay) {
                 self.last_link += 1;
                 wire.link = Some(Link(self.last_link));
                 node.machine.handle_relay_up(now, *id);
@@ -463,6 +474,11 @@ impl World {
             receipts,
             routes,
             resync,
+            schedule: Schedule {
+                every: self.every,
+                // The clock of the world goes on over restarts.
+                epoch: Duration::from_secs(1_000_000),
+            },
         };
         node.machine = machine(&mut node.store, config, post_quantum);
     }
@@ -586,6 +602,10 @@ impl App {
             }
             Event::Synchronised { missing, .. } => self.missing.push(missing),
             Event::Opened { about, .. } => self.opened.push(about),
+            Event::Rotated {
+                receives, relay, ..
+            } => self.rotated.push((receives, relay)),
+            Event::RotationFailed { .. } => self.rotations_failed += 1,
             Event::RelayDown { .. } | Event::RelayUp { .. } => {}
         }
     }
@@ -776,6 +796,14 @@ impl Pair {
         }
         self.world.settle();
         self.drive(messages);
+    }
+
+    /// Nothing failed, and nothing was unreadable.
+    pub fn check_all_but_bodies(&self) {
+        for node in &self.world.nodes {
+            assert_eq!(node.app.unreadable, 0);
+            assert!(node.app.failed.is_empty(), "{:?}", node.app.failed);
+        }
     }
 
     /// Everything that was confirmed arrived once, in order, with nothing to complain about.

@@ -105,6 +105,8 @@ pub fn event_of(event: agent::Event) -> Option<Event> {
         | agent::Event::Unreadable { .. }
         | agent::Event::RatchetBroken { .. }
         | agent::Event::Synchronised { .. }
+        | agent::Event::Rotated { .. }
+        | agent::Event::RotationFailed { .. }
         | agent::Event::Opened { .. } => return None,
     })
 }

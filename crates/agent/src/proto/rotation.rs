@@ -1,0 +1,1166 @@
+//! A connection's queue gives place to another one, on the same relay or elsewhere.
+//!
+//! | recipient of the queue | sender |
+//! |---|---|
+//! | `NEW`; `QA`: the new queue, and which one it replaces | |
+//! | | `QK`: its keys for the new queue |
+//! | `KEY`; `QU`: the new queue may be used | |
+//! | | what the old relay has not taken, then `QT`, into the new queue; the old one is forgotten |
+//! | with the first message there: `OFF` on the old queue, its rest, `DEL`; then what is in the new one | |
+//!
+//! Everything but the commands travels as messages of the connection. Each step is stored before it is said,
+//! and said or commanded again after a crash. What the sender sends twice, because it does not know whether
+//! the old relay has taken it, the recipient recognises.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use junto_crypto::{CryptoRng, Zeroizing, x25519};
+use junto_smp::address::ServerAddress;
+use junto_smp::command::QueueMode;
+use junto_smp::id::RecipientId;
+use junto_smp::key::{AuthKey, AuthSecret};
+
+use super::address::{QueueAddress, QueueInfo, QueueName, QueueUri};
+use super::command::{CallError, Misuse};
+use super::connection::{Connection, Stage, Suspension};
+use super::effects::{Effects, Owner, Purpose, RETRY_DELAY, Timer};
+use super::envelope::Envelope;
+use super::event::{ConnectionFault, Event};
+use super::layer::{self, SealedBody};
+use super::message::Body;
+use super::queue::{ReceiveQueue, SendQueue, Sender, Subscription, put_auth, read_auth};
+use super::relay::{Answer, Auth, Operation, Refusal, RelayId};
+use super::step::{Row, RowKey};
+use super::version;
+use super::wire::{Malformed, Reader, put_short};
+
+/// Queues that wait to be deleted, at most: a relay that is away for that many rotations is left to drop
+/// its queue itself.
+const RETIRED_MAX: usize = 4;
+
+/// How long nothing is sent before a queue is left for another one: a recipient that reads both at once, and
+/// deletes the old one with the first message in the new one, as SimpleX's agent does, takes what is there.
+const SWITCH_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long the new queue waits for the rest of the old one while the old one's relay is away.
+const DRAIN_DELAY: Duration = Duration::from_secs(30);
+
+/// How often it goes on waiting because that relay is there.
+const DRAIN_TRIES: u32 = 20;
+
+/// When the queues that a profile's connections receive on are replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// After that much use, and up to a quarter more; never if none.
+    pub every: Option<Duration>,
+    /// The time since 1970 when the machine's [`Instant`](super::Instant) is 0.
+    pub epoch: Duration,
+}
+
+/// How far a new queue of ours is.
+enum Step {
+    /// It is made, or its peer is yet to be told of it.
+    Making,
+    /// The peer has been told.
+    Added,
+    /// The peer has given this key, the relay does not have it yet.
+    Keyed(AuthKey),
+    /// The relay has it; the peer is yet to be told.
+    Allowed,
+    /// The peer has been told to use it.
+    Used,
+}
+
+/// A queue that is to take the place of ours.
+struct Next {
+    queue: ReceiveQueue,
+    step: Step,
+    /// `KEY` is in flight. Not stored.
+    allowing: bool,
+}
+
+/// A queue that we do not receive on any more, until it is empty and deleted.
+struct Retired {
+    queue: ReceiveQueue,
+    /// Not stored.
+    suspension: Suspension,
+}
+
+/// A queue that the peer wants us to use in place of the one that we do.
+struct Offered {
+    address: QueueAddress,
+    auth: Auth,
+    layer_secret: x25519::SecretKey,
+    /// Whether it has been given our keys.
+    answered: bool,
+    /// Whether we were told to use it.
+    usable: bool,
+}
+
+/// What is kept of it, beside the connection's row.
+#[derive(Default)]
+pub(super) struct Rotation {
+    next: Option<Box<Next>>,
+    retired: Vec<Retired>,
+    /// The last one of these may have messages that come before those of our queue.
+    pub(super) draining: bool,
+    /// How often the wait for it was prolonged. Not stored.
+    drain_tries: u32,
+    /// What comes first on our queue may have come on the one before.
+    pub(super) copies: bool,
+    offered: Option<Box<Offered>>,
+    /// Since when our queue is used, in seconds since 1970; 0 if we did not count.
+    since: u64,
+}
+
+/// One of the queues that a connection receives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Main,
+    Next,
+    Retired(RecipientId),
+}
+
+impl Rotation {
+    pub(super) fn put(&self, out: &mut Zeroizing<Vec<u8>>) -> Result<(), Malformed> {
+        match &self.next {
+            None => out.push(b'0'),
+            Some(next) => {
+                out.push(match &next.step {
+                    Step::Making => b'M',
+                    Step::Added => b'A',
+                    Step::Keyed(_) => b'K',
+                    Step::Allowed => b'L',
+                    Step::Used => b'U',
+                });
+                if let Step::Keyed(key) = &next.step {
+                    let mut spki = Vec::new();
+                    key.write_spki(&mut spki);
+                    put_short(out, &spki)?;
+                }
+                next.queue.put(out)?;
+            }
+        }
+        out.push(u8::try_from(self.retired.len()).map_err(|_| Malformed::Long)?);
+        for retired in &self.retired {
+            retired.queue.put(out)?;
+        }
+        out.push(u8::from(self.draining) | u8::from(self.copies) << 1);
+        match &self.offered {
+            None => out.push(b'0'),
+            Some(offered) => {
+                out.push(match (offered.usable, offered.answered) {
+                    (true, _) => b'U',
+                    (false, true) => b'A',
+                    (false, false) => b'O',
+                });
+                QueueInfo::new(offered.address.clone()).put(out)?;
+                put_auth(out, &offered.auth);
+                out.extend_from_slice(offered.layer_secret.as_bytes());
+            }
+        }
+        out.extend_from_slice(&self.since.to_be_bytes());
+        Ok(())
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>, effects: &mut Effects) -> Result<Self, Malformed> {
+        let step = match reader.u8()? {
+            b'0' => None,
+            b'M' => Some(Step::Making),
+            b'A' => Some(Step::Added),
+            b'K' => {
+                let key = AuthKey::from_spki(reader.short()?).map_err(|_| Malformed::Key)?;
+                Some(Step::Keyed(key))
+            }
+            b'L' => Some(Step::Allowed),
+            b'U' => Some(Step::Used),
+            _ => return Err(Malformed::Tag),
+        };
+        let next = match step {
+            None => None,
+            Some(step) => Some(Box::new(Next {
+                queue: ReceiveQueue::read(reader, effects)?,
+                step,
+                allowing: false,
+            })),
+        };
+        let count = usize::from(reader.u8()?);
+        if count > RETIRED_MAX {
+            return Err(Malformed::Long);
+        }
+        let mut retired = Vec::new();
+        for _ in 0..count {
+            retired.push(Retired {
+                queue: ReceiveQueue::read(reader, effects)?,
+                suspension: Suspension::Not,
+            });
+        }
+        let flags = reader.u8()?;
+        if flags > 3 {
+            return Err(Malformed::Tag);
+        }
+        let how_far = match reader.u8()? {
+            b'0' => None,
+            b'O' => Some((false, false)),
+            b'A' => Some((true, false)),
+            b'U' => Some((true, true)),
+            _ => return Err(Malformed::Tag),
+        };
+        let offered = match how_far {
+            None => None,
+            Some((answered, usable)) => Some(Box::new(Offered {
+                address: QueueInfo::read(reader)?.address,
+                auth: read_auth(reader)?,
+                layer_secret: x25519::SecretKey::from_bytes(&reader.array()?),
+                answered,
+                usable,
+            })),
+        };
+        Ok(Self {
+            next,
+            retired,
+            draining: flags & 1 != 0,
+            drain_tries: 0,
+            copies: flags & 2 != 0,
+            offered,
+            since: reader.u64()?,
+        })
+    }
+
+    /// The queues besides the one that is used.
+    pub(super) fn queues(&self) -> impl Iterator<Item = (Place, &ReceiveQueue)> {
+        let next = self.next.iter().map(|next| (Place::Next, &next.queue));
+        let retired = self.retired.iter().filter_map(|retired| {
+            let created = retired.queue.created.as_ref()?;
+            Some((Place::Retired(created.recipient_id), &retired.queue))
+        });
+        next.chain(retired)
+    }
+
+    fn queues_mut(&mut self) -> impl Iterator<Item = &mut ReceiveQueue> {
+        let next = self.next.iter_mut().map(|next| &mut next.queue);
+        let retired = self.retired.iter_mut().map(|retired| &mut retired.queue);
+        next.chain(retired)
+    }
+
+    /// Whether a queue of ours is about to be replaced, or was just now.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.next.is_some() || self.expects_copies()
+    }
+
+    /// What was said about queues may be lost: it is said again.
+    pub(super) fn say_again(&mut self) {
+        if let Some(next) = &mut self.next {
+            match next.step {
+                Step::Added => next.step = Step::Making,
+                Step::Used => next.step = Step::Allowed,
+                Step::Making | Step::Keyed(_) | Step::Allowed => {}
+            }
+        }
+        if let Some(offered) = self.offered.as_mut().filter(|it| !it.usable) {
+            offered.answered = false;
+        }
+    }
+
+    /// Whether the peer's queue is about to be left: nothing more goes there.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.offered.as_ref().is_some_and(|offered| offered.usable)
+    }
+
+    /// Whether what comes may have come on another queue.
+    pub(super) fn expects_copies(&self) -> bool {
+        self.copies || !self.retired.is_empty()
+    }
+
+    fn retired_at(&self, queue: RecipientId) -> Option<usize> {
+        let is_it = |retired: &Retired| {
+            let created = retired.queue.created.as_ref();
+            created.is_some_and(|created| created.recipient_id == queue)
+        };
+        self.retired.iter().position(is_it)
+    }
+
+    /// The connection to a relay died.
+    pub(super) fn disconnected(&mut self, relay: RelayId) {
+        if let Some(next) = self.next.as_mut().filter(|it| it.queue.relay == relay) {
+            next.queue.disconnected();
+            next.allowing = false;
+        }
+        let retired = self.retired.iter_mut();
+        for retired in retired.filter(|retired| retired.queue.relay == relay) {
+            retired.queue.disconnected();
+            retired.suspension = Suspension::Not;
+        }
+    }
+}
+
+impl Connection {
+    fn owner_of(&self, place: Place) -> Owner {
+        match place {
+            Place::Main => Owner::Connection(self.id),
+            Place::Next => Owner::Next(self.id),
+            Place::Retired(queue) => Owner::Retired(self.id, queue),
+        }
+    }
+
+    /// One of the queues that we receive on.
+    pub(super) fn queue(&self, place: Place) -> Option<&ReceiveQueue> {
+        match place {
+            Place::Main => Some(&self.receive),
+            Place::Next => self.rotation.next.as_ref().map(|next| &next.queue),
+            Place::Retired(queue) => {
+                let at = self.rotation.retired_at(queue)?;
+                self.rotation.retired.get(at).map(|it| &it.queue)
+            }
+        }
+    }
+
+    /// All of them.
+    pub(super) fn queues_mut(&mut self) -> impl Iterator<Item = &mut ReceiveQueue> {
+        core::iter::once(&mut self.receive).chain(self.rotation.queues_mut())
+    }
+
+    pub(super) fn queue_mut(&mut self, place: Place) -> Option<&mut ReceiveQueue> {
+        match place {
+            Place::Main => Some(&mut self.receive),
+            Place::Next => self.rotation.next.as_mut().map(|next| &mut next.queue),
+            Place::Retired(queue) => {
+                let at = self.rotation.retired_at(queue)?;
+                self.rotation.retired.get_mut(at).map(|it| &mut it.queue)
+            }
+        }
+    }
+
+    /// Lets the relay of one of our queues send the next message, or not yet.
+    pub(super) fn acknowledge_at(
+        &mut self,
+        place: Place,
+        message: junto_smp::id::MessageId,
+        is_full: bool,
+        effects: &mut Effects,
+    ) {
+        let owner = self.owner_of(place);
+        if let Some(queue) = self.queue_mut(place) {
+            if is_full {
+                queue.held = Some(message);
+            } else {
+                queue.acknowledge(message, owner, effects);
+            }
+        }
+    }
+
+    /// Acknowledges what was held back on all queues.
+    pub(super) fn acknowledge_held(&mut self, effects: &mut Effects) {
+        let places: Vec<_> = self.rotation.queues().map(|(place, _)| place).collect();
+        for place in core::iter::once(Place::Main).chain(places) {
+            let held = self.queue_mut(place).and_then(|queue| queue.held.take());
+            if let Some(message) = held {
+                self.acknowledge_at(place, message, false, effects);
+            }
+        }
+    }
+
+    /// Begins to replace the queue that we receive on, by one on this relay. If that is under way already, it
+    /// begins anew on another relay unless the peer has answered; if the peer was told to use the new queue, it is
+    /// told again.
+    pub(super) fn rotate(
+        &mut self,
+        relay: ServerAddress,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), CallError> {
+        match self.stage {
+            Stage::Active => {}
+            Stage::Failed(fault) => return Err(fault.into()),
+            Stage::Deleting => return Err(Misuse::NoConnection.into()),
+            Stage::Inviting | Stage::Joining | Stage::Confirming => {
+                return Err(Misuse::NotConnected.into());
+            }
+        }
+        match self.rotation.next.take() {
+            Some(next)
+                if matches!(next.step, Step::Making | Step::Added)
+                    && next.queue.relay_address() == &relay =>
+            {
+                self.rotation.next = Some(next);
+            }
+            Some(mut next) if !matches!(next.step, Step::Making | Step::Added) => {
+                if matches!(next.step, Step::Used) {
+                    next.step = Step::Allowed;
+                }
+                self.rotation.next = Some(next);
+                self.speak_of_queues(effects, rng);
+            }
+            before => {
+                if let Some(before) = before {
+                    self.retire(before.queue, effects);
+                }
+                self.rotation.next = Some(Box::new(Next {
+                    queue: ReceiveQueue::new(relay, QueueMode::Messaging, effects, rng),
+                    step: Step::Making,
+                    allowing: false,
+                }));
+            }
+        }
+        self.store_renewal(effects);
+        effects.ready(self.owner());
+        Ok(())
+    }
+
+    /// A queue that is not used any more is to be deleted.
+    fn retire(&mut self, mut queue: ReceiveQueue, effects: &mut Effects) {
+        if queue.created.is_none() {
+            return;
+        }
+        queue.disconnected();
+        if self.rotation.retired.len() == RETIRED_MAX {
+            self.rotation.retired.remove(0);
+            effects.queues_changed();
+        }
+        self.rotation.retired.push(Retired {
+            queue,
+            suspension: Suspension::Not,
+        });
+    }
+
+    /// Issues what is due for the queues besides ours.
+    pub(super) fn pump_rotation(&mut self, effects: &mut Effects) {
+        let id = self.id;
+        if let Some(next) = &mut self.rotation.next {
+            next.queue.pump(Owner::Next(id), effects);
+            if let (Step::Keyed(key), false, Some(created), true) = (
+                &next.step,
+                next.allowing,
+                &next.queue.created,
+                effects.is_up(next.queue.relay),
+            ) {
+                next.allowing = true;
+                let operation = Operation::Allow {
+                    queue: created.recipient_id,
+                    auth: next.queue.auth(),
+                    key: Box::new(key.clone()),
+                };
+                effects.command(next.queue.relay, Owner::Next(id), Purpose::Allow, operation);
+            }
+        }
+        for retired in &mut self.rotation.retired {
+            if let Some(created) = &retired.queue.created {
+                let owner = Owner::Retired(id, created.recipient_id);
+                retired
+                    .queue
+                    .pump_close(&mut retired.suspension, owner, effects);
+            }
+        }
+    }
+
+    /// Issues what is due to delete all queues. A relay that is away is left to drop its queue itself.
+    pub(super) fn pump_deletion(&mut self, effects: &mut Effects) {
+        let id = self.id;
+        let next = self.rotation.next.as_ref();
+        if next.is_some_and(|next| next.queue.is_being_made()) {
+            // The answer says what to delete.
+            return;
+        }
+        if let Some(next) = self.rotation.next.take() {
+            self.retire(next.queue, effects);
+        }
+        let mut are_gone = true;
+        for retired in &mut self.rotation.retired {
+            if let Some(created) = &retired.queue.created
+                && effects.is_up(retired.queue.relay)
+            {
+                are_gone = false;
+                let owner = Owner::Retired(id, created.recipient_id);
+                retired.queue.pump_delete(owner, effects);
+            }
+        }
+        if are_gone {
+            self.receive.pump_delete(Owner::Connection(id), effects);
+        }
+    }
+
+    /// Takes the answer to a command about the next queue.
+    pub(super) fn next_answered(
+        &mut self,
+        purpose: Purpose,
+        answer: Answer,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some(next) = &mut self.rotation.next else {
+            return;
+        };
+        match (purpose, answer) {
+            (
+                Purpose::Create,
+                Answer::Created {
+                    recipient_id,
+                    sender_id,
+                    relay_key,
+                    ..
+                },
+            ) => {
+                let made = next.queue.created.is_some()
+                    || next
+                        .queue
+                        .set_created(recipient_id, sender_id, relay_key)
+                        .is_some();
+                if !made {
+                    return self.give_up_next(effects);
+                }
+                effects.queues_changed();
+                self.speak_of_queues(effects, rng);
+                self.store_renewal(effects);
+            }
+            (Purpose::Create, Answer::Refused(Refusal::Auth | Refusal::Quota))
+            | (Purpose::Subscribe | Purpose::Allow, Answer::Refused(Refusal::Auth)) => {
+                self.give_up_next(effects);
+            }
+            (Purpose::Subscribe, Answer::Done) => next.queue.subscription = Subscription::Live,
+            (Purpose::Allow, Answer::Done) => {
+                next.allowing = false;
+                if matches!(next.step, Step::Keyed(_)) {
+                    next.step = Step::Allowed;
+                }
+                self.speak_of_queues(effects, rng);
+                self.store_renewal(effects);
+            }
+            (_, Answer::Refused(_)) => {
+                effects.wake_after(RETRY_DELAY, Timer::Retry(next.queue.relay));
+            }
+            (_, Answer::Done | Answer::Created { .. } | Answer::Link(_)) => {}
+        }
+    }
+
+    /// A relay refused something for a reason that may have passed.
+    pub(super) fn retry_next(&mut self, relay: RelayId) {
+        if let Some(next) = self
+            .rotation
+            .next
+            .as_mut()
+            .filter(|it| it.queue.relay == relay)
+        {
+            next.allowing = false;
+        }
+    }
+
+    /// The next queue comes to nothing; the one that is used stays.
+    pub(super) fn give_up_next(&mut self, effects: &mut Effects) {
+        if let Some(next) = self.rotation.next.take() {
+            effects.event(Event::RotationFailed {
+                connection: self.id,
+                relay: next.queue.relay_address().clone(),
+            });
+            effects.queues_changed();
+            self.store_renewal(effects);
+        }
+    }
+
+    /// Takes the answer to a command about a retired queue.
+    pub(super) fn retired_answered(
+        &mut self,
+        queue: RecipientId,
+        purpose: Purpose,
+        answer: &Answer,
+        effects: &mut Effects,
+    ) {
+        let Some(at) = self.rotation.retired_at(queue) else {
+            return;
+        };
+        let retired = &mut self.rotation.retired[at];
+        match (purpose, answer) {
+            (Purpose::Delete, Answer::Done) | (_, Answer::Refused(Refusal::Auth)) => {
+                self.retired_gone(queue, effects);
+            }
+            (Purpose::Subscribe, Answer::Done) => retired.queue.subscription = Subscription::Live,
+            (Purpose::Suspend, Answer::Done) => retired.suspension = Suspension::Done,
+            (Purpose::Acknowledge, _) => {}
+            (_, Answer::Refused(_)) => {
+                if purpose == Purpose::Suspend {
+                    retired.suspension = Suspension::Not;
+                }
+                effects.wake_after(RETRY_DELAY, Timer::Retry(retired.queue.relay));
+            }
+            (_, Answer::Done | Answer::Created { .. } | Answer::Link(_)) => {}
+        }
+        effects.ready(self.owner());
+    }
+
+    /// A retired queue is no more.
+    pub(super) fn retired_gone(&mut self, queue: RecipientId, effects: &mut Effects) {
+        let Some(at) = self.rotation.retired_at(queue) else {
+            return;
+        };
+        let was_last = at + 1 == self.rotation.retired.len();
+        self.rotation.retired.remove(at);
+        if was_last {
+            self.end_drain(effects);
+        }
+        effects.queues_changed();
+        self.store_renewal(effects);
+        effects.ready(self.owner());
+    }
+
+    /// Nothing comes before what our queue has.
+    fn end_drain(&mut self, effects: &mut Effects) {
+        if self.rotation.draining {
+            self.rotation.draining = false;
+            self.rotation.drain_tries = 0;
+            // Subscribing brings what was left there.
+            self.receive.disconnected();
+            effects.ready(self.owner());
+        }
+    }
+
+    /// The wait for the rest of the old queue may be over.
+    pub(super) fn drain_timed(&mut self, effects: &mut Effects) {
+        if !self.rotation.draining {
+            return;
+        }
+        let last = self.rotation.retired.last();
+        let is_up = last.is_some_and(|retired| effects.is_up(retired.queue.relay));
+        if is_up && self.rotation.drain_tries < DRAIN_TRIES {
+            self.rotation.drain_tries += 1;
+            effects.wake_after(DRAIN_DELAY, Timer::Drain(self.id));
+        } else {
+            self.end_drain(effects);
+            self.store_renewal(effects);
+        }
+    }
+
+    /// Something lies in the next queue. If it is of the peer, that queue is ours from now on, and the one
+    /// before is emptied first: what lies in the new one comes when that is done.
+    pub(super) fn next_delivers(
+        &mut self,
+        message: junto_smp::id::MessageId,
+        sealed: &[u8],
+        effects: &mut Effects,
+    ) {
+        let Some(next) = &self.rotation.next else {
+            return;
+        };
+        let (Some(created), Some(sender)) = (&next.queue.created, &next.queue.sender) else {
+            return;
+        };
+        let is_peers = created.delivery.open(&message, sealed).is_ok_and(|opened| {
+            let junto_smp::message::Delivered::Message { body, .. } = opened.content() else {
+                return false;
+            };
+            let opened = SealedBody::read(body).map(|sealed| sealed.open(&sender.key));
+            let Ok(Ok(opened)) = opened else { return false };
+            let envelope = Envelope::read(opened.envelope());
+            matches!(
+                envelope,
+                Ok(Envelope::Message { .. } | Envelope::RatchetKey { .. })
+            )
+        });
+        if !is_peers || !matches!(next.step, Step::Allowed | Step::Used) {
+            // Not of anybody whom we know: it must not keep the queue from going on.
+            return next
+                .queue
+                .acknowledge(message, Owner::Next(self.id), effects);
+        }
+        self.promote(effects);
+    }
+
+    /// The next queue is ours from now on.
+    fn promote(&mut self, effects: &mut Effects) {
+        let Some(next) = self.rotation.next.take() else {
+            return;
+        };
+        let mut queue = next.queue;
+        queue.disconnected();
+        let relay = queue.relay_address().clone();
+        let old = core::mem::replace(&mut self.receive, queue);
+        self.retire(old, effects);
+        self.rotation.draining = true;
+        self.rotation.copies = true;
+        self.rotation.since = effects.unix_seconds();
+        self.time_drain(effects);
+        self.time_rotation(effects);
+        effects.event(Event::Rotated {
+            connection: self.id,
+            receives: true,
+            relay,
+        });
+        effects.queues_changed();
+        effects.changed(self.owner());
+        self.store_renewal(effects);
+    }
+
+    /// The relay no longer has our queue: the end of the connection, unless the peer was told of another one.
+    pub(super) fn queue_lost(&mut self, effects: &mut Effects) {
+        let next = self.rotation.next.as_ref();
+        let lost = self.receive.created.as_ref().map(|it| it.recipient_id);
+        match (next.map(|next| &next.step), lost) {
+            (Some(Step::Allowed | Step::Used), Some(lost)) if self.stage == Stage::Active => {
+                self.promote(effects);
+                self.retired_gone(lost, effects);
+            }
+            _ => self.fail(ConnectionFault::QueueGone, effects),
+        }
+    }
+
+    /// Starts the timer for the old queue's rest, if it is waited for.
+    pub(super) fn time_drain(&mut self, effects: &mut Effects) {
+        if self.rotation.draining {
+            effects.wake_after(DRAIN_DELAY, Timer::Drain(self.id));
+        }
+    }
+
+    /// Says what is due about queues, if the peer can hear it.
+    pub(super) fn speak_of_queues(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
+        if !self.may_speak() || self.stage != Stage::Active {
+            return;
+        }
+        // Sizes are constants: whatever fails here fails for good.
+        if let Some(body) = self.new_queue_body() {
+            let _ = self.enqueue(&body, effects, rng);
+            if let Some(next) = &mut self.rotation.next {
+                next.step = Step::Added;
+            }
+        }
+        if let Some(body) = self.usable_queue_body() {
+            let _ = self.enqueue(&body, effects, rng);
+            if let Some(next) = &mut self.rotation.next {
+                next.step = Step::Used;
+            }
+        }
+        if let Some(body) = self.queue_key_body() {
+            let _ = self.enqueue(&body, effects, rng);
+            if let Some(offered) = &mut self.rotation.offered {
+                offered.answered = true;
+            }
+        }
+        self.store_renewal(effects);
+    }
+
+    fn new_queue_body(&self) -> Option<Body<'static>> {
+        let next = self.rotation.next.as_ref()?;
+        let address = next.queue.address()?;
+        let uri = QueueUri {
+            versions: version::QUEUE_RANGE,
+            address,
+        };
+        let replaced = QueueName::of(&self.receive.address()?);
+        matches!(next.step, Step::Making).then(|| Body::QueueAdd(vec![(uri, Some(replaced))]))
+    }
+
+    fn usable_queue_body(&self) -> Option<Body<'static>> {
+        let next = self.rotation.next.as_ref()?;
+        let name = QueueName::of(&next.queue.address()?);
+        matches!(next.step, Step::Allowed).then(|| Body::QueueUse(vec![(name, true)]))
+    }
+
+    fn queue_key_body(&self) -> Option<Body<'static>> {
+        let offered = self.rotation.offered.as_ref()?;
+        let address = QueueAddress {
+            recipient_key: offered.layer_secret.public_key(),
+            ..offered.address.clone()
+        };
+        let key = offered.auth.public_key();
+        (!offered.answered).then(|| Body::QueueKey(vec![(QueueInfo::new(address), key)]))
+    }
+
+    /// `QA`: the peer wants us to send elsewhere.
+    pub(super) fn take_queue(
+        &mut self,
+        queues: &[(QueueUri, Option<QueueName>)],
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some((uri, Some(replaced))) = queues.first() else {
+            return;
+        };
+        let (Some(send), Some(address)) = (&self.send, uri.negotiated()) else {
+            return;
+        };
+        if QueueName::of(address).names(&send.address)
+            || !replaced.names(&send.address)
+            || address.mode == Some(QueueMode::Contact)
+        {
+            return;
+        }
+        if let Some(offered) = &mut self.rotation.offered
+            && QueueName::of(address).names(&offered.address)
+        {
+            // It did not hear the answer.
+            offered.answered = false;
+            return self.speak_of_queues(effects, rng);
+        }
+        if self.rotation.is_leaving() {
+            return;
+        }
+        // One at a time: a peer that goes on offering takes back what it offered before.
+        self.rotation.offered = Some(Box::new(Offered {
+            address: QueueAddress {
+                mode: Some(QueueMode::Messaging),
+                ..address.clone()
+            },
+            auth: Arc::new(AuthSecret::generate(rng)),
+            layer_secret: x25519::SecretKey::generate(rng),
+            answered: false,
+            usable: false,
+        }));
+        self.speak_of_queues(effects, rng);
+        self.store_renewal(effects);
+    }
+
+    /// `QK`: the peer's keys for our new queue.
+    pub(super) fn take_queue_key(&mut self, keys: &[(QueueInfo, AuthKey)], effects: &mut Effects) {
+        let (Some((info, key)), Some(next)) = (keys.first(), &mut self.rotation.next) else {
+            return;
+        };
+        let ours = next.queue.address();
+        let is_ours = ours.is_some_and(|ours| QueueName::of(&info.address).names(&ours));
+        if !matches!(next.step, Step::Added) || !is_ours {
+            return;
+        }
+        let public = info.address.recipient_key;
+        let Some(layer_key) = next.queue.layer_key(&public) else {
+            return;
+        };
+        next.queue.sender = Some(Sender {
+            public,
+            key: layer_key,
+        });
+        next.step = Step::Keyed(key.clone());
+        self.store_renewal(effects);
+        effects.ready(self.owner());
+    }
+
+    /// `QU`: the peer's new queue may be used, in a moment.
+    pub(super) fn use_queue(&mut self, queues: &[(QueueName, bool)], effects: &mut Effects) {
+        let (Some((name, _)), Some(offered)) = (queues.first(), &mut self.rotation.offered) else {
+            return;
+        };
+        if offered.answered && !offered.usable && name.names(&offered.address) {
+            offered.usable = true;
+            self.time_switch(effects);
+            self.store_renewal(effects);
+        }
+    }
+
+    /// Starts the timer for leaving the peer's queue, if that is due.
+    pub(super) fn time_switch(&mut self, effects: &mut Effects) {
+        if self.rotation.is_leaving() {
+            effects.wake_after(SWITCH_PAUSE, Timer::Switch(self.id));
+        }
+    }
+
+    /// Leaves the peer's queue for the new one, unless an answer from there is awaited still. What the old
+    /// relay has not taken for certain goes first.
+    pub(super) fn switch(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
+        let Some(old) = &self.send else { return };
+        if !old.in_flight.is_empty() && effects.is_up(old.relay) {
+            return self.time_switch(effects);
+        }
+        let offered = self.rotation.offered.take_if(|offered| offered.usable);
+        let Some(offered) = offered.filter(|_| self.stage == Stage::Active) else {
+            return;
+        };
+        let name = QueueName::of(&offered.address);
+        let keys = (offered.auth, offered.layer_secret);
+        let send = SendQueue::with_keys(offered.address, keys, true, &self.receive, effects);
+        let Some(send) = send else {
+            return self.store_renewal(effects);
+        };
+        for (number, row) in core::mem::take(&mut self.outbox) {
+            let sealed = SealedBody::read(&row).ok();
+            let opened = sealed
+                .filter(|sealed| sealed.sender_key.is_none())
+                .and_then(|sealed| sealed.open(&old.layer_key).ok());
+            let moved =
+                opened.and_then(|it| layer::seal(&send.layer_key, None, it.envelope(), rng).ok());
+            let key = RowKey::Outbox(self.id, number);
+            match moved {
+                Some(moved) => {
+                    effects.delta.put(key, Row::new(moved.clone()));
+                    self.outbox.insert(number, moved.into());
+                }
+                // Our confirmation, which the peer has, or it would not have said anything.
+                None => effects.delta.delete(key),
+            }
+        }
+        effects.forget_sends(self.owner());
+        let relay = send.address.relay.clone();
+        self.send = Some(send);
+        // Tells the peer to look there, if nothing else does.
+        if self.may_speak() {
+            let _ = self.enqueue(&Body::QueueTest(vec![name]), effects, rng);
+        }
+        effects.event(Event::Rotated {
+            connection: self.id,
+            receives: false,
+            relay,
+        });
+        effects.queues_changed();
+        effects.changed(self.owner());
+        self.store_renewal(effects);
+    }
+
+    /// Starts to count the use of our queue, if that was not done before.
+    pub(super) fn count_use(&mut self, effects: &mut Effects) {
+        if effects.schedule.every.is_some() && self.stage == Stage::Active {
+            if self.rotation.since == 0 {
+                self.rotation.since = effects.unix_seconds();
+                self.store_renewal(effects);
+            }
+            self.time_rotation(effects);
+        }
+    }
+
+    /// Wakes the machine when the queue is to be replaced.
+    fn time_rotation(&mut self, effects: &mut Effects) {
+        let Some(every) = effects.schedule.every else {
+            return;
+        };
+        // Spread over time, so that nobody sees which ones belong together.
+        let spread = every.as_secs() / 4 * u64::from(self.id.as_bytes()[0]) / 256;
+        let due = self.rotation.since.saturating_add(every.as_secs() + spread);
+        let left = Duration::from_secs(due.saturating_sub(effects.unix_seconds()));
+        effects.wake_after(left, Timer::Rotation(self.id));
+    }
+
+    /// It is time to replace the queue.
+    pub(super) fn rotation_due(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
+        let Some(every) = effects.schedule.every else {
+            return;
+        };
+        let due = self.rotation.since.saturating_add(every.as_secs());
+        if self.stage != Stage::Active || effects.unix_seconds() < due {
+            return;
+        }
+        let relay = self.place_for_next(effects, rng);
+        // Whatever comes of it, the next time is that much later.
+        let _ = self.rotate(relay, effects, rng);
+        effects.wake_after(every.max(Duration::from_secs(1)), Timer::Rotation(self.id));
+    }
+
+    /// Another relay of the profile than the one in use, if it has one.
+    pub(super) fn place_for_next(
+        &self,
+        effects: &Effects,
+        rng: &mut impl CryptoRng,
+    ) -> ServerAddress {
+        let current = self.receive.relay_address();
+        let is_other = |it: &&ServerAddress| it.fingerprint() != current.fingerprint();
+        let others: Vec<_> = effects.routes.own.iter().filter(is_other).collect();
+        let mut bytes = [0; 8];
+        rng.fill_bytes(&mut bytes);
+        let count = others.len().max(1) as u64;
+        let at = usize::try_from(u64::from_be_bytes(bytes) % count).unwrap_or(0);
+        others.get(at).map_or(current, |it| *it).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use junto_smp::id::SenderId;
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+    use crate::proto::connection::Keys;
+    use crate::proto::link::InvitationLink;
+    use crate::proto::{ConnectionId, Tag};
+
+    const RELAY: &str = "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=@relay.example:5223";
+
+    fn queue(effects: &mut Effects, rng: &mut impl CryptoRng) -> ReceiveQueue {
+        let relay = RELAY.parse().unwrap();
+        let mut queue = ReceiveQueue::new(relay, QueueMode::Messaging, effects, rng);
+        created(&mut queue, rng);
+        queue
+    }
+
+    fn created(queue: &mut ReceiveQueue, rng: &mut impl CryptoRng) {
+        let key = x25519::SecretKey::generate(rng).public_key();
+        let (recipient, sender) = (RecipientId::random(rng), SenderId::random(rng));
+        queue.set_created(recipient, sender, key).unwrap();
+    }
+
+    /// A connection in use that may send.
+    fn active() -> (Connection, Effects, ChaCha20Rng) {
+        let mut rng = ChaCha20Rng::from_seed([4; 32]);
+        let mut effects = Effects::default();
+        let (id, tag) = (ConnectionId::new([1; 16]), Tag::new([2; 32]));
+        let receive = queue(&mut effects, &mut rng);
+        let maker = Connection::invite(id, tag, vec![], receive, &mut rng);
+        let Keys::Offered(keys) = &maker.keys else {
+            panic!()
+        };
+        let offer = keys.offer(junto_ratchet::VersionRange::OURS);
+        let link = InvitationLink::new(maker.receive.address().unwrap(), offer);
+        let receive = queue(&mut effects, &mut rng);
+        let parts = (&mut effects, &mut rng);
+        let mut joiner = Connection::join(id, tag, &link, vec![], receive, parts).unwrap();
+        joiner.stage = Stage::Active;
+        (joiner, effects, rng)
+    }
+
+    fn offer(
+        connection: &Connection,
+        number: u8,
+        rng: &mut impl CryptoRng,
+    ) -> (QueueUri, Option<QueueName>) {
+        let current = &connection.send.as_ref().unwrap().address;
+        let host = format!("relay{number}.example").parse().unwrap();
+        let pin = junto_smp::address::Fingerprint([number; 32]);
+        let address = QueueAddress {
+            relay: ServerAddress::new(pin, vec![host], 5223).unwrap(),
+            sender_id: SenderId::random(rng),
+            ..current.clone()
+        };
+        let uri = QueueUri {
+            versions: version::QUEUE_RANGE,
+            address,
+        };
+        (uri, Some(QueueName::of(current)))
+    }
+
+    #[test]
+    fn a_peer_that_names_wrong_queues_changes_nothing() {
+        let (mut connection, mut effects, mut rng) = active();
+        let (uri, replaced) = offer(&connection, 7, &mut rng);
+        let current = connection.send.as_ref().unwrap().address.clone();
+        let wrong = QueueName {
+            sender_id: SenderId::random(&mut rng),
+            ..QueueName::of(&current)
+        };
+        let mut contact = uri.clone();
+        contact.address.mode = Some(QueueMode::Contact);
+        let mut newer = uri.clone();
+        newer.versions = super::super::VersionRange::new(5, 9).unwrap();
+        let same = QueueUri {
+            address: current.clone(),
+            ..uri.clone()
+        };
+        for lie in [
+            (uri.clone(), None),
+            (uri.clone(), Some(wrong.clone())),
+            (contact, replaced.clone()),
+            (newer, replaced.clone()),
+            (same, replaced.clone()),
+        ] {
+            connection.take_queue(&[lie], &mut effects, &mut rng);
+            assert!(connection.rotation.offered.is_none());
+        }
+        assert!(connection.outbox.is_empty());
+        // Told to use what was not offered, before and after an offer.
+        connection.use_queue(&[(wrong.clone(), true)], &mut effects);
+        connection.switch(&mut effects, &mut rng);
+        connection.take_queue(&[(uri.clone(), replaced)], &mut effects, &mut rng);
+        connection.use_queue(&[(wrong, true)], &mut effects);
+        connection.switch(&mut effects, &mut rng);
+        assert_eq!(connection.send.as_ref().unwrap().address, current);
+        // Told so twice: once is what counts.
+        let name = QueueName::of(&uri.address);
+        for _ in 0..2 {
+            connection.use_queue(&[(name.clone(), true)], &mut effects);
+            connection.switch(&mut effects, &mut rng);
+            let used = &connection.send.as_ref().unwrap().address;
+            assert!(name.names(used));
+            assert_eq!(connection.outbox.len(), 2, "QK and QT");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_offers_queues_for_ever_takes_no_room_and_has_nobody_called() {
+        let (mut connection, mut effects, mut rng) = active();
+        let dialled = effects.dialled().count();
+        let mut longest = 0;
+        for number in 0..200_u8 {
+            let queue = offer(&connection, number, &mut rng);
+            connection.take_queue(&[queue], &mut effects, &mut rng);
+            // The relay takes each answer.
+            connection.outbox.clear();
+            let mut row = Zeroizing::new(Vec::new());
+            connection.rotation.put(&mut row).unwrap();
+            longest = longest.max(row.len());
+        }
+        assert!(longest < 300, "{longest}");
+        assert_eq!(effects.dialled().count(), dialled);
+    }
+
+    #[test]
+    fn keys_for_another_queue_or_a_second_time_are_not_taken() {
+        let (mut connection, mut effects, mut rng) = active();
+        let relay: ServerAddress = RELAY.parse().unwrap();
+        connection.rotate(relay, &mut effects, &mut rng).unwrap();
+        let next = connection.rotation.next.as_mut().unwrap();
+        created(&mut next.queue, &mut rng);
+        connection.speak_of_queues(&mut effects, &mut rng);
+        let ours = connection.rotation.next.as_ref().unwrap();
+        let ours = ours.queue.address().unwrap();
+        let key = |rng: &mut ChaCha20Rng| AuthSecret::generate(rng).public_key();
+        let wrong = QueueAddress {
+            sender_id: SenderId::random(&mut rng),
+            ..ours.clone()
+        };
+        let keyed = |connection: &Connection| match &connection.rotation.next {
+            Some(next) => match &next.step {
+                Step::Keyed(key) => Some(key.clone()),
+                _ => None,
+            },
+            None => panic!(),
+        };
+        let lie = (QueueInfo::new(wrong), key(&mut rng));
+        connection.take_queue_key(&[lie], &mut effects);
+        assert_eq!(keyed(&connection), None);
+        let first = key(&mut rng);
+        let word = (QueueInfo::new(ours.clone()), first.clone());
+        connection.take_queue_key(&[word], &mut effects);
+        let again = (QueueInfo::new(ours), key(&mut rng));
+        connection.take_queue_key(&[again], &mut effects);
+        assert_eq!(keyed(&connection), Some(first));
+    }
+
+    #[test]
+    fn a_relay_that_makes_no_queue_leaves_the_old_one_in_use() {
+        let (mut connection, mut effects, mut rng) = active();
+        let before = connection.receive.address();
+        let relay: ServerAddress = RELAY.parse().unwrap();
+        connection.rotate(relay, &mut effects, &mut rng).unwrap();
+        let refused = Answer::Refused(Refusal::Auth);
+        connection.next_answered(Purpose::Create, refused, &mut effects, &mut rng);
+        assert!(connection.rotation.next.is_none());
+        assert_eq!(connection.receive.address(), before);
+    }
+
+    #[test]
+    fn rows_return() {
+        let (mut connection, mut effects, mut rng) = active();
+        let relay: ServerAddress = RELAY.parse().unwrap();
+        for step in 0..5 {
+            match step {
+                1 => connection
+                    .rotate(relay.clone(), &mut effects, &mut rng)
+                    .unwrap(),
+                2 => {
+                    let queue = offer(&connection, 9, &mut rng);
+                    connection.take_queue(&[queue], &mut effects, &mut rng);
+                }
+                3 => {
+                    let next = connection.rotation.next.as_mut().unwrap();
+                    created(&mut next.queue, &mut rng);
+                    next.step = Step::Keyed(AuthSecret::generate(&mut rng).public_key());
+                }
+                4 => connection.promote(&mut effects),
+                _ => {}
+            }
+            let mut row = Zeroizing::new(Vec::new());
+            connection.rotation.put(&mut row).unwrap();
+            let mut reader = Reader::new(&row);
+            let back = Rotation::read(&mut reader, &mut effects).unwrap();
+            reader.end().unwrap();
+            let mut again = Zeroizing::new(Vec::new());
+            back.put(&mut again).unwrap();
+            assert_eq!(*row, *again, "step {step}");
+            for len in 0..row.len() {
+                assert!(Rotation::read(&mut Reader::new(&row[..len]), &mut effects).is_err());
+            }
+        }
+    }
+}
