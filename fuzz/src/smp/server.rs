@@ -543,7 +543,13 @@ fn sign_all(text: &mut [u8], version: Version, connection: u64, certified: Optio
 }
 
 /// Everything that our server says, our client understands.
-fn check_replies(block: &mut Block, version: Version, session: &SessionId, is_service: bool) {
+fn check_replies(
+    block: &mut Block,
+    version: Version,
+    session: &SessionId,
+    is_service: bool,
+    hear: &mut impl FnMut(&Response<'_>),
+) {
     assert_eq!(
         pad::unpad(block.as_slice()).map(<[u8]>::is_empty),
         Ok(false)
@@ -566,6 +572,7 @@ fn check_replies(block: &mut Block, version: Version, session: &SessionId, is_se
         let of_services = matches!(response, Response::AllDelivered | Response::ServiceEnd(_));
         let event = event || of_services && is_service;
         assert!(asked || event, "an answer to nobody: {response:?}");
+        hear(&response);
     }
 }
 
@@ -587,6 +594,10 @@ fn certified(who: u8, version: Version) -> [Option<Certified>; 2] {
 /// Blocks of two clients: first the version and who they are. Each piece: connection and passing
 /// time, then the text of a block.
 pub(crate) fn server(bytes: &[u8]) {
+    converse(bytes, &mut |_| {});
+}
+
+fn converse(bytes: &[u8], hear: &mut impl FnMut(&Response<'_>)) {
     let mut input = Input(bytes);
     let first = usize::from(input.u8());
     let version = Version::ALL[first % Version::ALL.len()];
@@ -613,7 +624,7 @@ pub(crate) fn server(bytes: &[u8]) {
         for (connection, certified) in (0..).zip(certified) {
             for mut block in relay.take_sent(connection) {
                 let session = session(connection);
-                check_replies(&mut block, version, &session, certified.is_some());
+                check_replies(&mut block, version, &session, certified.is_some(), hear);
             }
         }
     }
@@ -649,4 +660,34 @@ pub(crate) fn unsigned(
 /// For seeds: the key of every queue as a client has it.
 pub(crate) fn secret() -> AuthSecret {
     AuthSecret::Ed25519(signer())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Certificates, both signatures, and the commands about all queues: what is behind them is searched, too.
+    #[test]
+    fn the_seeds_of_services_get_through() {
+        let with_services = Version::ALL.iter().filter(|version| version.has_services());
+        let (mut seeds, mut served, mut all) = (0, 0, 0);
+        for seed in seeds::of("smp_server") {
+            if usize::from(seed[0]) < Version::ALL.len() {
+                continue; // Of plain clients.
+            }
+            seeds += 1;
+            let mut refused = 0;
+            converse(&seed, &mut |response| match response {
+                Response::Subscribed(service) => served += usize::from(service.is_some()),
+                Response::Ids(ids) => served += usize::from(ids.service.is_some()),
+                Response::ServiceSubscribed(queues) => all += queues.count,
+                Response::Error(_) => refused += 1,
+                _ => {}
+            });
+            assert_eq!(refused, 1, "the one with a wrong id");
+        }
+        assert_eq!(seeds, with_services.count());
+        // Of each: SUB, NSUB and NEW; one queue each of SUBS and NSUBS.
+        assert_eq!((served, all), (3 * seeds, 2 * seeds as u64));
+    }
 }
