@@ -64,6 +64,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("session_node", session::node),
     ("session_records", session::records),
     ("session_rows", session::rows),
+    ("session_streams", session::streams),
     ("smp_address", smp::address),
     ("smp_block", smp::block),
     ("smp_client", smp::client),

@@ -84,6 +84,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "session_node" => session::seeds_of_node(),
         "session_records" => session::seeds_of_records(),
         "session_rows" => session::seeds_of_rows(),
+        "session_streams" => session::seeds_of_streams(),
         "smp_address" => addresses(),
         "smp_block" => blocks(),
         "smp_client" => answers(),

@@ -124,6 +124,8 @@ pub(crate) enum Command {
     /// Threshold BLS signatures: any T of N parties sign, fewer cannot
     #[command(subcommand)]
     Bls(BlsCommand),
+    /// Run a program of which each party runs its part, over a session: MPyC and others
+    Run(Run),
     /// Connect to one peer through a link: an invitation or a contact address, full or short
     Connect(Connect),
     /// Contacts: peers that you talk with outside of sessions, and an address where others can ask to become one
@@ -275,15 +277,11 @@ pub(crate) enum SessionCommand {
         /// Number of parties, yourself included
         #[arg(long, value_parser = clap::value_parser!(u16).range(2..=64))]
         parties: u16,
-        /// Relay to receive on, `smp://FINGERPRINT@host:port` [default: the profile's first]
-        #[arg(long, value_name = "URI")]
-        relay: Option<String>,
         /// Name of the session, for all parties
         #[arg(long, default_value = "session")]
         name: String,
-        /// What you call yourself; the others see it, and it proves nothing
-        #[arg(long = "as", value_name = "NAME", default_value = "")]
-        nickname: String,
+        #[command(flatten)]
+        seat: Seat,
         /// How the parties' identities are treated [default: the profile's]
         #[arg(long)]
         policy: Option<Policy>,
@@ -294,12 +292,8 @@ pub(crate) enum SessionCommand {
     Join {
         /// The link that the host gave you (junto:…), or `-` to read it from stdin
         link: String,
-        /// Relay to receive on [default: the profile's first, else the one that the link proposes]
-        #[arg(long, value_name = "URI")]
-        relay: Option<String>,
-        /// What you call yourself; the others see it, and it proves nothing
-        #[arg(long = "as", value_name = "NAME", default_value = "")]
-        nickname: String,
+        #[command(flatten)]
+        seat: Seat,
         #[command(flatten)]
         wait: Patience,
     },
@@ -401,6 +395,70 @@ pub(crate) struct BackupPassphrase {
     /// File whose first line is the passphrase of the backup [default: ask]
     #[arg(long, value_name = "FILE")]
     pub(crate) backup_passphrase_file: Option<PathBuf>,
+}
+
+/// Where a party of a session receives, and what it is called.
+#[derive(Args, Debug)]
+pub(crate) struct Seat {
+    /// Relay to receive on, `smp://FINGERPRINT@host:port` [default: the profile's first; who joins without one: the link's]
+    #[arg(long, value_name = "URI")]
+    pub(crate) relay: Option<String>,
+    /// What you call yourself; the others see it, and it proves nothing
+    #[arg(long = "as", value_name = "NAME", default_value = "")]
+    pub(crate) nickname: String,
+}
+
+/// Runs a program whose parties speak TCP with each other, unmodified, over a session: no port is
+/// opened to the network, no certificate made. Each party runs this command with the program on its
+/// own machine; whoever comes first waits for the others.
+///
+///   junto run --new 3 -- python3 secretsanta.py        prints a link for the other two
+///   junto run --join 'LINK' -- python3 secretsanta.py
+///   junto run --session run -- python3 secretsanta.py  once more, with the same parties
+///
+/// MPyC programs get their arguments by themselves (-P for each party, and -I). For others, say where
+/// the peers go: {peers} (host:port of all parties in order, with commas), {peers_file} (a file of them, one a
+/// line), {id} (this party, from 0), {n} (how many), {port} (where this one listens):
+///
+///   junto run --session s -- ./program --me {id} --hosts {peers}
+///
+/// or describe the program once in a file (docs/guides/programs.md) and name it by --adapter.
+///
+/// The program's output stays its own: what junto says goes to stderr, or, with --json, in lines of their own
+/// to stdout before the program starts and after it has ended. Exit code 1 if the program fails here; a party
+/// that is not heard of, or whose program fails, is named.
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment)]
+#[group(id = "which", required = true, multiple = false, args = ["session", "new", "join"])]
+pub(crate) struct Run {
+    /// Session to run it in
+    #[arg(long, value_name = "NAME")]
+    pub(crate) session: Option<String>,
+    /// Open a session of so many parties first, yourself included
+    #[arg(long, value_name = "PARTIES", value_parser = clap::value_parser!(u16).range(2..=64))]
+    pub(crate) new: Option<u16>,
+    /// Join a session by its link first (`-` reads it from stdin)
+    #[arg(long, value_name = "LINK")]
+    pub(crate) join: Option<String>,
+    /// Name of the new session, for all parties [default: run, or run-2 and so on]
+    #[arg(long, requires = "new")]
+    pub(crate) name: Option<String>,
+    /// How the parties' identities are treated in the new session [default: the profile's]
+    #[arg(long, requires = "new")]
+    pub(crate) policy: Option<Policy>,
+    #[command(flatten)]
+    pub(crate) seat: Seat,
+    /// How the program takes its peers: mpyc, tcp (placeholders), or a file that describes it [default: tcp if the command holds a placeholder, else mpyc]
+    #[arg(long, value_name = "mpyc|tcp|FILE")]
+    pub(crate) adapter: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: Patience,
+    /// Seconds without a sign of life from a party before it is named and the run ends
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(15..=604_800))]
+    pub(crate) silence: u64,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Args, Clone, Copy, Debug)]

@@ -12,6 +12,7 @@ mod open;
 mod output;
 mod profile;
 mod relay;
+mod run;
 mod session;
 mod talk;
 mod way;
@@ -59,6 +60,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Bls(command) => bls::run(command, global, output).await,
         Command::Connect(arguments) => contact::connect(arguments, global, output).await,
         Command::Contact(command) => contact::run(command, global, output).await,
+        Command::Run(arguments) => run::run(arguments, global, output).await,
         Command::Send(arguments) => talk::send(arguments, global, output).await,
         Command::Recv(arguments) => talk::recv(arguments, global, output).await,
         Command::Chat(arguments) => talk::chat(arguments, global, output).await,

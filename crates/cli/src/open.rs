@@ -289,6 +289,11 @@ pub(crate) fn agent_failure(error: AgentError) -> Failure {
 
 /// What an error of a session means for the exit code.
 pub(crate) fn session_failure(error: SessionError) -> Failure {
+    failure_of(&error)
+}
+
+/// The same of an error that others hold as well.
+pub(crate) fn failure_of(error: &SessionError) -> Failure {
     let message = error.to_string();
     let party = error.blamed().to_string();
     let silence = error.is_silence();

@@ -11,7 +11,7 @@ use junto_session::{
 };
 use serde_json::{Value, json};
 
-use crate::args::{Global, SessionCommand};
+use crate::args::{Global, Seat, SessionCommand};
 use crate::bls::KeyFile;
 use crate::failure::{Exit, Failure};
 use crate::input;
@@ -33,45 +33,26 @@ pub(crate) async fn run(
     match command {
         SessionCommand::New {
             parties,
-            relay,
             name,
-            nickname,
+            seat,
             policy,
             wait,
         } => {
-            let parties = PartyCount::new(usize::from(parties))
-                .map_err(|error| Failure::usage(format_args!("--parties: {error}")))?;
             Junto::with(global, async |junto| {
-                let policy = to_policy(policy.unwrap_or(junto.profile.config.policy));
-                let relay = relay
-                    .or_else(|| junto.profile.config.relays.first().cloned())
-                    .ok_or_else(no_relay)
-                    .and_then(|relay| check_relay(junto, relay))?;
-                let params = Params {
-                    name,
-                    parties,
-                    policy,
-                };
-                new(junto, params, &nickname, relay, wait.patience(), output).await
+                let patience = wait.patience();
+                let (forming, link) =
+                    open(junto, parties, name, policy, &seat, patience, output).await?;
+                output.result(&link.json(), || link.text.clone())?;
+                link.show("They run: junto session join 'LINK'", output);
+                wait_formed(junto, forming, patience, output).await
             })
             .await
         }
-        SessionCommand::Join {
-            link,
-            relay,
-            nickname,
-            wait,
-        } => {
+        SessionCommand::Join { link, seat, wait } => {
             let link = read_link(&link)?;
             Junto::with(global, async |junto| {
-                let relay = match relay.or_else(|| junto.profile.config.relays.first().cloned()) {
-                    Some(relay) => check_relay(junto, relay)?,
-                    None => {
-                        check_relay(junto, link.relay().to_owned())?;
-                        String::new()
-                    }
-                };
-                join(junto, link, &nickname, relay, wait.patience(), output).await
+                let forming = join(junto, link, &seat, output).await?;
+                wait_formed(junto, forming, wait.patience(), output).await
             })
             .await
         }
@@ -205,7 +186,7 @@ fn check_relay(junto: &Junto, text: String) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn read_link(argument: &str) -> Result<SessionLink, Failure> {
+pub(crate) fn read_link(argument: &str) -> Result<SessionLink, Failure> {
     let read = if argument == "-" {
         let bytes = input::read_stdin()?;
         let text = String::from_utf8(bytes)
@@ -271,50 +252,94 @@ fn pinned_key(text: &str) -> Result<junto_crypto::ed25519::VerifyingKey, Failure
     junto_crypto::ed25519::VerifyingKey::from_bytes(&bytes).map_err(|_| wrong())
 }
 
-async fn new(
+/// The link to a new session.
+pub(crate) struct Invitation {
+    session: String,
+    text: String,
+}
+
+impl Invitation {
+    pub(crate) fn json(&self) -> Value {
+        json!({ "session": self.session, "link": self.text })
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// For a person at a terminal, who is to hand it on.
+    pub(crate) fn show(&self, how: &str, output: Output) {
+        if !output.json && std::io::stderr().is_terminal() {
+            if let Some(code) = qr_code(&self.text) {
+                output.say(code);
+            }
+            output.say(format_args!("Give this link to the others. {how}"));
+        }
+    }
+}
+
+/// Opens a session: its link, and what forms.
+pub(crate) async fn open(
     junto: &Junto,
-    params: Params,
-    nickname: &str,
-    relay: String,
+    parties: u16,
+    name: String,
+    policy: Option<profile::Policy>,
+    seat: &Seat,
     patience: Duration,
     output: Output,
-) -> Result<(), Failure> {
+) -> Result<(Forming, Invitation), Failure> {
+    let parties = PartyCount::new(usize::from(parties))
+        .map_err(|error| Failure::usage(format_args!("the number of parties: {error}")))?;
+    let policy = to_policy(policy.unwrap_or(junto.profile.config.policy));
+    let relay = own_relay(junto, seat).ok_or_else(no_relay)?;
+    let relay = check_relay(junto, relay)?;
     let taken = junto.sessions.list().await.map_err(session_failure)?;
-    if taken.iter().any(|summary| summary.name == params.name) {
+    if taken.iter().any(|summary| summary.name == name) {
         return Err(Failure::usage(format_args!(
-            "there is a session `{}` in this profile",
-            params.name
+            "there is a session `{name}` in this profile"
         ))
         .help("choose another `--name`, go on with that one by `junto session wait`, or close it by `junto session close`"));
     }
-    let persona = persona(junto, params.policy, nickname, relay).await?;
-    let name = params.name.clone();
+    let persona = persona(junto, policy, &seat.nickname, relay).await?;
+    let params = Params {
+        name: name.clone(),
+        parties,
+        policy,
+    };
     let progress = output.progress("asking the relay for a queue");
-    let (forming, link) = junto
-        .sessions
-        .new_session(params, persona, patience)
-        .await
-        .map_err(session_failure)?;
+    let made = junto.sessions.new_session(params, persona, patience).await;
+    let (forming, link) = made.map_err(session_failure)?;
     progress.done();
-    let link = link.to_string();
-    output.result(&json!({ "session": name, "link": link }), || link.clone())?;
-    if !output.json && std::io::stderr().is_terminal() {
-        if let Some(code) = qr_code(&link) {
-            output.say(code);
-        }
-        output.say("Give this link to the others. They run: junto session join 'LINK'");
-    }
-    wait_formed(junto, forming, patience, output).await
+    let text = link.to_string();
+    Ok((
+        forming,
+        Invitation {
+            session: name,
+            text,
+        },
+    ))
 }
 
-async fn join(
+/// The relay that this party names to receive on.
+fn own_relay(junto: &Junto, seat: &Seat) -> Option<String> {
+    let listed = || junto.profile.config.relays.first().cloned();
+    seat.relay.clone().or_else(listed)
+}
+
+/// Joins by a link, or goes on with what joined by it before.
+pub(crate) async fn join(
     junto: &Junto,
     link: SessionLink,
-    nickname: &str,
-    relay: String,
-    patience: Duration,
+    seat: &Seat,
     output: Output,
-) -> Result<(), Failure> {
+) -> Result<Forming, Failure> {
+    let relay = match own_relay(junto, seat) {
+        Some(relay) => check_relay(junto, relay)?,
+        None => {
+            check_relay(junto, link.relay().to_owned())?;
+            String::new()
+        }
+    };
     let formation = link.formation();
     let known = junto.sessions.list().await.map_err(session_failure)?;
     let mut tries = known
@@ -326,7 +351,7 @@ async fn join(
         let Some(failure) = &joined.failure else {
             // The same command again, after a crash say: one party takes one place.
             let forming = junto.sessions.resume(&local).await;
-            return wait_formed(junto, forming.map_err(session_failure)?, patience, output).await;
+            return forming.map_err(session_failure);
         };
         output.say(format_args!(
             "An earlier try at this link failed: {failure}. Asking again."
@@ -335,10 +360,9 @@ async fn join(
         let closed = junto.sessions.close(&local).await;
         closed.map_err(session_failure)?;
     }
-    let persona = persona(junto, link.params().policy, nickname, relay).await?;
+    let persona = persona(junto, link.params().policy, &seat.nickname, relay).await?;
     let forming = junto.sessions.join(link, persona).await;
-    let forming = forming.map_err(session_failure)?;
-    wait_formed(junto, forming, patience, output).await
+    forming.map_err(session_failure)
 }
 
 /// Shows the lobby until all have joined, then the session.
@@ -348,6 +372,23 @@ async fn wait_formed(
     patience: Duration,
     output: Output,
 ) -> Result<(), Failure> {
+    let (_, summary) = formed(junto, forming, patience, output).await?;
+    output.result(&describe(&summary), || {
+        format!(
+            "{}\n\nCompare the safety code with the others, by voice or in person; then\n  junto session verify {} --code '…'",
+            describe_text(&summary),
+            summary.name
+        )
+    })
+}
+
+/// Shows the lobby until all have joined.
+pub(crate) async fn formed(
+    junto: &Junto,
+    forming: Forming,
+    patience: Duration,
+    output: Output,
+) -> Result<(Session, Summary), Failure> {
     junto.uses(forming.local()).await?;
     let summary = forming.summary().await.map_err(session_failure)?;
     let progress = output.progress(lobby(&summary));
@@ -370,18 +411,8 @@ async fn wait_formed(
     progress.done();
     let session: Session = session.map_err(|error| explain(junto, met_nobody, error))?;
     junto.settle(SETTLE).await?;
-    let summary = junto
-        .sessions
-        .find(&session.id().to_string())
-        .await
-        .map_err(session_failure)?;
-    output.result(&describe(&summary), || {
-        format!(
-            "{}\n\nCompare the safety code with the others, by voice or in person; then\n  junto session verify {} --code '…'",
-            describe_text(&summary),
-            summary.name
-        )
-    })
+    let summary = junto.sessions.find(&session.id().to_string()).await;
+    Ok((session, summary.map_err(session_failure)?))
 }
 
 /// Says more about why a session did not form. `met_nobody`: no other party ever answered.

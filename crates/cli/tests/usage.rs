@@ -19,7 +19,8 @@ fn unknown_words_are_a_usage_error() {
 #[test]
 fn help_teaches_every_command() {
     for command in [
-        "demo", "relay", "session", "bls", "connect", "contact", "send", "recv", "chat", "bench",
+        "demo", "relay", "session", "bls", "run", "connect", "contact", "send", "recv", "chat",
+        "bench",
     ] {
         let stage = Stage::new();
         let mut process = stage.command("p", &["help", command]);

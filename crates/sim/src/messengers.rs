@@ -276,7 +276,7 @@ impl World {
             }
         } else if self.public[party] {
             let tag = Tag::named(&[b"address"]);
-            let about = (party % 2 == 0).then(|| info.clone());
+            let about = party.is_multiple_of(2).then(|| info.clone());
             let peers = (party + 1..self.parties).collect();
             self.call(
                 party,

@@ -119,6 +119,41 @@ pub(crate) fn rows(bytes: &[u8]) {
     assert!(load(stored.into_iter().collect()).is_ok());
 }
 
+/// Messages of a party about byte streams.
+pub(crate) fn streams(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let mut messages = Vec::new();
+    while !input.is_empty() {
+        messages.push(Bytes::copy_from_slice(input.piece()));
+    }
+    let (open, _) = fuzzing::streams(&messages);
+    assert!(open <= junto_session::adapters::tcp::STREAMS_MAX);
+}
+
+/// For seeds: what an honest party says about streams, and how it begins anew.
+pub(crate) fn seeds_of_streams() -> Vec<Vec<u8>> {
+    let messages: [&[u8]; 7] = [
+        &[1, 0, 0, 0, 1, 2, 0, 0, 0, 1, 0, 0, 0, 2, 7, 7],
+        &[2, 0, 0, 0, 0, 0, 0, 0, 1, 9, 5, 0, 0, 0, 1, 0, 0, 0, 1],
+        &[3, 0, 0, 0, 1, 6],
+        &[4, 0, 0, 0, 0],
+        &[7, 0],
+        &[&[0][..], &[3; 16], &[1; 16], &[1, 0, 0, 0, 1]].concat(),
+        &[7, 3, 0, 0, 0, 0, 0, 0, 0, 2],
+    ];
+    let mut all = Vec::new();
+    for message in messages {
+        piece(&mut all, message);
+    }
+    let mut seeds = messages.map(|message| {
+        let mut one = Vec::new();
+        piece(&mut one, message);
+        one
+    });
+    seeds[0] = all;
+    seeds.into()
+}
+
 /// For seeds: the rows of a party in the middle of an execution.
 pub(crate) fn seeds_of_rows() -> Vec<Vec<u8>> {
     let rows = node::rows();

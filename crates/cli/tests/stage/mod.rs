@@ -273,7 +273,7 @@ fn free_port() -> u16 {
 }
 
 impl Process {
-    fn spawn(mut command: Command, name: String) -> Self {
+    pub(crate) fn spawn(mut command: Command, name: String) -> Self {
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
@@ -332,6 +332,14 @@ impl Process {
                 panic!("{} ended its output; stderr: {stderr}", self.name);
             }
         }
+    }
+
+    /// The next line of stdout, which is no JSON: a program's own.
+    #[track_caller]
+    pub(crate) fn word(&mut self) -> String {
+        self.lines
+            .recv_timeout(DEADLINE)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
     /// The next line, which must hold a session's link.

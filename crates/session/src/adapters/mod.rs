@@ -2,3 +2,4 @@
 
 #[cfg(feature = "round-based-04")]
 pub mod round_based;
+pub mod tcp;

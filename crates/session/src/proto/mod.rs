@@ -26,6 +26,7 @@ pub mod roster;
 pub mod safety_code;
 pub mod statement;
 pub mod step;
+pub(crate) mod streams;
 mod wire;
 
 pub use formation::convicts_host;

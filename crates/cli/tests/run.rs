@@ -1,0 +1,265 @@
+//! `junto run`: programs as processes of their own, which know nothing of Junto.
+//!
+//! The program is this test binary, started again with only [`program`] to do.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+mod stage;
+use stage::{Ended, Process, Stage, wait_all};
+
+/// How [`program`] is told where its peers are.
+const ADAPTER: &str = r#"
+separator = " "
+[environment]
+CENSUS_PEERS = "{peers}"
+CENSUS_ME = "{id}"
+"#;
+
+/// Each party dials each other one, tells its number, and adds up what it hears. `CENSUS_OUT` names the folder
+/// for its result; `CENSUS_STAY` is the number of one that only stays until a connection breaks, `CENSUS_FAIL` of one
+/// that fails.
+#[test]
+fn program() {
+    let Ok(me) = std::env::var("CENSUS_ME") else {
+        return; // nobody runs it
+    };
+    let out = std::env::var("CENSUS_OUT").unwrap();
+    let me: usize = me.parse().unwrap();
+    assert_eq!(std::env::var("JUNTO_PARTY").unwrap(), me.to_string());
+    let is_me = |name: &str| std::env::var(name).is_ok_and(|party| party == me.to_string());
+    fs::write(format!("{out}/begun{me}"), "").unwrap();
+    if is_me("CENSUS_FAIL") {
+        std::process::exit(7);
+    }
+    let peers = std::env::var("CENSUS_PEERS").unwrap();
+    let peers: Vec<&str> = peers.split(' ').collect();
+    if is_me("CENSUS_STAY") {
+        let mut call = TcpStream::connect(peers[(me + 1) % peers.len()]).unwrap();
+        let _ = call.read_to_end(&mut Vec::new());
+        std::process::exit(1);
+    }
+    let listener = TcpListener::bind(peers[me]).unwrap();
+    let mut calls = Vec::new();
+    for (party, peer) in peers.iter().enumerate().filter(|(party, _)| *party != me) {
+        let mut call = TcpStream::connect(peer).unwrap();
+        call.write_all(&vec![me as u8 + 1; 100_000]).unwrap();
+        call.shutdown(std::net::Shutdown::Write).unwrap();
+        calls.push((party, call));
+    }
+    let mut heard = vec![me as u64 + 1];
+    for _ in &calls {
+        let (mut answer, _) = listener.accept().unwrap();
+        let mut said = Vec::new();
+        answer.read_to_end(&mut said).unwrap();
+        assert!(said.len() == 100_000 && said.iter().all(|byte| *byte == said[0]));
+        heard.push(u64::from(said[0]));
+        answer.write_all(&said[..1]).unwrap();
+    }
+    for (party, mut call) in calls {
+        let mut echo = Vec::new();
+        call.read_to_end(&mut echo)
+            .unwrap_or_else(|error| panic!("party {party}: {error}"));
+        assert_eq!(echo, [me as u8 + 1]);
+    }
+    heard.sort_unstable();
+    fs::write(format!("{out}/result{me}"), format!("{heard:?}")).unwrap();
+}
+
+/// Starts a party that runs [`program`]; `place` is `--session NAME` or the like.
+fn start(stage: &Stage, party: usize, place: &[&str], environment: &[(&str, &str)]) -> Process {
+    // Each has a file of its own: another party may be reading it now.
+    let adapter = stage.file(&format!("census{party}.toml"), ADAPTER.as_bytes());
+    let program = std::env::current_exe().unwrap();
+    let mut arguments = vec!["run"];
+    arguments.extend_from_slice(place);
+    let program = [
+        program.to_str().unwrap(),
+        "program",
+        "--exact",
+        "--nocapture",
+    ];
+    arguments.extend_from_slice(&["--adapter", &adapter, "--"]);
+    arguments.extend_from_slice(&program);
+    let mut command = stage.command(&format!("p{party}"), &arguments);
+    command.env("CENSUS_OUT", stage.dir.path());
+    command.envs(environment.iter().copied());
+    Process::spawn(command, format!("p{party}: run"))
+}
+
+fn results(stage: &Stage, parties: usize) -> Vec<String> {
+    let result = |party: usize| stage.path(&format!("result{party}"));
+    (0..parties)
+        .filter_map(|party| fs::read_to_string(result(party)).ok())
+        .collect()
+}
+
+fn ran_well(ended: &[Ended]) {
+    for party in ended {
+        assert_eq!(party.ok()["program"]["exit_code"], 0, "{party:#?}");
+    }
+}
+
+/// Waits until a program has come so far.
+fn wait_for(stage: &Stage, file: &str) {
+    let end = std::time::Instant::now() + Duration::from_secs(120);
+    while !stage.path(file).exists() {
+        assert!(std::time::Instant::now() < end, "no {file}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn one_command_each_from_a_link_to_the_result() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let mut host = start(&stage, 1, &["--new", "3", "--relay", &address], &[]);
+    let link = host.link();
+    let second = start(&stage, 2, &["--join", &link], &[]);
+    let third = start(&stage, 3, &["--join", &link], &[]);
+    ran_well(&wait_all(vec![host, second, third]));
+    assert_eq!(results(&stage, 3), ["[1, 2, 3]"; 3]);
+    // Once more, with the same parties, in another order.
+    for party in 0..3 {
+        fs::remove_file(stage.path(&format!("result{party}"))).unwrap();
+    }
+    let again = [3, 1, 2].map(|party| start(&stage, party, &["--session", "run"], &[]));
+    ran_well(&wait_all(again.into()));
+    assert_eq!(results(&stage, 3), ["[1, 2, 3]"; 3]);
+}
+
+#[test]
+fn a_relay_that_restarts_is_not_noticed() {
+    let stage = Stage::new();
+    let (relay, address) = stage.relay();
+    stage.session(&address, 2);
+    let first = start(&stage, 1, &["--session", "s"], &[]);
+    wait_for(&stage, "p1/session.db");
+    // Killed while the two look for each other, or run: whichever it is, nothing is lost.
+    relay.kill();
+    let second = start(&stage, 2, &["--session", "s"], &[]);
+    let _relay = stage.restart_relay();
+    ran_well(&wait_all(vec![first, second]));
+    assert_eq!(results(&stage, 2), ["[1, 2]"; 2]);
+}
+
+#[test]
+fn whose_program_fails_is_named_to_all() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let formed = stage.session(&address, 3);
+    let ranks: BTreeMap<u64, usize> = (1..=3)
+        .map(|party| (formed[party - 1]["me"].as_u64().unwrap(), party))
+        .collect();
+    let fail = [("CENSUS_FAIL", "2")];
+    let all = (1..=3).map(|party| start(&stage, party, &["--session", "s"], &fail));
+    for ended in wait_all(all.collect()) {
+        let error = ended.failed(1);
+        if ended.name.starts_with(&format!("p{}", ranks[&2])) {
+            assert!(
+                error["message"]
+                    .as_str()
+                    .unwrap()
+                    .contains("exit status: 7"),
+                "{error}"
+            );
+        } else {
+            assert_eq!(error["party"], "2", "{ended:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_party_that_is_killed_is_named() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let formed = stage.session(&address, 2);
+    let killed = formed[1]["me"].as_u64().unwrap().to_string();
+    let place = ["--session", "s", "--silence", "15"];
+    let stay = [("CENSUS_STAY", killed.as_str())];
+    let first = start(&stage, 1, &place, &stay);
+    let second = start(&stage, 2, &place, &stay);
+    for party in formed {
+        wait_for(&stage, &format!("begun{}", party["me"]));
+    }
+    second.kill();
+    assert_eq!(first.wait().failed(3)["party"], *killed);
+}
+
+#[test]
+fn who_does_not_come_is_named_and_nothing_is_lost() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let formed = stage.session(&address, 2);
+    let early = start(&stage, 1, &["--session", "s", "--timeout", "1"], &[]);
+    let error = early.wait();
+    assert_eq!(
+        error.failed(3)["party"],
+        formed[1]["me"].as_u64().unwrap().to_string()
+    );
+    assert!(!stage.path("begun0").exists() && !stage.path("begun1").exists());
+    let both = [2, 1].map(|party| start(&stage, party, &["--session", "s"], &[]));
+    ran_well(&wait_all(both.into()));
+}
+
+#[test]
+fn a_run_that_is_stopped_stops_its_program_and_says_so_to_the_others() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    let sleep = |party: &str| {
+        let arguments = [
+            "run",
+            "--session",
+            "s",
+            "--adapter",
+            "mpyc",
+            "--",
+            "sh",
+            "-c",
+            "echo here; exec sleep 1000",
+        ];
+        stage.start(party, &arguments)
+    };
+    let (mut first, mut second) = (sleep("p1"), sleep("p2"));
+    for process in [&mut first, &mut second] {
+        assert_eq!(process.word(), "here");
+    }
+    first.signal("TERM");
+    first.wait().failed(1);
+    let ended = second.wait();
+    assert!(
+        ended.failed(1)["message"]
+            .as_str()
+            .unwrap()
+            .contains("was stopped"),
+        "{ended:#?}"
+    );
+}
+
+#[test]
+fn what_cannot_be_run_is_a_usage_error() {
+    let stage = Stage::new();
+    for arguments in [
+        &["run", "--", "true"][..],
+        &["run", "--session", "s", "--new", "2", "--", "true"],
+        &["run", "--session", "s", "--adapter", "tcp", "--", "true"],
+        &[
+            "run",
+            "--session",
+            "s",
+            "--adapter",
+            "nowhere.toml",
+            "--",
+            "true",
+        ],
+        &["run", "--session", "nowhere", "--", "true"],
+    ] {
+        assert_eq!(stage.run("p", arguments).code, Some(2), "{arguments:?}");
+    }
+}

@@ -1,0 +1,464 @@
+//! Byte streams between two parties, many over one channel of theirs (`docs/spec/session.md` §12).
+//!
+//! A [`Link`] is one party's end: it turns what the program does into messages, and messages of the
+//! other party into [`Event`]s. Both sides prove first that they run at the same time, each by naming
+//! the other's [`Life`]: what an earlier run left in the channel is passed over.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::{
+    party::Members,
+    wire::{Malformed, Put, Reader},
+};
+
+/// Label of the channel. The number at its end is the version of this format.
+pub(crate) const LABEL: &str = "junto streams 1";
+/// Bytes of one stream that were sent and not yet taken by the program at the other end.
+pub const WINDOW: usize = 512 * 1024;
+/// Streams that one party has open towards another at once.
+pub const STREAMS_MAX: usize = 128;
+/// Largest piece of a stream in one frame, bytes.
+pub(crate) const PIECE_MAX: usize = 64 * 1024;
+/// Frames beyond this go into the next message, bytes.
+const MESSAGE_BYTES: usize = 256 * 1024;
+/// Bytes taken by the program after which the other end hears of it.
+const CREDIT_STEP: usize = WINDOW / 4;
+
+/// One run of one party: random, so that no other run has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life(pub(crate) [u8; 16]);
+
+/// A stream between two parties: the lowest bit tells who opened it.
+pub(crate) type StreamId = u32;
+
+/// How a party's program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// By itself, and well.
+    Done,
+    /// By itself, with an error.
+    Failed,
+    /// Its user stopped it.
+    Stopped,
+    /// The run could not go on, and these parties are named for it.
+    GaveUp(Members),
+}
+
+/// What a message of the other party means here.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Both ends know each other's life.
+    Met,
+    /// The other party began anew: every stream is gone.
+    Restarted,
+    /// It opened a stream.
+    Opened(StreamId),
+    /// Bytes of a stream.
+    Data(StreamId, Bytes),
+    /// No more bytes come; we may still send.
+    Ended(StreamId),
+    /// The stream is gone in both directions.
+    Broken(StreamId),
+    /// There may be room to send again.
+    Room(StreamId),
+    /// Its program has ended.
+    Over(Outcome),
+}
+
+struct Flow {
+    /// Bytes that we may send.
+    credit: usize,
+    /// Bytes that the other end may send.
+    window: usize,
+    /// Bytes taken here that the other end has not heard of.
+    taken: usize,
+    ended_here: bool,
+    ended_there: bool,
+}
+
+/// One party's end of all streams with another.
+pub(crate) struct Link {
+    life: Life,
+    theirs: Option<Life>,
+    met: bool,
+    over: Option<Outcome>,
+    /// The lowest bit of the streams that we open.
+    side: u32,
+    opened_here: u32,
+    opened_there: u32,
+    flows: BTreeMap<StreamId, Flow>,
+    out: VecDeque<Frame>,
+}
+
+/// One statement about a link or a stream; a message is a row of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Frame {
+    Hello { life: Life, named: Life },
+    Open(StreamId),
+    Data(StreamId, Bytes),
+    End(StreamId),
+    Break(StreamId),
+    Credit(StreamId, u32),
+    Alive,
+    Over(Outcome),
+}
+
+impl Frame {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Hello { life, named } => out.put_u8(0).put(&life.0).put(&named.0),
+            Self::Open(id) => out.put_u8(1).put_u32(*id),
+            Self::Data(id, piece) => {
+                let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+                out.put_u8(2).put_u32(*id).put_u32(length).put(piece)
+            }
+            Self::End(id) => out.put_u8(3).put_u32(*id),
+            Self::Break(id) => out.put_u8(4).put_u32(*id),
+            Self::Credit(id, count) => out.put_u8(5).put_u32(*id).put_u32(*count),
+            Self::Alive => out.put_u8(6),
+            Self::Over(outcome) => outcome.put(out.put_u8(7)),
+        };
+    }
+
+    fn read(reader: &mut Reader<'_>, message: &Bytes) -> Result<Self, Malformed> {
+        Ok(match reader.u8()? {
+            0 => Self::Hello {
+                life: Life(reader.array()?),
+                named: Life(reader.array()?),
+            },
+            1 => Self::Open(reader.u32()?),
+            2 => {
+                let id = reader.u32()?;
+                let length = reader.u32()? as usize;
+                if length == 0 || length > PIECE_MAX {
+                    return Err(reader.malformed());
+                }
+                Self::Data(id, message.slice_ref(reader.bytes(length)?))
+            }
+            3 => Self::End(reader.u32()?),
+            4 => Self::Break(reader.u32()?),
+            5 => Self::Credit(reader.u32()?, reader.u32()?),
+            6 => Self::Alive,
+            7 => Self::Over(Outcome::read(reader)?),
+            _ => return Err(reader.malformed()),
+        })
+    }
+
+    /// Of a stream, or of the link itself.
+    fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Data(id, _) | Self::End(id) | Self::Break(id) | Self::Credit(id, _) => Some(*id),
+            Self::Hello { .. } | Self::Open(_) | Self::Alive | Self::Over(_) => None,
+        }
+    }
+}
+
+impl Link {
+    /// The end of the party with the lower index (`lower`), or of the other.
+    pub(crate) fn new(life: Life, lower: bool) -> Self {
+        let mut link = Self {
+            life,
+            theirs: None,
+            met: false,
+            over: None,
+            side: u32::from(!lower),
+            opened_here: 0,
+            opened_there: 0,
+            flows: BTreeMap::new(),
+            out: VecDeque::new(),
+        };
+        link.hello();
+        link
+    }
+
+    /// Whether both ends know each other's life.
+    pub(crate) fn is_met(&self) -> bool {
+        self.met
+    }
+
+    /// How the other party's program ended, if it has.
+    pub(crate) fn over(&self) -> Option<Outcome> {
+        self.over
+    }
+
+    /// Whether everything that the program here wrote is in messages that were taken.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.is_said() && (self.over.is_some() || self.flows.values().all(|flow| flow.ended_here))
+    }
+
+    /// Whether everything said is in messages that were taken.
+    pub(crate) fn is_said(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    /// Opens a stream; `None` before both ends have met, after the other end is over, and above [`STREAMS_MAX`].
+    pub(crate) fn open(&mut self) -> Option<StreamId> {
+        if !self.met || self.over.is_some() || self.open_of(self.side) >= STREAMS_MAX {
+            return None;
+        }
+        let id = self.opened_here.checked_mul(2)? | self.side;
+        self.opened_here += 1;
+        self.flows.insert(id, Flow::new());
+        self.say(Frame::Open(id));
+        Some(id)
+    }
+
+    /// Bytes that may be sent now; `None` if the stream is gone.
+    pub(crate) fn room(&self, id: StreamId) -> Option<usize> {
+        let flow = self.flows.get(&id)?;
+        // Nobody is left to read: what the program still writes goes nowhere, as with TCP.
+        Some(if self.over.is_some() {
+            PIECE_MAX
+        } else {
+            flow.credit
+        })
+    }
+
+    /// Sends bytes, at most [`Link::room`] and [`PIECE_MAX`] of them.
+    pub(crate) fn send(&mut self, id: StreamId, piece: Bytes) {
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.credit = flow.credit.saturating_sub(piece.len());
+            self.say(Frame::Data(id, piece));
+        }
+    }
+
+    /// Sends no more on this stream.
+    pub(crate) fn end(&mut self, id: StreamId) {
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.ended_here = true;
+            let closed = flow.ended_there;
+            if closed {
+                self.flows.remove(&id);
+            }
+            self.say(Frame::End(id));
+        }
+    }
+
+    /// Gives the stream up in both directions.
+    pub(crate) fn reset(&mut self, id: StreamId) {
+        if self.flows.remove(&id).is_some() {
+            self.say(Frame::Break(id));
+        }
+    }
+
+    /// The program here took `count` bytes: the other end may send as many more.
+    pub(crate) fn taken(&mut self, id: StreamId, count: usize) {
+        let Some(flow) = self.flows.get_mut(&id) else {
+            return;
+        };
+        flow.taken += count;
+        if flow.taken >= CREDIT_STEP && !flow.ended_there {
+            let credit = core::mem::take(&mut flow.taken);
+            flow.window += credit;
+            let credit = u32::try_from(credit).unwrap_or(u32::MAX);
+            self.say(Frame::Credit(id, credit));
+        }
+    }
+
+    /// Shows the other end that this one is there.
+    pub(crate) fn alive(&mut self) {
+        self.say(Frame::Alive);
+    }
+
+    /// Tells the other end that the program here has ended. Nothing follows.
+    pub(crate) fn finish(&mut self, outcome: Outcome) {
+        self.say(Frame::Over(outcome));
+    }
+
+    /// The next message to send, if there is anything to say.
+    pub(crate) fn message(&mut self) -> Option<Bytes> {
+        let mut message = Vec::new();
+        self.out.pop_front()?.put(&mut message);
+        while message.len() < MESSAGE_BYTES
+            && let Some(next) = self.out.pop_front()
+        {
+            next.put(&mut message);
+        }
+        Some(message.into())
+    }
+
+    /// Takes a message of the other party.
+    ///
+    /// # Errors
+    /// [`Malformed`]: the other party breaks the rules.
+    pub(crate) fn receive(&mut self, message: &Bytes) -> Result<Vec<Event>, Malformed> {
+        let mut reader = Reader::new("stream frame", message);
+        let mut events = Vec::new();
+        while !reader.is_empty() {
+            let frame = Frame::read(&mut reader, message)?;
+            self.take(frame, &mut events).ok_or(reader.malformed())?;
+        }
+        Ok(events)
+    }
+
+    /// `None`: against the rules.
+    fn take(&mut self, frame: Frame, events: &mut Vec<Event>) -> Option<()> {
+        if let Frame::Hello { life, named } = frame {
+            self.met_by(life, named, events);
+            return Some(());
+        }
+        // What an earlier run left in the channel, or comes after the end, means nothing.
+        if !self.met || self.over.is_some() {
+            return Some(());
+        }
+        if let Some(id) = frame.stream()
+            && !self.flows.contains_key(&id)
+        {
+            // What was under way when the stream was given up is late; what never was open is a lie.
+            return self.was_open(id).then_some(());
+        }
+        match frame {
+            Frame::Hello { .. } | Frame::Alive => {}
+            Frame::Over(outcome) => self.end_of_peer(outcome, events),
+            Frame::Open(id) => {
+                self.opened(id)?;
+                events.push(Event::Opened(id));
+            }
+            Frame::Data(id, piece) => {
+                self.filled(id, piece.len())?;
+                events.push(Event::Data(id, piece));
+            }
+            Frame::End(id) => {
+                self.ended(id)?;
+                events.push(Event::Ended(id));
+            }
+            Frame::Break(id) => {
+                self.flows.remove(&id);
+                events.push(Event::Broken(id));
+            }
+            Frame::Credit(id, count) => {
+                self.credited(id, count as usize)?;
+                events.push(Event::Room(id));
+            }
+        }
+        Some(())
+    }
+
+    fn met_by(&mut self, theirs: Life, named: Life, events: &mut Vec<Event>) {
+        if self.theirs != Some(theirs) {
+            if self.met {
+                events.push(Event::Restarted);
+            }
+            self.theirs = Some(theirs);
+            (self.met, self.over) = (false, None);
+            (self.opened_here, self.opened_there) = (0, 0);
+            self.flows.clear();
+            self.out.clear();
+            self.hello();
+        }
+        if named == self.life && !self.met {
+            self.met = true;
+            events.push(Event::Met);
+        }
+    }
+
+    fn was_open(&self, id: StreamId) -> bool {
+        let opened = if id & 1 == self.side {
+            self.opened_here
+        } else {
+            self.opened_there
+        };
+        id >> 1 < opened
+    }
+
+    fn opened(&mut self, id: StreamId) -> Option<()> {
+        let theirs = 1 - self.side;
+        let next = id & 1 == theirs && id >> 1 == self.opened_there;
+        if !next || self.open_of(theirs) >= STREAMS_MAX {
+            return None;
+        }
+        self.opened_there += 1;
+        self.flows.insert(id, Flow::new());
+        Some(())
+    }
+
+    fn filled(&mut self, id: StreamId, length: usize) -> Option<()> {
+        let flow = self.flows.get_mut(&id).filter(|flow| !flow.ended_there)?;
+        flow.window = flow.window.checked_sub(length)?;
+        Some(())
+    }
+
+    fn ended(&mut self, id: StreamId) -> Option<()> {
+        let flow = self.flows.get_mut(&id).filter(|flow| !flow.ended_there)?;
+        flow.ended_there = true;
+        if flow.ended_here {
+            self.flows.remove(&id);
+        }
+        Some(())
+    }
+
+    fn credited(&mut self, id: StreamId, credit: usize) -> Option<()> {
+        let flow = self.flows.get_mut(&id)?;
+        flow.credit = Some(flow.credit + credit).filter(|sum| credit > 0 && *sum <= WINDOW)?;
+        Some(())
+    }
+
+    /// What it has ended stays readable here; the rest of its streams are gone.
+    fn end_of_peer(&mut self, outcome: Outcome, events: &mut Vec<Event>) {
+        self.over = Some(outcome);
+        self.out.clear();
+        self.flows.retain(|id, flow| {
+            if flow.ended_there {
+                events.push(Event::Room(*id));
+            } else {
+                events.push(Event::Broken(*id));
+            }
+            flow.ended_there
+        });
+        events.push(Event::Over(outcome));
+    }
+
+    fn open_of(&self, side: u32) -> usize {
+        self.flows.keys().filter(|id| *id & 1 == side).count()
+    }
+
+    fn hello(&mut self) {
+        let named = self.theirs.unwrap_or(Life([0; 16]));
+        let life = self.life;
+        self.say(Frame::Hello { life, named });
+    }
+
+    fn say(&mut self, frame: Frame) {
+        if self.over.is_none() {
+            self.out.push_back(frame);
+        }
+    }
+}
+
+impl Flow {
+    fn new() -> Self {
+        Self {
+            credit: WINDOW,
+            window: WINDOW,
+            taken: 0,
+            ended_here: false,
+            ended_there: false,
+        }
+    }
+}
+
+impl Outcome {
+    fn put<'a>(&self, out: &'a mut Vec<u8>) -> &'a mut Vec<u8> {
+        match self {
+            Self::Done => out.put_u8(0),
+            Self::Failed => out.put_u8(1),
+            Self::Stopped => out.put_u8(2),
+            Self::GaveUp(named) => out.put_u8(3).put_u64(named.bits()),
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match reader.u8()? {
+            0 => Self::Done,
+            1 => Self::Failed,
+            2 => Self::Stopped,
+            3 => Self::GaveUp(Members::from_bits(reader.u64()?)),
+            _ => return Err(reader.malformed()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
