@@ -233,8 +233,8 @@ async fn the_last_words_of_a_program_arrive() {
         .unwrap();
     assert!(reader.await.unwrap() == said);
     // Nobody listens there any more: a program that dials hears so at once.
-    let mut late = TcpStream::connect(way(&far)).await.unwrap();
-    assert!(timeout(PATIENCE, late.read_u8()).await.unwrap().is_err());
+    let late = async { TcpStream::connect(way(&far)).await?.read_u8().await };
+    assert!(timeout(PATIENCE, late).await.unwrap().is_err());
     far.finish(Outcome::Done).await.unwrap();
 }
 

@@ -8,8 +8,9 @@ use junto_smp::{
     address::ServerAddress,
     block::{Block, BlockFault, BlockFull, OutgoingBlock, SessionId, new_block},
     command::{Command, Party},
+    error::ErrorCode,
     hello::LeafKey,
-    id::{Entity, RecipientId, SenderId},
+    id::{Entity, LinkId, RecipientId, SenderId},
     message::{DeliveryKey, Timestamp},
     queue::{Change, ConnectionId, Context, Credential, Event, Limits, Message, Queue, QueueParts},
     response::Response,
@@ -178,12 +179,9 @@ impl Relay {
         let recipient = match request.party() {
             Party::Recipient => id.map(|id| RecipientId(*id)),
             Party::Sender => id.and_then(|id| self.senders.get(&SenderId(*id)).copied()),
-            // Agents use neither short links nor notifications nor services.
-            Party::Creator
-            | Party::LinkReader
-            | Party::Notifier
-            | Party::Service
-            | Party::Nobody => None,
+            Party::LinkReader => id.and_then(|id| self.linked(&LinkId(*id))),
+            // Agents use neither notifications nor services.
+            Party::Creator | Party::Notifier | Party::Service | Party::Nobody => None,
         };
         let queue = recipient.and_then(|recipient| self.queues.get(&recipient));
         let credential = match queue {
@@ -207,6 +205,13 @@ impl Relay {
         }
     }
 
+    /// The queue with this short link.
+    fn linked(&self, link: &LinkId) -> Option<RecipientId> {
+        let mut queues = self.queues.values();
+        let found = queues.find(|queue| queue.link().is_some_and(|own| own.id() == *link));
+        found.map(Queue::recipient)
+    }
+
     fn refuse(&mut self, line: Line, connection: &mut Connection, refusal: &Refusal<'_>) {
         self.push(line, connection, |writer, block| {
             writer.push_refusal(block, refusal)
@@ -223,6 +228,10 @@ impl Relay {
         let response = match command.command() {
             Command::Ping => Response::Pong,
             _ => match Queue::create(command, context, &mut self.rng, Bytes::copy_from_slice) {
+                // Its link names a queue that is there already: the answer to the first try was lost.
+                Ok((_, ids)) if self.senders.contains_key(&ids.sender) => {
+                    Response::Error(ErrorCode::Auth)
+                }
                 Ok((queue, ids)) => {
                     self.senders.insert(ids.sender, ids.recipient);
                     self.queues.insert(ids.recipient, queue);
@@ -347,6 +356,7 @@ impl Relay {
             for message in queue.messages() {
                 restored.restore_message(message.clone());
             }
+            restored.restore_link(queue.link().cloned());
             *queue = restored;
         }
         self.last_removed = None;
