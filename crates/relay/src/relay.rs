@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use junto_smp::address::ServerAddress;
 use junto_smp::block::{Block, new_block};
+use junto_smp::message::Timestamp;
 use junto_smp::server;
 use junto_smp::version::VersionRange;
 use junto_tls::{ClientTls, ServerIdentity};
@@ -104,7 +105,7 @@ impl Relay {
         let settings = Settings::new(config, &identity, versions)?;
         let store = open_store(storage, &settings).await?;
         let registry = Registry::default();
-        block(&*store, &registry, &blocked);
+        block(&*store, &registry, &blocked, connection::now());
         let listener = listen(bind)?;
         let local_addr = address_of(&listener, bind)?;
         let address = folder::address(&identity, hosts, local_addr.port())?;
@@ -258,7 +259,8 @@ impl RunningRelay {
             .set_limits(limits.queues, limits.message_bytes);
         self.shared.store.services().set_limit(limits.services);
         // After the settings, which refuse the links that are blocked to new queues.
-        block(&*self.shared.store, &self.shared.registry, &blocked);
+        let now = connection::now();
+        block(&*self.shared.store, &self.shared.registry, &blocked, now);
         let shown = identity.chain().first().map(|leaf| leaf.to_vec());
         let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
         let certificate = *leaf != shown;
@@ -311,7 +313,7 @@ impl core::fmt::Debug for RunningRelay {
 }
 
 /// Blocks queues, or lifts that, as the settings say.
-fn block(store: &dyn Store, registry: &Registry, blocked: &[Blocked]) {
+fn block(store: &dyn Store, registry: &Registry, blocked: &[Blocked], now: Timestamp) {
     let mut unknown = 0;
     for Blocked { queue, blocking } in blocked {
         let find = |name| store.find(name, &queue.0);
@@ -320,6 +322,13 @@ fn block(store: &dyn Store, registry: &Registry, blocked: &[Blocked]) {
             if !cell.is_deleted()
                 && let Some(change) = queue.set_blocking(*blocking)
             {
+                // Nobody could use it meanwhile: its days begin anew, and before the block is gone,
+                // wherever a crash cuts the journal.
+                if blocking.is_none()
+                    && let Some(used) = queue.touch(now)
+                {
+                    store.record(&queue, used);
+                }
                 store.record(&queue, change);
                 let [reader, notifier] = store.services().readers(&queue);
                 queue.follow_services(reader, notifier);
@@ -489,4 +498,58 @@ fn store_failed(store: &dyn Store) -> bool {
         store.poll_durable(store.position(), &mut cx),
         core::task::Poll::Ready(Err(_))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use junto_smp::blocking::{Blocking, BlockingReason};
+    use junto_smp::queue::Limits;
+
+    use super::*;
+    use crate::config::QueueName;
+    use crate::store::conformance;
+
+    #[test]
+    fn a_queue_whose_block_is_lifted_has_all_its_days_again_also_after_a_restart() {
+        const DAY_S: u64 = 86_400;
+        let limits = Limits {
+            unused_days: Some(30),
+            ..Limits::default()
+        };
+        let blocked = |blocking| Blocked {
+            queue: QueueName(conformance::queue(1).sender().0),
+            blocking,
+        };
+        let spam = Blocking {
+            reason: BlockingReason::Spam,
+            notice: None,
+        };
+        let at = |day: u64| Timestamp(day * DAY_S);
+        let dir = tempfile::tempdir().unwrap();
+        let open = |day| {
+            let memory = Memory::new(usize::MAX);
+            JournalStore::open(dir.path(), false, 10, memory, at(day)).unwrap()
+        };
+        let registry = Registry::default();
+        let store = open(100);
+        let cell = store.create(conformance::queue(1)).unwrap();
+        let used = cell.lock().touch(at(100)).unwrap();
+        store.record(&cell.lock(), used);
+        drop(cell);
+        block(&store, &registry, &[blocked(Some(spam))], at(101));
+        // A sweep a day, as when it runs.
+        for day in 102..200 {
+            assert_eq!(store.sweep(at(day), &limits).queues, 0);
+        }
+        block(&store, &registry, &[blocked(None)], at(200));
+        store.close().unwrap();
+        drop(store);
+        let store = open(200);
+        for day in 200..231 {
+            assert_eq!(store.sweep(at(day), &limits).queues, 0, "{day}");
+            // Lifting what is not blocked gives no days.
+            block(&store, &registry, &[blocked(None)], at(day));
+        }
+        assert_eq!(store.sweep(at(231), &limits).queues, 1);
+    }
 }
