@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::config::{Problem, RelayConfig, Storage};
 use crate::folder::{self, CONFIG_FILE, FolderError};
 use crate::proxy::ProxyConfig;
+use crate::sources::Made;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,18 +74,30 @@ fn advise(config: &RelayConfig, dir: &Path, advice: &mut Vec<Problem>) {
         "listen on 127.0.0.1, or let only your monitoring reach it",
     );
     let limits = &config.limits;
-    for (name, one, all) in [
-        ("queues", limits.queues_per_day_per_source, limits.queues),
+    for (name, made, one, all) in [
+        (
+            "queues",
+            Made::Queue,
+            limits.queues_per_day_per_source,
+            limits.queues,
+        ),
         (
             "services",
+            Made::Service,
             limits.services_per_day_per_source,
             limits.services,
         ),
     ] {
+        let uses_up = |budget| usize::try_from(budget).is_ok_and(|budget| budget >= all);
+        let site = one.saturating_mul(made.site_sources());
+        let who = match uses_up(one) {
+            true => "source",
+            false => "IPv6 network of 48 bits",
+        };
         say(
-            usize::try_from(one).is_ok_and(|one| one >= all),
-            &format!("`limits.{name}_per_day_per_source` lets one source use up `limits.{name}`"),
-            "set it below, to a hundredth for example",
+            uses_up(site),
+            &format!("`limits.{name}_per_day_per_source` lets one {who} use up `limits.{name}`"),
+            "set it below, to a two-hundredth for example",
         );
     }
     advise_on_proxy(&config.proxy, &mut say);
@@ -207,6 +220,18 @@ mod tests {
             let says = |text: &str| advice.iter().any(|it| it.message.contains(text));
             assert_eq!(says("lets one source use up `limits.services`"), named);
             assert!(!says("use up `limits.queues`"));
+        }
+        // Of queues, a network of 48 bits may make sixteen times as many.
+        for (queues, named) in [(62, false), (63, true)] {
+            let settings = format!(
+                "hosts = [\"relay.example\"]\n[limits]\nqueues = 1_000\n\
+                queues_per_day_per_source = {queues}\n"
+            );
+            std::fs::write(dir.join(CONFIG_FILE), settings).unwrap();
+            let advice = check(&dir).unwrap().advice;
+            let says = |text: &str| advice.iter().any(|it| it.message.contains(text));
+            let network = "lets one IPv6 network of 48 bits use up `limits.queues`";
+            assert_eq!(says(network), named, "{queues}");
         }
     }
 

@@ -22,10 +22,6 @@ const PLACES: usize = 4_096;
 const DAY_PLACES: usize = 16_384;
 /// Seconds of a day.
 const DAY_S: u64 = 86_400;
-/// How much more than one source an IPv6 network of 48 bits has in a day: it is what one customer can
-/// be given, but also what many may share.
-const SITE_SOURCES: u32 = 16;
-
 /// What remains of a [`Rate`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {
@@ -108,6 +104,17 @@ pub(crate) enum Made {
 }
 
 const MADE: usize = 2;
+
+impl Made {
+    /// How much more than one source an IPv6 network of 48 bits has in a day: it is what one customer
+    /// can be given, but also what many may share. Of services there are few, and seldom new ones.
+    pub(crate) const fn site_sources(self) -> u32 {
+        match self {
+            Self::Queue => 16,
+            Self::Service => 1,
+        }
+    }
+}
 
 /// What a source may hold a number of at a time.
 #[derive(Clone, Copy)]
@@ -196,7 +203,8 @@ pub(crate) struct Most {
     /// The crowd.
     pub(crate) crowd: usize,
     /// What the client who asks has of them already. In a crowd it leaves as many free as it has, so
-    /// that a few clients cannot keep out the others, whom nothing else tells apart.
+    /// that it takes not one client but some to keep out the others, whom nothing else tells apart:
+    /// by default 9 connections for all places to connect, 101 for all commands.
     pub(crate) own: usize,
 }
 
@@ -325,7 +333,7 @@ impl Source {
             return None;
         }
         // The wider network last: who is turned away by the first takes nothing of the others'.
-        if !take(site, budget.saturating_mul(SITE_SOURCES)) {
+        if !take(site, budget.saturating_mul(of.site_sources())) {
             give_back(own, of);
             return None;
         }
@@ -652,6 +660,13 @@ mod tests {
             .count();
         // Some may share a place, but then others take what is there for all.
         assert_eq!(given, 2 * 16);
+        // Of services it has no more than one of its sources.
+        let serve = |network: u16| {
+            let address = format!("2001:db8:1:{network:x}::1").parse().unwrap();
+            let portion = sources.source(address, &[]).today(Made::Service, 4, now);
+            portion.map(Portion::made).is_some()
+        };
+        assert_eq!((0..40).filter(|network| serve(*network)).count(), 4);
         // Others have their own; one may share the place.
         assert!((2..6).any(|site| may(format!("2001:db8:{site}::1"))));
         assert!((1..4).any(|last| may(format!("192.0.2.{last}"))));

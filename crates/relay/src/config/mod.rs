@@ -233,7 +233,8 @@ pub struct Limits {
     /// Services from one source that are new here. Further ones are refused likewise.
     pub services_per_second_per_source: Rate,
     /// Services from one source that are new here and stay, in the long run, as
-    /// `queues_per_day_per_source`. Further ones are refused likewise.
+    /// `queues_per_day_per_source`; networks of 48 bits (IPv6) have no more than one source. Further
+    /// ones are refused likewise.
     pub services_per_day_per_source: u32,
     /// Queues of one service, about 40 bytes each, and 200 bytes each while their news wait for a
     /// slow service. Then `NEW`, `SUB` and `NSUB` of the service are refused with `QUOTA`.
@@ -265,7 +266,7 @@ impl Default for Limits {
             subscriptions: 50_000,
             services: 1_000,
             services_per_second_per_source: Rate::per_second(1),
-            services_per_day_per_source: 20,
+            services_per_day_per_source: 4,
             queues_per_service: 200_000,
             blocks_per_second_per_connection: Rate::per_second(4_000),
             commands_per_block: 255,
@@ -288,7 +289,8 @@ pub struct Timeouts {
     /// Days without any use after which a queue that never got its sender's key is dropped. `None`:
     /// never, as with the reference server.
     pub unused_queue_days: Option<u32>,
-    /// Between two searches for expired messages.
+    /// Between two searches for expired messages and unused queues.
+    /// At most half a day: a day without one is taken for one on which the relay did not run.
     pub sweep: Duration,
     /// For connections to finish what they are sending, at shutdown.
     pub drain: Duration,
@@ -531,11 +533,13 @@ mod tests {
     #[test]
     fn blocked_queues_are_named_as_in_links() {
         let name = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";
+        let lifted = "OTEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";
         let text = format!(
-            "hosts = [\"a\"]\n[blocked]\nspam = [\"{name}\"]\nlifted = [\"{name}\"]\nnotice_days = 2"
+            "hosts = [\"a\"]\n[blocked]\nspam = [\"{name}\"]\nlifted = [\"{lifted}\"]\nnotice_days = 2"
         );
         let blocked = parse(&text).unwrap().blocked;
         let queue = QueueName(*b"0123456789abcdef01234567");
+        let lifted = QueueName(*b"9123456789abcdef01234567");
         let blocking = Blocking {
             reason: BlockingReason::Spam,
             notice: Some(ClientNotice {
@@ -544,7 +548,8 @@ mod tests {
         };
         assert_eq!(
             blocked,
-            [Some(blocking), None].map(|blocking| Blocked { queue, blocking })
+            [(queue, Some(blocking)), (lifted, None)]
+                .map(|(queue, blocking)| Blocked { queue, blocking })
         );
         assert!(!format!("{blocked:?}").contains("48"));
         for wrong in [
@@ -557,6 +562,34 @@ mod tests {
             let error = parse(&text).unwrap_err().to_string();
             assert!(error.contains("blocked.content"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_id_in_two_lists_is_a_problem_where_it_stands_again() {
+        let name = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";
+        let lists = |first: &str, second: &str| {
+            let text = format!(
+                "hosts = [\"a\"]\n[blocked]\n{first} = [\"{name}\"]\n{second} = [\n\"{name}\"]"
+            );
+            parse(&text)
+        };
+        for (first, second) in [
+            ("spam", "lifted"),
+            ("spam", "content"),
+            ("content", "lifted"),
+        ] {
+            let error = lists(first, second).unwrap_err();
+            let [problem] = error.problems() else {
+                panic!("{error}");
+            };
+            assert_eq!(problem.line, Some(5));
+            let text = problem.to_string();
+            assert!(text.contains(&format!("`blocked.{first}`")), "{text}");
+            assert!(text.contains(&format!("`blocked.{second}`")), "{text}");
+        }
+        // Twice in one list changes nothing.
+        let text = format!("hosts = [\"a\"]\n[blocked]\nspam = [\"{name}\", \"{name}\"]");
+        assert!(parse(&text).is_ok());
     }
 
     #[test]

@@ -152,19 +152,27 @@ fn blocked(section: &mut Section<'_, '_>) -> Vec<Blocked> {
     let notice = (days > 0).then(|| ClientNotice {
         ttl_seconds: Some(days * DAY_S),
     });
-    let mut blocked = Vec::new();
+    let mut blocked: Vec<(&str, Blocked)> = Vec::new();
     for (name, reason) in [
         ("spam", Some(BlockingReason::Spam)),
         ("content", Some(BlockingReason::Content)),
         ("lifted", None),
     ] {
         let expected = "ids of queues or links as in a link, 32 letters each";
-        let queues = section.list(name, expected).unwrap_or_default();
+        let queues = section.spanned_list(name, expected).unwrap_or_default();
         let blocking = reason.map(|reason| Blocking { reason, notice });
-        blocked.extend(queues.into_iter().map(|queue| Blocked { queue, blocking }));
+        for (span, queue) in queues {
+            // Each of the lists would undo the other, whenever they are read.
+            let other = blocked.iter().find(|(_, b)| b.queue == queue);
+            if let Some((other, _)) = other.filter(|(other, _)| *other != name) {
+                let message = format!("contains an id that `blocked.{other}` has as well");
+                section.wrong(span, name, &message, "leave it in one of them".to_owned());
+            }
+            blocked.push((name, Blocked { queue, blocking }));
+        }
     }
     section.end();
-    blocked
+    blocked.into_iter().map(|(_, blocked)| blocked).collect()
 }
 
 fn storage(section: &mut Section<'_, '_>, dir: &Path) -> Storage {
@@ -258,13 +266,16 @@ fn timeouts(section: &mut Section<'_, '_>) -> Timeouts {
         handshake: seconds("handshake_s", d.handshake),
         idle: seconds("idle_s", d.idle),
         send: seconds("send_s", d.send),
-        sweep: seconds("sweep_s", d.sweep),
+        sweep: d.sweep,
         drain: seconds("drain_s", d.drain),
         message: Duration::from_secs(
             DAY_S * section.number("message_days", d.message.as_secs() / DAY_S, 1..=3_650),
         ),
         unused_queue_days: d.unused_queue_days,
     };
+    // More than once a day: a day without a sweep is one on which the relay did not run.
+    let sweep = section.number("sweep_s", d.sweep.as_secs(), 1..=DAY_S / 2);
+    timeouts.sweep = Duration::from_secs(sweep);
     let days = section.number("unused_queue_days", 0, 0..=36_500);
     timeouts.unused_queue_days = u32::try_from(days).ok().filter(|days| *days > 0);
     section.end();
@@ -526,6 +537,16 @@ impl<'p, 't> Section<'p, 't> {
 
     /// A list of texts that mean something; those that do not are reported and left out.
     fn list<T: FromStr>(&mut self, name: &'static str, expected: &str) -> Option<Vec<T>> {
+        let items = self.spanned_list(name, expected)?;
+        Some(items.into_iter().map(|(_, item)| item).collect())
+    }
+
+    /// As above, with where each of them stands.
+    fn spanned_list<T: FromStr>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+    ) -> Option<Vec<(Range<usize>, T)>> {
         let value = self.value(name)?;
         let Some(array) = value.get_ref().as_array() else {
             let message = format!("is {}", shown(value.get_ref()));
@@ -535,7 +556,7 @@ impl<'p, 't> Section<'p, 't> {
         let mut items = Vec::new();
         for item in array.iter() {
             match item.get_ref().as_str().and_then(|text| text.parse().ok()) {
-                Some(parsed) => items.push(parsed),
+                Some(parsed) => items.push((item.span(), parsed)),
                 None => {
                     let message = format!("contains {}", shown(item.get_ref()));
                     self.wrong(item.span(), name, &message, format!("write {expected}"));

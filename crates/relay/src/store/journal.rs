@@ -369,6 +369,31 @@ fn leave_out_absence(queues: &MemoryStore, ran: Option<Day>, today: Day) {
     });
 }
 
+impl JournalStore {
+    /// Lets last uses be as long ago as they were when the machine went to sleep, or the clock was
+    /// set ahead: nobody could use a queue on the days between two sweeps that are missing.
+    fn leave_out_sleep(&self, before: Day, today: Day) {
+        let away = today.0.saturating_sub(before.0);
+        if away <= 1 {
+            return; // As every day, or set back.
+        }
+        self.queues.for_each(|cell| {
+            let mut queue = cell.lock();
+            if cell.is_deleted() {
+                return;
+            }
+            // A day more than the last sweep: it may have been used after that, and before the sleep.
+            if let Some(used) = queue.used().filter(|used| used.0 <= before.0 + 1) {
+                queue.restore_use(Day((used.0 + away).min(today.0)));
+                let use_of = |out: &mut _| record::append_change(out, &queue, Change::Used);
+                let pending = self.log.append(use_of);
+                drop(queue);
+                self.commit_if_much(pending);
+            }
+        });
+    }
+}
+
 /// Ends a copy of everything alive: what is not about one queue.
 fn append_end(out: &mut Vec<u8>, queues: &MemoryStore, ran: Day) {
     for (fingerprint, id) in queues.services().given() {
@@ -479,8 +504,11 @@ impl Store for JournalStore {
     fn sweep(&self, now: Timestamp, limits: &queue::Limits) -> Swept {
         let mut swept = Swept::default();
         let today = Day::of(now);
-        if self.ran.swap(today.0, Ordering::Relaxed) != today.0 {
+        let before = Day(self.ran.load(Ordering::Relaxed));
+        if before != today {
+            self.leave_out_sleep(before, today);
             self.log.append(|out| record::append_ran(out, today));
+            self.ran.store(today.0, Ordering::Relaxed);
         }
         self.queues.for_each(|cell| {
             let mut pending = 0;
@@ -687,8 +715,53 @@ mod tests {
         }
         // From then on days count again, as before: the first was unused for twenty.
         let store = open_at(dir.path(), noon(486));
-        assert_eq!(store.sweep(noon(505), &limits).queues, 1);
+        for day in 487..=505 {
+            let swept = store.sweep(noon(day), &limits).queues;
+            assert_eq!(swept, usize::from(day == 496), "{day}");
+        }
         assert_eq!(there(&store), [false, true]);
+        store.close().unwrap();
+    }
+
+    /// A suspended machine wakes up, or a clock is set: one sweep, and the next is months later.
+    #[test]
+    fn days_that_pass_while_the_process_sleeps_take_no_queue() {
+        let noon = |day: u64| Timestamp(day * 86_400 + 43_200);
+        let limits = queue::Limits {
+            unused_days: Some(30),
+            ..queue::Limits::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_at(dir.path(), noon(100));
+        let used = |n: u8, day| {
+            let name = queue(n).recipient().0;
+            let cell = store.find(Name::Recipient, &name);
+            let cell = cell.unwrap_or_else(|| store.create(queue(n)).unwrap());
+            let change = cell.lock().touch(noon(day)).unwrap();
+            store.record(&cell.lock(), change);
+        };
+        used(1, 100);
+        for day in 101..111 {
+            assert_eq!(store.sweep(noon(day), &limits).queues, 0);
+        }
+        used(2, 110);
+        // After the last sweep before it sleeps.
+        used(3, 111);
+        // And as soon as it wakes up.
+        used(4, 300);
+        assert_eq!(store.sweep(noon(300), &limits).queues, 0);
+        store.close().unwrap();
+        drop(store);
+        // Ten of its days had gone, and twenty have not, whether it is restarted or not.
+        let store = open_at(dir.path(), noon(300));
+        for day in 301..=320 {
+            assert_eq!(store.sweep(noon(day), &limits).queues, 0, "{day}");
+        }
+        assert_eq!(store.sweep(noon(321), &limits).queues, 1);
+        for day in 322..=330 {
+            assert_eq!(store.sweep(noon(day), &limits).queues, 0, "{day}");
+        }
+        assert_eq!(store.sweep(noon(331), &limits).queues, 3);
         store.close().unwrap();
     }
 
