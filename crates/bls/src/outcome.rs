@@ -22,6 +22,8 @@ use crate::{
 const FORMAT: u8 = 1;
 /// First byte of an encoded [`Pending`].
 const PENDING_FORMAT: u8 = 2;
+/// The same without this party's deal, as versions before 2 wrote it.
+const PENDING_WITHOUT_DEAL: u8 = 1;
 
 /// Most bytes of an encoded [`Certificate`].
 pub(crate) const CERTIFICATE_MAX_BYTES: usize = 2 * SETUP_MAX_BYTES;
@@ -178,8 +180,8 @@ pub struct Pending {
     pub(crate) setup: Setup,
     pub(crate) transcript: [u8; 32],
     pub(crate) key: KeyPublic,
-    /// What this party dealt.
-    pub(crate) deal: Signed,
+    /// What this party dealt; none if a version that did not keep it stored this.
+    pub(crate) deal: Option<Signed>,
     pub(crate) share: Option<(ShareIndex, SecretScalar)>,
 }
 
@@ -204,6 +206,13 @@ impl Pending {
     #[must_use]
     pub fn key(&self) -> &KeyPublic {
         &self.key
+    }
+
+    /// Whether the run can be [taken up](crate::Participant::resume) with this; if not, it still waits for its
+    /// certificate.
+    #[must_use]
+    pub fn can_resume(&self) -> bool {
+        self.deal.is_some()
     }
 
     /// Whether [`activate`](Self::activate) would take this certificate.
@@ -239,16 +248,22 @@ impl Pending {
         Ok(Epoch { key, share })
     }
 
-    /// For sealed storage only: format, setup, transcript hash, key, this party's deal, then 0, or 1,
-    /// index and share.
+    /// For sealed storage only: format, setup, transcript hash, key, this party's deal (not in format 1), then 0,
+    /// or 1, index and share.
     #[must_use]
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let public = Writer::new()
-            .u8(PENDING_FORMAT)
+        let format = match &self.deal {
+            Some(_) => PENDING_FORMAT,
+            None => PENDING_WITHOUT_DEAL,
+        };
+        let mut public = Writer::new()
+            .u8(format)
             .variable(&self.setup.encode())
             .fixed(&self.transcript)
             .variable(&self.key.encode());
-        let public = self.deal.write(public);
+        if let Some(deal) = &self.deal {
+            public = deal.write(public);
+        }
         let public = public.u8(u8::from(self.share.is_some())).finish();
         // Sized at once: a growing buffer would leave unwiped copies of the share behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(public.len() + 33));
@@ -266,16 +281,21 @@ impl Pending {
     /// [`DecodeError`] for anything else, and if the share is not the one that the key announces.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        if reader.u8()? != PENDING_FORMAT {
+        let format = reader.u8()?;
+        if !matches!(format, PENDING_FORMAT | PENDING_WITHOUT_DEAL) {
             return Err(DecodeError);
         }
         let setup = Setup::decode(reader.variable(SETUP_MAX_BYTES)?)?;
         let transcript = reader.array()?;
         let key = KeyPublic::decode(reader.variable(SETUP_MAX_BYTES)?)?;
-        let deal = Signed::read(&mut reader, &setup)?;
-        if deal.slot() != Slot::broadcast(Round::Deal, deal.sender()) {
-            return Err(DecodeError);
-        }
+        let deal = match format {
+            PENDING_FORMAT => {
+                let deal = Signed::read(&mut reader, &setup)?;
+                let dealt = deal.slot() == Slot::broadcast(Round::Deal, deal.sender());
+                Some(dealt.then_some(deal).ok_or(DecodeError)?)
+            }
+            _ => None,
+        };
         let share = match reader.u8()? {
             0 => None,
             1 => {

@@ -156,16 +156,18 @@ impl<'a> Participant<'a> {
     ///
     /// # Errors
     /// [`Misuse::Missing`] if a deal is not there, [`Misuse::Deals`] if they are others than those of `pending`,
-    /// or it is of another run or party.
+    /// or it is of another run or party or
+    /// [cannot be taken up](Pending::can_resume).
     pub fn resume(
         self,
         pending: &Pending,
         deals: &Inbox,
     ) -> Result<(ConfirmRound<'a>, Vec<u8>), Misuse> {
-        if pending.setup() != self.setup || pending.deal.sender() != self.me {
+        let own = pending.deal.as_ref().ok_or(Misuse::Deals)?;
+        if pending.setup() != self.setup || own.sender() != self.me {
             return Err(Misuse::Deals);
         }
-        let mut messages = BTreeMap::from([(self.me, pending.deal.clone())]);
+        let mut messages = BTreeMap::from([(self.me, own.clone())]);
         for (dealer, wire) in self.others(deals)? {
             let slot = Slot::broadcast(Round::Deal, dealer);
             let deal = Signed::open(self.setup, slot, wire).ok_or(Misuse::Deals)?;
@@ -346,7 +348,7 @@ impl<'a> ShareRound<'a> {
                     setup: setup.clone(),
                     transcript: transcript(setup, &seals),
                     key: self.key.clone(),
-                    deal: self.own,
+                    deal: Some(self.own),
                     share,
                 };
                 (Confirm::Accept(accept), Some(pending))

@@ -317,6 +317,23 @@ fn a_certificate_convinces_outsiders_and_latecomers() {
         }
     }
     assert!(Pending::decode(&[&stored[..], &[0]].concat()).is_err());
+
+    // Earlier versions did not keep the deal: what they stored is read, and takes the certificate.
+    let variable = |at: usize| {
+        let length = u32::from_be_bytes(stored[at..at + 4].try_into().unwrap());
+        at + 4 + usize::try_from(length).unwrap()
+    };
+    let deal = variable(variable(1) + 32);
+    let rest = variable(deal + 3);
+    let old = [&[1], &stored[1..deal], &stored[rest..]].concat();
+    let pending = Pending::decode(&old).unwrap();
+    assert_eq!(*pending.encode(), old);
+    assert!(!pending.can_resume());
+    let party_0 = Participant::new(&setup, party(0), &cast.keys[0], &seed(0)).unwrap();
+    let resumed = party_0.resume(&pending, &inboxes[0]).map(drop);
+    assert_eq!(resumed, Err(Misuse::Deals));
+    let epoch = pending.activate(&certificate).unwrap();
+    assert_eq!(epoch.share.unwrap().index(), holder(1));
 }
 
 #[test]

@@ -31,15 +31,27 @@ pub(super) async fn channel(session: &Session, key: &PublicKey) -> Result<Channe
     session.channel(&label).await
 }
 
-/// Where it stands which certificate of a key all others were handed last.
-fn handed_file(key: &PublicKey) -> String {
-    format!("bls/{}.handed", hex::encode(key.to_bytes()))
+/// Where it stands which certificate of the key of that name all others were handed last.
+pub(super) fn handed_file(name: &str) -> String {
+    format!("bls/{name}.handed")
 }
 
-/// Hands the certificate to all other parties of its run. Once done, it is not done again; what cannot be
-/// done now, as a party takes nothing, the next command tries again.
-pub(crate) async fn hand_out(junto: &Junto, certificate: &Certificate) {
-    let file = handed_file(&certificate.key().public_key());
+/// Earlier versions named it by the public key, which a profile with a passphrase does not show.
+fn forget_telling_file(junto: &Junto, key: &PublicKey) {
+    let file = handed_file(&hex::encode(key.to_bytes()));
+    match std::fs::remove_file(junto.profile.dir().join(file)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "a file that shows a public key stays behind");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Hands the certificate of the key of that name to all other parties of its run. Once done, it is not done
+/// again; what cannot be done now, as a party takes nothing, the next command tries again.
+pub(crate) async fn hand_out(junto: &Junto, name: &str, certificate: &Certificate) {
+    forget_telling_file(junto, &certificate.key().public_key());
+    let file = handed_file(name);
     let run = certificate.setup().digest();
     let before = junto.profile.read_sealed(&file);
     if matches!(before, Ok(Some(before)) if *before == run[..]) {
@@ -178,7 +190,7 @@ pub(crate) async fn adopt(
         return Ok(false);
     };
     key.store(&junto.profile, name)?;
-    hand_out(junto, certificate).await;
+    hand_out(junto, name, certificate).await;
     close(junto, &gone).await;
     Ok(true)
 }

@@ -298,8 +298,12 @@ pub(crate) fn admit(
     barred.map_err(|barred| barred_failure(&barred))?;
     let defect = || Failure::failed("this run has no number");
     let new = Undecided::new(pending).ok_or_else(defect)?;
-    let same = |run: &Undecided| run.pending.setup() == new.pending.setup();
-    if undecided.iter().any(same) {
+    let same = |run: &&mut Undecided| run.pending.setup() == new.pending.setup();
+    if let Some(known) = undecided.iter_mut().find(same) {
+        // An earlier version did not store all that it takes to go on with the run.
+        if !known.pending.can_resume() && known.pending.key() == new.pending.key() {
+            *known = new;
+        }
         return Ok(());
     }
     let known = undecided.iter().map(|run| run.pending.key());

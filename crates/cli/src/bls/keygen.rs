@@ -56,7 +56,7 @@ pub(crate) async fn keygen(
     let progress = output.progress("making a key: waiting for the other parties");
     let desk = Desk::new(junto, &session, name, &progress, patience, output);
     let task = Task::Keygen { threshold };
-    let held = make(desk, &task, &asked.purpose, first, &mut key).await?;
+    let held = make(desk, &task, &asked, first, &mut key).await?;
     progress.done();
     conclude(junto, name, held, output).await
 }

@@ -6,7 +6,7 @@ use junto_bls::PublicKey;
 use junto_session::Session;
 
 use super::key_file::{self, KeyFile, barred_failure};
-use super::resume::{Asked, Resumed, conclude, finish_interrupted, resumed};
+use super::resume::{Asked, Resumed, conclude, resumed};
 use super::run::{Desk, Task, make, small};
 use crate::failure::Failure;
 use crate::input;
@@ -43,7 +43,6 @@ pub(crate) async fn refresh(
     output: Output,
 ) -> Result<(), Failure> {
     let mut key = KeyFile::load(&junto.profile, name)?;
-    finish_interrupted(junto, name, &key, output).await?;
     let asked = Asked {
         purpose: format!("bls refresh {name}"),
         session: key.usable(name)?.origin.session.clone(),
@@ -55,12 +54,18 @@ pub(crate) async fn refresh(
     // Only now, as the certificate of a reshare may have come and taken the key elsewhere.
     let session = home(junto, &key, name, patience).await?;
     let here = session.id().to_string();
-    let met = key.standing().meets_in(&here, false);
-    met.map_err(|barred| barred_failure(&barred))?;
+    let asked = Asked {
+        session: here.clone(),
+        ..asked
+    };
+    if !asked.goes_on(&session, &key).await {
+        let met = key.standing().meets_in(&here, false);
+        met.map_err(|barred| barred_failure(&barred))?;
+    }
     let progress = output.progress("refreshing: waiting for the other parties");
     let desk = Desk::new(junto, &session, name, &progress, patience, output);
     let first = next_run(&key, &here);
-    let held = make(desk, &Task::Refresh, &asked.purpose, first, &mut key).await?;
+    let held = make(desk, &Task::Refresh, &asked, first, &mut key).await?;
     progress.done();
     conclude(junto, name, held, output).await
 }
@@ -80,7 +85,6 @@ pub(crate) async fn reshare(
         None => home(junto, &key, name, patience).await?,
     };
     let threshold = small(wanted.threshold)?;
-    finish_interrupted(junto, name, &key, output).await?;
     let here = session.id().to_string();
     let asked = Asked {
         purpose: format!("bls reshare {name}"),
@@ -90,8 +94,10 @@ pub(crate) async fn reshare(
     if let Resumed::Done = resumed(junto, name, &mut key, &asked, output).await? {
         return conclude(junto, name, key.usable(name)?, output).await;
     }
-    let met = key.standing().meets_in(&here, wanted.abandon);
-    met.map_err(|barred| barred_failure(&barred))?;
+    if !asked.goes_on(&session, &key).await {
+        let met = key.standing().meets_in(&here, wanted.abandon);
+        met.map_err(|barred| barred_failure(&barred))?;
+    }
     let progress = output.progress("resharing: waiting for the other parties");
     let desk = Desk::new(junto, &session, name, &progress, patience, output);
     let first = next_run(&key, &here);
@@ -100,7 +106,7 @@ pub(crate) async fn reshare(
         public_key,
         abandon: wanted.abandon,
     };
-    let held = make(desk, &task, &asked.purpose, first, &mut key).await?;
+    let held = make(desk, &task, &asked, first, &mut key).await?;
     progress.done();
     conclude(junto, name, held, output).await
 }

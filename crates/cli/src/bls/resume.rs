@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use indicatif::HumanDuration;
 use junto_bls::KeyPublic;
-use junto_session::{Misuse, SessionError};
+use junto_session::{Misuse, Session, SessionError};
 
 use super::certificate::{self, GRACE};
 use super::key_file::{self, Held, KeyFile};
@@ -28,10 +28,34 @@ impl Asked {
     /// Whether that run does what the command asks for.
     pub(crate) fn means(&self, origin: &Origin, key: &KeyPublic) -> bool {
         let threshold = (key.threshold().required(), key.threshold().holders());
-        let number = origin.label.strip_prefix(&self.purpose);
         origin.session == self.session
-            && number.is_some_and(|number| number.starts_with(" #"))
+            && self.number(&origin.label).is_some()
             && self.threshold.is_none_or(|asked| asked == threshold)
+    }
+
+    /// The number of the run with that label, if it is for the same purpose.
+    fn number(&self, label: &str) -> Option<u32> {
+        let number = label.strip_prefix(&self.purpose)?.strip_prefix(" #")?;
+        number.parse().ok()
+    }
+
+    /// Whether a run for the same purpose that this party has confirmed is under way: it goes on with that,
+    /// whatever it has confirmed since, as it says nothing that it has not said before.
+    pub(crate) async fn goes_on(&self, session: &Session, key: &KeyFile) -> bool {
+        let here = |origin: &&Origin| origin.session == self.session;
+        for run in key.undecided.iter().map(|run| &run.origin).filter(here) {
+            if self.number(&run.label).is_some() && session.execution(&run.label).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a run for the same purpose that comes after number `run` is under way here.
+    async fn is_past(&self, session: &Session, run: u32) -> Result<bool, Failure> {
+        let open = session.open_executions().await.map_err(session_failure)?;
+        let mut numbers = open.iter().filter_map(|it| self.number(&it.label));
+        Ok(numbers.any(|number| number > run))
     }
 }
 
@@ -39,7 +63,7 @@ impl Asked {
 pub(crate) enum Resumed {
     /// There is none that would be undecided.
     Nothing,
-    /// The run that the command asks for was undecided, and has succeeded.
+    /// The run that the command asks for was undecided or interrupted, and has succeeded.
     Done,
     /// The run that the command asks for is under way: the same command goes on with it.
     Run(u32),
@@ -47,7 +71,8 @@ pub(crate) enum Resumed {
     Broken(Failure),
 }
 
-/// Takes the certificates of undecided runs that other parties have handed over.
+/// Ends a run whose command was cut short after it had stored the share, and takes the certificates of undecided
+/// runs that other parties have handed over.
 pub(crate) async fn resumed(
     junto: &Junto,
     name: &str,
@@ -55,6 +80,9 @@ pub(crate) async fn resumed(
     asked: &Asked,
     output: Output,
 ) -> Result<Resumed, Failure> {
+    if finish_interrupted(junto, name, key, asked, output).await? {
+        return Ok(Resumed::Done);
+    }
     while let Some(latest) = key.undecided.last() {
         let (origin, wanted) = (
             latest.origin.clone(),
@@ -87,37 +115,46 @@ pub(crate) async fn resumed(
 }
 
 /// Ends the run that made the present share, if its command was cut short after it had stored that
-/// share: the others may lack the certificate. The command that comes now is another one.
-pub(crate) async fn finish_interrupted(
+/// share: the others may lack the certificate. Whether that was the run that the command asks for, which
+/// is then left to [`conclude`]: in another one this party would wait for others who are done.
+async fn finish_interrupted(
     junto: &Junto,
     name: &str,
     key: &KeyFile,
+    asked: &Asked,
     output: Output,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let Some(held) = &key.held else {
-        return Ok(());
+        return Ok(false);
     };
     // In a session that is closed nobody waits for anything.
     let Ok(session) = junto.session(&held.origin.session, GRACE).await else {
-        return Ok(());
+        return Ok(false);
     };
-    certificate::hand_out(junto, &held.certificate).await;
-    match session.execution(&held.origin.label).await {
-        Ok(execution) => {
-            execution.finish().await.map_err(session_failure)?;
-            let when = key_file::written(&junto.profile, name)
-                .and_then(|then| SystemTime::now().duration_since(then).ok());
-            let when = when.map_or_else(String::new, |ago| format!(" {} ago", HumanDuration(ago)));
-            output.say(format_args!(
-                "finished `{}`, which was interrupted{when}: the key is at epoch {}; now starting a new run",
-                held.origin.label,
-                held.share.public().epoch()
-            ));
-            Ok(())
-        }
-        Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => Ok(()),
-        Err(error) => Err(session_failure(error)),
-    }
+    certificate::hand_out(junto, name, &held.certificate).await;
+    let execution = match session.execution(&held.origin.label).await {
+        Ok(execution) => execution,
+        Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => return Ok(false),
+        Err(error) => return Err(session_failure(error)),
+    };
+    let done = key.undecided.is_empty()
+        && asked.means(&held.origin, held.share.public())
+        && !asked.is_past(&session, held.origin.run).await?;
+    let next = if done {
+        "this is what was asked for, so no other run is begun"
+    } else {
+        execution.finish().await.map_err(session_failure)?;
+        "now starting a new run"
+    };
+    let when = key_file::written(&junto.profile, name)
+        .and_then(|then| SystemTime::now().duration_since(then).ok());
+    let when = when.map_or_else(String::new, |ago| format!(" {} ago", HumanDuration(ago)));
+    output.say(format_args!(
+        "finished `{}`, which was interrupted{when}: the key is at epoch {}; {next}",
+        held.origin.label,
+        held.share.public().epoch()
+    ));
+    Ok(done)
 }
 
 /// The key is stored: reports it, hands its certificate and what the others wait for to them, and only
@@ -132,7 +169,7 @@ pub(crate) async fn conclude(
         describe_text(name, held.share.public())
     })?;
     let session = junto.session(&held.origin.session, GRACE).await?;
-    certificate::hand_out(junto, &held.certificate).await;
+    certificate::hand_out(junto, name, &held.certificate).await;
     junto.settle(SETTLE).await?;
     let ended = match session.execution(&held.origin.label).await {
         Ok(execution) => execution.finish().await.map(drop),

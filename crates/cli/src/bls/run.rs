@@ -17,6 +17,7 @@ use super::certificate::{self, GRACE};
 use super::judge;
 use super::key_file::{self, Held, KeyFile, barred_failure};
 use super::order::{Barred, Origin};
+use super::resume::Asked;
 use crate::failure::{Exit, Failure};
 use crate::open::{Junto, session_failure};
 use crate::output::{Output, Progress};
@@ -40,6 +41,10 @@ pub(super) const MOVED_ON: &str = "a party has a newer share than it had in this
 
 /// Why a party ends a run about a key that it does not mean.
 pub(super) const OTHER_KEY: &str = "this party means another key of that name";
+
+/// Why a party begins another run instead of one that it has confirmed.
+const SUPERSEDED: &str =
+    "another party has handed over the certificate of a later run; beginning the next one";
 
 const LATE: &str = "a party gave up waiting before all had come; waiting for it to try again";
 
@@ -72,32 +77,68 @@ impl Task {
     }
 }
 
-/// Has runs of that purpose until one makes a share that signs, from run `first` on.
+/// Has runs of that purpose until one makes what is asked for, from run `first` on.
+///
+/// A run that this party has confirmed it goes on with, whatever is asked for by now: others may succeed. If
+/// that makes something else, the next one is begun.
 pub(super) async fn make<'k>(
     mut desk: Desk<'_>,
     task: &Task,
-    purpose: &str,
-    first: u32,
+    asked: &Asked,
+    mut first: u32,
     key: &'k mut KeyFile,
 ) -> Result<&'k Held, Failure> {
-    let certificate = loop {
-        let run = Run::open(&mut desk, purpose, first, key).await?;
+    loop {
+        let (run, certificate) = certified(&mut desk, task, &asked.purpose, first, key).await?;
+        // Nobody runs the protocol again once the share is there: what was said must not be lost.
+        desk.session.durable().await.map_err(session_failure)?;
+        if !certificate::adopt(desk.junto, desk.name, key, &certificate).await? {
+            return Err(Failure::failed("the certificate is one of another key"));
+        }
+        let held = key.usable(desk.name)?;
+        if asked.means(&held.origin, held.share.public()) {
+            break;
+        }
+        let threshold = held.share.public().threshold();
+        desk.output.say(format_args!(
+            "`{}`, which was undecided, has succeeded: any {} of {} parties sign; now beginning the run that is asked for",
+            run.origin.label,
+            threshold.required(),
+            threshold.holders()
+        ));
+        run.spend(desk.session).await;
+        first = run.origin.run.saturating_add(1);
+    }
+    key.usable(desk.name)
+}
+
+/// Has runs of that purpose until one is certified.
+async fn certified(
+    desk: &mut Desk<'_>,
+    task: &Task,
+    purpose: &str,
+    first: u32,
+    key: &mut KeyFile,
+) -> Result<(Run, Certificate), Failure> {
+    loop {
+        let run = Run::open(desk, purpose, first, key).await?;
+        let confirmed = key.confirmed(&run.origin);
         let made = match task {
             // It goes on there, whichever share it holds by now: others may succeed.
-            _ if key.confirmed(&run.origin).is_some() => run.go_on(&desk, key).await,
-            Task::Keygen { threshold } => run.keygen(&desk, *threshold, task, key).await,
-            Task::Refresh => run.refresh(&mut desk, task, key).await,
+            _ if confirmed.is_some_and(|it| it.pending.can_resume()) => run.go_on(desk, key).await,
+            Task::Keygen { threshold } => run.keygen(desk, *threshold, task, key).await,
+            Task::Refresh => run.refresh(desk, task, key).await,
             Task::Reshare {
                 public_key,
                 threshold,
                 ..
             } => {
                 let wanted = (public_key, *threshold);
-                run.reshare(&mut desk, task, wanted, key).await
+                run.reshare(desk, task, wanted, key).await
             }
         };
         match made {
-            Ok(certificate) => break certificate,
+            Ok(certificate) => return Ok((run, certificate)),
             Err(Stop::Again(why)) => desk.output.say(why),
             Err(Stop::Excused(why, party, failure)) => {
                 let times = desk.excused.entry((party, why)).or_default();
@@ -116,13 +157,7 @@ pub(super) async fn make<'k>(
             }
             Err(Stop::Failed(failure)) => return Err(failure),
         }
-    };
-    // Nobody runs the protocol again once the share is there: what was said must not be lost.
-    desk.session.durable().await.map_err(session_failure)?;
-    if !certificate::adopt(desk.junto, desk.name, key, &certificate).await? {
-        return Err(Failure::failed("the certificate is one of another key"));
     }
-    key.usable(desk.name)
 }
 
 pub(super) fn party(index: usize) -> Option<PartyIndex> {
@@ -595,7 +630,7 @@ impl Run {
             if certificate.setup() == confirm.setup() {
                 return Ok(certificate);
             }
-            certificate::adopt(desk.junto, desk.name, key, &certificate).await?;
+            self.take(desk, key, &certificate).await?;
         };
         let excused = excuse(&error).is_some_and(|(why, _)| why == MOVED_ON);
         let end = tokio::time::Instant::now() + GRACE;
@@ -606,13 +641,37 @@ impl Run {
             if certificate.setup() == confirm.setup() {
                 return Ok(certificate);
             }
-            certificate::adopt(desk.junto, desk.name, key, &certificate).await?;
+            self.take(desk, key, &certificate).await?;
         }
         Err(if excused && moved(key) {
             self.stopped(error)
         } else {
             Self::undecided(error).into()
         })
+    }
+
+    /// Takes the certificate of another run. If that is a later one, this run is over for good: whoever has
+    /// confirmed both gets that certificate.
+    async fn take(
+        &self,
+        desk: &Desk<'_>,
+        key: &mut KeyFile,
+        certificate: &Certificate,
+    ) -> Result<(), Stop> {
+        certificate::adopt(desk.junto, desk.name, key, certificate).await?;
+        if key.confirmed(&self.origin).is_some() {
+            return Ok(());
+        }
+        let held = &key.usable(desk.name)?.origin;
+        if held.session == self.origin.session {
+            return Err(Stop::Again(SUPERSEDED));
+        }
+        Err(Failure::failed(format_args!(
+            "`{}` has succeeded meanwhile: the key is used in session {} now",
+            held.label, held.session
+        ))
+        .help("run the command again, all of you")
+        .into())
     }
 
     /// The messages of all in a round of a run that this party does not end any more.

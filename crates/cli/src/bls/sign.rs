@@ -39,7 +39,7 @@ pub(crate) async fn run(
         Some(signature) => {
             // This party has what it asked for. The others, after a reshare say, may need its part.
             if let Some(held) = &key.held
-                && let Err(failure) = help(junto, held, message, patience, output).await
+                && let Err(failure) = help(junto, name, held, message, patience, output).await
             {
                 tracing::info!(error = failure.message, "cannot help the others to sign");
             }
@@ -109,13 +109,14 @@ fn signing(session: &Session, file: &Held, message: &[u8]) -> Result<(String, Se
 /// Gives this party's part to the others and waits for nobody.
 async fn help(
     junto: &Junto,
+    name: &str,
     file: &Held,
     message: &[u8],
     patience: Duration,
     output: Output,
 ) -> Result<(), Failure> {
     let session = junto.session(&file.origin.session, patience).await?;
-    hand_out(junto, &file.certificate).await;
+    hand_out(junto, name, &file.certificate).await;
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());
     make_room(&session, &label).await?;
@@ -189,7 +190,7 @@ async fn sign(
     output: Output,
 ) -> Result<Signature, Failure> {
     let session = junto.session(&file.origin.session, patience).await?;
-    hand_out(junto, &file.certificate).await;
+    hand_out(junto, name, &file.certificate).await;
     let required = usize::from(file.share.public().threshold().required());
     let (label, setup) = signing(&session, file, message)?;
     let others = members(&file.holders()).without(session.me());

@@ -3,6 +3,7 @@
 //! be chosen.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
+mod again;
 mod certificates;
 mod leaving;
 mod meddling;
@@ -490,19 +491,19 @@ async fn a_party_may_die_after_whatever_it_stores() {
         }
         table.again(VICTIM).await;
         assert!(!table.is_undecided(VICTIM));
+        // The same command again reports what there is: it waits for nobody, as the others are done.
         let epoch = table.epoch(VICTIM);
-        if matches!(command, Command::Keygen) {
-            table.command(VICTIM, command).await.unwrap();
-            assert_eq!(table.epoch(VICTIM), epoch, "it is reported, not made again");
-        } else {
-            // Next week all refresh again, and the victim with them; what it had begun is over.
+        table.command(VICTIM, command).await.unwrap();
+        assert_eq!(table.epoch(VICTIM), epoch, "{command:?} is made again");
+        let session = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
+        let ended = session.execution(command.label()).await.map(drop);
+        assert!(
+            matches!(ended, Err(SessionError::Misuse(Misuse::Finished))),
+            "{ended:?}"
+        );
+        if !matches!(command, Command::Keygen) {
+            // Next week all refresh again, and the victim with them.
             table.all(command).await;
-            let session = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
-            let ended = session.execution(command.label()).await.map(drop);
-            assert!(
-                matches!(ended, Err(SessionError::Misuse(Misuse::Finished))),
-                "{ended:?}"
-            );
             assert_eq!(table.epoch(VICTIM), epoch.map(|epoch| epoch + 1));
         }
         table.signs(b"message").await;

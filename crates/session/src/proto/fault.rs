@@ -161,6 +161,9 @@ pub enum Fault {
         /// Which round.
         round: Round,
     },
+    /// It sent more than flow control allows. Nobody is convicted of that any more, but earlier versions stored it.
+    #[error("sends more than it was allowed to")]
+    Flooding,
     /// It was silent past the deadline.
     #[error("was silent in {round} past the deadline")]
     Silent {
@@ -272,6 +275,7 @@ impl Blame {
             }
             Fault::TooFarAhead { round } => bytes.put_u8(9).put_u32(round.0),
             Fault::Conflict { round } => bytes.put_u8(10).put_u32(round.0),
+            Fault::Flooding => bytes.put_u8(11),
             Fault::Silent { round, all } => bytes.put_u8(12).put_u32(round.0).put_u64(all.bits()),
             Fault::Proven(evidence) => {
                 bytes.put_u8(13);
@@ -309,6 +313,7 @@ impl Blame {
             10 => Fault::Conflict {
                 round: Round(reader.u32()?),
             },
+            11 => Fault::Flooding,
             12 => Fault::Silent {
                 round: Round(reader.u32()?),
                 all: Members::from_bits(reader.u64()?),
@@ -338,5 +343,32 @@ fn read_identity_fault(reader: &mut Reader<'_>) -> Result<IdentityFault, Malform
         1 => Ok(IdentityFault::NotPinned { party }),
         2 => Ok(IdentityFault::Repeated { party }),
         _ => Err(reader.malformed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that has ever been stored: what an update cannot read makes the whole profile unreadable.
+    #[test]
+    fn every_fault_that_was_ever_stored_is_read() {
+        let rest = |tag: u8| match tag {
+            8 => vec![1, 2],
+            9 | 10 => vec![0, 0, 0, 7],
+            12 => [vec![0, 0, 0, 7], vec![0; 7], vec![2]].concat(),
+            13 => [vec![3], vec![5; 64], vec![2], vec![6; 192]].concat(),
+            15 => vec![0, 2, 2, 1],
+            _ => Vec::new(),
+        };
+        for tag in 0..=17 {
+            let stored = [vec![2, tag], rest(tag)].concat();
+            let mut reader = Reader::new("stored fault", &stored);
+            let blame = Blame::read(&mut reader).unwrap_or_else(|it| panic!("{tag}: {it}"));
+            reader.finish().unwrap();
+            let mut again = Vec::new();
+            blame.put(&mut again);
+            assert_eq!(again, stored, "{tag}");
+        }
     }
 }
