@@ -45,6 +45,38 @@ async fn clients_of_a_shared_address_leave_room_for_each_other_and_for_other_add
     rogue.hear().await;
 }
 
+#[cfg(target_os = "linux")] // As above.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_shared_address_leave_room_on_the_way_to_each_destination() {
+    let mut config = strict_proxy();
+    config.exempt_sources = vec!["127.0.0.1/32".parse().unwrap()];
+    config.proxy.limits.forwards_per_destination = 4;
+    let proxy = start(config).await;
+    let mut rogue = Rogue::start().await;
+    let full = broker(BrokerFault::Timeout);
+    let mut crowd = Vec::new();
+    for allowed in [2, 1, 0] {
+        let mut client = peer_from(A, &proxy).await.unwrap();
+        let to = in_time(client.proxy_to(&rogue.address, None))
+            .await
+            .unwrap();
+        for _ in 0..allowed {
+            pass_on(&mut client, &to).await;
+            rogue.hear().await;
+        }
+        let answer = through(&mut client, &to, &send(&NOWHERE, None, b"x")).await;
+        assert_eq!(refused_by_proxy(answer), full, "{allowed}");
+        crowd.push(client);
+    }
+    // The fourth is another address's.
+    let mut other = peer_from(B, &proxy).await.unwrap();
+    let to = in_time(other.proxy_to(&rogue.address, None)).await.unwrap();
+    pass_on(&mut other, &to).await;
+    rogue.hear().await;
+    let answer = through(&mut other, &to, &send(&NOWHERE, None, b"x")).await;
+    assert_eq!(refused_by_proxy(answer), full);
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn links_for_a_shared_address_take_each_others_places_and_leave_a_quarter() {

@@ -103,7 +103,7 @@ async fn what_one_client_has_under_way_is_bounded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_destination_and_all_have_under_way_is_bounded() {
     for all in [false, true] {
-        let mut config = proxy_config();
+        let mut config = strict_proxy();
         if all {
             config.proxy.limits.forwards = 1;
         } else {
@@ -509,7 +509,7 @@ async fn answers_that_nobody_takes_keep_no_link() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_vanish_use_nothing_up() {
     const CLIENTS: usize = 35;
-    let mut config = proxy_config();
+    let mut config = strict_proxy();
     config.proxy.limits.forwards_per_client = 32;
     config.proxy.limits.forwards_per_destination = 32;
     config.proxy.timeouts.answer = Duration::from_secs(3_600);

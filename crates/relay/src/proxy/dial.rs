@@ -210,7 +210,7 @@ impl Dialer {
             None => Vec::new(),
         };
         let here_itself = |address| SocketAddr::new(address, door.port) == self.own.listening;
-        if address.is_some_and(here_itself) || !reach.allows_at(door, None, &own) {
+        if address.is_some_and(here_itself) || !reach.allows_at(door, None, Some(&own)) {
             return Err(Unreached::Door(BrokerFault::Host));
         }
         let server = (socks.host.for_resolver(), socks.port);

@@ -127,10 +127,8 @@ impl Proxy {
             Arc::clone(&live.reach)
         };
         let own = own_addresses(&reach);
-        let may_stay = |place: &Place, link: &Link| {
-            let own = own.as_deref();
-            own.is_some_and(|own| reach.allows_at(&place.door, link.address, own))
-        };
+        let may_stay =
+            |place: &Place, link: &Link| reach.allows_at(&place.door, link.address, own.as_deref());
         let cut = self.destinations().table.cut(may_stay);
         if cut > 0 {
             tracing::info!(cut, "links to destinations that are refused now");
@@ -395,7 +393,8 @@ impl Proxy {
         let share = share.ok_or_else(|| full(Beyond::Source))?;
         let permit = Arc::clone(&self.forwards).try_acquire_owned();
         let permit = permit.map_err(|_| full(Beyond::Total))?;
-        let room = link.room(limits.forwards_per_destination);
+        let all = limits.forwards_per_destination;
+        let room = link.room(source.limit(Most::of(all, all, *own)));
         let room = room.ok_or_else(|| full(Beyond::Destination))?;
         Ok(Passed {
             given: link.give(parcel, room)?,

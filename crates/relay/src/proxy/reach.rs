@@ -35,10 +35,15 @@ impl Reach {
 
     /// Whether a connection through `door` may be made, or stay: to `address`, or, without one, to
     /// where a SOCKS server finds its name. To that no name may be given that only this network may
-    /// know.
-    pub(super) fn allows_at(&self, door: &Door, address: Option<IpAddr>, own: &[IpAddr]) -> bool {
+    /// know. Without `own`, because this machine's addresses cannot be told, to no address.
+    pub(super) fn allows_at(
+        &self,
+        door: &Door,
+        address: Option<IpAddr>,
+        own: Option<&[IpAddr]>,
+    ) -> bool {
         match address.or(door.address()) {
-            Some(address) => self.allows(address, own),
+            Some(address) => own.is_some_and(|own| self.allows(address, own)),
             None => self.allow_private || !looks_local(&door.host),
         }
     }
@@ -178,7 +183,10 @@ fn looks_local(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use junto_smp::address::{Fingerprint, ServerAddress};
+
     use super::*;
+    use crate::proxy::place::places;
 
     #[test]
     fn first_and_last_address_of_every_range() {
@@ -309,6 +317,21 @@ mod tests {
         for text in ["198.40.255.255", "198.41.1.0", "2a00:1098:2b::1:0:0"] {
             assert!(open.allows(text.parse().unwrap(), &[]), "{text}");
         }
+    }
+
+    /// What a SOCKS server finds needs no list of this machine's addresses.
+    #[test]
+    fn a_machine_that_cannot_tell_its_addresses_reaches_none_and_keeps_names() {
+        let server: ServerAddress = format!("smp://{}@one.example", Fingerprint([1; 32]))
+            .parse()
+            .unwrap();
+        let places = places(&server);
+        let door = &places[0].door;
+        let public = Some("8.8.4.4".parse().unwrap());
+        let closed = reach(false, false, &[]);
+        assert!(closed.allows_at(door, None, None));
+        assert!(!closed.allows_at(door, public, None));
+        assert!(closed.allows_at(door, public, Some(&[])));
     }
 
     #[test]
