@@ -218,6 +218,8 @@ async fn start_relay(
     // A proxy's destination is here as well.
     config.proxy.allow_private = true;
     config.proxy.allow_own = true;
+    // All of its clients come from one address that limits by source do not hold for.
+    config.proxy.limits.forwards_per_destination = crate::proxy::FORWARDS_MAX;
     if let Some((sync, dir)) = storage.split_once(' ') {
         config.storage = Storage::Journal {
             dir: dir.into(),
