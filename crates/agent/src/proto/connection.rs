@@ -572,8 +572,14 @@ impl Connection {
             let mut reader = Reader::new(rest);
             let mut publication = Publication::read(&mut reader)?;
             reader.end()?;
-            if let Keys::Offered(secrets) = &self.keys {
-                publication.set_offer(secrets.offer(junto_ratchet::VersionRange::OURS));
+            // The keys are gone once the peer has answered, and may be offered otherwise by a later version: what
+            // the full link says is what the short one was made with.
+            match (&self.link, &self.keys) {
+                (Some(link), _) => publication.set_offer(link.offer().clone()),
+                (None, Keys::Offered(secrets)) => {
+                    publication.set_offer(secrets.offer(junto_ratchet::VersionRange::OURS));
+                }
+                (None, _) => {}
             }
             self.receive.publication = Some(Box::new(publication));
         }

@@ -112,6 +112,11 @@ impl InvitationLink {
         Ok(self)
     }
 
+    /// The maker's keys, whether we can use them or not.
+    pub(super) fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
     /// The queue to send to and the maker's keys, if we can use them: its agent, its queue and its
     /// ratchet speak our versions, and its sender may secure the queue.
     ///

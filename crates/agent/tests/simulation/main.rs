@@ -619,13 +619,13 @@ fn a_short_link_of_a_relay_that_has_forgotten_it_leads_nowhere() {
 #[test]
 fn a_short_invitation_can_be_opened_once() {
     let mut world = World::new(21, 3, 1, 128);
-    let command = Command::CreateInvitation {
+    let create = || Command::CreateInvitation {
         tag: tag("link"),
         relay: relay_address(0),
         info: vec![],
         about: Some(vec![]),
     };
-    let call = world.call(0, command);
+    let call = world.call(0, create());
     world.settle();
     let Some(Ok(Reply::Invitation(_, _, Some(link)))) = world.nodes[0].answers.remove(&call) else {
         panic!()
@@ -643,6 +643,15 @@ fn a_short_invitation_can_be_opened_once() {
     assert_eq!(world.nodes[1].app.connected.len(), 1);
     let failed: Vec<_> = world.nodes[2].app.failed.values().collect();
     assert_eq!(failed, [&ConnectionFault::LinkGone]);
+    // Who asks for the same once more hears the same, although the keys behind it have gone with its use.
+    world.crash(0);
+    world.settle();
+    let call = world.call(0, create());
+    world.settle();
+    match world.nodes[0].answers.remove(&call) {
+        Some(Ok(Reply::Invitation(_, _, Some(again)))) => assert_eq!(again, link),
+        answer => panic!("{answer:?}"),
+    }
 }
 
 #[test]
