@@ -140,20 +140,22 @@ async fn certified(
         match made {
             Ok(certificate) => return Ok((run, certificate)),
             Err(Stop::Again(why)) => desk.output.say(why),
-            Err(Stop::Excused(why, party, failure)) => {
-                let times = desk.excused.entry((party, why)).or_default();
+            Err(Stop::Excused(excuse, failure)) => {
+                let why = excuse.why;
+                let times = desk.excused.entry((excuse.by, why)).or_default();
                 *times += 1;
                 if *times > if why == MOVED_ON { MOVES_MAX } else { 1 } {
-                    // Those for whom it did not wait came each time.
-                    let named = (why == LATE).then(|| party.value().to_string());
-                    let party = named.or(failure.party);
-                    return Err(Failure { party, ..failure });
+                    return Err(if why == LATE {
+                        failure.party(excuse.named)
+                    } else {
+                        failure
+                    });
                 }
-                desk.late |= why == LATE;
+                desk.note(&excuse);
                 desk.output.say(why);
             }
-            Err(Stop::Silent(round, failure)) => {
-                return Err(desk.silent(failure, round == task.first_round()));
+            Err(Stop::Silent(round, silent, failure)) => {
+                return Err(desk.silent(failure, silent, round == task.first_round()));
             }
             Err(Stop::Failed(failure)) => return Err(failure),
         }
@@ -215,9 +217,9 @@ pub(super) enum Stop {
     /// The next run is the one to meet in, for this reason.
     Again(&'static str),
     /// The same, because this party says so, whom that excuses once.
-    Excused(&'static str, PartyIndex, Failure),
+    Excused(Excuse, Failure),
     /// Parties did not speak in that round in time.
-    Silent(u32, Failure),
+    Silent(u32, Members, Failure),
     Failed(Failure),
 }
 
@@ -241,10 +243,10 @@ pub(super) struct Desk<'a> {
     pub(super) shown: BTreeSet<(PartyIndex, [u8; 32])>,
     /// Whether all have begun again to catch up with what they were shown.
     pub(super) gathered: bool,
-    /// Whether a party has given up waiting before all had come.
-    late: bool,
+    /// Who has given up waiting before all had come, and who is named if it does not begin again.
+    late: BTreeMap<junto_session::PartyIndex, Members>,
     /// How often who ended a run for a reason that is no fault.
-    excused: BTreeMap<(PartyIndex, &'static str), usize>,
+    excused: BTreeMap<(junto_session::PartyIndex, &'static str), usize>,
 }
 
 impl<'a> Desk<'a> {
@@ -265,30 +267,52 @@ impl<'a> Desk<'a> {
             output,
             shown: BTreeSet::new(),
             gathered: false,
-            late: false,
+            late: BTreeMap::new(),
             excused: BTreeMap::new(),
         }
     }
 
-    /// Who is silent is named. If a party gave up waiting before all had come, the others have begun
-    /// again: those who do not come may not know of it, or may have said so to be waited for in vain.
-    fn silent(&self, failure: Failure, at_once: bool) -> Failure {
-        match failure.party {
-            Some(silent) if self.late && at_once => Failure::new(
-                Exit::Unreachable,
-                format_args!(
-                    "a party gave up waiting before all had come, and party {silent} has not begun again"
-                ),
-            )
-            .help("run the command again, all of you: nothing is lost")
-            .party(silent),
-            party => Failure { party, ..failure },
+    fn note(&mut self, excuse: &Excuse) {
+        if excuse.why == LATE {
+            let named = self.late.entry(excuse.by).or_default();
+            *named = excuse.named.iter().chain(named.iter()).collect();
         }
+    }
+
+    /// Who is silent is named. If a party gave up waiting before all had come, the others have begun
+    /// again: those who do not come may not know of it, or may have said so to be waited for in vain;
+    /// or those for whom they waited were silent towards them, whatever they say to this party.
+    fn silent(&self, failure: Failure, silent: Members, at_once: bool) -> Failure {
+        if self.late.is_empty() || !at_once {
+            return failure;
+        }
+        let excused = silent.iter().filter_map(|party| self.late.get(&party));
+        let named: Members = excused.fold(silent, |all, named| {
+            all.iter().chain(named.iter()).collect()
+        });
+        Failure::new(
+            Exit::Unreachable,
+            format_args!(
+                "a party gave up waiting before all had come, and party {silent} has not begun again"
+            ),
+        )
+        .help("run the command again, all of you: nothing is lost")
+        .party(named)
     }
 }
 
-/// Why a party has ended a run although nobody is at fault, and which: what it says, and no more.
-fn excuse(error: &SessionError) -> Option<(&'static str, PartyIndex)> {
+/// Why a party has ended a run although nobody is at fault: what it says, and no more.
+#[derive(Clone, Copy)]
+pub(super) struct Excuse {
+    why: &'static str,
+    by: junto_session::PartyIndex,
+    /// Who is named should that not be believed. Who gave up waiting for this party is named alone, as
+    /// this party has come; who gave up waiting for others, together with those.
+    named: Members,
+}
+
+/// What excuses the end of a run for a party of that number.
+fn excuse(error: &SessionError, me: junto_session::PartyIndex) -> Option<Excuse> {
     let SessionError::Peer(Blame {
         culprit: Culprit::Party(by),
         fault: Fault::GaveUp(reason),
@@ -296,12 +320,16 @@ fn excuse(error: &SessionError) -> Option<(&'static str, PartyIndex)> {
     else {
         return None;
     };
-    let why = match &**reason {
-        Reason::Silent { accused, .. } if !accused.without(*by).is_empty() => LATE,
-        reason if is_text(reason, MOVED_ON) => MOVED_ON,
+    let by = *by;
+    let (why, named) = match &**reason {
+        Reason::Silent { accused, .. } if accused.contains(me) => (LATE, Members::NONE.with(by)),
+        Reason::Silent { accused, .. } if !accused.without(by).is_empty() => {
+            (LATE, accused.with(by))
+        }
+        reason if is_text(reason, MOVED_ON) => (MOVED_ON, error.blamed()),
         _ => return None,
     };
-    Some((why, party(by.as_usize())?))
+    Some(Excuse { why, by, named })
 }
 
 /// Ends a run for all, if nobody else has by now: then it is over, whatever the other one's reason.
@@ -360,8 +388,9 @@ impl Run {
                 }
                 // Final for its label; the user has decided to try again by running the command again.
                 Err(error @ SessionError::Peer(_)) => {
-                    let excuse = excuse(&error);
-                    desk.late |= excuse.is_some_and(|(why, _)| why == LATE);
+                    if let Some(excuse) = excuse(&error, desk.session.me()) {
+                        desk.note(&excuse);
+                    }
                     if begun.elapsed() >= desk.patience {
                         return Err(session_failure(error)
                             .help("that party breaks off every run; the key still signs, and can be reshared in another session"));
@@ -382,14 +411,14 @@ impl Run {
 
     /// What an error of the execution means for the run.
     pub(super) fn stopped(&self, error: SessionError) -> Stop {
-        if let Some((why, by)) = excuse(&error) {
-            return Stop::Excused(why, by, session_failure(error));
+        if let Some(excuse) = excuse(&error, self.execution.me()) {
+            return Stop::Excused(excuse, session_failure(error));
         }
         match &error {
             SessionError::Peer(Blame {
-                fault: Fault::Silent { round, .. },
+                fault: Fault::Silent { round, all },
                 ..
-            }) => Stop::Silent(round.0, session_failure(error)),
+            }) => Stop::Silent(round.0, *all, session_failure(error)),
             SessionError::Peer(Blame {
                 culprit: Culprit::Party(by),
                 fault: Fault::GaveUp(reason),
@@ -410,13 +439,15 @@ impl Run {
 
     /// This party has a newer share than those that the run would start from.
     async fn move_on(&self, failure: Failure) -> Stop {
-        match (
-            self.leave(MOVED_ON).await,
-            party(self.execution.me().as_usize()),
-        ) {
-            (Ok(()), Some(me)) => Stop::Excused(MOVED_ON, me, failure),
-            (Ok(()), None) => failure.into(),
-            (Err(failure), _) => failure.into(),
+        let by = self.execution.me();
+        let excuse = Excuse {
+            why: MOVED_ON,
+            by,
+            named: Members::NONE,
+        };
+        match self.leave(MOVED_ON).await {
+            Ok(()) => Stop::Excused(excuse, failure),
+            Err(failure) => failure.into(),
         }
     }
 
@@ -632,7 +663,8 @@ impl Run {
             }
             self.take(desk, key, &certificate).await?;
         };
-        let excused = excuse(&error).is_some_and(|(why, _)| why == MOVED_ON);
+        let excused =
+            excuse(&error, self.execution.me()).is_some_and(|excuse| excuse.why == MOVED_ON);
         let end = tokio::time::Instant::now() + GRACE;
         while !(excused && moved(key))
             && let Ok(certificate) =

@@ -260,31 +260,39 @@ async fn who_claims_that_all_others_are_silent_and_is_silent_is_named() {
     }
 }
 
-/// It says to one that the other is silent: nobody but itself is named by either.
+/// A party says that another one is silent, and is silent itself after that, or says it once more. That one knows who lies;
+/// the third one does not: the accused may have been silent towards that party alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_claims_that_one_other_is_silent_and_is_silent_is_named_alone() {
-    let table = Table::new().await;
-    table.all(Command::Keygen).await;
-    let victim = table.of(VICTIM).session("s", PATIENCE).await.unwrap().me();
-    let liar = async {
-        let held = table.key(LIAR).held.unwrap();
-        let session = table.of(LIAR).session("s", PATIENCE).await.unwrap();
-        let label = format!("{PURPOSE} #1");
-        let claim = claim(&table, LIAR, "s", &label, &held).await;
-        let execution = session.execution(&label).await.unwrap();
-        execution.broadcast(0, claim).await.unwrap();
-        let all = execution.gather(0, Kind::Broadcast, PATIENCE);
-        all.await.unwrap();
-        let only = Members::NONE.with(victim);
-        let claimed = execution.gather_from(0, Kind::P2p, only, Duration::ZERO);
-        assert_eq!(claimed.await.unwrap_err().blamed(), only);
-    };
-    let refresh = |party| renew::refresh(table.of(party), "k", SOON, QUIET);
-    let ((), one, other) = tokio::join!(liar, refresh(HONEST), refresh(VICTIM));
-    let named = Some(table.number(LIAR, "s").await);
-    for failure in [one.unwrap_err(), other.unwrap_err()] {
-        assert_eq!(failure.exit, Exit::Unreachable, "{failure:?}");
-        assert_eq!(failure.party, named, "{failure:?}");
+async fn who_says_that_one_other_is_silent_is_named_together_with_it_by_who_cannot_know() {
+    for times in 1..=2 {
+        let table = Table::new().await;
+        table.all(Command::Keygen).await;
+        let accused = table.of(VICTIM).session("s", PATIENCE).await.unwrap().me();
+        let author = async {
+            let held = table.key(LIAR).held.unwrap();
+            let session = table.of(LIAR).session("s", PATIENCE).await.unwrap();
+            for run in 1..=times {
+                let label = format!("{PURPOSE} #{run}");
+                let claim = claim(&table, LIAR, "s", &label, &held).await;
+                let execution = session.execution(&label).await.unwrap();
+                execution.broadcast(0, claim).await.unwrap();
+                let all = execution.gather(0, Kind::Broadcast, PATIENCE);
+                all.await.unwrap();
+                let only = Members::NONE.with(accused);
+                let claimed = execution.gather_from(0, Kind::P2p, only, Duration::ZERO);
+                assert_eq!(claimed.await.unwrap_err().blamed(), only);
+            }
+        };
+        let refresh = |party| renew::refresh(table.of(party), "k", SOON, QUIET);
+        let ((), third, accused) = tokio::join!(author, refresh(HONEST), refresh(VICTIM));
+        let (third, accused) = (third.unwrap_err(), accused.unwrap_err());
+        for failure in [&third, &accused] {
+            assert_eq!(failure.exit, Exit::Unreachable, "{times}: {failure:?}");
+        }
+        let both = table.numbers(&[LIAR, VICTIM]).await;
+        assert_eq!(third.party, Some(both), "{times}: {third:?}");
+        let author = table.number(LIAR, "s").await;
+        assert_eq!(accused.party, Some(author), "{times}: {accused:?}");
     }
 }
 
