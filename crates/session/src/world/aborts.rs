@@ -420,6 +420,73 @@ fn who_claims_silence_and_has_said_nothing_itself_is_silent_like_the_accused() {
     assert_silent(&mut world, &order, &[2, 3], &id, &[0, 1]);
 }
 
+/// The protocol begins in round 1. The culprit claims that all are silent there or in a round that there is
+/// not, and has whispered something in one of them, but has not said what they wait for.
+#[test]
+fn what_nobody_waits_for_excuses_no_claim_of_silence() {
+    for (claimed, whispered) in [
+        (0, None),
+        (0, Some(0)),
+        (0, Some(1)),
+        (1, None),
+        (1, Some(0)),
+        (1, Some(1)),
+    ] {
+        let (mut world, order, id) = begun(4);
+        for victim in 1..4 {
+            if let Some(round) = whispered {
+                send(&mut world, order[0], &id, round, victim, "x");
+            }
+            let reason = Reason::Silent {
+                round: Round(claimed),
+                accused: members([1, 2, 3]),
+            };
+            let claim = signed(&world, &order, 0, &id, reason);
+            slip(&mut world, &order, 0, victim, &id, claim);
+        }
+        for &place in &order[1..] {
+            broadcast(&mut world, place, &id, 1);
+        }
+        world.run();
+        for victim in 1..4 {
+            let gathered = gather(&mut world, &order, victim, &id, 1);
+            assert!(!gathered.unwrap(), "{claimed}, {whispered:?}");
+        }
+        for victim in 1..4 {
+            expire(&mut world, &order, victim, &id, 1);
+            let all = members([0]);
+            let round = Round(1);
+            let fault = Fault::Silent { round, all };
+            let blame = blame(&mut world, order[victim], &id);
+            let expected = Blame::party(party(0), fault);
+            assert_eq!(blame, expected, "{claimed}, {whispered:?}");
+        }
+    }
+}
+
+/// One party gathers what all send it in round 0, and answers in round 1.
+#[test]
+fn who_gathers_what_others_send_need_not_have_spoken_to_claim_silence() {
+    let (mut world, order, id) = begun(4);
+    for index in [2, 3] {
+        send(&mut world, order[index], &id, 0, 0, "x");
+    }
+    let claim = signed(&world, &order, 0, &id, silent(0, 1));
+    slip(&mut world, &order, 0, 2, &id, claim);
+    world.run();
+    let waiting = &mut world.parties[order[2]];
+    let (gathered, step) = waiting.node.gather(
+        &waiting.local.unwrap(),
+        &id,
+        Round(1),
+        Kind::P2p,
+        members([0]),
+        &mut waiting.rng,
+    );
+    world.settle(order[2], step);
+    assert_eq!(gathered.unwrap_err().blamed(), members([0, 1]));
+}
+
 #[test]
 fn who_claims_silence_and_speaks_all_the_same_ends_nothing() {
     let (mut world, order, id) = slandered(4);

@@ -1,6 +1,8 @@
 //! How an execution ends in failure: what aborts, deadlines and claims of silence mean, and what the other
 //! members hear of it (`docs/spec/session.md` §7.3, §7.4).
 
+use core::cmp::Ordering;
+
 use junto_crypto::ed25519::SigningKey;
 
 use super::{
@@ -98,27 +100,35 @@ impl Execution {
     }
 
     /// Whether a claim explains that its author says no more in `round`. Who waits for others in a round has
-    /// spoken in it before: who claims that they are silent and has not is silent itself.
-    fn explains(&self, claim: &Abort, round: Round) -> bool {
-        matches!(claim.reason, Reason::Silent { round: of, .. }
-            if of < round || of == round && self.spoke(round, claim.author))
+    /// spoken in it before: who claims that they are silent and has not said there what we wait for is silent
+    /// itself. A claim about what we gathered before explains something, and one about an earlier round in
+    /// which we have spoken: who gathers what we said there need not have spoken.
+    fn explains(&self, claim: &Abort, round: Round, kind: Kind) -> bool {
+        let Reason::Silent { round: of, .. } = claim.reason else {
+            return false;
+        };
+        let complete = self.gathered.is_some_and(|gathered| of.0 <= gathered);
+        let spoke = |kind| self.spoke(round, kind, claim.author);
+        match of.cmp(&round) {
+            Ordering::Less => complete || self.has_spoken(of),
+            Ordering::Equal => {
+                spoke(kind) || complete && (spoke(Kind::P2p) || spoke(Kind::Broadcast))
+            }
+            Ordering::Greater => false,
+        }
     }
 
     /// Whose silence in `round` is explained: who claims that others are silent has stopped, and so has
     /// who passes that on; but not who is said to be silent in this very round, and is.
-    fn excused(&self, round: Round) -> Members {
+    fn excused(&self, round: Round, kind: Kind) -> Members {
         let silent = |party: &PartyIndex| {
             let in_round = |claim: &Abort| claim.names(round, *party);
-            !self.spoke(round, *party) && self.claims.values().any(in_round)
+            !self.spoke(round, kind, *party) && self.claims.values().any(in_round)
         };
         let followers = self.followers.iter().filter(|party| !silent(party));
         let claims = self.claims.values();
-        let authors = claims.filter(|claim| self.explains(claim, round));
+        let authors = claims.filter(|claim| self.explains(claim, round, kind));
         followers.chain(authors.map(|claim| claim.author)).collect()
-    }
-
-    fn spoke(&self, round: Round, party: PartyIndex) -> bool {
-        self.p2p.contains_key(&(round, party)) || self.has_value(round, party)
     }
 
     /// Whether it is no use to wait for `round` any longer: it lacks nothing but messages of those who have
@@ -132,13 +142,13 @@ impl Execution {
         let of_us = |claim: &&Abort| {
             let accused = claim.names(round, self.me)
                 || of_missing(claim) && claim.reason.accused().contains(self.me);
-            accused && self.explains(claim, round)
+            accused && self.explains(claim, round, kind)
         };
         let claims = || self.claims.values();
         let claim = match claims().find(of_us) {
             // The others must not have to wait for us now.
             Some(claim) if self.has_spoken(round) => claim,
-            _ if self.excused(round).covers(missing) => {
+            _ if self.excused(round, kind).covers(missing) => {
                 claims().find(of_missing).or_else(|| claims().next())?
             }
             _ => return None,
@@ -152,7 +162,9 @@ impl Execution {
 
     /// What it means that our patience with `round` is over; nothing if it came at the last moment.
     pub(crate) fn expired(&self, round: Round, kind: Kind, from: Members) -> Option<Ending> {
-        let silent = self.missing(round, kind, from).minus(self.excused(round));
+        let silent = self
+            .missing(round, kind, from)
+            .minus(self.excused(round, kind));
         match silent.iter().next() {
             Some(first) => {
                 let fault = Fault::Silent { round, all: silent };
@@ -165,7 +177,7 @@ impl Execution {
     /// Whether `round` will never be complete: somebody who is missing in it has stopped.
     pub(crate) fn is_lost(&self, round: Round, kind: Kind, from: Members) -> bool {
         let missing = self.missing(round, kind, from);
-        missing.minus(self.excused(round)) != missing
+        missing.minus(self.excused(round, kind)) != missing
     }
 
     /// Our own abort.

@@ -161,8 +161,8 @@ pub(crate) struct Execution {
     p2p: BTreeMap<(Round, PartyIndex), Bytes>,
     broadcasts: BTreeMap<Round, BTreeMap<PartyIndex, Broadcast>>,
     sent: BTreeMap<(Round, u8), PayloadHash>,
-    /// Highest round gathered.
-    gathered: u32,
+    /// Highest round gathered; none if none was.
+    gathered: Option<u32>,
     /// Whether rounds are gathered at all, so that somebody may be missing in them.
     gathers: bool,
     /// Claims of silence that stand until this party's own patience is over, by author.
@@ -207,7 +207,7 @@ impl Execution {
             p2p: BTreeMap::new(),
             broadcasts: BTreeMap::new(),
             sent: BTreeMap::new(),
-            gathered: 0,
+            gathered: None,
             gathers: false,
             claims: BTreeMap::new(),
             followers: Members::NONE,
@@ -322,7 +322,7 @@ impl Execution {
         }
         if self.purpose.mode == Mode::Rounds
             && round != Round::CONFIRM
-            && round.0 > self.gathered.saturating_add(ROUNDS_AHEAD)
+            && round.0 > self.gathered.unwrap_or(0).saturating_add(ROUNDS_AHEAD)
         {
             return Err(Misuse::RoundsAhead(round));
         }
@@ -333,6 +333,14 @@ impl Execution {
     fn has_spoken(&self, round: Round) -> bool {
         let mut said = self.sent.range((round, 0)..=(round, SENT_BROADCAST));
         said.next().is_some()
+    }
+
+    /// Whether a message of `party` is here.
+    fn spoke(&self, round: Round, kind: Kind, party: PartyIndex) -> bool {
+        match kind {
+            Kind::P2p => self.p2p.contains_key(&(round, party)),
+            Kind::Broadcast => self.has_value(round, party),
+        }
     }
 
     /// A private message; `None` if it was said before.
@@ -510,7 +518,7 @@ impl Execution {
             }
         }
         if round != Round::CONFIRM {
-            self.gathered = self.gathered.max(round.0);
+            self.gathered = self.gathered.max(Some(round.0));
         }
         Some(gathered)
     }
@@ -521,10 +529,7 @@ impl Execution {
         let from = from.without(self.me);
         let silent: Members = from
             .iter()
-            .filter(|&party| match kind {
-                Kind::P2p => !self.p2p.contains_key(&(round, party)),
-                Kind::Broadcast => !self.has_value(round, party),
-            })
+            .filter(|&party| !self.spoke(round, kind, party))
             .collect();
         if !silent.is_empty() || kind == Kind::P2p {
             return silent;
