@@ -320,7 +320,7 @@ pub(crate) fn failure_of(error: &SessionError) -> Failure {
             .help("talk to the host: a place may become free, or a new session is needed"),
         SessionError::Incomplete { .. } => Failure::new(Exit::Unreachable, message)
             .help("the session is kept: `junto session wait NAME` goes on waiting"),
-        SessionError::NoRoom => Failure::new(Exit::Unreachable, message)
+        SessionError::NoRoom(_) => Failure::new(Exit::Unreachable, message)
             .help("ask the other parties whether they receive anything; what was said is stored and goes out when they do"),
         SessionError::Local(LocalError::Carrier(_)) => Failure::new(Exit::Unreachable, message)
             .help("check the relay with `junto relay status ADDRESS`; if it demands a password to create queues, give it with `junto relay login ADDRESS`"),

@@ -127,19 +127,19 @@ async fn help(
     let signer = session.signing_key().await.map_err(session_failure)?;
     let (_, part) = own_part(&session, &setup, &signer, first, file)?;
     let full = tell(&met.executions, &part).await?;
-    junto.spare(&session, full).await?;
+    spare_full(junto, &session).await?;
     leave(&session, &label, others.minus(full)).await
 }
 
-/// Says this party's part to all. Who has taken so little that there is no room for it keeps nobody from
-/// getting it: returns all of those.
+/// Says this party's part to all. Who has taken so little that there is no room even for something small
+/// keeps nobody from getting it: returns all of those.
 async fn tell(executions: &[Pair], part: &[u8]) -> Result<Members, Failure> {
     let mut full = Members::NONE;
     for (other, execution) in executions {
         match execution.send_now(0, *other, part.to_vec()).await {
             // One that has ended the execution wants no part, and the next one may.
             Ok(()) | Err(SessionError::Peer(_)) => {}
-            Err(SessionError::NoRoom) => full = full.with(*other),
+            Err(SessionError::NoRoom(_)) => full = full.with(*other),
             Err(error) => return Err(session_failure(error)),
         }
     }
@@ -230,9 +230,15 @@ async fn sign(
     keep(junto, name, message, &signature)?;
     late.shutdown().await;
     let full = tell(&executions, &part).await?;
-    junto.spare(&session, full).await?;
+    spare_full(junto, &session).await?;
     leave(&session, &label, others.minus(full)).await?;
     Ok(signature)
+}
+
+/// The command does not wait until those have their part for whom much more waits.
+async fn spare_full(junto: &Junto, session: &Session) -> Result<(), Failure> {
+    let full = session.full().await.map_err(session_failure)?;
+    junto.spare(session, full).await
 }
 
 /// Whom a party exchanges parts with, and where.

@@ -10,7 +10,10 @@ use super::{
     evidence::Culprit,
     execution::{Ending, Execution, Incoming, Kind, Purpose, Said, Seed, State},
     fault::{Blame, Fault, Reason},
-    limits::{EXECUTIONS_OPEN_MAX, LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOX_BYTES, UNOPENED_MAX},
+    limits::{
+        EXECUTIONS_OPEN_MAX, LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOX_BYTES,
+        OUTBOX_RESERVE_BYTES, SMALL_BYTES_MAX, UNOPENED_MAX,
+    },
     machine::{Agreed, Machine, Phase, Work},
     party::{Members, PartyIndex, check_text},
     pipe::Arrived,
@@ -21,6 +24,36 @@ use super::{
 
 /// Distinguishes the identifiers of channels from those of executions.
 const CHANNEL_CODE: u8 = 2;
+
+/// The room that a message needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// In whose outboxes.
+    of: Members,
+    /// How much may wait there already.
+    bytes_max: usize,
+}
+
+impl Room {
+    /// For any message.
+    #[must_use]
+    pub fn ordinary(of: Members) -> Self {
+        Self {
+            of,
+            bytes_max: OUTBOX_BYTES,
+        }
+    }
+
+    /// For a message of an execution of so many bytes.
+    #[must_use]
+    pub fn in_execution(of: Members, bytes: usize) -> Self {
+        let mut room = Self::ordinary(of);
+        if bytes <= SMALL_BYTES_MAX {
+            room.bytes_max += OUTBOX_RESERVE_BYTES;
+        }
+        room
+    }
+}
 
 impl Machine {
     /// The agreed roster of a formed session.
@@ -245,17 +278,15 @@ impl Machine {
         self.running(id).map(|execution| Seed(execution.seed.0))
     }
 
-    /// Whether there is room for another message to `party`; `None` stands for all.
-    pub(crate) fn has_room(&self, party: Option<PartyIndex>) -> bool {
-        let full = |slot: &PeerSlot| {
-            self.peers.get(slot).is_some_and(|peer| {
-                peer.broken.is_none() && peer.pipe.outbox_bytes() >= OUTBOX_BYTES
+    /// For whom so much waits already that there is no room for a message.
+    pub(crate) fn without_room(&self, room: Room) -> Members {
+        let full = |party: &PartyIndex| {
+            let peer = self.slot_of(*party).and_then(|slot| self.peers.get(&slot));
+            peer.is_some_and(|peer| {
+                peer.broken.is_none() && peer.pipe.outbox_bytes() >= room.bytes_max
             })
         };
-        match party {
-            Some(party) => !self.slot_of(party).is_some_and(|slot| full(&slot)),
-            None => !self.peers.keys().any(full),
-        }
+        room.of.iter().filter(full).collect()
     }
 
     pub(crate) fn say(

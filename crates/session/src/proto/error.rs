@@ -96,8 +96,8 @@ pub enum SessionError {
         missing: Members,
     },
     /// 64 MiB wait for a party that has taken nothing for ten minutes; may be tried again.
-    #[error("a party takes nothing: too much waits for it already")]
-    NoRoom,
+    #[error("party {0} takes nothing: too much waits for it already")]
+    NoRoom(Members),
     /// Disk or carrier; may be tried again.
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -136,12 +136,8 @@ impl SessionError {
     pub fn blamed(&self) -> Members {
         match self {
             Self::Peer(blame) => blame.parties(),
-            Self::Incomplete { missing, .. } => *missing,
-            Self::Misuse(_)
-            | Self::Refused(_)
-            | Self::NoRoom
-            | Self::Local(_)
-            | Self::Defect(_) => Members::NONE,
+            Self::Incomplete { missing, .. } | Self::NoRoom(missing) => *missing,
+            Self::Misuse(_) | Self::Refused(_) | Self::Local(_) | Self::Defect(_) => Members::NONE,
         }
     }
 
@@ -149,7 +145,7 @@ impl SessionError {
     #[must_use]
     pub fn is_silence(&self) -> bool {
         match self {
-            Self::Incomplete { .. } | Self::NoRoom => true,
+            Self::Incomplete { .. } | Self::NoRoom(_) => true,
             Self::Peer(blame) => match &blame.fault {
                 Fault::Silent { .. } | Fault::Unreachable | Fault::Left => true,
                 Fault::GaveUp(reason) => matches!(**reason, Reason::Silent { .. }),

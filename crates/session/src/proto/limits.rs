@@ -45,6 +45,11 @@ const _: () = assert!(ACK_BYTES < WINDOW_BYTES && ACK_SEGMENTS < WINDOW_SEGMENTS
 /// Bytes waiting in the outbox of one peer above which senders wait (back-pressure). One message
 /// more may enter while the outbox is below it, so its true bound is this plus one message.
 pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that small messages of executions may wait for beyond it: a party that takes nothing must not keep
+/// the others from what a run says to all of them, nor from a part of a signature.
+pub const OUTBOX_RESERVE_BYTES: usize = 16 * 1024 * 1024;
+/// Largest payload of such a message, bytes. A deal for 64 parties, say, has some 10 kB.
+pub const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// Bytes received from one peer, but asked for by nobody yet, above which the connection is not
 /// read any more until the application catches up.
 pub const INBOX_BYTES: usize = 64 * 1024 * 1024;

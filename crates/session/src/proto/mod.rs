@@ -5,7 +5,7 @@
 //! does.
 
 pub mod channel;
-mod conduct;
+pub(crate) mod conduct;
 pub mod endpoint;
 pub mod error;
 pub mod evidence;

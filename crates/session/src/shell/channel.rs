@@ -5,8 +5,9 @@ use bytes::Bytes;
 use super::driver::{Answer, Handle};
 use crate::proto::{
     channel::{ChannelMessage, Receipt},
+    conduct::Room,
     error::SessionError,
-    party::PartyIndex,
+    party::{Members, PartyIndex},
     statement::InstanceId,
     step::LocalId,
 };
@@ -57,8 +58,9 @@ impl Channel {
         payload: Bytes,
     ) -> Result<(), SessionError> {
         let (local, id) = (self.local, self.id);
+        let room = Room::ordinary(Members::NONE.with(to));
         self.handle
-            .say(answer, local, Some(to), move |node, rng, step| {
+            .say(answer, local, room, move |node, rng, step| {
                 let (said, more) = node.channel_send(&local, &id, to, payload.clone(), rng);
                 step.absorb(more);
                 said
@@ -104,8 +106,8 @@ mod tests {
     use junto_crypto::aead::StoreKey;
 
     use crate::{
-        DisplayName, Params, PartyCount, Persona, Policy, SessionError, Sessions,
-        carrier::memory::Hub,
+        DisplayName, Kind, Members, Params, PartyCount, Persona, Policy, SessionError, Sessions,
+        carrier::memory::Hub, proto::limits::SMALL_BYTES_MAX,
     };
 
     #[tokio::test]
@@ -145,7 +147,33 @@ mod tests {
             }
             assert!(taken < 10);
         };
-        assert!(matches!(error, SessionError::NoRoom), "{error}");
+        assert!(
+            matches!(error, SessionError::NoRoom(full) if full == Members::NONE.with(to)),
+            "{error}"
+        );
         assert!(taken >= 4, "{taken}");
+        // A run says what is small all the same.
+        let run = session.execution("run").await.unwrap();
+        assert_eq!(session.full().await.unwrap(), Members::NONE.with(to));
+        let said = run.broadcast(0, vec![0; SMALL_BYTES_MAX]);
+        tokio::time::timeout(PATIENCE, said).await.unwrap().unwrap();
+        run.send_now(0, to, vec![0; SMALL_BYTES_MAX]).await.unwrap();
+        let error = run.send_now(1, to, vec![0; SMALL_BYTES_MAX + 1]).await;
+        assert!(matches!(error, Err(SessionError::NoRoom(_))), "{error:?}");
+        // That has an end as well.
+        let mut sent = 2;
+        let error = loop {
+            match run.send_now(sent, to, vec![0; SMALL_BYTES_MAX]).await {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+            if sent % 50 == 0 {
+                run.gather_from(sent, Kind::P2p, Members::NONE, Duration::ZERO)
+                    .await
+                    .unwrap();
+            }
+        };
+        assert!(matches!(error, SessionError::NoRoom(_)), "{error}");
+        assert!(sent <= 256, "{sent}");
     }
 }

@@ -22,9 +22,10 @@ use crate::{
         Trouble, TroubleKind,
     },
     proto::{
+        conduct::Room,
         error::{LocalError, SessionError},
         node::Node,
-        party::{Members, PartyIndex},
+        party::Members,
         step::{Effect, LocalId, Outcome, Step, Store},
     },
     store::SqliteStore,
@@ -203,31 +204,32 @@ impl Handle {
         answered.await.map_err(|_| self.stopped())?
     }
 
-    /// Says something to `to` (`None`: to all), if there is room for it now.
+    /// Says something, if there is that room for it now.
     pub(crate) async fn say_now(
         &self,
         answer: Answer,
         local: LocalId,
-        to: Option<PartyIndex>,
+        room: Room,
         mut say: impl FnMut(&mut Node, &mut ChaCha20Rng, &mut Step) -> Result<(), SessionError>
         + Send
         + 'static,
     ) -> Result<(), SessionError> {
         self.call(answer, move |node, rng, step| {
-            if !node.has_room(&local, to) {
-                return Some(Err(SessionError::NoRoom));
+            let full = node.without_room(&local, room);
+            if !full.is_empty() {
+                return Some(Err(SessionError::NoRoom(full)));
             }
             Some(say(node, rng, step))
         })
         .await
     }
 
-    /// Says something to `to` (`None`: to all), as soon as there is room for it.
+    /// Says something, as soon as there is that room for it.
     pub(crate) async fn say(
         &self,
         answer: Answer,
         local: LocalId,
-        to: Option<PartyIndex>,
+        room: Room,
         say: impl FnMut(&mut Node, &mut ChaCha20Rng, &mut Step) -> Result<(), SessionError>
         + Clone
         + Send
@@ -235,16 +237,17 @@ impl Handle {
     ) -> Result<(), SessionError> {
         let end = Instant::now() + self.room;
         loop {
-            match self.say_now(answer, local, to, say.clone()).await {
-                Err(SessionError::NoRoom) => {}
+            let full = match self.say_now(answer, local, room, say.clone()).await {
+                Err(SessionError::NoRoom(full)) => full,
                 said => return said,
-            }
-            let room = self.call(Answer::AtOnce, move |node, _, _| {
-                node.has_room(&local, to).then_some(Ok(()))
+            };
+            let waiting = self.call(Answer::AtOnce, move |node, _, _| {
+                let full = node.without_room(&local, room);
+                full.is_empty().then_some(Ok(()))
             });
-            match tokio::time::timeout_at(end, room).await {
+            match tokio::time::timeout_at(end, waiting).await {
                 Ok(room) => room?,
-                Err(_) => return Err(SessionError::NoRoom),
+                Err(_) => return Err(SessionError::NoRoom(full)),
             }
         }
     }

@@ -10,6 +10,7 @@ use super::{
     execution::Execution,
 };
 use crate::proto::{
+    conduct::Room,
     error::{Misuse, SessionError},
     execution::{Mode, Purpose},
     node::{Stage, Summary},
@@ -310,6 +311,20 @@ impl Session {
     pub async fn durable(&self) -> Result<(), SessionError> {
         self.handle
             .call(Answer::Durable, |_, _, _| Some(Ok(())))
+            .await
+    }
+
+    /// Other parties that take so little that 64 MiB wait for them: only small messages of executions have
+    /// room there.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn full(&self) -> Result<Members, SessionError> {
+        let (local, room) = (self.local, Room::ordinary(self.everybody()));
+        self.handle
+            .call(Answer::AtOnce, move |node, _, _| {
+                Some(Ok(node.without_room(&local, room)))
+            })
             .await
     }
 

@@ -372,9 +372,21 @@ async fn who_takes_nothing_keeps_nobody_from_signing() {
         let fed = channel.feed(liar, vec![0; 16 * 1024 * 1024]);
         tokio::time::timeout(PATIENCE, fed).await.unwrap().unwrap();
     }
-    drop((channel, session));
+    assert_eq!(session.full().await.unwrap(), Members::NONE.with(liar));
     let signed = tokio::time::timeout(PATIENCE, table.signs(b"message"));
     signed.await.unwrap();
+    // Its part waits for the liar too: nothing is left to be said in these runs.
+    let open = session.open_executions().await.unwrap();
+    assert!(open.is_empty(), "{open:?}");
+    // What all have to hear is not held up either, and nobody else is named.
+    let refresh = |party| renew::refresh(table.of(party), "k", SOON, QUIET);
+    let refreshed = async { tokio::join!(refresh(HONEST), refresh(VICTIM)) };
+    let (one, other) = tokio::time::timeout(PATIENCE, refreshed).await.unwrap();
+    for failure in [one.unwrap_err(), other.unwrap_err()] {
+        assert_eq!(failure.exit, Exit::Unreachable, "{failure:?}");
+        assert_eq!(failure.party, Some(liar.to_string()), "{failure:?}");
+    }
+    drop((channel, session));
     // It has a part of the other one, and may sign late.
     table.enter(LIAR).await;
     table.sign(LIAR, b"message", PATIENCE).await.unwrap();

@@ -16,6 +16,7 @@ use junto_crypto::{
 };
 
 use super::{
+    conduct::Room,
     endpoint::{ConnectionId, Event, Lines},
     error::{LocalError, Misuse, SessionError},
     identity::{KnownKeys, Policy, ProfileBinding},
@@ -465,12 +466,11 @@ impl Node {
         Ok(SigningKey::from_seed(machine.keys.signing.seed()))
     }
 
-    /// Whether a message to `to` (`None`: to all) may be queued now, or has to wait.
+    /// For whom a message has to wait, as there is no room for it now.
     #[must_use]
-    pub fn has_room(&self, local: &LocalId, to: Option<PartyIndex>) -> bool {
-        self.sessions
-            .get(local)
-            .is_none_or(|machine| machine.has_room(to))
+    pub fn without_room(&self, local: &LocalId, room: Room) -> Members {
+        let machine = self.sessions.get(local);
+        machine.map_or(Members::NONE, |machine| machine.without_room(room))
     }
 }
 
