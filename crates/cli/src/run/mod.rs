@@ -336,7 +336,7 @@ fn mesh_failure(session: &Session, error: MeshError) -> Failure {
     let failure = match error {
         MeshError::Absent { missing } => Failure::new(
             Exit::Unreachable,
-            format_args!("{} did not begin in time", names(session, missing)),
+            format_args!("party {missing} did not begin in time"),
         )
         .help(format_args!(
             "ask whether their `junto run` runs, then run yours again with `--session {}`",

@@ -303,6 +303,7 @@ async fn who_has_confirmed_a_run_goes_on_with_it_whichever_share_it_holds_by_now
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "does not end in some runs: gap G26"]
 async fn who_has_not_confirmed_moves_on_and_takes_along_who_has() {
     let mut table = Table::new().await;
     table.all(Command::Keygen).await;

@@ -562,10 +562,12 @@ pub(super) async fn dial(hub: &Hub, peer: &Peer, id: StreamId) -> Option<TcpStre
     /// Between two tries.
     const AGAIN: Duration = Duration::from_millis(50);
     while peer.room(id).is_some() && *hub.phase.borrow() != Phase::Ending {
-        if let Ok(socket) = TcpStream::connect(hub.program).await {
-            return Some(socket);
+        match TcpStream::connect(hub.program).await {
+            Ok(socket) => return Some(socket),
+            // The program took it and broke it off at once: that is its answer.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+            Err(_) => tokio::time::sleep(AGAIN).await,
         }
-        tokio::time::sleep(AGAIN).await;
     }
     None
 }
