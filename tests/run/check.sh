@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# usage: check.sh JUNTO [CASE...]
+#
+# Runs programs that know nothing of Junto by `junto run`, each party in a network namespace that reaches the relay only,
+# and compares what every party prints with the same program over plain TCP. A CASE is a part of a name that check.py
+# lists. Needs python3 (with venv) and root with iproute2; without root all parties share this machine's loopback, and
+# what needs namespaces counts as skipped. Installs the programs' packages into the target directory, once.
+set -euo pipefail
+
+[ $# -ge 1 ] || { sed -n '2s/^# //p' "$0" >&2; exit 2; }
+here=$(cd "$(dirname "$0")" && pwd)
+junto=$(realpath "$1"); shift
+tools=${CARGO_TARGET_DIR:-$here/../../target}/run
+mkdir -p "$tools"
+if ! cmp -s "$here/requirements.txt" "$tools/venv/stamp"; then
+  rm -rf "$tools/venv"
+  python3 -m venv "$tools/venv"
+  "$tools/venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+  cp "$here/requirements.txt" "$tools/venv/stamp"
+fi
+python=$(realpath -s "$tools/venv/bin/python")
+
+work=$(mktemp -d)
+prefix=junto-$$-
+cleanup() {
+  # What a check that was killed leaves behind.
+  if [ "$prefix" ]; then
+    for space in $(ip netns list | grep -o "^$prefix[0-9]*"); do
+      ip netns pids "$space" | xargs -r kill -9 || true
+      ip netns delete "$space" || true
+    done
+  fi
+  rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM INT
+if [ "$(id -u)" != 0 ] || ! command -v ip > /dev/null || ! ip netns add "${prefix}0" 2> "$work/refused"; then
+  # Where it must hold, no permission is a failure.
+  [ -z "${JUNTO_CI:-}" ] || { echo "no network namespaces: they need root and iproute2" >&2; cat "$work"/refused* >&2; exit 1; }
+  prefix=
+else
+  ip netns delete "${prefix}0"
+fi
+"$python" "$here/check.py" "$junto" "$work" "$prefix" "$@" &
+wait $!
