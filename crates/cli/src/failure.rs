@@ -50,6 +50,12 @@ impl Failure {
         Failure::new(Exit::Refused, message)
     }
 
+    /// Says more of what happened.
+    pub(crate) fn more(mut self, what: &str) -> Self {
+        self.message.push_str(what);
+        self
+    }
+
     /// Says what the user can do.
     pub(crate) fn help(mut self, help: impl fmt::Display) -> Self {
         self.help = Some(help.to_string());

@@ -4,6 +4,7 @@
 //! yet whether all others did. Both in one file: no crash can part them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use junto_bls::{
@@ -20,7 +21,10 @@ use crate::profile::Profile;
 const NAME_MAX: usize = 64;
 /// Runs of one key in one session that may be undecided at once; each takes a malicious party that
 /// broke it off.
-const UNDECIDED_MAX: usize = 64;
+pub(super) const UNDECIDED_MAX: usize = 64;
+/// What a party says that ends a run for want of room.
+pub(super) const NO_ROOM: &str = "too many runs of this key were broken off at the end";
+const NO_ROOM_HELP: &str = "reshare it in another session, without whoever breaks them off";
 /// What is written.
 const FORMAT: u8 = 2;
 
@@ -28,7 +32,7 @@ const FORMAT: u8 = 2;
 #[derive(Debug, Default)]
 pub(crate) struct KeyFile {
     /// The share that signs; none while the run that makes the key is undecided.
-    pub(crate) held: Option<Held>,
+    pub(crate) held: Option<Arc<Held>>,
     /// What this party has confirmed since, in that order.
     pub(crate) undecided: Vec<Undecided>,
 }
@@ -106,11 +110,11 @@ impl KeyFile {
                 let share = Zeroizing::new(hex::decode(held.share.as_str()).ok()?);
                 let certificate = hex::decode(&held.certificate).ok()?;
                 let certificate = Certificate::decode(&certificate).ok()?;
-                Some(Held {
+                Some(Arc::new(Held {
                     share: KeyShare::decode(&share).ok()?,
                     origin: Origin::of(certificate.setup())?,
                     certificate,
-                })
+                }))
             }
             None => None,
         };
@@ -148,13 +152,13 @@ impl KeyFile {
     /// # Errors
     /// If no certificate of it has come yet.
     pub(crate) fn usable(&self, name: &str) -> Result<&Held, Failure> {
-        self.held.as_ref().ok_or_else(|| uncertified(name))
+        self.held.as_deref().ok_or_else(|| uncertified(name))
     }
 
     /// What the order of runs depends on.
     pub(crate) fn standing(&self) -> Standing<'_> {
         Standing {
-            held: self.held.as_ref(),
+            held: self.held.as_deref(),
             undecided: &self.undecided,
         }
     }
@@ -212,11 +216,11 @@ impl KeyFile {
             else {
                 return None; // every party of our runs holds a share
             };
-            self.held = Some(Held {
+            self.held = Some(Arc::new(Held {
                 share,
                 certificate: certificate.clone(),
                 origin,
-            });
+            }));
         }
         Some(gone)
     }
@@ -324,10 +328,15 @@ fn room(undecided: &[Undecided], session: &str) -> Result<(), Failure> {
     if here.count() < UNDECIDED_MAX {
         return Ok(());
     }
-    Err(
-        Failure::failed("too many runs of this key were broken off at the end")
-            .help("reshare it in another session, without whoever breaks them off"),
-    )
+    Err(Failure::failed(NO_ROOM).help(NO_ROOM_HELP))
+}
+
+/// The same, of another party.
+pub(super) fn no_room_there(party: impl core::fmt::Display) -> Failure {
+    Failure::failed(format_args!(
+        "party {party} has no room for another run: {NO_ROOM}"
+    ))
+    .help(NO_ROOM_HELP)
 }
 
 /// Why a run is not confirmed, to the user.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use junto_bls::{
-    Certificate, ConfirmRound, Inbox, Occasion, Participant, PartyIndex, PublicKey, RunError,
-    Setup, SetupError, ShareIndex,
+    Certificate, ConfirmRound, Inbox, Occasion, Participant, PartyIndex, Pending, PublicKey,
+    RunError, Setup, SetupError, ShareIndex,
 };
 use junto_crypto::ed25519::{SigningKey, VerifyingKey};
 use junto_session::{
@@ -15,7 +15,7 @@ use junto_session::{
 
 use super::certificate::{self, GRACE};
 use super::judge;
-use super::key_file::{self, Held, KeyFile, barred_failure};
+use super::key_file::{self, Held, KeyFile, NO_ROOM, UNDECIDED_MAX, barred_failure};
 use super::order::{Barred, Origin};
 use super::resume::Asked;
 use crate::failure::{Exit, Failure};
@@ -409,6 +409,11 @@ impl Run {
         OwnedOccasion::new(session, &self.origin.label)
     }
 
+    /// How many runs of that name there may have been before.
+    fn number(&self) -> usize {
+        usize::try_from(self.origin.run).unwrap_or(usize::MAX)
+    }
+
     /// What an error of the execution means for the run.
     pub(super) fn stopped(&self, error: SessionError) -> Stop {
         if let Some(excuse) = excuse(&error, self.execution.me()) {
@@ -427,6 +432,13 @@ impl Run {
                     .help("compare the public keys: `junto bls list`")
                     .party(by)
                     .into()
+            }
+            // Before so many runs it is a lie.
+            SessionError::Peer(Blame {
+                culprit: Culprit::Party(by),
+                fault: Fault::GaveUp(reason),
+            }) if is_text(reason, NO_ROOM) && self.number() >= UNDECIDED_MAX => {
+                key_file::no_room_there(by).into()
             }
             _ => Stop::Failed(session_failure(error)),
         }
@@ -538,7 +550,7 @@ impl Run {
             });
         }
         if let Err(failure) = key.has_room(&desk.session.id().to_string()) {
-            self.leave(&failure.message).await?;
+            self.leave(NO_ROOM).await?;
             return Err(failure.into());
         }
         Ok(())
@@ -593,18 +605,30 @@ impl Run {
         };
         // Once this is stored nobody says again what was said before.
         desk.session.durable().await.map_err(session_failure)?;
-        let (held, abandon) = (key.held.as_ref(), task.abandons());
+        let (held, abandon) = (key.held.as_deref(), task.abandons());
         key_file::admit(held, &mut key.undecided, pending, abandon)?;
         key.store(&desk.junto.profile, desk.name)?;
         self.confirm(desk, &signer, &deals, key).await
     }
 
-    /// Goes on with a run that this party has confirmed before.
+    /// Goes on with a run that this party has confirmed before. It may have ended since.
     async fn go_on(&self, desk: &Desk<'_>, key: &mut KeyFile) -> Result<Certificate, Stop> {
-        let deals = self.patiently(ROUND_DEAL).await;
-        let deals = deals.map_err(Self::undecided)?;
-        let signer = desk.session.signing_key().await.map_err(session_failure)?;
-        self.confirm(desk, &signer, &deals, key).await
+        match self.patiently(ROUND_DEAL).await {
+            Ok(deals) => {
+                let signer = desk.session.signing_key().await.map_err(session_failure)?;
+                self.confirm(desk, &signer, &deals, key).await
+            }
+            Err(error) => {
+                let setup = self.confirmed(key)?.setup().clone();
+                self.ended(desk, &setup, key, error).await
+            }
+        }
+    }
+
+    /// What this party has confirmed in this run.
+    fn confirmed<'k>(&self, key: &'k KeyFile) -> Result<&'k Pending, Failure> {
+        let run = key.confirmed(&self.origin).map(|run| &run.pending);
+        run.ok_or_else(|| Failure::failed("this party has not confirmed that run"))
     }
 
     /// Confirms the run, as this party has stored that it does, and waits for the certificate. From here on
@@ -616,18 +640,23 @@ impl Run {
         deals: &Inbox,
         key: &mut KeyFile,
     ) -> Result<Certificate, Stop> {
-        let defect = || Failure::failed("this party has not confirmed that run");
-        let me = party(desk.session.me().as_usize()).ok_or_else(defect)?;
-        let run = key.confirmed(&self.origin).ok_or_else(defect)?;
-        let setup = run.pending.setup().clone();
+        let pending = self.confirmed(key)?;
+        let setup = pending.setup().clone();
+        let me = party(desk.session.me().as_usize())
+            .ok_or_else(|| Failure::failed("a party beyond the limit"))?;
         let participant = Participant::new(&setup, me, signer, self.execution.seed());
         let participant = participant.map_err(Failure::failed)?;
         let (confirm, message) = participant
-            .resume(&run.pending, deals)
+            .resume(pending, deals)
             .map_err(Failure::failed)?;
         let said = self.execution.broadcast(ROUND_CONFIRM, message).await;
-        said.map_err(session_failure)?;
-        self.certified(desk, &confirm, key).await
+        // Storing took a while: others first. Whoever is stopped here has confirmed, and knows no more.
+        tokio::task::yield_now().await;
+        match said {
+            Ok(()) => self.certified(desk, &confirm, key).await,
+            Err(error @ SessionError::Peer(_)) => self.ended(desk, &setup, key, error).await,
+            Err(error) => Err(session_failure(error).into()),
+        }
     }
 
     /// The certificate: made of everybody's confirmation, or taken from whoever has it. Nobody who has
@@ -638,13 +667,6 @@ impl Run {
         confirm: &ConfirmRound<'_>,
         key: &mut KeyFile,
     ) -> Result<Certificate, Stop> {
-        // Whether this party as well holds a newer share than the run started from.
-        let moved = |key: &KeyFile| {
-            let old = confirm.setup().old_key();
-            let own = key.held.as_ref().map(|held| held.share.public());
-            own.zip(old)
-                .is_some_and(|(own, old)| own != old && own.epoch() >= old.epoch())
-        };
         let confirms = self.patiently(ROUND_CONFIRM);
         tokio::pin!(confirms);
         let error = loop {
@@ -663,6 +685,24 @@ impl Run {
             }
             self.take(desk, key, &certificate).await?;
         };
+        self.ended(desk, confirm.setup(), key, error).await
+    }
+
+    /// The certificate of a run that has ended here after this party confirmed it, if somebody hands it over
+    /// soon.
+    async fn ended(
+        &self,
+        desk: &Desk<'_>,
+        setup: &Setup,
+        key: &mut KeyFile,
+        error: SessionError,
+    ) -> Result<Certificate, Stop> {
+        // Whether this party as well holds a newer share than the run started from.
+        let moved = |key: &KeyFile| {
+            let own = key.held.as_ref().map(|held| held.share.public());
+            own.zip(setup.old_key())
+                .is_some_and(|(own, old)| own != old && own.epoch() >= old.epoch())
+        };
         let excused =
             excuse(&error, self.execution.me()).is_some_and(|excuse| excuse.why == MOVED_ON);
         let end = tokio::time::Instant::now() + GRACE;
@@ -670,7 +710,7 @@ impl Run {
             && let Ok(certificate) =
                 tokio::time::timeout_at(end, certificate::handed(desk.junto, key)).await
         {
-            if certificate.setup() == confirm.setup() {
+            if certificate.setup() == setup {
                 return Ok(certificate);
             }
             self.take(desk, key, &certificate).await?;

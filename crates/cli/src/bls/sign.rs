@@ -1,7 +1,10 @@
 //! `junto bls sign`: one message from each signer, and whoever has T parts has the signature.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use junto_bls::{
     Abort, Inbox, Participant, PartyIndex, PublicKey, Setup, SignError, SignRound, Signature,
 };
@@ -61,7 +64,8 @@ pub(crate) async fn run(
     junto.settle(SETTLE).await
 }
 
-/// Signs with the latest share whose certificate this party has, or gets while it waits.
+/// Signs with the latest share whose certificate this party has, or gets while it waits. Who has told its part
+/// under the share of before goes on to hear those of the others: they may have the signature by now, and be done.
 async fn sign_with_latest(
     junto: &Junto,
     name: &str,
@@ -70,18 +74,33 @@ async fn sign_with_latest(
     patience: Duration,
     output: Output,
 ) -> Result<Signature, Failure> {
+    let mut signings = FuturesUnordered::new();
     loop {
-        let news = handed(junto, key);
         let certificate = match &key.held {
             Some(held) => {
-                let signing = sign(junto, name, message, held, patience, output);
-                tokio::select! {
-                    signature = signing => return signature,
-                    certificate = news => certificate,
+                let mut announced = announce(junto, held, message, patience).await?;
+                let held = Arc::clone(held);
+                signings.push(sign(junto, name, message, held, patience, output));
+                let news = handed(junto, key);
+                tokio::pin!(news);
+                loop {
+                    tokio::select! {
+                        Some(ended) = signings.next() => match ended {
+                            Err(_) if !signings.is_empty() => {}
+                            Err(failure) => return Err(failure.more(&announced.others())),
+                            signature => return signature,
+                        },
+                        (party, other) = announced.next() => output.say(format_args!(
+                            "{}, and this party one with {}: compare the files if you mean the same",
+                            announce::describe(party, &other),
+                            hex::encode(sha256(message))
+                        )),
+                        certificate = &mut news => break certificate,
+                    }
                 }
             }
             None => {
-                let news = tokio::time::timeout(patience, news).await;
+                let news = tokio::time::timeout(patience, handed(junto, key)).await;
                 news.map_err(|_| uncertified(name))?
             }
         };
@@ -90,6 +109,20 @@ async fn sign_with_latest(
         }
         output.say("another party had the newer share's certificate: going on with that share");
     }
+}
+
+/// Begins to tell the other holders what this party signs, and to hear what they do.
+async fn announce(
+    junto: &Junto,
+    held: &Held,
+    message: &[u8],
+    patience: Duration,
+) -> Result<Announcements, Failure> {
+    let session = junto.session(&held.origin.session, patience).await?;
+    let others = members(&held.holders()).without(session.me());
+    Announcements::begin(&session, held.share.public(), sha256(message), others)
+        .await
+        .map_err(session_failure)
 }
 
 /// What a message is signed as: everybody who signs it with this key in this epoch means the same.
@@ -185,14 +218,14 @@ async fn sign(
     junto: &Junto,
     name: &str,
     message: &[u8],
-    file: &Held,
+    file: Arc<Held>,
     patience: Duration,
     output: Output,
 ) -> Result<Signature, Failure> {
     let session = junto.session(&file.origin.session, patience).await?;
     hand_out(junto, name, &file.certificate).await;
     let required = usize::from(file.share.public().threshold().required());
-    let (label, setup) = signing(&session, file, message)?;
+    let (label, setup) = signing(&session, &file, message)?;
     let others = members(&file.holders()).without(session.me());
     make_room(&session, &label).await?;
     let executions = meet(&session, &label, others, output).await?;
@@ -201,12 +234,12 @@ async fn sign(
         return Err(Failure::failed("a key of one party"));
     };
     let signer = session.signing_key().await.map_err(session_failure)?;
-    let (round, part) = own_part(&session, &setup, &signer, first, file)?;
+    let (round, part) = own_part(&session, &setup, &signer, first, &file)?;
+    // A newer share may come while this one waits: then nobody holds this one any more.
+    drop(file);
     // Said to all before anybody is heard: whoever needs this part gets it.
     let full = tell(&executions, &part).await?;
     let mut late = tell_later(&executions, full, &part);
-    let own = sha256(message);
-    let announced = Announcements::begin(&session, file.share.public(), own, others).await;
     let parts = Parts {
         round,
         required,
@@ -219,12 +252,8 @@ async fn sign(
         let disputes = Vec::new();
         judge::record(junto, &session, &setup, &Abort { blames, disputes })
     };
-    let waiting = Waiting {
-        announced: announced.map_err(session_failure)?,
-        own: hex::encode(own),
-    };
     let hearing = hear(&executions, patience);
-    let signature = parts.signature(hearing, waiting, blamed).await?;
+    let signature = parts.signature(hearing, message, blamed).await?;
     // Nobody runs the protocol again once the signature is there: what was said must not be lost.
     session.durable().await.map_err(session_failure)?;
     keep(junto, name, message, &signature)?;
@@ -257,40 +286,15 @@ fn hear(executions: &[Pair], patience: Duration) -> JoinSet<Heard> {
     hearing
 }
 
-/// What those who wait for parts are told meanwhile.
-struct Waiting {
-    announced: Announcements,
-    /// SHA-256 of the message, in hex.
-    own: String,
-}
-
-impl Waiting {
-    /// The next one that is heard. Whoever signs something else is mentioned.
-    async fn next(&mut self, hearing: &mut JoinSet<Heard>, output: Output) -> Option<Heard> {
-        loop {
-            tokio::select! {
-                // A task ends early only together with the set.
-                heard = hearing.join_next() => return heard?.ok(),
-                (party, other) = self.announced.next() => output.say(format_args!(
-                    "{}, and this party one with {}: compare the files if you mean the same",
-                    announce::describe(party, &other),
-                    self.own
-                )),
-            }
-        }
-    }
-
-    fn too_few(&self, have: usize, required: usize) -> Failure {
-        Failure::new(
-            Exit::Unreachable,
-            format_args!(
-                "only {have} of {required} parties signed this message in time (SHA-256 {}){}",
-                self.own,
-                self.announced.others()
-            ),
-        )
-        .help("this party's part is on its way: run the command again when the others have signed; all must sign the same bytes, so compare the SHA-256")
-    }
+fn too_few(message: &[u8], have: usize, required: usize) -> Failure {
+    Failure::new(
+        Exit::Unreachable,
+        format_args!(
+            "only {have} of {required} parties signed this message in time (SHA-256 {})",
+            hex::encode(sha256(message))
+        ),
+    )
+    .help("this party's part is on its way: run the command again when the others have signed; all must sign the same bytes, so compare the SHA-256")
 }
 
 /// The parts of a signature, as they come.
@@ -311,14 +315,16 @@ impl Parts<'_> {
     async fn signature(
         mut self,
         mut hearing: JoinSet<Heard>,
-        mut waiting: Waiting,
+        message: &[u8],
         blamed: impl Fn(Vec<junto_bls::Blame>) -> Failure,
     ) -> Result<Signature, Failure> {
         loop {
-            let (from, incoming) = match waiting.next(&mut hearing, self.output).await {
+            // A task ends early only together with the set.
+            let heard = hearing.join_next().await.and_then(Result::ok);
+            let (from, incoming) = match heard {
                 Some((from, Ok(incoming))) => (from, incoming),
                 Some((_, Err(SessionError::Incomplete { .. }))) | None => {
-                    return Err(waiting.too_few(self.inbox.len() + 1, self.required));
+                    return Err(too_few(message, self.inbox.len() + 1, self.required));
                 }
                 Some((_, Err(error @ SessionError::Peer(_)))) => {
                     self.able -= 1;

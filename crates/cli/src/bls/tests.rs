@@ -672,7 +672,7 @@ async fn who_is_shown_one_certificate_after_the_other_is_no_liar() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
     let latest = |behind: u8| super::holdings::Latest {
-        certificate: table.key(HONEST).held.unwrap().certificate,
+        certificate: table.key(HONEST).held.unwrap().certificate.clone(),
         behind: PartyIndex::new(behind).into_iter().collect(),
     };
     let first = latest(1);

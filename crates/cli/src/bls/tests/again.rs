@@ -120,7 +120,6 @@ async fn who_was_interrupted_goes_along_in_a_later_run_that_it_knows_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "does not end in most runs: gap G26"]
 async fn who_has_confirmed_a_run_goes_on_with_it_after_it_has_confirmed_to_leave() {
     let mut table = Table::new().await;
     table.all(Command::Keygen).await;

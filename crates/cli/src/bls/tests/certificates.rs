@@ -1,13 +1,14 @@
 //! Certificates that a liar keeps to itself, and shows to whom and when it likes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use junto_bls::{DealRound, KeyShare, Pending, Setup};
 use junto_crypto::ed25519::SigningKey;
 use proptest::prelude::*;
 
 use super::*;
-use crate::bls::key_file::{Undecided, admit};
+use crate::bls::key_file::{NO_ROOM, Undecided, admit};
 use crate::bls::resume::Asked;
 use crate::bls::run::{Desk, MOVED_ON, OwnedOccasion, Task, make, party};
 
@@ -33,7 +34,7 @@ fn forged(real: &Certificate) -> Vec<u8> {
 async fn what_proves_nothing_is_not_taken_for_a_certificate() {
     let mut table = Table::new().await;
     table.all(Command::Keygen).await;
-    let made = table.key(LIAR).held.unwrap().certificate;
+    let made = table.key(LIAR).held.unwrap().certificate.clone();
     let refreshed = table.liar_alone_gets_a_refresh(1).await;
     for lie in [
         made.encode(),
@@ -56,6 +57,7 @@ async fn what_proves_nothing_is_not_taken_for_a_certificate() {
     // It has been read, and is forgotten. The same party may tell the truth later.
     table.again(VICTIM).await;
     table.hand("s", LIAR, VICTIM, &refreshed).await;
+    table.take(VICTIM).await;
     table.signs(b"another message").await;
     assert_eq!(table.epoch(VICTIM), Some(1));
 }
@@ -71,10 +73,29 @@ async fn trouble_with_one_party_keeps_nobody_from_taking_a_certificate_of_anothe
         table.babble(VICTIM, vec![1; 10_000]).await;
     }
     table.arrived("s", &[VICTIM]).await;
-    table.hand("s", HONEST, VICTIM, &certificate).await;
     table.hand("s", LIAR, HONEST, &certificate).await;
-    table.signs(b"message").await;
+    table.take(HONEST).await;
+    table.take(VICTIM).await;
     assert_eq!(table.epoch(VICTIM), Some(1));
+    table.signs(b"message").await;
+}
+
+/// The other signer may have the signature, and be done, before it hears of the newer share.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_shown_a_newer_share_while_it_signs_hears_the_parts_of_before() {
+    let mut table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let certificate = table.liar_alone_gets_a_refresh(1).await;
+    // As if the certificate would arrive there much later.
+    let mut key = table.key(VICTIM);
+    key.undecided.clear();
+    key.store(&table.of(VICTIM).profile, "k").unwrap();
+    table.hand("s", LIAR, HONEST, &certificate).await;
+    let mut honest = Box::pin(table.sign(HONEST, b"message", PATIENCE));
+    until(honest.as_mut(), || table.epoch(HONEST) == Some(1)).await;
+    let (honest, victim) = tokio::join!(honest, table.sign(VICTIM, b"message", PATIENCE));
+    honest.and(victim).unwrap();
+    assert_eq!(table.epoch(VICTIM), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +153,7 @@ async fn a_liar_that_shows_one_certificate_in_each_run_has_nobody_named() {
     let (liar, honest, victim) = tokio::join!(liar, honest, victim);
     liar.and(honest).and(victim).unwrap();
     for party in [HONEST, VICTIM, LIAR] {
-        let origin = table.key(party).held.unwrap().origin;
+        let origin = table.key(party).held.unwrap().origin.clone();
         assert_eq!(origin.label, "bls refresh k #5");
     }
 }
@@ -143,7 +164,7 @@ struct ByHand {
     setup: Setup,
     signer: SigningKey,
     me: PartyIndex,
-    share: KeyShare,
+    held: Arc<Held>,
 }
 
 impl ByHand {
@@ -160,7 +181,7 @@ impl ByHand {
             setup,
             signer: session.signing_key().await.unwrap(),
             me: party(session.me().as_usize()).unwrap(),
-            share: held.share,
+            held,
         }
     }
 
@@ -172,7 +193,7 @@ impl ByHand {
     fn dealt(&self) -> (DealRound<'_>, Vec<u8>) {
         let seed = self.execution.seed();
         let party = Participant::new(&self.setup, self.me, &self.signer, seed).unwrap();
-        party.start(Some(&self.share)).unwrap()
+        party.start(Some(&self.held.share)).unwrap()
     }
 
     /// Deals, and gives these parties their shares.
@@ -303,7 +324,6 @@ async fn who_has_confirmed_a_run_goes_on_with_it_whichever_share_it_holds_by_now
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "does not end in some runs: gap G26"]
 async fn who_has_not_confirmed_moves_on_and_takes_along_who_has() {
     let mut table = Table::new().await;
     table.all(Command::Keygen).await;
@@ -404,7 +424,7 @@ impl Table {
             let run = order::honest(&setup, &keys, &shares);
             for ((_, _, key), pending) in parties.values_mut().zip(&run.pending) {
                 let pending = Pending::decode(pending).unwrap();
-                admit(key.held.as_ref(), &mut key.undecided, pending, false).unwrap();
+                admit(key.held.as_deref(), &mut key.undecided, pending, false).unwrap();
             }
             certificates.push(run.certificate);
         }
@@ -439,6 +459,58 @@ async fn the_oldest_of_all_undecided_runs_is_asked_for() {
             .await;
         assert_eq!(table.undecided(HONEST), 63 - number);
     }
+}
+
+impl Table {
+    /// A party ends these runs as if they had come to nothing.
+    async fn passes_over(&self, party: usize, runs: core::ops::RangeInclusive<u32>) {
+        let session = self.of(party).session("s", PATIENCE).await.unwrap();
+        for run in runs {
+            let label = format!("bls refresh k #{run}");
+            let execution = session.execution(&label).await.unwrap();
+            execution.finish().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_room_for_another_run_is_not_named() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    // A wrong share in each run for the victim: the others confirm none of them.
+    table.broken_off(64).await;
+    for party in [HONEST, LIAR] {
+        let mut key = table.key(party);
+        key.undecided.clear();
+        key.store(&table.of(party).profile, "k").unwrap();
+    }
+    for party in [HONEST, VICTIM, LIAR] {
+        table.passes_over(party, 1..=64).await;
+    }
+    let ended = tokio::join!(
+        table.command(HONEST, Command::Refresh),
+        table.command(VICTIM, Command::Refresh),
+        table.command(LIAR, Command::Refresh)
+    );
+    for failure in [ended.0, ended.1, ended.2].map(Result::unwrap_err) {
+        assert_eq!(failure.exit, Exit::Failed, "{failure:?}");
+        assert_eq!(failure.party, None, "{failure:?}");
+        assert!(failure.help.unwrap().contains("another session"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_that_it_has_no_room_before_there_were_so_many_runs_is_named() {
+    let table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let liar = async {
+        let held = table.key(LIAR).held.unwrap();
+        let label = Command::Refresh.label();
+        let claim = claim(&table, LIAR, "s", label, &held).await;
+        let execution = table.follow(label, claim).await;
+        execution.abort(NO_ROOM, Members::NONE).await.unwrap();
+    };
+    tokio::join!(liar, table.refresh_names_the_liar(Exit::Misbehaved));
 }
 
 proptest! {

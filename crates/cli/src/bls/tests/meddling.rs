@@ -53,7 +53,7 @@ async fn runs_that_were_ended_before_they_began_do_not_count() {
     table.end_beforehand(1..=70).await;
     table.all(Command::Refresh).await;
     for party in [HONEST, VICTIM, LIAR] {
-        let origin = table.key(party).held.unwrap().origin;
+        let origin = table.key(party).held.unwrap().origin.clone();
         assert_eq!(origin.label, "bls refresh k #71");
     }
     table.signs(b"message").await;
@@ -109,7 +109,7 @@ async fn as_many_excuses_pass_as_others_have_patience_for() {
     );
     let (liar, honest, victim) = tokio::join!(liar, honest, victim);
     liar.and(honest).and(victim).unwrap();
-    let origin = table.key(VICTIM).held.unwrap().origin;
+    let origin = table.key(VICTIM).held.unwrap().origin.clone();
     assert_eq!(origin.label, "bls refresh k #9");
 }
 

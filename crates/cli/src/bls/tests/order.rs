@@ -2,7 +2,7 @@
 //! and hands them over when it likes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use junto_bls::{
     Certificate, KeyPublic, KeyShare, Occasion, Participant, PartyIndex, Pending, Setup,
@@ -152,11 +152,11 @@ impl Honest {
         let mut key = KeyFile::default();
         let made = &RUNS[0];
         let pending = Pending::decode(&made.pending[me]).unwrap();
-        key.held = Some(Held {
+        key.held = Some(Arc::new(Held {
             share: pending.activate(&made.certificate).unwrap().share.unwrap(),
             certificate: made.certificate.clone(),
             origin: Origin::of(made.certificate.setup()).unwrap(),
-        });
+        }));
         Honest {
             me,
             key,
@@ -167,7 +167,7 @@ impl Honest {
     fn confirm(&mut self, run: usize, abandon: bool) -> bool {
         let pending = Pending::decode(&RUNS[run].pending[self.me]).unwrap();
         let confirmed = admit(
-            self.key.held.as_ref(),
+            self.key.held.as_deref(),
             &mut self.key.undecided,
             pending,
             abandon,
@@ -346,7 +346,7 @@ fn broken_runs_fill_their_session_and_no_other() {
         let run = honest(&setup, &keys, &shares);
         let pending = Pending::decode(&run.pending[0]).unwrap();
         let admitted = admit(
-            one.key.held.as_ref(),
+            one.key.held.as_deref(),
             &mut one.key.undecided,
             pending,
             false,
