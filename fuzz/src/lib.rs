@@ -20,6 +20,7 @@
 mod agent;
 mod bls;
 mod crypto;
+mod daemon;
 mod input;
 mod ratchet;
 mod relay;
@@ -51,6 +52,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("crypto_boxes", crypto::boxes),
     ("crypto_kem", crypto::kem),
     ("crypto_keys", crypto::keys),
+    ("daemon_request", daemon::line),
     ("ratchet_conversation", ratchet::conversation),
     ("ratchet_message", ratchet::message),
     ("ratchet_params", ratchet::params),

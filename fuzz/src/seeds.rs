@@ -28,7 +28,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use crate::{
-    agent, bls,
+    agent, bls, daemon,
     input::piece,
     ratchet, session,
     smp::{
@@ -71,6 +71,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "crypto_boxes" => vec![vec![7; 80], padded(b"text", 64), Vec::new()],
         "crypto_kem" => kem_values(),
         "crypto_keys" | "smp_keys" => spkis(),
+        "daemon_request" => daemon::seeds(),
         "ratchet_conversation" => conversations(),
         "ratchet_message" => ratchet_messages(),
         "ratchet_params" => ratchet_params(),

@@ -20,9 +20,10 @@ pub mod store;
 pub use error::{AgentError, RelayFault};
 pub use proto::{
     ABOUT_MAX, ADDRESS_REQUESTS_MAX, AddressView, ConnectionFault, ConnectionId, ConnectionView,
-    ContactLink, Event, Integrity, InvitationLink, Lines, Link, LinkError, MAX_BODY, MAX_INFO,
-    MessageId, Misuse, Overview, PostQuantum, Progress, REQUEST_BURST, REQUEST_PAUSE, RelayPath,
-    RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortKind, ShortLink, Tag,
+    ContactLink, Event, Integrity, InvitationLink, KeyState, Lines, Link, LinkError, MAX_BODY,
+    MAX_INFO, MessageId, Misuse, Overview, PostQuantum, Progress, REQUEST_BURST, REQUEST_PAUSE,
+    RelayPath, RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortKind, ShortLink,
+    Tag,
 };
 pub use shell::{
     Agent, AgentConfig, Events, Fallback, Passwords, ROTATION_PERIOD, Reconnect, Succeed,

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use junto_smp::address::ServerAddress;
 
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::profile::{Policy, Source, default_dir};
 use crate::way::{Routing, Socks};
 
@@ -98,6 +99,14 @@ impl Global {
         }
     }
 
+    /// How results and messages are shown.
+    pub(crate) fn output(&self) -> Output {
+        Output {
+            json: self.json,
+            quiet: self.quiet,
+        }
+    }
+
     /// Where the profile's passphrase comes from.
     pub(crate) fn passphrase(&self) -> Source {
         match (self.passphrase_fd, &self.passphrase_file) {
@@ -137,6 +146,13 @@ pub(crate) enum Command {
     Recv(Recv),
     /// Talk with the other parties of a session, line by line
     Chat(Chat),
+    /// Serve the profile's contacts to programs in any language: JSON-RPC 2.0 over a Unix socket
+    ///
+    /// Prints where it listens: `daemon/socket` in the profile, which only its owner can reach. While it runs it
+    /// is the one that uses the profile, so other commands on that profile wait until it has ended. One object a line;
+    /// docs/guides/daemon.md has the methods, and a client in Python.
+    #[cfg(unix)]
+    Daemon,
     /// Measure this machine: figures beside a floor measured in the same run
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -622,6 +638,37 @@ pub(crate) enum ContactCommand {
     Reject {
         /// The request, as `junto contact requests` shows it; the first digits are enough
         request: String,
+    },
+    /// Show the connection with a contact: its relays and what they see, its keys, and what was lost or altered lately
+    ///
+    /// With what to do about it. `in-step` keys are as they should be; the last sixteen findings are kept.
+    Show {
+        /// Name of the contact
+        name: String,
+    },
+    /// Receive what a contact sends on another queue from now on, on the same relay or another one
+    ///
+    /// Waits until the contact uses it, for which it has to run a command as well; the old queue is emptied and
+    /// deleted, and nothing is lost. It happens by itself every four weeks. Without --relay it is another relay of
+    /// the profile, if there is one. Run it again if it was interrupted.
+    Rotate {
+        /// Name of the contact
+        name: String,
+        /// Relay to receive on from now on [default: another one of the profile's, else the same]
+        #[arg(long, value_name = "URI")]
+        relay: Option<String>,
+        #[command(flatten)]
+        wait: Patience,
+    },
+    /// Agree new keys with a contact, if what it sends cannot be read any more
+    ///
+    /// The cause is most often that one side went back to an old copy of its profile. Waits until the contact has
+    /// answered. What was encrypted with the old keys and not read is lost, and its number is told.
+    Resync {
+        /// Name of the contact
+        name: String,
+        #[command(flatten)]
+        wait: Patience,
     },
     /// End the connection with a contact, and forget what was not delivered
     Close {

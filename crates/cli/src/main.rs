@@ -4,6 +4,8 @@ mod args;
 mod bench;
 mod bls;
 mod contact;
+#[cfg(unix)]
+mod daemon;
 mod demo;
 mod failure;
 mod input;
@@ -34,10 +36,7 @@ fn main() -> ExitCode {
     // `junto bench relay` starts this program again as the server that it measures.
     junto_relay::bench::child();
     let cli = Cli::parse();
-    let output = Output {
-        json: cli.global.json,
-        quiet: cli.global.quiet,
-    };
+    let output = cli.global.output();
     log::start(cli.global.verbose);
     match run(cli, output) {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,6 +63,8 @@ async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Send(arguments) => talk::send(arguments, global, output).await,
         Command::Recv(arguments) => talk::recv(arguments, global, output).await,
         Command::Chat(arguments) => talk::chat(arguments, global, output).await,
+        #[cfg(unix)]
+        Command::Daemon => daemon::run(global, output).await,
         Command::Bench(command) => bench::run(command, output).await,
     }
 }

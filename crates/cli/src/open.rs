@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use junto_agent::client::SocksServer;
@@ -12,13 +12,15 @@ use junto_crypto::ed25519::SigningKey;
 use junto_session::carrier::TroubleKind;
 use junto_session::{
     Blame, Entry, Fault, LocalError, LocalId, Members, Misuse, PartyIndex, Session, SessionError,
-    Sessions, Used,
+    Sessions, Used, Warning,
 };
 use tokio::sync::Mutex;
 
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
+use crate::output::Output;
 use crate::profile::{Profile, Succession};
+use crate::talk::printable;
 use crate::{random, way};
 
 /// How long a process that is done waits for the relays to take what it said.
@@ -30,7 +32,7 @@ pub(crate) const END: Duration = Duration::from_secs(5);
 
 /// A profile in use.
 pub(crate) struct Junto {
-    pub(crate) profile: Profile,
+    pub(crate) profile: Arc<Profile>,
     pub(crate) sessions: Sessions,
     /// What all connections go through.
     pub(crate) socks: Option<SocksServer>,
@@ -50,29 +52,22 @@ impl Junto {
         let junto = Junto::open(global).await?;
         let result = command(&junto).await;
         let result = result.map_err(|failure| junto.with_names(junto.explain_storage(failure)));
+        junto.warn(global.output());
         if result.is_err() {
             // The others wait for us: tell them rather than let them run into their deadlines.
             junto.part().await;
         }
-        let Junto {
-            profile,
-            sessions,
-            socks: _,
-            agent,
-            used: _,
-            names: _,
-        } = junto;
-        let end = async {
-            sessions.end().await;
-            agent.close().await;
-        };
-        let _ = tokio::time::timeout(END, end).await;
-        drop(profile);
+        junto.end().await;
         result
     }
 
     async fn open(global: &Global) -> Result<Self, Failure> {
         let profile = Profile::open(&global.profile_dir()?, &global.passphrase())?;
+        Self::on(Arc::new(profile), global).await
+    }
+
+    /// The same of a profile that is open.
+    pub(crate) async fn on(profile: Arc<Profile>, global: &Global) -> Result<Self, Failure> {
         let succession = Succession::begin(&profile, Succession::SESSIONS)?;
         // Sessions have signed what their connections began with.
         let resync = Resync::Refused;
@@ -100,7 +95,7 @@ impl Junto {
         dir: &std::path::Path,
         carriage: junto_session::carrier::Carriage,
     ) -> Result<Self, Failure> {
-        let profile = Profile::open(dir, &crate::profile::Source::None)?;
+        let profile = Arc::new(Profile::open(dir, &crate::profile::Source::None)?);
         let config = AgentConfig::new(
             database(&profile, "agent.db"),
             profile.database_key("agent.db"),
@@ -118,11 +113,20 @@ impl Junto {
         })
     }
 
-    /// Lets go of everything, as the end of the process does.
-    #[cfg(test)]
+    /// Lets go of everything, the profile last.
     pub(crate) async fn end(self) {
-        self.sessions.end().await;
-        self.agent.close().await;
+        let Junto {
+            profile,
+            sessions,
+            agent,
+            ..
+        } = self;
+        let end = async {
+            sessions.end().await;
+            agent.close().await;
+        };
+        let _ = tokio::time::timeout(END, end).await;
+        drop(profile);
     }
 
     /// The formed session of that name.
@@ -139,6 +143,29 @@ impl Junto {
             session.roster().iter().filter_map(named).collect()
         });
         Ok(session)
+    }
+
+    /// Tells people what was lost or altered on its way lately: the session makes up for it, and they may want to ask.
+    pub(crate) fn warn(&self, output: Output) {
+        for warning in self.sessions.take_warnings() {
+            output.say(self.warning(&warning));
+        }
+    }
+
+    fn warning(&self, warning: &Warning) -> String {
+        let Warning {
+            session,
+            party,
+            what,
+        } = warning;
+        let who = match party.map(|party| party.to_string()) {
+            None => "a party".to_owned(),
+            Some(number) => match self.names.get().and_then(|names| names.get(&number)) {
+                Some(name) => format!("party {number} ({})", printable(name)),
+                None => format!("party {number}"),
+            },
+        };
+        format!("warning: session {session}: {who} {what}; the session makes up for it")
     }
 
     /// Says what the parties at fault call themselves.

@@ -101,7 +101,7 @@ async fn show(junto: &Junto, session: &str, output: Output) -> Result<(), Failur
     let mut used = Used::default();
     let noted = junto.sessions.note(summary.local, &mut used).await;
     noted.map_err(session_failure)?;
-    let relays = Views::of(junto, agents_lines(used.lines())).await?;
+    let relays = Views::of(junto.routes(agents_lines(used.lines())).await?);
     let mut report = describe(&summary);
     report["relays"] = relays.json();
     output.result(&report, || {
@@ -458,6 +458,19 @@ fn stage_name(stage: Stage) -> &'static str {
     }
 }
 
+/// All sessions, for programs.
+pub(crate) async fn list_json(junto: &Junto) -> Result<Value, Failure> {
+    let summaries = summaries(junto).await?;
+    let sessions: Vec<Value> = summaries.iter().map(describe).collect();
+    Ok(json!({ "sessions": sessions }))
+}
+
+async fn summaries(junto: &Junto) -> Result<Vec<Summary>, Failure> {
+    let mut summaries = junto.sessions.list().await.map_err(session_failure)?;
+    summaries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(summaries)
+}
+
 fn describe(summary: &Summary) -> Value {
     let parties: Vec<Value> = summary
         .roster
@@ -555,8 +568,7 @@ fn describe_text(summary: &Summary) -> String {
 }
 
 async fn list(junto: &Junto, output: Output) -> Result<(), Failure> {
-    let mut summaries = junto.sessions.list().await.map_err(session_failure)?;
-    summaries.sort_by(|a, b| a.name.cmp(&b.name));
+    let summaries = summaries(junto).await?;
     let sessions: Vec<Value> = summaries.iter().map(describe).collect();
     output.result(&json!({ "sessions": sessions }), || {
         if summaries.is_empty() {

@@ -120,6 +120,7 @@ async fn recv_with(junto: &Junto, arguments: &Recv, output: Output) -> Result<()
                 ));
             }
         };
+        junto.warn(output);
         show(&session, &message, output)?;
         // Shown first: a crash in between shows it twice rather than never.
         channel
@@ -199,6 +200,7 @@ async fn chat_with(junto: &Junto, arguments: &Chat, output: Output) -> Result<()
         tokio::select! {
             message = channel.next() => {
                 let message = message.map_err(session_failure)?;
+                junto.warn(output);
                 show(&session, &message, output)?;
                 channel.done(message.receipt).await.map_err(session_failure)?;
             }

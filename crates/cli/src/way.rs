@@ -1,17 +1,16 @@
 //! Which way a profile's commands go to relays: `--routing`, `--socks`, and what `profile.toml` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use junto_agent::client::{NoSocksServer, SocksServer};
-use junto_agent::{AgentConfig, Fallback, Lines, RelayPath, Route};
+use junto_agent::{AgentConfig, Fallback, RelayPath, Route};
 use junto_smp::address::ServerAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::failure::Failure;
-use crate::open::Junto;
 use crate::profile::ProfileConfig;
 use crate::relay::parse_address;
 
@@ -108,7 +107,7 @@ pub(crate) fn check_onion(
     ))
 }
 
-/// What the relays of some sessions see.
+/// What the relays of some sessions or contacts see.
 pub(crate) struct Views(BTreeMap<String, View>);
 
 #[derive(Default)]
@@ -125,9 +124,9 @@ struct View {
 }
 
 impl Views {
-    pub(crate) async fn of(junto: &Junto, lines: Lines) -> Result<Self, Failure> {
+    pub(crate) fn of(routes: BTreeSet<Route>) -> Self {
         let mut views = BTreeMap::<String, View>::new();
-        for Route { receives, path } in junto.routes(lines).await? {
+        for Route { receives, path } in routes {
             let RelayPath { relay, through } = path;
             let (relay, direct) = (relay.to_string(), through.is_empty());
             for proxy in &through {
@@ -140,7 +139,7 @@ impl Views {
             view.direct |= direct;
             view.through.extend(through.iter().map(ToString::to_string));
         }
-        Ok(Self(views))
+        Self(views)
     }
 
     pub(crate) fn json(&self) -> Value {

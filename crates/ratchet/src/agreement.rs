@@ -111,7 +111,11 @@ impl MakerKeys {
             secret.as_ref(),
         );
         let own = OwnKey::new(x448::SecretKey::from_bytes(self.k2.as_bytes()));
-        Ok(Ratchet::receiver(agreed, own, kem, joiner.version, options))
+        let hybrid = secret.is_some();
+        Ok(Ratchet {
+            hybrid,
+            ..Ratchet::receiver(agreed, own, kem, joiner.version, options)
+        })
     }
 
     /// The ratchet of a conversation that is negotiated anew, when both sides have sent [`Params`]. The one

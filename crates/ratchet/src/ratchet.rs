@@ -63,6 +63,8 @@ pub struct Ratchet {
     pub(crate) large_header: bool,
     pub(crate) pq_sending: bool,
     pub(crate) pq_receiving: bool,
+    /// Whether an encapsulated secret is in the root, and so in every later key; never false again.
+    pub(crate) hybrid: bool,
     pub(crate) skipped: Skipped,
     /// A key for the next step, made ahead of time; not stored.
     pub(crate) spare: Option<kem::SecretKey>,
@@ -99,6 +101,7 @@ impl Ratchet {
             }),
             large_header: kem.is_some(),
             pq_sending,
+            hybrid: pq_sending,
             ..Self::start(
                 agreed.ad,
                 root,
@@ -160,6 +163,7 @@ impl Ratchet {
             large_header: options.pq && version >= Version::V3,
             pq_sending: false,
             pq_receiving: false,
+            hybrid: false,
             skipped: Skipped::default(),
             spare: None,
         }
@@ -198,6 +202,13 @@ impl Ratchet {
     #[must_use]
     pub fn is_pq_receiving(&self) -> bool {
         self.pq_receiving
+    }
+
+    /// Whether an encapsulated secret was mixed into the root at some time, so that a quantum computer of tomorrow
+    /// reads nothing of what is sent today. States stored before this was noted say so after the next such step.
+    #[must_use]
+    pub fn is_hybrid(&self) -> bool {
+        self.hybrid || self.pq_sending || self.pq_receiving
     }
 
     /// Turns key encapsulation on or off. It takes effect over the next steps; on needs the peer's
@@ -452,6 +463,7 @@ impl Ratchet {
         });
         self.pq_sending = step.pq_sending;
         self.pq_receiving = step.pq_receiving;
+        self.hybrid |= step.pq_sending || step.pq_receiving;
         match step.kem {
             NextKem::Keep => {}
             NextKem::Drop => self.kem = None,

@@ -33,7 +33,7 @@ const PQ_SENDING: u8 = 1 << 3;
 const PQ_RECEIVING: u8 = 1 << 4;
 const KEM: u8 = 1 << 5;
 const KEM_ACCEPTED: u8 = 1 << 6;
-const FLAGS: u8 = (1 << 7) - 1;
+const HYBRID: u8 = 1 << 7;
 
 impl Ratchet {
     /// The bytes to seal and store after every change: about 500, with key encapsulation 3,300.
@@ -98,6 +98,7 @@ impl Ratchet {
             (self.pq_receiving, PQ_RECEIVING),
             (self.kem.is_some(), KEM),
             (accepted, KEM_ACCEPTED),
+            (self.hybrid, HYBRID),
         ]
         .iter()
         .filter(|(set, _)| *set)
@@ -112,9 +113,6 @@ impl Ratchet {
         let version = Version::from_number(reader.u16()?)?;
         let max_version = Version::from_number(reader.u16()?)?;
         let flags = reader.u8()?;
-        if flags & !FLAGS != 0 {
-            return Err(RatchetError::BadState);
-        }
         let has = |flag: u8| flags & flag != 0;
         let pace = Pace::from_code(reader.u8()?).ok_or(RatchetError::BadState)?;
         let ratchet = Self {
@@ -137,6 +135,7 @@ impl Ratchet {
             large_header: has(LARGE_HEADER),
             pq_sending: has(PQ_SENDING),
             pq_receiving: has(PQ_RECEIVING),
+            hybrid: has(HYBRID),
             skipped,
             spare: None,
         };

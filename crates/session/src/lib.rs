@@ -38,7 +38,7 @@ pub use proto::{
     statement::{InstanceId, Round},
     step::LocalId,
 };
-pub use shell::{Channel, Execution, Forming, Session, Sessions, Succeed, Used};
+pub use shell::{Channel, Execution, Forming, Session, Sessions, Succeed, Used, Warning};
 
 #[cfg(test)]
 mod world;

@@ -420,6 +420,7 @@ impl World {
             Event::RelayDown { .. } | Event::RelayUp { .. } | Event::Rotated { .. } => Ok(()),
             other @ (Event::Failed { .. }
             | Event::Unreadable { .. }
+            | Event::Irregular { .. }
             | Event::RatchetBroken { .. }
             | Event::Renewed { .. }
             | Event::Synchronised { .. }

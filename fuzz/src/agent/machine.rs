@@ -274,6 +274,7 @@ impl World {
             Event::Connected { .. } => "connected",
             Event::Delivered { .. } => "delivered",
             Event::Unreadable { .. } => "unreadable",
+            Event::Irregular { .. } => "irregular",
             Event::RatchetBroken { .. } => "ratchet broken",
             Event::Renewed { .. } => "renewed",
             Event::Synchronised { .. } => "synchronised",

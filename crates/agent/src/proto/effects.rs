@@ -317,6 +317,7 @@ impl Effects {
             | Event::Delivered { .. }
             | Event::Opened { .. }
             | Event::Unreadable { .. }
+            | Event::Irregular { .. }
             | Event::RatchetBroken { .. }
             | Event::Synchronised { .. }
             | Event::Rotated { .. }

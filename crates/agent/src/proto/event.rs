@@ -75,6 +75,14 @@ pub enum Event {
         /// The connection.
         connection: ConnectionId,
     },
+    /// The hash chain is broken in front of something that the peer's agent said by itself, such as a receipt: what
+    /// is missing or was altered there may have been a message. Sent once, not stored.
+    Irregular {
+        /// The connection.
+        connection: ConnectionId,
+        /// What the hash chain says; never [`Integrity::Ok`].
+        integrity: Integrity,
+    },
     /// What the peer sends is encrypted with other keys than ours, which did not come about in the normal
     /// course of things; new keys are needed. Sent when it is found, not stored.
     RatchetBroken {
@@ -210,6 +218,10 @@ impl fmt::Debug for Event {
             }
             Self::Delivered { connection, id } => write!(f, "Delivered({connection:?}, {id})"),
             Self::Unreadable { connection } => write!(f, "Unreadable({connection:?})"),
+            Self::Irregular {
+                connection,
+                integrity,
+            } => write!(f, "Irregular({connection:?}, {integrity:?})"),
             Self::RatchetBroken { connection } => write!(f, "RatchetBroken({connection:?})"),
             Self::Renewed { connection, .. } => write!(f, "Renewed({connection:?})"),
             Self::Synchronised {

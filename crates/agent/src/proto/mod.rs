@@ -57,7 +57,7 @@ pub use link::{ContactLink, InvitationLink, Link, LinkError};
 pub use link_data::{ABOUT_MAX, Opened};
 pub use machine::{Lines, Machine, MachineConfig, RestoreError};
 pub use message::{AgentMessage, Body, MAX_BODY, MAX_INFO, Receipt};
-pub use overview::{AddressView, ConnectionView, Overview, Progress, RequestView};
+pub use overview::{AddressView, ConnectionView, KeyState, Overview, Progress, RequestView};
 pub use path::{RelayPath, Route, RoutePolicy, Routing};
 pub use relay::{
     Answer, Auth, LinkBytes, LinkParts, NewLink, Operation, Refusal, RelayId, RelayNotice,

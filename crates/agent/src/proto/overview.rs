@@ -1,10 +1,12 @@
 //! What a profile has: its addresses, the requests that wait, its connections.
 
-use super::connection::{Connection, Stage};
+use super::connection::{Connection, Keys, Stage};
 use super::event::ConnectionFault;
 use super::id::{ConnectionId, RequestId, Tag};
 use super::link::ContactLink;
 use super::machine::Machine;
+use super::resync::Sync;
+use super::rotation::Place;
 use super::short::ShortLink;
 
 /// See the module.
@@ -57,6 +59,29 @@ pub struct ConnectionView {
     pub info: Vec<u8>,
     /// Messages that the application has not acknowledged.
     pub unread: usize,
+    /// Messages of ours, the agent's own among them, that no relay has taken yet.
+    pub unsent: usize,
+    /// Whether the two sides have the same keys.
+    pub keys: KeyState,
+    /// Whether a post-quantum secret is in all keys that are used from now on.
+    pub post_quantum: bool,
+    /// Whether another queue is to take the place of the one that we receive on.
+    pub rotating: bool,
+    /// Queues that we received on before, and that their relays have not deleted yet.
+    pub retired: usize,
+}
+
+/// Whether the two sides of a connection have the same keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// No keys are agreed yet.
+    Agreeing,
+    /// As far as we know they have.
+    InStep,
+    /// They have not, and nobody has begun to agree new ones.
+    Broken,
+    /// New ones are being agreed: the peer is to answer, or to say something in them. Calls to send wait.
+    Renewing,
 }
 
 /// How far a connection is.
@@ -97,6 +122,11 @@ impl Machine {
             progress: opening.fault.map_or(Progress::Joining, Progress::Failed),
             info: Vec::new(),
             unread: 0,
+            unsent: 0,
+            keys: KeyState::Agreeing,
+            post_quantum: false,
+            rotating: false,
+            retired: 0,
         });
         let connections = self.connections.values().filter_map(view);
         Overview {
@@ -108,6 +138,7 @@ impl Machine {
 }
 
 fn view(connection: &Connection) -> Option<ConnectionView> {
+    let queues = || connection.rotation.queues();
     Some(ConnectionView {
         id: connection.id,
         tag: connection.tag,
@@ -120,5 +151,15 @@ fn view(connection: &Connection) -> Option<ConnectionView> {
         },
         info: connection.peer_info.clone(),
         unread: connection.inbox.len(),
+        unsent: connection.outbox.len() + connection.waiting.len(),
+        keys: match (&connection.keys, &connection.resync.sync) {
+            (Keys::Offered(_), _) => KeyState::Agreeing,
+            (Keys::Agreed(_), Sync::Settled) => KeyState::InStep,
+            (Keys::Agreed(_), Sync::Broken(_)) => KeyState::Broken,
+            (Keys::Agreed(_), Sync::Asked(_) | Sync::Agreed) => KeyState::Renewing,
+        },
+        post_quantum: matches!(&connection.keys, Keys::Agreed(ratchet) if ratchet.is_hybrid()),
+        rotating: queues().any(|(place, _)| place == Place::Next),
+        retired: queues().filter(|(place, _)| *place != Place::Next).count(),
     })
 }

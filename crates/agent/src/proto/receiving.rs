@@ -10,6 +10,7 @@ use junto_ratchet::RatchetError;
 use junto_smp::id::MessageId as QueueMessageId;
 use junto_smp::message::Delivered;
 
+use super::chain::Integrity;
 use super::connection::{
     Address, Connection, DueReceipt, EARLY_MAX, Fingerprint, Gap, INBOX_MAX, InboxRow, Keys,
     RECEIPTS_DUE_MAX, Request, Stage,
@@ -286,6 +287,14 @@ impl Connection {
             return;
         };
         let integrity = self.received.accept(id, previous_hash, plain);
+        // Of messages the event itself says it, of the first word in new keys `Event::Synchronised`.
+        let is_told = matches!(body, Body::Message(_) | Body::Ready(_));
+        if integrity != Integrity::Ok && !is_told {
+            effects.event(Event::Irregular {
+                connection: self.id,
+                integrity,
+            });
+        }
         match body {
             Body::Message(body) => {
                 let receipt = DueReceipt {

@@ -377,7 +377,7 @@ impl Agent {
 
     /// Says that the application has a message durably: it will not come again, and the sender is
     /// told. Acknowledging again does nothing. This call does not wait for the disk: if the process
-    /// dies right after it, the message does come again.
+    /// dies right after it, the message does come again. [`Agent::stored`] waits.
     ///
     /// # Errors
     /// [`Misuse::NoConnection`](crate::Misuse::NoConnection).
@@ -453,6 +453,18 @@ impl Agent {
             .await
             .map_err(|_| AgentError::Closed)?;
         settled.await.map_err(|_| AgentError::Closed)
+    }
+
+    /// Returns when everything that was called and acknowledged before is stored.
+    ///
+    /// # Errors
+    /// [`AgentError::Closed`] if the agent has ended, or the store failed meanwhile: then it may not be stored, and
+    /// acknowledged messages come again.
+    pub async fn stored(&self) -> Result<(), AgentError> {
+        let (waiting, stored) = oneshot::channel();
+        let asked = self.inputs.send(Input::Stored(waiting)).await;
+        asked.map_err(|_| AgentError::Closed)?;
+        stored.await.map_err(|_| AgentError::Closed)
     }
 
     /// Which relays these lines use, and which way: what each of them gets to see.

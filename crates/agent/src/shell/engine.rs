@@ -54,6 +54,7 @@ pub(super) enum Input {
     Settle(Lines, oneshot::Sender<()>),
     Routes(Lines, oneshot::Sender<BTreeSet<Route>>),
     Overview(oneshot::Sender<Overview>),
+    Stored(oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
@@ -79,6 +80,8 @@ pub(super) struct Engine {
     replies: Replies,
     /// Who waits for everything to have left, and on which lines.
     settling: Vec<(Lines, oneshot::Sender<()>)>,
+    /// Who waits until what was done so far is stored.
+    storing: Vec<oneshot::Sender<()>>,
     last_ticket: u64,
     relays: BTreeMap<RelayId, Relay>,
     /// Counts starts of the core: inputs for an earlier one are void.
@@ -210,6 +213,7 @@ impl Engine {
             events,
             replies: Replies::new(),
             settling: Vec::new(),
+            storing: Vec::new(),
             last_ticket: 0,
             relays: BTreeMap::new(),
             generation: 0,
@@ -229,7 +233,10 @@ impl Engine {
             self.machine.handle_timeout(now, &mut self.rng);
             let stop = matches!(flow, Flow::Stop(_));
             // Whoever waits for everything to leave does not wait for company in a transaction.
-            self.flush(stop || !self.settling.is_empty());
+            self.flush(stop || !self.settling.is_empty() || !self.storing.is_empty());
+            for waiting in self.storing.drain(..) {
+                let _ = waiting.send(());
+            }
             let machine = &self.machine;
             let settled = |(lines, _): &mut (Lines, _)| machine.is_settled(lines);
             for (_, waiting) in self.settling.extract_if(.., settled) {
@@ -302,6 +309,7 @@ impl Engine {
             Input::Overview(waiting) => {
                 let _ = waiting.send(self.machine.overview());
             }
+            Input::Stored(waiting) => self.storing.push(waiting),
             Input::Close(done) => return Flow::Stop(Some(done)),
         }
         Flow::Continue
@@ -468,6 +476,8 @@ impl Engine {
             relay.task.abort();
         }
         self.generation += 1;
+        // Without an answer the caller hears that it is not stored.
+        self.storing.clear();
         let mut fault = fault;
         loop {
             for (_, reply) in core::mem::take(&mut self.replies) {
@@ -499,7 +509,13 @@ impl Engine {
                 }
                 Ok(Input::Settle(lines, waiting)) => self.settling.push((lines, waiting)),
                 // Without an answer the caller hears that the agent is closed.
-                Ok(Input::Relay { .. } | Input::Tick | Input::Routes(..) | Input::Overview(_)) => {}
+                Ok(
+                    Input::Relay { .. }
+                    | Input::Tick
+                    | Input::Routes(..)
+                    | Input::Overview(_)
+                    | Input::Stored(_),
+                ) => {}
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }

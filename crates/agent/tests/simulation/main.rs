@@ -136,6 +136,26 @@ fn a_message_that_the_relay_drops_is_named_by_the_next_one() {
 }
 
 #[test]
+fn a_message_that_is_missing_before_a_receipt_is_told_all_the_same() {
+    let mut pair = connected(1);
+    send_and_meddle(&mut pair, 1, |world| {
+        assert!(world.relays.iter_mut().any(|r| r.1.drop_last()))
+    });
+    // What node 0 says next is a receipt, which its application has no part in.
+    let connection = pair.connection(1).unwrap();
+    let body = b"hello".to_vec();
+    pair.world.call(1, Command::Send { connection, body });
+    pair.world.settle();
+    let app = &pair.world.nodes[1].app;
+    let [Integrity::Skipped { from, to }] = app.irregular[..] else {
+        panic!("{:?}", app.irregular)
+    };
+    assert_eq!(from, to);
+    send_and_meddle(&mut pair, 1, |_| {});
+    assert_eq!(last_verdicts(&pair, 1), [Integrity::Ok]);
+}
+
+#[test]
 fn a_message_that_the_relay_repeats_comes_once() {
     let mut pair = connected(2);
     send_and_meddle(&mut pair, 4, |world| {

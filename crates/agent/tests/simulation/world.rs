@@ -58,6 +58,8 @@ pub struct App {
     pub delivered: BTreeMap<ConnectionId, Vec<MessageId>>,
     pub failed: BTreeMap<ConnectionId, ConnectionFault>,
     pub unreadable: usize,
+    /// What the hash chain said of messages of the peer's agent itself.
+    pub irregular: Vec<Integrity>,
     /// Connections whose ratchet was found broken.
     pub broken: Vec<ConnectionId>,
     /// How often a connection got other keys.
@@ -587,6 +589,7 @@ impl App {
                 self.failed.insert(connection, error);
             }
             Event::Unreadable { .. } => self.unreadable += 1,
+            Event::Irregular { integrity, .. } => self.irregular.push(integrity),
             Event::RatchetBroken { connection } => self.broken.push(connection),
             Event::Renewed {
                 tag,

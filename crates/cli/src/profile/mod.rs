@@ -8,6 +8,7 @@
 //! contacts.db    the same of contacts, and contact addresses; contacts: their names
 //! session.db     sessions and protocol runs
 //! mark           tells older copies of the databases of sessions from those in use; contacts.mark: of contacts.db
+//! daemon/        where `junto daemon` listens
 //! bls/           key shares, each sealed with the store key
 //! ```
 //!
@@ -260,7 +261,7 @@ pub(crate) fn default_dir() -> Result<PathBuf, Failure> {
     Ok(base.data_dir().join("junto").join("default"))
 }
 
-fn make_private_dir(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn make_private_dir(dir: &Path) -> Result<(), Failure> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -276,7 +277,7 @@ fn make_private_dir(dir: &Path) -> Result<(), Failure> {
 
 /// Whoever may write into the folder could put its own key or database there, or a link to a file that
 /// we would overwrite.
-fn refuse_shared_dir(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn refuse_shared_dir(dir: &Path) -> Result<(), Failure> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -286,7 +287,7 @@ fn refuse_shared_dir(dir: &Path) -> Result<(), Failure> {
             .mode();
         if mode & 0o022 != 0 {
             return Err(Failure::refused(format_args!(
-                "other users can write into the profile {}",
+                "other users can write into {}",
                 dir.display()
             ))
             .help(format_args!("run `chmod 700 {}`", dir.display())));

@@ -205,7 +205,12 @@ impl Stage {
 
     /// Starts the relay again on its old folder and port.
     pub(crate) fn restart_relay(&self) -> Process {
-        let dir = self.path("relay");
+        self.restart_relay_in("relay")
+    }
+
+    /// The same of one in another folder.
+    pub(crate) fn restart_relay_in(&self, folder: &str) -> Process {
+        let dir = self.path(folder);
         let mut relay = self.start(
             "operator",
             &["relay", "start", "--dir", dir.to_str().unwrap()],
@@ -213,6 +218,29 @@ impl Stage {
         let line = relay.line();
         assert!(line["address"].is_string(), "{line}");
         relay
+    }
+
+    /// Makes `alice` and `bob` contacts of each other, under these names.
+    pub(crate) fn contacts(&self, relay: &str) {
+        let invite = ["contact", "invite", "--name", "bob", "--relay", relay];
+        let mut alice = self.start("alice", &invite);
+        let link = alice.link();
+        let connect = ["connect", &link, "--name", "alice", "--relay", relay];
+        self.run("bob", &connect).ok();
+        alice.wait().ok();
+    }
+
+    /// Copies a profile that no process uses, over whatever is there.
+    pub(crate) fn copy_profile(&self, from: &str, to: &str) {
+        let (from, to) = (self.path(from), self.path(to));
+        let _ = std::fs::remove_dir_all(&to);
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+            }
+        }
     }
 
     /// The host `p1` of a session `s`, and its link.

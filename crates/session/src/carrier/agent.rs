@@ -33,14 +33,69 @@ struct AgentCarrier {
 
 fn translate(events: agent::Events) -> Events {
     stream::unfold(events, |mut events| async move {
-        loop {
-            let event = events.next().await?;
-            if let Some(event) = event_of(event) {
-                return Some((event, events));
-            }
+        let event = events.next().await?;
+        let both = [irregularity_of(&event), event_of(event)];
+        Some((stream::iter(both.into_iter().flatten()), events))
+    })
+    .flatten()
+    .boxed()
+}
+
+/// What an event of the agent tells of something lost or altered; comes before what [`event_of`] makes of it.
+#[must_use]
+pub fn irregularity_of(event: &agent::Event) -> Option<Event> {
+    let (connection, what) = match event {
+        agent::Event::Message {
+            connection,
+            integrity,
+            ..
+        }
+        | agent::Event::Irregular {
+            connection,
+            integrity,
+        } => (connection, verdict(*integrity)?),
+        agent::Event::Unreadable { connection } => {
+            (connection, "sent something that cannot be read".to_owned())
+        }
+        agent::Event::RatchetBroken { connection } => {
+            (connection, "encrypts with other keys than ours".to_owned())
+        }
+        agent::Event::Request { .. }
+        | agent::Event::Opened { .. }
+        | agent::Event::Connected { .. }
+        | agent::Event::Delivered { .. }
+        | agent::Event::Renewed { .. }
+        | agent::Event::Synchronised { .. }
+        | agent::Event::Rotated { .. }
+        | agent::Event::RotationFailed { .. }
+        | agent::Event::RelayDown { .. }
+        | agent::Event::RelayUp { .. }
+        | agent::Event::Failed { .. } => return None,
+    };
+    Some(Event::Irregular {
+        connection: connection_of(*connection),
+        what,
+    })
+}
+
+/// What the hash chain says, to follow the name of the peer.
+fn verdict(integrity: agent::Integrity) -> Option<String> {
+    Some(match integrity {
+        agent::Integrity::Ok => return None,
+        agent::Integrity::Skipped { from, to } => {
+            let count = (to - from).saturating_add(1);
+            format!("sent {count} messages that did not arrive ({from} to {to} by its count)")
+        }
+        agent::Integrity::BadId { id } => {
+            format!("went back to message {id}: it may use an old copy of its profile")
+        }
+        agent::Integrity::Duplicate => {
+            "sent another message in the place of the last one".to_owned()
+        }
+        agent::Integrity::BadHash => {
+            "sent a message that follows another one than what arrived before it".to_owned()
         }
     })
-    .boxed()
 }
 
 /// What an event of the agent is to a session; `None` if it is nothing to it.
@@ -63,8 +118,8 @@ pub fn event_of(event: agent::Event) -> Option<Event> {
             info,
             binding,
         },
-        // What the hash chain says need not be looked at: the session counts by itself, and makes
-        // up for what is missing.
+        // What the hash chain says changes nothing: the session counts by itself, and makes up for what is
+        // missing. Its user is told by `irregularity_of`.
         agent::Event::Message {
             connection,
             id,
@@ -103,6 +158,7 @@ pub fn event_of(event: agent::Event) -> Option<Event> {
         },
         agent::Event::Delivered { .. }
         | agent::Event::Unreadable { .. }
+        | agent::Event::Irregular { .. }
         | agent::Event::RatchetBroken { .. }
         | agent::Event::Synchronised { .. }
         | agent::Event::Rotated { .. }
@@ -330,6 +386,27 @@ impl Carrier for AgentCarrier {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_hash_chain_says_reaches_the_session_beside_the_message() {
+        let connection = agent::ConnectionId::new([1; 16]);
+        let message = |integrity| agent::Event::Message {
+            connection,
+            id: agent::MessageId::new(4),
+            integrity,
+            body: Vec::new(),
+        };
+        assert!(irregularity_of(&message(agent::Integrity::Ok)).is_none());
+        let skipped = message(agent::Integrity::Skipped { from: 2, to: 3 });
+        let Some(Event::Irregular { connection: at, what }) = irregularity_of(&skipped) else {
+            panic!("a silent loss")
+        };
+        assert_eq!(at, connection_of(connection));
+        assert!(what.contains("2 messages"), "{what}");
+        assert!(matches!(event_of(skipped), Some(Event::Message { .. })));
+        let unreadable = agent::Event::Unreadable { connection };
+        assert!(irregularity_of(&unreadable).is_some());
+    }
 
     #[test]
     fn a_connection_with_other_keys_is_lost_to_a_session() {

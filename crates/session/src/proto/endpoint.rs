@@ -93,6 +93,14 @@ pub enum Event {
         /// What is the matter with it, to follow its name in a sentence; nothing once it answers.
         trouble: Option<String>,
     },
+    /// Something on a connection was lost, altered or cannot be read. For display only: a session counts what its
+    /// parties say by itself, and makes up for what is missing.
+    Irregular {
+        /// Which.
+        connection: ConnectionId,
+        /// What happened, to follow the name of the peer in a sentence.
+        what: String,
+    },
     /// A connection will carry nothing any more.
     Failed {
         /// Which, if it came to exist.

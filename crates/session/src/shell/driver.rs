@@ -1,7 +1,7 @@
 //! The one task that owns the core and the store. Everybody else asks it through [`Handle`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,7 +25,7 @@ use crate::{
         conduct::Room,
         error::{LocalError, SessionError},
         node::Node,
-        party::Members,
+        party::{Members, PartyIndex},
         step::{Effect, LocalId, Outcome, Step, Store},
     },
     store::SqliteStore,
@@ -87,6 +87,23 @@ struct Troubles {
     fatal: Mutex<Option<String>>,
     /// What the carrier said last.
     carrier: watch::Sender<Option<Trouble>>,
+    /// What was lost or altered on its way, and not taken by the application yet.
+    warnings: Mutex<VecDeque<Warning>>,
+}
+
+/// Warnings that are kept for an application that does not take them, some hundred bytes each; older ones go.
+const WARNINGS_MAX: usize = 64;
+
+/// Something on a connection of a session was lost, altered or cannot be read. The session makes up for it, or names
+/// who is at fault; but an application's owner may want to know, and ask that party.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The session's name; empty if it is not known whose connection it is.
+    pub session: String,
+    /// The party at the other end, once the parties are known.
+    pub party: Option<PartyIndex>,
+    /// What happened, to follow the name of the party in a sentence.
+    pub what: String,
 }
 
 impl Troubles {
@@ -101,6 +118,14 @@ impl Troubles {
 
     fn set_carrier(&self, kind: TroubleKind, text: String) {
         self.carrier.send_replace(Some(Trouble { kind, text }));
+    }
+
+    fn warn(&self, warning: Warning) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if warnings.len() == WARNINGS_MAX {
+            warnings.pop_front();
+        }
+        warnings.push_back(warning);
     }
 
     /// Waits until the carrier complains of this machine's storage.
@@ -344,6 +369,15 @@ impl Handle {
         }
     }
 
+    /// What was lost or altered on its way since the last call.
+    pub(crate) fn take_warnings(&self) -> Vec<Warning> {
+        let warnings = self.troubles.warnings.lock();
+        warnings
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .collect()
+    }
+
     /// What the carrier complained about last.
     pub(crate) fn carrier_trouble(&self) -> Option<Trouble> {
         self.troubles.carrier.borrow().clone()
@@ -569,6 +603,14 @@ impl Driver {
                 text: format!("relay {relay} {trouble}"),
             });
             self.troubles.carrier.send_replace(trouble);
+        }
+        if let Event::Irregular { connection, what } = &event {
+            let (session, party) = self.node.peer_at(*connection).unwrap_or_default();
+            self.troubles.warn(Warning {
+                session: session.to_owned(),
+                party,
+                what: what.clone(),
+            });
         }
         step.absorb(self.node.event(event, &mut self.rng));
     }

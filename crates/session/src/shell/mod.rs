@@ -7,7 +7,7 @@ mod session;
 mod sessions;
 
 pub use channel::Channel;
-pub use driver::{Succeed, Used};
+pub use driver::{Succeed, Used, Warning};
 pub use execution::Execution;
 pub use session::{Forming, Session};
 pub use sessions::Sessions;

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use junto_crypto::{aead::StoreKey, ed25519::VerifyingKey};
 
 use super::{
-    driver::{self, Answer, Handle, Succeed, Used},
+    driver::{self, Answer, Handle, Succeed, Used, Warning},
     session::{Forming, Session},
 };
 use crate::{
@@ -285,6 +285,12 @@ impl Sessions {
                 Some(Ok(()))
             })
             .await
+    }
+
+    /// What was lost, altered or unreadable on the connections of sessions since the last call, the newest 64.
+    #[must_use]
+    pub fn take_warnings(&self) -> Vec<Warning> {
+        self.handle.take_warnings()
     }
 
     /// What the carrier complained about last, unless it has passed.

@@ -610,7 +610,7 @@ impl ByHand {
                         heard.push((who, Record::decode(&arrived.record).unwrap()));
                     }
                 }
-                Event::Relay { .. } | Event::Failed { .. } => {}
+                Event::Relay { .. } | Event::Irregular { .. } | Event::Failed { .. } => {}
             }
         }
         heard

@@ -10,6 +10,7 @@ use super::{
         error::{Misuse, SessionError},
         limits::ORPHANS_MAX,
         machine::Machine,
+        party::PartyIndex,
         step::{Effect, LocalId, Outcome, PeerSlot, Step},
     },
     Node,
@@ -200,8 +201,16 @@ impl Node {
                 self.sweep(&local);
                 step
             }
-            Event::Relay { .. } => Step::default(),
+            Event::Relay { .. } | Event::Irregular { .. } => Step::default(),
         }
+    }
+
+    /// The session that a connection belongs to, by name, and the party at its other end once that is known.
+    #[must_use]
+    pub fn peer_at(&self, connection: ConnectionId) -> Option<(&str, Option<PartyIndex>)> {
+        let (local, slot) = self.connections.get(&connection)?;
+        let machine = self.sessions.get(local)?;
+        Some((machine.link.params().name.as_str(), machine.party_of(*slot)))
     }
 
     fn owner(&mut self, connection: ConnectionId, tag: Option<Tag>) -> Option<(LocalId, PeerSlot)> {

@@ -2,12 +2,24 @@
 //!
 //! Contacts have an agent and a database of their own, apart from those of sessions: neither sees what is the other's.
 
+mod messages;
+mod upkeep;
+mod verdict;
+
+pub(crate) use messages::{message_json, recv, send};
+pub(crate) use upkeep::show_json;
+pub(crate) use verdict::Verdict;
+
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use junto_agent::{
-    Agent, ConnectionId, ConnectionView, Event, Events, Lines, Link, MAX_BODY, Overview, Progress,
-    RequestView, Resync, ShortLink, Tag,
+    Agent, ConnectionId, ConnectionView, Event, Events, InvitationLink, Lines, Link, Overview,
+    Progress, RequestView, Resync, ShortLink, Tag,
 };
 use junto_smp::address::ServerAddress;
 use serde::{Deserialize, Serialize};
@@ -22,6 +34,7 @@ use crate::relay::parse_address;
 use crate::session::no_relay;
 use crate::talk::printable;
 use crate::{input, random, way};
+use verdict::Noted;
 
 /// The file with the contacts' names.
 const BOOK: &str = "contacts";
@@ -38,15 +51,25 @@ struct Entry {
     name: String,
     /// Name of the intention, which the agent has the connection under.
     tag: [u8; 32],
+    /// What was lost or altered lately, oldest first.
+    #[serde(default)]
+    verdicts: Vec<Noted>,
 }
 
+/// A connection that is offered, and the two links that lead to it.
+type Invitation = (ConnectionId, InvitationLink, ShortLink);
+
 /// The contacts of a profile in use.
-struct Contacts {
-    profile: Profile,
+pub(crate) struct Contacts {
+    profile: Arc<Profile>,
     agent: Agent,
     events: Events,
     book: Vec<Entry>,
     socks: Option<junto_agent::client::SocksServer>,
+    /// Connections that stand.
+    tags: BTreeMap<ConnectionId, Tag>,
+    /// What was noted and the user has not been told yet: the contact's name, and what.
+    untold: Vec<(String, Verdict)>,
 }
 
 impl Contacts {
@@ -56,13 +79,54 @@ impl Contacts {
     ) -> Result<(), Failure> {
         let mut contacts = Self::open(global).await?;
         let result = command(&mut contacts).await;
-        let _ = tokio::time::timeout(END, contacts.agent.close()).await;
-        drop(contacts.profile);
-        result
+        let told = contacts.end().await;
+        for (name, verdict) in &contacts.untold {
+            global.output().say(verdict.warning(name));
+        }
+        result.and(told)
+    }
+
+    /// Stops the agent, and notes what it has told and nobody has looked at: it says such things once.
+    pub(crate) async fn end(&mut self) -> Result<(), Failure> {
+        let _ = tokio::time::timeout(END, self.agent.clone().close()).await;
+        while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, self.events.next()).await {
+            self.note(&event)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what an event says about something lost or altered.
+    fn note(&mut self, event: &Event) -> Result<(), Failure> {
+        if let Event::Connected {
+            connection, tag, ..
+        } = event
+        {
+            self.tags.insert(*connection, *tag);
+        }
+        let Some((connection, noted)) = Noted::of(event) else {
+            return Ok(());
+        };
+        let tag = self.tags.get(&connection);
+        let entry = tag.and_then(|tag| {
+            let mut book = self.book.iter_mut();
+            book.find(|entry| entry.tag == *tag.as_bytes())
+        });
+        if let Some(entry) = entry
+            && noted.add_to(&mut entry.verdicts)
+        {
+            self.untold.push((entry.name.clone(), noted.verdict));
+            self.save()?;
+        }
+        Ok(())
     }
 
     async fn open(global: &Global) -> Result<Self, Failure> {
         let profile = Profile::open(&global.profile_dir()?, &global.passphrase())?;
+        Self::on(Arc::new(profile), global).await
+    }
+
+    /// The contacts of a profile that is open.
+    pub(crate) async fn on(profile: Arc<Profile>, global: &Global) -> Result<Self, Failure> {
         let book = match profile.read_sealed(BOOK)? {
             Some(bytes) => serde_json::from_slice(&bytes).context("the names of the contacts")?,
             None => Vec::new(),
@@ -78,6 +142,8 @@ impl Contacts {
             events,
             book,
             socks,
+            tags: BTreeMap::new(),
+            untold: Vec::new(),
         })
     }
 
@@ -132,7 +198,12 @@ impl Contacts {
     /// Writes a name down, before the connection is made: a crash in between leaves a name without one.
     fn enter(&mut self, name: String, tag: Tag) -> Result<(), Failure> {
         let tag = *tag.as_bytes();
-        self.book.push(Entry { name, tag });
+        let verdicts = Vec::new();
+        self.book.push(Entry {
+            name,
+            tag,
+            verdicts,
+        });
         self.save()
     }
 
@@ -149,7 +220,7 @@ impl Contacts {
     }
 
     /// The connection of a contact.
-    async fn contact(&self, name: &str) -> Result<ConnectionView, Failure> {
+    pub(crate) async fn contact(&self, name: &str) -> Result<ConnectionView, Failure> {
         let unknown = || {
             Failure::usage(format_args!("there is no contact `{name}`"))
                 .help("`junto contact list` shows the contacts of this profile")
@@ -175,11 +246,101 @@ impl Contacts {
     /// The next event until `end`.
     async fn event(&mut self, end: Instant) -> Result<Option<Event>, Failure> {
         let left = end.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(left, self.events.next()).await {
-            Ok(Some(event)) => Ok(Some(event)),
-            Ok(None) => Err(Failure::failed("the agent has ended")),
+        match tokio::time::timeout(left, self.next_event()).await {
+            Ok(event) => event.map(Some),
             Err(_) => Ok(None),
         }
+    }
+
+    /// The next event. Safe to cancel.
+    pub(crate) async fn next_event(&mut self) -> Result<Event, Failure> {
+        let event = self.events.next().await;
+        let event = event.ok_or_else(|| Failure::failed("the agent has ended"))?;
+        self.note(&event)?;
+        Ok(event)
+    }
+
+    /// What was noted since the last call: the contact's name, and what was lost or altered.
+    pub(crate) fn take_untold(&mut self) -> Vec<(String, Verdict)> {
+        core::mem::take(&mut self.untold)
+    }
+
+    /// The agent of all contacts.
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Connections that stand.
+    pub(crate) fn connections(&self) -> Vec<ConnectionId> {
+        self.tags.keys().copied().collect()
+    }
+
+    /// The contact at the other end of a connection that stands.
+    pub(crate) fn name_at(&self, connection: ConnectionId) -> Option<&str> {
+        self.name_of(*self.tags.get(&connection)?)
+    }
+
+    /// The connection of a contact, if it stands.
+    pub(crate) fn connection_of(&self, name: &str) -> Option<ConnectionId> {
+        let tag = self.tag_of(name)?;
+        let mut all = self.tags.iter();
+        all.find(|(_, it)| **it == tag).map(|(id, _)| *id)
+    }
+
+    /// All contacts by name.
+    pub(crate) async fn listed(&self) -> Result<Vec<(String, ConnectionView)>, Failure> {
+        let connections = self.overview().await?.connections.into_iter();
+        let named = connections.filter_map(|it| Some((self.name_of(it.tag)?.to_owned(), it)));
+        let mut named: Vec<_> = named.collect();
+        named.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(named)
+    }
+
+    /// Names a new contact, and gives its name and what makes the link for it.
+    pub(crate) fn invitation(
+        &mut self,
+        new: &NewContact,
+        patience: Duration,
+    ) -> Result<(String, BoxFuture<'static, Result<Invitation, Failure>>), Failure> {
+        let relay = self.relay(new.relay.as_deref())?;
+        let name = self.new_name(new.name.as_deref())?;
+        let tag = Self::fresh_tag();
+        self.enter(name.clone(), tag)?;
+        let (agent, info) = (self.agent.clone(), new.nickname.clone().into_bytes());
+        let making = async move {
+            let made = agent.publish_invitation(tag, &relay, &info, &info);
+            let made = tokio::time::timeout(patience, made).await;
+            made.map_err(|_| unreachable(&relay))?
+                .map_err(agent_failure)
+        };
+        Ok((name, making.boxed()))
+    }
+
+    /// Names a contact, and gives its name and what follows the link. Through the same link again it is the same
+    /// contact, and no second request.
+    pub(crate) fn joining(
+        &mut self,
+        link: &Link,
+        new: &NewContact,
+    ) -> Result<(String, BoxFuture<'static, Result<ConnectionId, Failure>>), Failure> {
+        let relay = self.relay(new.relay.as_deref())?;
+        let tag = Tag::named(&[b"junto connect", link.to_string().as_bytes()]);
+        let known = self.name_of(tag).map(str::to_owned);
+        let name = match known {
+            Some(name) => name,
+            None => {
+                let name = self.new_name(new.name.as_deref())?;
+                self.enter(name.clone(), tag)?;
+                name
+            }
+        };
+        let (agent, info) = (self.agent.clone(), new.nickname.clone().into_bytes());
+        let link = link.clone();
+        let joining = async move {
+            let joined = agent.join(tag, &link, &relay, &info).await;
+            joined.map_err(agent_failure)
+        };
+        Ok((name, joining.boxed()))
     }
 
     /// Waits until messages flow.
@@ -269,15 +430,20 @@ pub(crate) async fn connect(
             .map_err(|_| Failure::usage("the link on standard input is not text"))?,
         link => link.to_owned(),
     };
-    let link: Link = text.parse().map_err(|error| {
-        Failure::usage(format_args!("that is no link of a contact: {error}")).help(
-            "it begins with simplex:/ or https://; copy all of it, in quotes. A session's link begins with junto: and is for `junto session join`",
-        )
-    })?;
+    let link = read_contact_link(&text)?;
     Contacts::with(global, async |contacts| {
         connect_with(contacts, &arguments, &link, output).await
     })
     .await
+}
+
+/// Reads a link of a contact, of any kind.
+pub(crate) fn read_contact_link(text: &str) -> Result<Link, Failure> {
+    text.parse().map_err(|error| {
+        Failure::usage(format_args!("that is no link of a contact: {error}")).help(
+            "it begins with simplex:/ or https://; copy all of it, in quotes. A session's link begins with junto: and is for `junto session join`",
+        )
+    })
 }
 
 async fn connect_with(
@@ -286,23 +452,8 @@ async fn connect_with(
     link: &Link,
     output: Output,
 ) -> Result<(), Failure> {
-    let new = &arguments.new;
-    let relay = contacts.relay(new.relay.as_deref())?;
-    // Through the same link again: the same contact, and no second request.
-    let tag = Tag::named(&[b"junto connect", link.to_string().as_bytes()]);
-    let known = contacts.name_of(tag).map(str::to_owned);
-    let name = match known {
-        Some(name) => name,
-        None => {
-            let name = contacts.new_name(new.name.as_deref())?;
-            contacts.enter(name.clone(), tag)?;
-            name
-        }
-    };
-    let joined = contacts
-        .agent
-        .join(tag, link, &relay, new.nickname.as_bytes());
-    let id = joined.await.map_err(agent_failure)?;
+    let (name, joining) = contacts.joining(link, &arguments.new)?;
+    let id = joining.await?;
     let end = Instant::now() + arguments.wait.patience();
     let progress = output.progress("connecting");
     let asks = match link {
@@ -337,7 +488,7 @@ fn state(progress: Progress) -> &'static str {
     }
 }
 
-fn json_of(name: &str, contact: &ConnectionView) -> serde_json::Value {
+pub(crate) fn json_of(name: &str, contact: &ConnectionView) -> serde_json::Value {
     let fault = match contact.progress {
         Progress::Failed(fault) => Some(fault.to_string()),
         _ => None,
@@ -380,6 +531,13 @@ pub(crate) async fn run(
             accept(contacts, &request, &new, wait, output).await
         }
         ContactCommand::Reject { request } => reject(contacts, &request, output).await,
+        ContactCommand::Show { name } => upkeep::show(contacts, &name, output).await,
+        ContactCommand::Rotate { name, relay, wait } => {
+            upkeep::rotate(contacts, &name, relay.as_deref(), wait, output).await
+        }
+        ContactCommand::Resync { name, wait } => {
+            upkeep::resync(contacts, &name, wait, output).await
+        }
         ContactCommand::Close { name } => close(contacts, &name, output).await,
     })
     .await
@@ -391,17 +549,9 @@ async fn invite(
     wait: Patience,
     output: Output,
 ) -> Result<(), Failure> {
-    let relay = contacts.relay(new.relay.as_deref())?;
-    let name = contacts.new_name(new.name.as_deref())?;
-    let tag = Contacts::fresh_tag();
-    contacts.enter(name.clone(), tag)?;
     let end = Instant::now() + wait.patience();
-    let info = new.nickname.as_bytes();
-    let made = contacts.agent.publish_invitation(tag, &relay, info, info);
-    let made = tokio::time::timeout(wait.patience(), made).await;
-    let (id, full, link) = made
-        .map_err(|_| unreachable(&relay))?
-        .map_err(agent_failure)?;
+    let (name, making) = contacts.invitation(new, wait.patience())?;
+    let (id, full, link) = making.await?;
     let value = json!({ "contact": name, "link": link.to_string(), "full_link": full.to_string() });
     output.result(&value, || link.to_string())?;
     let hint = "Give this link to one peer. It runs: junto connect 'LINK'";
@@ -423,23 +573,18 @@ fn unreachable(relay: &ServerAddress) -> Failure {
 }
 
 async fn list(contacts: &Contacts, output: Output) -> Result<(), Failure> {
-    let mut connections = contacts.overview().await?.connections;
-    connections.retain(|it| contacts.name_of(it.tag).is_some());
-    let ids = connections.iter().map(|it| it.id).collect();
+    let all = contacts.listed().await?;
     let lines = Lines {
-        connections: ids,
+        connections: all.iter().map(|(_, it)| it.id).collect(),
         ..Lines::default()
     };
     // What came meanwhile, if the relays are there.
     let _ = contacts.settle(lines, GLANCE).await;
-    let mut connections = contacts.overview().await?.connections;
-    connections.sort_by_key(|it| contacts.name_of(it.tag).map(str::to_owned));
-    for contact in &connections {
-        if let Some(name) = contacts.name_of(contact.tag) {
-            output.result(&json_of(name, contact), || text_of(name, contact))?;
-        }
+    let all = contacts.listed().await?;
+    for (name, contact) in &all {
+        output.result(&json_of(name, contact), || text_of(name, contact))?;
     }
-    if connections.is_empty() {
+    if all.is_empty() {
         output.say("No contacts. `junto contact invite` makes a link for one, `junto connect LINK` opens one.");
     }
     Ok(())
@@ -598,94 +743,4 @@ async fn close(contacts: &mut Contacts, name: &str, output: Output) -> Result<()
     contacts.book.retain(|entry| entry.name != name);
     contacts.save()?;
     output.result(&json!({ "closed": name }), || format!("Closed {name}."))
-}
-
-/// Sends one message to a contact.
-pub(crate) async fn send(
-    name: &str,
-    message: &[u8],
-    wait: Patience,
-    global: &Global,
-    output: Output,
-) -> Result<(), Failure> {
-    if message.len() > MAX_BODY {
-        return Err(Failure::usage(format_args!(
-            "a message to a contact has at most {MAX_BODY} bytes"
-        ))
-        .help("send it in parts; over a session, `junto send` takes up to 16 MiB"));
-    }
-    Contacts::with(global, async |contacts| {
-        let end = Instant::now() + wait.patience();
-        let id = contacts.contact(name).await?.id;
-        contacts.connected(id, end).await?;
-        let sent = contacts.agent.send(id, message).await;
-        let number = sent.map_err(agent_failure)?;
-        contacts.settle(one(id), wait.patience()).await?;
-        let value = json!({ "contact": name, "message": number.number(), "bytes": message.len() });
-        output.result(&value, || {
-            format!("Sent {} bytes to {name}.", message.len())
-        })
-    })
-    .await
-}
-
-/// Waits for messages of a contact.
-pub(crate) async fn recv(
-    name: &str,
-    count: u64,
-    wait: Patience,
-    global: &Global,
-    output: Output,
-) -> Result<(), Failure> {
-    Contacts::with(global, async |contacts| {
-        let end = Instant::now() + wait.patience();
-        let contact = contacts.contact(name).await?.id;
-        let mut received = 0;
-        while received < count {
-            match contacts.event(end).await? {
-                Some(Event::Message {
-                    connection,
-                    id,
-                    integrity,
-                    body,
-                }) if connection == contact => {
-                    let text = std::str::from_utf8(&body).ok();
-                    let intact = integrity == junto_agent::Integrity::Ok;
-                    let value = json!({
-                        "contact": name, "text": text, "hex": hex::encode(&body),
-                        "intact": intact,
-                    });
-                    if !intact {
-                        output.say(format_args!(
-                            "something is missing or wrong before this message: {integrity:?}"
-                        ));
-                    }
-                    output.result(&value, || match text {
-                        Some(text) => format!("{name}: {}", printable(text)),
-                        None => format!("{name}: {} bytes: {}", body.len(), hex::encode(&body)),
-                    })?;
-                    // Shown first: a crash in between shows it twice rather than never.
-                    contacts
-                        .agent
-                        .ack(contact, id)
-                        .await
-                        .map_err(agent_failure)?;
-                    received += 1;
-                }
-                Some(Event::Failed {
-                    connection, error, ..
-                }) if connection == contact => return Err(failed(error)),
-                Some(_) => {}
-                None => {
-                    return Err(Failure::new(
-                        Exit::Unreachable,
-                        format_args!("{received} of {count} messages came in time"),
-                    ));
-                }
-            }
-        }
-        let _ = contacts.settle(one(contact), GLANCE).await;
-        Ok(())
-    })
-    .await
 }

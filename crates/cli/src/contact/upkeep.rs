@@ -1,0 +1,253 @@
+//! `junto contact show`, `rotate` and `resync`: the state of a connection, another queue to receive on, new keys.
+
+use std::time::Instant;
+
+use junto_agent::{ConnectionView, Event, KeyState, Progress};
+use serde_json::{Value, json};
+
+use super::verdict::Noted;
+use super::{Contacts, GLANCE, failed, json_of, one, text_of};
+use crate::args::Patience;
+use crate::failure::{Exit, Failure};
+use crate::open::agent_failure;
+use crate::output::Output;
+use crate::way::Views;
+
+fn keys_name(keys: KeyState) -> &'static str {
+    match keys {
+        KeyState::Agreeing => "agreeing",
+        KeyState::InStep => "in-step",
+        KeyState::Broken => "broken",
+        KeyState::Renewing => "renewing",
+    }
+}
+
+/// What is to be done about the keys, if anything.
+fn keys_text(keys: KeyState, name: &str) -> String {
+    match keys {
+        KeyState::Agreeing => "not agreed yet".to_owned(),
+        KeyState::InStep => "in step with the other side".to_owned(),
+        KeyState::Broken => format!(
+            "NOT in step: what {name} sends cannot be read; `junto contact resync {name}` agrees new ones"
+        ),
+        KeyState::Renewing => {
+            format!("new ones are being agreed; what you send waits until {name} answers")
+        }
+    }
+}
+
+pub(super) async fn show(
+    contacts: &mut Contacts,
+    name: &str,
+    output: Output,
+) -> Result<(), Failure> {
+    let id = contacts.contact(name).await?.id;
+    // What came meanwhile, if the relays are there.
+    let _ = contacts.settle(one(id), GLANCE).await;
+    // What the agent has told so far is noted.
+    while contacts.event(Instant::now()).await?.is_some() {}
+    contacts.untold.clear();
+    let contact = contacts.contact(name).await?;
+    let relays = views(contacts, &contact).await?;
+    let verdicts = verdicts(contacts, name);
+    let value = state(name, &contact, &relays, verdicts);
+    let hidden = contacts.socks.is_some();
+    output.result(&value, || {
+        let mut lines = vec![text_of(name, &contact)];
+        lines.extend(details(name, &contact));
+        lines.extend(relays.text(hidden));
+        lines.extend(verdicts.iter().map(|noted| past(name, noted)));
+        lines.join("\n")
+    })
+}
+
+/// The state of a connection, for programs.
+pub(crate) async fn show_json(contacts: &Contacts, name: &str) -> Result<Value, Failure> {
+    let contact = contacts.contact(name).await?;
+    let relays = views(contacts, &contact).await?;
+    let verdicts = verdicts(contacts, name);
+    Ok(state(name, &contact, &relays, verdicts))
+}
+
+async fn views(contacts: &Contacts, contact: &ConnectionView) -> Result<Views, Failure> {
+    let routes = contacts.agent.routes(one(contact.id)).await;
+    routes.map(Views::of).map_err(agent_failure)
+}
+
+fn verdicts<'a>(contacts: &'a Contacts, name: &str) -> &'a [Noted] {
+    let entry = contacts.book.iter().find(|entry| entry.name == name);
+    entry.map_or(&[], |entry| &entry.verdicts)
+}
+
+fn state(name: &str, contact: &ConnectionView, relays: &Views, verdicts: &[Noted]) -> Value {
+    let mut value = json_of(name, contact);
+    value["unsent"] = contact.unsent.into();
+    value["keys"] = keys_name(contact.keys).into();
+    value["post_quantum"] = contact.post_quantum.into();
+    value["rotating"] = contact.rotating.into();
+    value["retired"] = contact.retired.into();
+    value["relays"] = relays.json();
+    value["verdicts"] = json!(verdicts);
+    value
+}
+
+fn details(name: &str, contact: &ConnectionView) -> Vec<String> {
+    let mut lines = vec![format!("keys         {}", keys_text(contact.keys, name))];
+    if contact.keys != KeyState::Agreeing {
+        let post_quantum = if contact.post_quantum {
+            "yes: recorded traffic stays closed to a quantum computer"
+        } else {
+            "no: the other side has not taken part in it so far"
+        };
+        lines.push(format!("post-quantum {post_quantum}"));
+    }
+    if contact.unsent > 0 {
+        lines.push(format!(
+            "unsent       {} messages wait for a relay, or for new keys",
+            contact.unsent
+        ));
+    }
+    if contact.rotating {
+        lines.push(format!(
+            "queue        another one is to be used as soon as {name} answers; nothing to do"
+        ));
+    }
+    if contact.retired > 0 {
+        lines.push(format!(
+            "queue        {} of before wait for their relay to delete them; nothing to do",
+            contact.retired
+        ));
+    }
+    lines
+}
+
+/// A verdict of before: how long ago, what, and what to do.
+fn past(name: &str, noted: &Noted) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    let minutes = now.unwrap_or_default().as_secs().saturating_sub(noted.at) / 60;
+    let ago = match minutes {
+        0..120 => format!("{minutes} min"),
+        120..2880 => format!("{} h", minutes / 60),
+        _ => format!("{} days", minutes / 60 / 24),
+    };
+    format!(
+        "noticed      {ago} ago: {}\n             {}",
+        noted.verdict.text(),
+        noted.verdict.advice(name)
+    )
+}
+
+/// The next event that ends a change of this connection; nothing if the other side was not there in time.
+async fn outcome<T>(
+    contacts: &mut Contacts,
+    end: Instant,
+    ends: impl Fn(Event) -> Option<Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    while let Some(event) = contacts.event(end).await? {
+        if let Some(result) = ends(event) {
+            return result.map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn unanswered(name: &str, what: &str) -> Failure {
+    Failure::new(
+        Exit::Unreachable,
+        format_args!("{name} has not answered in time"),
+    )
+    .help(format_args!(
+        "{what} is stored and goes on with each command about contacts, once {name} runs one as well; `junto contact show {name}` tells how far it is"
+    ))
+}
+
+pub(super) async fn rotate(
+    contacts: &mut Contacts,
+    name: &str,
+    relay: Option<&str>,
+    wait: Patience,
+    output: Output,
+) -> Result<(), Failure> {
+    let end = Instant::now() + wait.patience();
+    let relay = relay.map(|relay| contacts.relay(Some(relay))).transpose()?;
+    let id = contacts.contact(name).await?.id;
+    contacts.connected(id, end).await?;
+    let begun = contacts.agent.rotate(id, relay.as_ref()).await;
+    begun.map_err(agent_failure)?;
+    let progress = output.progress(format!("waiting for {name} to use the new queue"));
+    let rotated = outcome(contacts, end, |event| {
+        match event {
+        Event::Rotated {
+            connection,
+            receives: true,
+            relay,
+        } if connection == id => Some(Ok(relay.to_string())),
+        Event::RotationFailed { connection, relay } if connection == id => Some(Err(Failure::failed(
+            format_args!("the relay {relay} made no queue, or lost it; the old one stays"),
+        )
+        .help("check it with `junto relay status ADDRESS`; if it demands a password, `junto relay login ADDRESS`"))),
+        Event::Failed {
+            connection, error, ..
+        } if connection == id => Some(Err(failed(error))),
+        _ => None,
+    }
+    });
+    let relay = rotated
+        .await?
+        .ok_or_else(|| unanswered(name, "the change"))?;
+    // The old queue is emptied and deleted, now or with a later command.
+    let tidy = async {
+        while contacts.contact(name).await?.retired > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        Ok::<_, Failure>(())
+    };
+    let _ = tokio::time::timeout(GLANCE, tidy).await;
+    progress.done();
+    let value = json!({ "contact": name, "rotated": true, "relay": relay });
+    output.result(&value, || {
+        format!("{name}: you receive on another queue now, on {relay}.")
+    })
+}
+
+pub(super) async fn resync(
+    contacts: &mut Contacts,
+    name: &str,
+    wait: Patience,
+    output: Output,
+) -> Result<(), Failure> {
+    let end = Instant::now() + wait.patience();
+    let contact = contacts.contact(name).await?;
+    if let Progress::Failed(fault) = contact.progress {
+        return Err(failed(fault));
+    }
+    let id = contact.id;
+    contacts.connected(id, end).await?;
+    let asked = contacts.agent.resynchronise(id).await;
+    asked.map_err(agent_failure)?;
+    let progress = output.progress(format!("waiting for {name} to answer with its keys"));
+    let agreed = outcome(contacts, end, |event| match event {
+        Event::Synchronised {
+            connection,
+            missing,
+        } if connection == id => Some(Ok(missing)),
+        Event::Failed {
+            connection, error, ..
+        } if connection == id => Some(Err(failed(error))),
+        _ => None,
+    });
+    let missing = agreed
+        .await?
+        .ok_or_else(|| unanswered(name, "the request"))?;
+    // Ours may be the last word, without which the other side goes on waiting.
+    contacts.settle(one(id), GLANCE).await?;
+    progress.done();
+    contacts.untold.clear();
+    let value = json!({ "contact": name, "resynchronised": true, "missing": missing });
+    output.result(&value, || match missing {
+        0 => format!("{name}: new keys are agreed, and nothing is lost."),
+        _ => format!(
+            "{name}: new keys are agreed; {missing} of its messages are lost: ask for them again."
+        ),
+    })
+}

@@ -1,0 +1,164 @@
+//! The state of a connection, in processes: queues and keys that are replaced, and what is said about losses.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod stage;
+use serde_json::Value;
+use stage::{Ended, Process, Stage};
+
+/// How often something that other processes bring about is looked for.
+const TRIES: usize = 60;
+
+/// The relays that a contact's connection uses, by whether we receive there.
+fn relays(shown: &Ended, receives: bool) -> Vec<&str> {
+    let relays = shown.ok()["relays"].as_array().unwrap().iter();
+    let field = if receives { "receives" } else { "sends" };
+    let used = relays.filter(|relay| relay[field] == true);
+    used.map(|relay| relay["relay"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_queue_moves_to_another_relay_and_its_owner_sees_where_it_is() {
+    let stage = Stage::new();
+    let (_first, first) = stage.relay();
+    let (_second, second) = stage.relay_in("second");
+    stage.contacts(&first);
+    let shown = stage.run("alice", &["contact", "show", "bob"]);
+    assert_eq!(shown.text("keys"), "in-step");
+    assert_eq!(shown.ok()["post_quantum"], true);
+    assert_eq!(shown.ok()["rotating"], false);
+    assert_eq!(shown.ok()["verdicts"], serde_json::json!([]));
+    assert_eq!(
+        (relays(&shown, true), relays(&shown, false)),
+        (vec![&first[..]], vec![&first[..]])
+    );
+
+    // Before the other side is there, the intention is stored and shown.
+    let rotate = ["contact", "rotate", "bob", "--relay", &second];
+    let early = stage.run("alice", &[&rotate[..], &["--timeout", "1"]].concat());
+    assert!(
+        early.failed(3)["help"]
+            .as_str()
+            .unwrap()
+            .contains("contact show bob")
+    );
+    let shown = stage.run("alice", &["contact", "show", "bob"]);
+    assert_eq!(shown.ok()["rotating"], true);
+
+    let listener = stage.start("bob", &["recv", "--contact", "alice"]);
+    let rotated = stage.run("alice", &rotate);
+    assert_eq!(rotated.text("relay"), second);
+    stage
+        .run("alice", &["send", "--contact", "bob", "moved"])
+        .ok();
+    assert_eq!(listener.wait().text("text"), "moved");
+    stage
+        .run("bob", &["send", "--contact", "alice", "seen"])
+        .ok();
+    assert_eq!(
+        stage
+            .run("alice", &["recv", "--contact", "bob"])
+            .text("text"),
+        "seen"
+    );
+    let shown = stage.run("alice", &["contact", "show", "bob"]);
+    assert_eq!(
+        (relays(&shown, true), relays(&shown, false)),
+        (vec![&second[..]], vec![&first[..]])
+    );
+    let shown = stage.run("bob", &["contact", "show", "alice"]);
+    assert_eq!(relays(&shown, false), [&second[..]]);
+
+    for command in [
+        &["contact", "show", "nobody"][..],
+        &["contact", "rotate", "nobody"],
+        &["contact", "resync", "nobody"],
+        &["contact", "rotate", "bob", "--relay", "smp://x"],
+    ] {
+        stage.run("alice", command).failed(2);
+    }
+}
+
+/// Receives until a warning is given, and gives it.
+fn warning(stage: &Stage) -> Value {
+    for _ in 0..TRIES {
+        let receive = ["recv", "--contact", "bob", "--timeout", "2"];
+        let ended = stage.run("alice", &receive);
+        ended.failed(3);
+        if let Some(line) = ended.lines.iter().find(|line| !line["warning"].is_null()) {
+            assert!(ended.stderr.contains("warning: bob: "), "{ended:#?}");
+            return line.clone();
+        }
+    }
+    panic!("nobody said that something was lost");
+}
+
+#[test]
+fn a_contact_that_goes_back_in_time_is_told_and_new_keys_mend_it() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.contacts(&address);
+    stage.copy_profile("bob", "bob of before");
+    stage
+        .run("bob", &["send", "--contact", "alice", "one"])
+        .ok();
+    assert_eq!(
+        stage
+            .run("alice", &["recv", "--contact", "bob"])
+            .text("text"),
+        "one"
+    );
+    stage.copy_profile("bob of before", "bob");
+    // Its keys were used before: what is sealed with them is lost, and alice hears of it.
+    stage
+        .run("bob", &["send", "--contact", "alice", "two"])
+        .ok();
+    let said = warning(&stage);
+    assert_eq!(said["warning"]["what"], "unreadable");
+    assert!(said["advice"].as_str().unwrap().contains("resync bob"));
+    // It is kept for later.
+    let shown = stage.run("alice", &["contact", "show", "bob"]);
+    assert_eq!(shown.ok()["verdicts"][0]["what"], "unreadable");
+
+    let listener = stage.start("bob", &["recv", "--contact", "alice"]);
+    let mended = stage.run("alice", &["contact", "resync", "bob"]);
+    assert_eq!(mended.ok()["resynchronised"], true);
+    stage
+        .run("alice", &["send", "--contact", "bob", "again?"])
+        .ok();
+    assert_eq!(listener.wait().text("text"), "again?");
+    stage
+        .run("bob", &["send", "--contact", "alice", "two, again"])
+        .ok();
+    let received = stage.run("alice", &["recv", "--contact", "bob"]);
+    assert_eq!(received.text("text"), "two, again");
+    let shown = stage.run("alice", &["contact", "show", "bob"]);
+    assert_eq!(shown.text("keys"), "in-step");
+    assert_eq!(shown.ok()["post_quantum"], true);
+}
+
+#[test]
+fn a_party_of_a_session_that_goes_back_in_time_is_told() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let formed = stage.session(&address, 2);
+    stage.copy_profile("p1", "p1 of before");
+    stage.run("p1", &["send", "--session", "s", "one"]).ok();
+    assert_eq!(
+        stage.run("p2", &["recv", "--session", "s"]).text("text"),
+        "one"
+    );
+    stage.copy_profile("p1 of before", "p1");
+    let liar = ["send", "--session", "s", "two", "--timeout", "2"];
+    let expected = format!("warning: session s: party {}", formed[0]["me"]);
+    for _ in 0..TRIES {
+        // It may or may not notice itself that it is behind: that is not what this is about.
+        let behind: Process = stage.start("p1", &liar);
+        let ended = stage.run("p2", &["recv", "--session", "s", "--timeout", "2"]);
+        behind.wait();
+        if ended.stderr.contains(&expected) {
+            return;
+        }
+    }
+    panic!("nobody said that something was lost");
+}
