@@ -3,7 +3,7 @@
 #
 # Runs programs that know nothing of Junto by `junto run`, each party in a network namespace that reaches the relay only,
 # and compares what every party prints with the same program over plain TCP. A CASE is a part of a name that check.py
-# lists. Needs python3 (with venv) and root with iproute2; without root all parties share this machine's loopback, and
+# lists. Needs python3 (with venv) openssl, and root with iproute2; without root all parties share this machine's loopback, and
 # what needs namespaces counts as skipped. Installs the programs' packages into the target directory, once.
 set -euo pipefail
 
@@ -11,14 +11,19 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 junto=$(realpath "$1"); shift
 tools=${CARGO_TARGET_DIR:-$here/../../target}/run
-mkdir -p "$tools"
-if ! cmp -s "$here/requirements.txt" "$tools/venv/stamp"; then
-  rm -rf "$tools/venv"
-  python3 -m venv "$tools/venv"
-  "$tools/venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
-  cp "$here/requirements.txt" "$tools/venv/stamp"
-fi
-python=$(realpath -s "$tools/venv/bin/python")
+# environment NAME: the packages that the programs in that folder need.
+environment() {
+  local wanted=$here/$1/requirements.txt venv=$tools/$1
+  mkdir -p "$tools"
+  cmp -s "$wanted" "$venv/stamp" && return
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: -r "$wanted" || { rm -rf "$venv"; return 1; }
+  cp "$wanted" "$venv/stamp"
+}
+environment mpyc
+# There are wheels of it for some machines and versions of Python only.
+environment spu || [ -z "${JUNTO_CI:-}" ] || exit 1
 
 work=$(mktemp -d)
 prefix=junto-$$-
@@ -41,5 +46,5 @@ if [ "$(id -u)" != 0 ] || ! command -v ip > /dev/null || ! ip netns add "${prefi
 else
   ip netns delete "${prefix}0"
 fi
-"$python" "$here/check.py" "$junto" "$work" "$prefix" "$@" &
+python3 "$here/check.py" "$junto" "$tools" "$work" "$prefix" "$@" &
 wait $!

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -76,8 +77,8 @@ class Process:
 class Lab:
     """`prefix` names the namespaces; `None` puts all on loopback."""
 
-    def __init__(self, junto, work, parties, prefix):
-        self.junto, self.work, self.count, self.prefix = junto, work, parties, prefix
+    def __init__(self, junto, tools, work, parties, prefix):
+        self.junto, self.tools, self.work, self.count, self.prefix = junto, tools, work, parties, prefix
         self.processes, self.numbered = [], 0
         self.relay = None
 
@@ -140,6 +141,10 @@ class Lab:
     def plug(self, party):
         ip("-n", self.space(0), "link", "set", f"party{party}", "up")
 
+    def python(self, kind):
+        """The Python that has what programs of that kind need."""
+        return "python3" if kind == "plain" else os.path.join(self.tools, kind, "bin", "python")
+
     def inside(self, party, command):
         return ["ip", "netns", "exec", self.space(party), *command] if self.prefix else command
 
@@ -152,7 +157,7 @@ class Lab:
     def _init_relay(self):
         host = RELAY if self.prefix else "127.0.0.1"
         # In a namespace of its own every port is free.
-        port = 5223 if self.prefix else free_port()
+        port = 5223 if self.prefix else free_ports(1)[0]
         self.folder = os.path.join(self.work, "relay")
         made = subprocess.run(
             [self.junto, "--json", "relay", "init", "--dir", self.folder, "--host", host, "--port", str(port)],
@@ -194,14 +199,19 @@ class Lab:
                 raise Failed(f"no session: {process.errors()[-2000:]}")
         return profiles
 
+    def index(self, profile):
+        """What the session calls the party of that profile."""
+        show = [self.junto, "--profile", profile, "--json", "session", "show", "s"]
+        return json.loads(subprocess.run(show, check=True, capture_output=True, text=True).stdout)["me"]
+
     def run(self, party, profile, program, options=(), **more):
         """`junto run`, in the session of that profile."""
         command = [self.junto, "--profile", profile, "run", "--session", "s", *options, "--", *program]
         return self.spawn(party, command, f"run{party}", **more)
 
 
-def free_port():
-    import socket
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def free_ports(count):
+    """Ports of loopback that nobody uses at this moment."""
+    with contextlib.ExitStack() as open_ones:
+        listeners = [open_ones.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]

@@ -788,6 +788,15 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         memory: bool,
     },
+    /// A connection between two programs of `junto run`, over queues and over the carrier in memory, against plain TCP
+    Run {
+        /// Small messages to send
+        #[arg(long, default_value_t = 20_000)]
+        messages: u32,
+        /// MiB to send in bulk
+        #[arg(long, default_value_t = 64)]
+        bulk: u32,
+    },
     /// Key generation and signing, against bare `blst` calls
     Bls {
         /// Repetitions of each figure

@@ -10,8 +10,8 @@ use junto_agent::{Agent, AgentConfig};
 use junto_crypto::aead::StoreKey;
 use junto_relay::{Relay, RelayConfig, RunningRelay};
 use junto_session::bench::{Figures, Options, Seat, loopback, stream_figures};
+use junto_session::carrier;
 use junto_session::carrier::memory::Hub;
-use junto_session::carrier::{self, Carriage};
 use junto_smp::address::ServerAddress;
 use junto_tls::{ClientTls, ServerIdentity, ServerTls, handshake};
 use rustls::pki_types::UnixTime;
@@ -48,6 +48,7 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> Result<(), Fai
             Some((address, process)) => outside_relay(&address, process, messages, output).await,
             None => relay(messages, threads, journal, output).await,
         },
+        BenchCommand::Run { messages, bulk } => programs(messages, bulk, output).await,
         BenchCommand::Session { messages, memory } => session(messages, memory, output).await,
     }
 }
@@ -227,24 +228,17 @@ async fn session(messages: u32, memory: bool, output: Output) -> Result<(), Fail
         small_messages: messages,
         ..Options::default()
     };
-    let dir = tempfile::tempdir().context("cannot make a temporary folder")?;
     let progress = output.progress("measuring a session of two parties");
-    let (carrier, report) = if memory {
-        let hub = Hub::new();
-        let seats = [
-            seat_in_memory(&hub, &dir, "a")?,
-            seat_in_memory(&hub, &dir, "b")?,
-        ];
-        ("memory", measure(seats, options).await?)
+    let carrier = if memory { "memory" } else { "queues" };
+    let table = if memory {
+        Table::in_memory()?
     } else {
-        let relay = embedded_relay().await?;
-        let address = relay.address().to_string();
-        let seats = [
-            seat_over_queues(&address, &dir, "a").await?,
-            seat_over_queues(&address, &dir, "b").await?,
-        ];
-        ("queues", measure(seats, options).await?)
+        Table::over_queues().await?
     };
+    let [near, far] = table.seats;
+    let report = junto_session::bench::run(near, far, options)
+        .await
+        .map_err(Failure::failed)?;
     progress.step("measuring TLS on loopback");
     let tls = tls_figures(options).await?;
     progress.done();
@@ -258,55 +252,110 @@ async fn session(messages: u32, memory: bool, output: Output) -> Result<(), Fail
         "bulk_over_tls": report.session.bulk_bytes_per_second / tls.bulk_bytes_per_second,
     });
     output.result(&value, || {
-        let line = |name: &str, f: &Figures| {
-            format!(
-                "{name:<18} {:>9.0} {:>9.0} {:>14.0} {:>11.1}",
-                micros(f.hop_p50),
-                micros(f.hop_p99),
-                f.small_per_second,
-                f.bulk_bytes_per_second / 1e6
-            )
-        };
         [
-            format!(
-                "{:<18} {:>9} {:>9} {:>14} {:>11}",
-                "", "hop µs", "p99 µs", "40 B msgs/s", "bulk MB/s"
-            ),
-            line(&format!("session, {carrier}"), &report.session),
-            line("TLS on loopback", &tls),
-            line("TCP on loopback", &report.tcp),
+            HEADINGS.to_owned(),
+            row(&format!("session, {carrier}"), &report.session),
+            row("TLS on loopback", &tls),
+            row("TCP on loopback", &report.tcp),
             format!("formed in {:.0} ms", report.forming.as_secs_f64() * 1e3),
         ]
         .join("\n")
     })
 }
 
-async fn measure(
-    [a, b]: [OwnedSeat; 2],
-    options: Options,
-) -> Result<junto_session::bench::Report, Failure> {
-    let seat = |own: OwnedSeat| (own.carriage, own.relay, own.dir);
-    let ((near, near_relay, near_dir), (far, far_relay, far_dir)) = (seat(a), seat(b));
-    let near = Seat {
-        carriage: near,
-        relay: near_relay,
-        dir: &near_dir,
+async fn programs(messages: u32, bulk: u32, output: Output) -> Result<(), Failure> {
+    let options = Options {
+        small_messages: messages,
+        large_messages: bulk,
+        ..Options::default()
     };
-    let far = Seat {
-        carriage: far,
-        relay: far_relay,
-        dir: &far_dir,
+    let progress = output.progress("measuring plain TCP on loopback");
+    let measured = async {
+        let (near, far) = loopback().await?;
+        stream_figures(near, far, options).await
     };
-    junto_session::bench::run(near, far, options)
-        .await
-        .map_err(Failure::failed)
+    let tcp = measured.await.context("TCP on loopback")?;
+    let mut rows = Vec::new();
+    for (carrier, table) in [
+        ("memory", Table::in_memory()?),
+        ("queues", Table::over_queues().await?),
+    ] {
+        progress.step(format!("measuring a connection over {carrier}"));
+        let [near, far] = table.seats;
+        let figures = junto_session::bench::programs(near, far, options).await;
+        rows.push((carrier, figures.map_err(Failure::failed)?));
+    }
+    progress.done();
+    let mut value = json!({ "tcp": to_json(&tcp) });
+    for (carrier, figures) in &rows {
+        value[carrier] = to_json(figures);
+        value[carrier]["hop_over_tcp"] = json!(ratio(figures.hop_p50, tcp.hop_p50));
+        value[carrier]["bulk_over_tcp"] =
+            json!(figures.bulk_bytes_per_second / tcp.bulk_bytes_per_second);
+    }
+    output.result(&value, || {
+        let mut lines = vec![
+            format!("{HEADINGS}   hop × TCP   bulk / TCP"),
+            row("TCP on loopback", &tcp),
+        ];
+        lines.extend(rows.iter().map(|(carrier, figures)| {
+            format!(
+                "{} {:>11.0} {:>10.2} %",
+                row(&format!("junto run, {carrier}"), figures),
+                ratio(figures.hop_p50, tcp.hop_p50),
+                figures.bulk_bytes_per_second / tcp.bulk_bytes_per_second * 100.0
+            )
+        }));
+        lines.join("\n")
+    })
 }
 
-/// A party of the measured session.
-struct OwnedSeat {
-    carriage: Carriage,
-    relay: String,
-    dir: PathBuf,
+const HEADINGS: &str = "                      hop µs    p99 µs    40 B msgs/s   bulk MB/s";
+
+fn row(name: &str, f: &Figures) -> String {
+    format!(
+        "{name:<18} {:>9.0} {:>9.0} {:>14.0} {:>11.1}",
+        micros(f.hop_p50),
+        micros(f.hop_p99),
+        f.small_per_second,
+        f.bulk_bytes_per_second / 1e6
+    )
+}
+
+/// Two parties, and what they need as long as they are measured.
+struct Table {
+    seats: [Seat; 2],
+    _relay: Option<RunningRelay>,
+    _dir: TempDir,
+}
+
+impl Table {
+    fn in_memory() -> Result<Self, Failure> {
+        let dir = TempDir::new().context("cannot make a temporary folder")?;
+        let hub = Hub::new();
+        Ok(Self {
+            seats: [
+                seat_in_memory(&hub, &dir, "a")?,
+                seat_in_memory(&hub, &dir, "b")?,
+            ],
+            _relay: None,
+            _dir: dir,
+        })
+    }
+
+    async fn over_queues() -> Result<Self, Failure> {
+        let dir = TempDir::new().context("cannot make a temporary folder")?;
+        let relay = embedded_relay().await?;
+        let address = relay.address().to_string();
+        Ok(Self {
+            seats: [
+                seat_over_queues(&address, &dir, "a").await?,
+                seat_over_queues(&address, &dir, "b").await?,
+            ],
+            _relay: Some(relay),
+            _dir: dir,
+        })
+    }
 }
 
 fn folder(dir: &TempDir, name: &str) -> Result<PathBuf, Failure> {
@@ -315,21 +364,21 @@ fn folder(dir: &TempDir, name: &str) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-fn seat_in_memory(hub: &Hub, dir: &TempDir, name: &str) -> Result<OwnedSeat, Failure> {
-    Ok(OwnedSeat {
+fn seat_in_memory(hub: &Hub, dir: &TempDir, name: &str) -> Result<Seat, Failure> {
+    Ok(Seat {
         carriage: hub.open(name),
         relay: String::new(),
         dir: folder(dir, name)?,
     })
 }
 
-async fn seat_over_queues(relay: &str, dir: &TempDir, name: &str) -> Result<OwnedSeat, Failure> {
+async fn seat_over_queues(relay: &str, dir: &TempDir, name: &str) -> Result<Seat, Failure> {
     let dir = folder(dir, name)?;
     let key = StoreKey::generate(&mut random());
     let (agent, events) = Agent::open(AgentConfig::new(dir.join("agent.db"), key))
         .await
         .context("cannot open an agent")?;
-    Ok(OwnedSeat {
+    Ok(Seat {
         carriage: carrier::agent::carriage(agent, events),
         relay: relay.to_owned(),
         dir,

@@ -17,10 +17,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn seat<'a>(hub: &Hub, name: &str, dir: &'a tempfile::TempDir) -> Seat<'a> {
+fn seat(hub: &Hub, name: &str, dir: &tempfile::TempDir) -> Seat {
     Seat {
         carriage: hub.open(name),
         relay: String::new(),
-        dir: dir.path(),
+        dir: dir.path().to_owned(),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{
     io,
-    path::Path,
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,8 +16,10 @@ use tokio::{
 };
 
 use crate::{
-    Channel, DisplayName, Execution, Kind, LocalError, Params, PartyCount, PartyIndex, Persona,
-    Policy, Session, SessionError, Sessions, carrier::Carriage,
+    Channel, DisplayName, Execution, Kind, LocalError, Members, Params, PartyCount, PartyIndex,
+    Persona, Policy, Session, SessionError, Sessions,
+    adapters::tcp::{Mesh, MeshError},
+    carrier::Carriage,
 };
 
 /// How much to measure.
@@ -49,13 +53,13 @@ impl Default for Options {
 }
 
 /// One of the two parties: its carrier, the relay it receives on, an empty folder for its store.
-pub struct Seat<'a> {
+pub struct Seat {
     /// Of this party alone.
     pub carriage: Carriage,
     /// In the carrier's terms.
     pub relay: String,
     /// For `session.db`.
-    pub dir: &'a Path,
+    pub dir: PathBuf,
 }
 
 /// What one path gives.
@@ -86,7 +90,7 @@ pub struct Report {
 ///
 /// # Errors
 /// Whatever the session reports; [`LocalError::Carrier`] if the loopback floor fails.
-pub async fn run(a: Seat<'_>, b: Seat<'_>, options: Options) -> Result<Report, SessionError> {
+pub async fn run(a: Seat, b: Seat, options: Options) -> Result<Report, SessionError> {
     let begun = Instant::now();
     let (a, b) = form(a, b, options.patience).await?;
     let forming = begun.elapsed();
@@ -101,19 +105,50 @@ pub async fn run(a: Seat<'_>, b: Seat<'_>, options: Options) -> Result<Report, S
     })
 }
 
-async fn form(
-    a: Seat<'_>,
-    b: Seat<'_>,
-    patience: Duration,
-) -> Result<(Session, Session), SessionError> {
-    let open = |seat: Seat<'_>| -> Result<(Sessions, Persona), SessionError> {
+/// Forms a session between two parties and measures a connection of two programs through it, as `junto run` has
+/// them.
+///
+/// # Errors
+/// Whatever ends the mesh; [`MeshError::Listen`] if loopback fails.
+pub async fn programs(a: Seat, b: Seat, options: Options) -> Result<Figures, MeshError> {
+    let failed = |error: io::Error| MeshError::Listen(Arc::new(error));
+    let (a, b) = form(a, b, options.patience).await?;
+    let program = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let (dials, answers) = (
+        program().await.map_err(failed)?,
+        program().await.map_err(failed)?,
+    );
+    let near = Mesh::open(&a, dials.local_addr().map_err(failed)?).await?;
+    let far = Mesh::open(&b, answers.local_addr().map_err(failed)?).await?;
+    for mesh in [&near, &far] {
+        let deadline = tokio::time::Instant::now() + options.patience;
+        mesh.more(Members::NONE, deadline).await?;
+        mesh.run(options.patience);
+    }
+    let measured = async {
+        let way = near.ways().get(&b.me()).ok_or(io::ErrorKind::NotFound)?;
+        let (call, taken) = tokio::join!(TcpStream::connect(way), answers.accept());
+        let (call, taken) = (call?, taken?.0);
+        call.set_nodelay(true)?;
+        taken.set_nodelay(true)?;
+        stream_figures(call, taken, options).await
+    };
+    tokio::select! {
+        figures = measured => figures.map_err(failed),
+        error = near.failed() => Err(error),
+        error = far.failed() => Err(error),
+    }
+}
+
+async fn form(a: Seat, b: Seat, patience: Duration) -> Result<(Session, Session), SessionError> {
+    let open = |seat: Seat| -> Result<(Sessions, Persona), SessionError> {
         let key = StoreKey::from_bytes(&[0; 32]); // nothing secret goes through a bench
         let persona = Persona {
             display_name: DisplayName::default(),
             profile: None,
             relay: seat.relay,
         };
-        Ok((Sessions::open(seat.dir, key, seat.carriage)?, persona))
+        Ok((Sessions::open(&seat.dir, key, seat.carriage)?, persona))
     };
     let (host, persona) = open(a)?;
     let params = Params {

@@ -298,21 +298,84 @@ async fn who_is_not_heard_of_is_named_to_all() {
     } = parties.remove(&gone).unwrap();
     drop(session);
     sessions.end().await;
-    meshes[&first].run(Duration::from_millis(10));
+    meshes[&first].run(Duration::ZERO);
     meshes[&second].run(PATIENCE);
     let error = timeout(PATIENCE, meshes[&first].failed()).await.unwrap();
-    // Both others are silent for so short a time: it names one of them.
+    // Both others are silent for so short a time.
     assert!(matches!(error, MeshError::Silent { .. }), "{error}");
     let named = error.parties();
     let finished = meshes.remove(&first).unwrap().finish(Outcome::Done).await;
     assert!(finished.is_err());
+    // It told so to the second, who waits until it sees for itself who is silent.
+    assert!(named.contains(second) && named.contains(gone));
     let error = timeout(PATIENCE, meshes[&second].failed()).await.unwrap();
-    let expected = Outcome::GaveUp(named);
+    assert!(matches!(error, MeshError::Silent { .. }), "{error}");
+    assert_eq!(error.parties(), Members::NONE.with(gone));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_names_a_party_that_is_there_is_named_with_it() {
+    let parties = parties(3).await;
+    let mut meshes = Vec::new();
+    let mut ports = Vec::new();
+    for party in parties.values() {
+        ports.push(free_port().await);
+        let mesh = Mesh::open(&party.session, ports[ports.len() - 1]).await;
+        meshes.push(mesh.unwrap());
+    }
+    for mesh in &meshes {
+        all_there(mesh).await;
+    }
+    let [liar, named, judge] = [0, 1, 2].map(|i| PartyIndex::new(i).unwrap());
+    meshes[1].run(PATIENCE);
+    meshes[2].run(PATIENCE);
+    // Those two talk with each other all the time.
+    let listener = TcpListener::bind(ports[2]).await.unwrap();
+    let mut near = TcpStream::connect(meshes[1].ways()[&judge]).await.unwrap();
+    let talk = tokio::spawn(async move {
+        let (mut far, _) = listener.accept().await.unwrap();
+        while near.write_u8(1).await.is_ok() && far.read_u8().await.is_ok() {
+            far.write_u8(1).await.unwrap();
+            near.read_u8().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    meshes[0].run(Duration::ZERO);
+    let claim = timeout(PATIENCE, meshes[0].failed()).await.unwrap();
+    assert_eq!(claim.parties(), Members::NONE.with(named).with(judge));
+    assert!(meshes.remove(0).finish(Outcome::Done).await.is_err());
+    let error = timeout(PATIENCE, meshes[1].failed()).await.unwrap();
+    let expected = Outcome::GaveUp(claim.parties());
     assert!(
-        matches!(&error, MeshError::Over { party, outcome } if *party == first && *outcome == expected),
+        matches!(&error, MeshError::Over { party, outcome } if *party == liar && *outcome == expected),
         "{error}"
     );
-    assert_eq!(error.parties(), named);
+    assert_eq!(error.parties(), claim.parties().with(liar));
+    talk.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_fails_of_another_names_that_one() {
+    let (_parties, mut meshes, ports) = two().await;
+    let listener = TcpListener::bind(ports[1]).await.unwrap();
+    let far = meshes.pop().unwrap();
+    let near = meshes.pop().unwrap();
+    let open = TcpStream::connect(way(&near)).await.unwrap();
+    let (mut socket, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    open.set_zero_linger().unwrap();
+    drop(open);
+    // The connection breaks first, and the program there ends of it before anybody has said why.
+    timeout(PATIENCE, socket.read_u8())
+        .await
+        .unwrap()
+        .unwrap_err();
+    let far = tokio::spawn(far.finish(Outcome::Failed));
+    near.finish(Outcome::Failed).await.unwrap();
+    let error = timeout(PATIENCE, far).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(
+        error.parties(),
+        Members::NONE.with(PartyIndex::new(0).unwrap())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

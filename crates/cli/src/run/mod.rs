@@ -1,9 +1,9 @@
 //! `junto run`: a program of which each party runs its part, over a session.
 
 mod adapter;
+mod port;
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::open::{Junto, SETTLE, failure_of, session_failure};
 use crate::output::Output;
 use crate::session;
 use adapter::{Adapter, Places};
+use port::Port;
 
 /// How long a program may take to end once the run cannot go on, before it is told to.
 const NOTICE: Duration = Duration::from_secs(10);
@@ -133,7 +134,8 @@ async fn play(
 ) -> Result<(), Failure> {
     // Before anything else, so that no signal is missed.
     let mut stop = Stop::listen()?;
-    let own = free_port().context("no free port on this machine")?;
+    let mut port = Port::reserve().context("no free port on this machine")?;
+    let own = port.place();
     let failed = |error| mesh_failure(session, error);
     let mesh = Mesh::open(session, own).await.map_err(failed)?;
     let places = Places {
@@ -153,6 +155,7 @@ async fn play(
     }
     let silence = Duration::from_secs(arguments.silence);
     mesh.run(silence);
+    port.hand_over();
     let mut program = match start(&told, session) {
         Ok(program) => program,
         Err(failure) => {
@@ -313,11 +316,6 @@ impl Stop {
     }
 }
 
-/// A port of loopback that nobody uses at this moment.
-fn free_port() -> std::io::Result<SocketAddr> {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
-}
-
 /// Parties with what they call themselves.
 fn names(session: &Session, members: Members) -> String {
     let name = |party: PartyIndex| {
@@ -333,6 +331,11 @@ fn names(session: &Session, members: Members) -> String {
 fn mesh_failure(session: &Session, error: MeshError) -> Failure {
     let parties = error.parties().to_string();
     let message = error.to_string();
+    let others = session.everybody().without(session.me());
+    let again = format!(
+        "the programs have to begin again: all run `junto run --session {} -- …` once more",
+        session.name()
+    );
     let failure = match error {
         MeshError::Absent { missing } => Failure::new(
             Exit::Unreachable,
@@ -342,11 +345,26 @@ fn mesh_failure(session: &Session, error: MeshError) -> Failure {
             "ask whether their `junto run` runs, then run yours again with `--session {}`",
             session.name()
         )),
-        MeshError::Silent { .. } | MeshError::Restarted { .. } => {
+        MeshError::Silent { parties, .. } if parties == others && others.len() > 1 => {
             Failure::new(Exit::Unreachable, message).help(format_args!(
-                "the programs have to begin again: all run `junto run --session {} -- …` once more",
-                session.name()
+                "nobody was heard of: look at this machine's own network first; {again}"
             ))
+        }
+        MeshError::Silent { .. } | MeshError::Restarted { .. } => {
+            Failure::new(Exit::Unreachable, message).help(again)
+        }
+        MeshError::Over {
+            party,
+            outcome: Outcome::GaveUp(named),
+        } => {
+            let help = if named.contains(session.me()) {
+                format!("it did not hear of this party in time, or says so; {again}")
+            } else {
+                format!(
+                    "ask party {party} why: here, nothing was amiss with whom it names; {again}"
+                )
+            };
+            Failure::new(Exit::Unreachable, message).help(help)
         }
         MeshError::Over { .. } => Failure::failed(message)
             .help("ask that party what its program said, then all run it once more"),

@@ -6,6 +6,7 @@
 //! while relays restart or networks vanish, and a party that stays away is named.
 
 mod mesh;
+mod silence;
 mod stream;
 
 pub use mesh::{Mesh, MeshError};

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::stream;
+use super::{
+    silence::{self, Heard, LOOK_EVERY, WEIGHED},
+    stream,
+};
 use crate::{
     Channel, Members, PartyIndex, Session, SessionError,
     proto::{
@@ -27,9 +33,7 @@ use crate::{
 };
 
 /// A party that says nothing else says this often that it is there.
-const ALIVE_EVERY: Duration = Duration::from_secs(10);
-/// How often the silent are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 /// Why the streams of a session ended.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -46,12 +50,15 @@ pub enum MeshError {
         /// Who is missing.
         missing: Members,
     },
-    /// A party was not heard of.
-    #[error("party {party} was not heard of for {waited:?}")]
+    /// Parties were not heard of.
+    #[error("{} not heard of for {} s", match parties.len() {
+        1 => format!("party {parties} was"),
+        _ => format!("parties {parties} were"),
+    }, waited.as_secs())]
     Silent {
         /// Who.
-        party: PartyIndex,
-        /// For how long.
+        parties: Members,
+        /// For how long at least.
         waited: Duration,
     },
     /// A party began anew while programs ran: what its program had open is gone.
@@ -90,14 +97,15 @@ impl MeshError {
             Self::Session(error) => error.blamed(),
             Self::Listen(_) => Members::NONE,
             Self::Absent { missing } => *missing,
+            // Nobody here can tell which of them it is.
             Self::Over {
+                party,
                 outcome: Outcome::GaveUp(named),
-                ..
-            } if !named.is_empty() => *named,
-            Self::Silent { party, .. }
-            | Self::Restarted { party }
-            | Self::Over { party, .. }
-            | Self::Lied { party, .. } => Members::NONE.with(*party),
+            } => named.with(*party),
+            Self::Silent { parties, .. } => *parties,
+            Self::Restarted { party } | Self::Over { party, .. } | Self::Lied { party, .. } => {
+                Members::NONE.with(*party)
+            }
         }
     }
 }
@@ -126,6 +134,8 @@ pub(super) struct Hub {
     changed: watch::Sender<u64>,
     phase: watch::Sender<Phase>,
     failed: watch::Sender<Option<MeshError>>,
+    /// Another party ended or broke off a connection while programs ran.
+    parted: AtomicBool,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -146,7 +156,7 @@ pub(super) struct Peer {
 struct State {
     link: Link,
     flows: BTreeMap<StreamId, Flow>,
-    heard: Instant,
+    heard: Heard,
     /// A message is on its way to the store.
     sending: bool,
 }
@@ -180,7 +190,7 @@ impl Mesh {
             state: Mutex::new(State {
                 link: Link::new(Life(life), session.me() < *party),
                 flows: BTreeMap::new(),
-                heard: Instant::now(),
+                heard: Heard::at(Instant::now()),
                 sending: false,
             }),
             woken: Notify::new(),
@@ -192,6 +202,7 @@ impl Mesh {
             changed: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Meeting),
             failed: watch::Sender::new(None),
+            parted: AtomicBool::new(false),
             tasks: Mutex::default(),
         });
         let (mut ways, mut doors) = (BTreeMap::new(), JoinSet::new());
@@ -247,7 +258,7 @@ impl Mesh {
     /// All other parties.
     #[must_use]
     pub fn others(&self) -> Members {
-        self.hub.members(|_| true)
+        self.hub.others()
     }
 
     /// From now on programs run: a party that begins anew, whose program fails, or that is not heard of
@@ -256,14 +267,14 @@ impl Mesh {
         self.hub.phase.send_replace(Phase::Running);
         for peer in self.hub.peers.values() {
             let over = peer.with(|state| {
-                state.heard = Instant::now();
+                state.heard = Heard::at(Instant::now());
                 state.link.over()
             });
             if let Some(outcome) = over {
                 self.hub.over(peer.party, outcome);
             }
         }
-        self.hub.spawn(look(self.hub.clone(), silence));
+        self.hub.spawn(silence::look(self.hub.clone(), silence));
     }
 
     /// How long each of the others has been silent, the longest first; those whose program is done are none.
@@ -286,6 +297,9 @@ impl Mesh {
     pub async fn finish(mut self, outcome: Outcome) -> Result<(), MeshError> {
         /// How long the last words may take to be stored.
         const LAST_WORDS: Duration = Duration::from_secs(5);
+        if outcome == Outcome::Failed {
+            self.hub.cause().await;
+        }
         self.hub.phase.send_replace(Phase::Ending);
         let (hub, mut doors) = (self.hub.clone(), core::mem::take(&mut self.doors));
         let drained = async {
@@ -294,8 +308,9 @@ impl Mesh {
             hub.until(State::is_drained).await;
         };
         let result = tokio::select! {
-            () = drained => Ok(()),
+            biased;
             error = self.failed() => Err(error),
+            () = drained => Ok(()),
         };
         let outcome = match &result {
             Ok(()) => outcome,
@@ -344,7 +359,7 @@ impl Hub {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fail(&self, error: impl Into<MeshError>) {
+    pub(super) fn fail(&self, error: impl Into<MeshError>) {
         self.failed.send_if_modified(|failed| {
             let first = failed.is_none();
             if first {
@@ -382,22 +397,77 @@ impl Hub {
         }
     }
 
+    pub(super) fn others(&self) -> Members {
+        self.members(|_| true)
+    }
+
     fn silence(&self) -> Vec<(PartyIndex, Duration)> {
+        let now = Instant::now();
         let silence = |peer: &Peer| {
-            peer.with(|state| state.link.over().is_none().then(|| state.heard.elapsed()))
-                .map(|silence| (peer.party, silence))
+            peer.with(|state| {
+                state
+                    .link
+                    .over()
+                    .is_none()
+                    .then(|| state.heard.silence(now))
+            })
+            .map(|silence| (peer.party, silence))
         };
         self.peers.values().filter_map(silence).collect()
     }
 
-    /// The program of `party` has ended.
-    fn over(&self, party: PartyIndex, outcome: Outcome) {
-        if outcome != Outcome::Done && self.is_running() {
-            self.fail(MeshError::Over { party, outcome });
+    /// Those among `parties` who are silent for longer than `limit`, if anybody is.
+    pub(super) fn silent(&self, parties: Members, limit: Duration) -> Option<MeshError> {
+        let mut silent = self.silence();
+        silent.retain(|(party, silence)| parties.contains(*party) && *silence > limit);
+        let waited = silent.iter().map(|(_, silence)| *silence).min()?;
+        let parties = silent.iter().map(|(party, _)| *party);
+        Some(MeshError::Silent {
+            parties: parties.fold(Members::NONE, Members::with),
+            waited,
+        })
+    }
+
+    /// When each of the others was heard of.
+    pub(super) fn heard(&self, act: impl Fn(&mut Heard)) {
+        for peer in self.peers.values() {
+            peer.with(|state| act(&mut state.heard));
         }
     }
 
-    fn is_running(&self) -> bool {
+    /// The program of `party` has ended.
+    fn over(self: &Arc<Self>, party: PartyIndex, outcome: Outcome) {
+        if !self.is_running() {
+            return;
+        }
+        match outcome {
+            Outcome::Done => {}
+            Outcome::GaveUp(named) if self.others().minus(named) != self.others() => {
+                self.spawn(silence::weigh(self.clone(), party, named));
+            }
+            Outcome::Failed | Outcome::Stopped | Outcome::GaveUp(_) => {
+                self.fail(MeshError::Over { party, outcome });
+            }
+        }
+    }
+
+    /// Our program has failed. If others have ended connections of it, that may be why, and whoever is the cause
+    /// is about to say so, or to be found silent.
+    async fn cause(&self) {
+        /// What a party says last comes after its connections have ended, by so much.
+        const LAST_WORD: Duration = Duration::from_secs(2);
+        let gave_up = |state: &mut State| matches!(state.link.over(), Some(Outcome::GaveUp(_)));
+        let wait = if !self.members(gave_up).is_empty() {
+            WEIGHED + LOOK_EVERY
+        } else if self.parted.load(Ordering::Relaxed) {
+            LAST_WORD
+        } else {
+            return;
+        };
+        let _ = timeout(wait, self.failed()).await;
+    }
+
+    pub(super) fn is_running(&self) -> bool {
         *self.phase.borrow() == Phase::Running
     }
 }
@@ -502,7 +572,7 @@ async fn hear(hub: Arc<Hub>) {
             continue;
         };
         let events = peer.with(|state| {
-            state.heard = Instant::now();
+            state.heard = Heard::at(Instant::now());
             state.link.receive(&message.payload)
         });
         match events {
@@ -535,8 +605,14 @@ fn heed(hub: &Arc<Hub>, peer: &Peer, event: Event) {
         }
         Event::Opened(id) => hub.spawn(stream::answer(hub.clone(), party, peer.flow(id))),
         Event::Data(id, piece) => tell(id, Inbound::Data(piece)),
-        Event::Ended(id) => tell(id, Inbound::End),
-        Event::Broken(id) => tell(id, Inbound::Break),
+        Event::Ended(id) => {
+            hub.parted.store(true, Ordering::Relaxed);
+            tell(id, Inbound::End);
+        }
+        Event::Broken(id) => {
+            hub.parted.store(true, Ordering::Relaxed);
+            tell(id, Inbound::Break);
+        }
         Event::Room(id) => peer.with(|state| {
             if let Some(flow) = state.flows.get(&id) {
                 flow.room.notify_one();
@@ -546,23 +622,14 @@ fn heed(hub: &Arc<Hub>, peer: &Peer, event: Event) {
     }
 }
 
-/// Looks for parties that are not heard of.
-async fn look(hub: Arc<Hub>, silence: Duration) {
-    loop {
-        tokio::time::sleep(LOOK_EVERY.min(silence)).await;
-        let longest = hub.silence().into_iter().max_by_key(|(_, waited)| *waited);
-        if let Some((party, waited)) = longest.filter(|(_, waited)| *waited > silence) {
-            return hub.fail(MeshError::Silent { party, waited });
-        }
-    }
-}
-
 /// Connects to our program, which may not listen yet; `None` once the stream is gone, or the program.
 pub(super) async fn dial(hub: &Hub, peer: &Peer, id: StreamId) -> Option<TcpStream> {
     /// Between two tries.
     const AGAIN: Duration = Duration::from_millis(50);
     while peer.room(id).is_some() && *hub.phase.borrow() != Phase::Ending {
         match TcpStream::connect(hub.program).await {
+            // As long as nobody listens there, a connection can find itself.
+            Ok(socket) if is_itself(&socket) => drop(socket.set_zero_linger()),
             Ok(socket) => return Some(socket),
             // The program took it and broke it off at once: that is its answer.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
@@ -570,4 +637,27 @@ pub(super) async fn dial(hub: &Hub, peer: &Peer, id: StreamId) -> Option<TcpStre
         }
     }
     None
+}
+
+/// A connection whose two ends are one: the system has given it the port that it dials.
+fn is_itself(socket: &TcpStream) -> bool {
+    matches!((socket.local_addr(), socket.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_with_itself_is_told() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let place = socket.local_addr().unwrap();
+        assert!(is_itself(&socket.connect(place).await.unwrap()));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let place = listener.local_addr().unwrap();
+        assert!(!is_itself(&TcpStream::connect(place).await.unwrap()));
+    }
 }
