@@ -42,10 +42,14 @@ struct Site {
     address: ServerAddress,
 }
 
-/// The same for every start of a folder's relay.
+/// The same for every start of a folder's relay, another one for each folder.
 fn identity(folder: &Path) -> ServerIdentity {
     let saved = folder.join("identity");
-    let mut rng = ChaCha20Rng::from_seed([1; 32]);
+    let mut seed = [1; 32];
+    let name = folder.as_os_str().as_encoded_bytes();
+    let places = (0..32).cycle();
+    places.zip(name).for_each(|(at, byte)| seed[at] ^= byte);
+    let mut rng = ChaCha20Rng::from_seed(seed);
     let now = UnixTime::now();
     if !saved.exists() {
         std::fs::create_dir(&saved).unwrap();
@@ -576,4 +580,63 @@ async fn an_address_is_published_described_answered_and_closed() {
     let gone = ConnectionFault::LinkGone;
     let failed = late.next().await;
     assert!(matches!(failed, Event::Failed { error, .. } if error == gone));
+}
+
+/// Waits until the other side sends to that many queues.
+async fn until_sends(party: &Party, count: usize) {
+    let all = async {
+        loop {
+            let overview = party.agent.overview().await.unwrap();
+            if overview.connections[0].sends.len() == count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_with_queues_on_two_relays_outlives_the_first() {
+    let (mut site, other) = (Site::new().await, Site::new().await);
+    let ((mut alice, to_bob), (bob, to_alice)) = pair(&site).await;
+    alice.agent.add_queue(to_bob, &other.address).await.unwrap();
+    bob.agent.add_queue(to_alice, &other.address).await.unwrap();
+    until_sends(&alice, 2).await;
+    until_sends(&bob, 2).await;
+    // What lies with the first relay when it goes for good, and what is said after that.
+    bob.agent.close().await;
+    for number in 0..10_u8 {
+        alice.agent.send(to_bob, &[number]).await.unwrap();
+    }
+    let lines = Lines {
+        connections: [to_bob].into(),
+        ..Lines::default()
+    };
+    let settled = alice.agent.settle(lines);
+    tokio::time::timeout(PATIENCE, settled)
+        .await
+        .unwrap()
+        .unwrap();
+    site.stop_relay().await;
+    let mut bob = site.open("bob").await;
+    bob.connected().await;
+    for number in 0..20_u8 {
+        if number >= 10 {
+            alice.agent.send(to_bob, &[number]).await.unwrap();
+        }
+        let (_, id, body) = bob.message().await;
+        assert_eq!(body, [number]);
+        bob.agent.ack(to_alice, id).await.unwrap();
+        bob.agent.send(to_alice, &[number]).await.unwrap();
+        let (_, id, body) = alice.message().await;
+        assert_eq!(body, [number]);
+        alice.agent.ack(to_bob, id).await.unwrap();
+    }
+    // The dead one is given up, and the peer hears of it.
+    bob.agent
+        .remove_queue(to_alice, &site.address)
+        .await
+        .unwrap();
+    until_sends(&alice, 1).await;
 }

@@ -96,7 +96,7 @@ fn read_rows(bytes: &[u8]) -> Vec<(RowKey, Row)> {
     while !input.is_empty() {
         let (kind, name, number) = (input.u8(), input.u8(), u64::from(input.u8()));
         let (connection, small) = (ConnectionId::new([name; 16]), u32::from(name));
-        let key = match kind % 9 {
+        let key = match kind % 10 {
             0 => RowKey::Address(Tag::new([name; 32])),
             1 => RowKey::Request(RequestId::new([name; 16])),
             2 => RowKey::LateKey(ConnectionId::new([input.u8(); 16]), small, small),
@@ -105,6 +105,7 @@ fn read_rows(bytes: &[u8]) -> Vec<(RowKey, Row)> {
             5 => RowKey::Outbox(connection, number),
             6 => RowKey::Early(connection, number),
             7 => RowKey::Inbox(connection, number),
+            8 => RowKey::Parallel(connection),
             _ => RowKey::Renewal(connection),
         };
         rows.push((key, Row::new(input.piece().to_vec())));

@@ -1,6 +1,6 @@
 //! What must hold between the rows of a store, besides that each can be read.
 
-use super::connection::{Connection, EARLY_MAX, Stage};
+use super::connection::{Connection, EARLY_MAX_OF_SEVERAL, Stage};
 use super::machine::Machine;
 use super::requests::REQUESTS_MAX;
 
@@ -38,7 +38,7 @@ impl Connection {
         if first.is_some_and(|(&number, _)| number <= self.received.expected_id()) {
             return Some("a message waits for an earlier one that is there");
         }
-        if self.early.len() > EARLY_MAX {
+        if self.early.len() > EARLY_MAX_OF_SEVERAL {
             return Some("more messages wait than are ever let in");
         }
         if self.stage == Stage::Active && self.send.is_none() {

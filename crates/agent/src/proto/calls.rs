@@ -10,7 +10,7 @@ use junto_smp::command::QueueMode;
 
 use super::command::{CallError, Command, Misuse, Reply, Ticket};
 use super::connection::{Address, Connection, Keys, Role, Stage};
-use super::effects::Owner;
+use super::effects::{Effects, Owner};
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::instant::Instant;
 use super::link::{Link, LinkError};
@@ -75,6 +75,16 @@ impl Machine {
             Command::Rotate { connection, relay } => self
                 .rotate(connection, relay, rng)
                 .map(|()| Some(Reply::Done)),
+            Command::AddQueue { connection, relay } => {
+                self.on_connection(connection, |it, effects| it.add_queue(relay, effects, rng))
+            }
+            Command::RemoveQueue { connection, relay } => self
+                .on_connection(connection, |it, effects| {
+                    it.remove_queue(&relay, effects, rng)
+                }),
+            Command::Spread { connection, spread } => {
+                self.on_connection(connection, |it, effects| it.set_spread(spread, effects))
+            }
             Command::Resynchronise { connection } => self
                 .resynchronise(connection, rng)
                 .map(|()| Some(Reply::Done)),
@@ -266,6 +276,16 @@ impl Machine {
         connection.rotate(relay, effects, rng)
     }
 
+    fn on_connection(
+        &mut self,
+        id: ConnectionId,
+        act: impl FnOnce(&mut Connection, &mut Effects) -> Result<(), CallError>,
+    ) -> Result<Option<Reply>, CallError> {
+        let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
+        act(connection, &mut self.effects)?;
+        Ok(Some(Reply::Done))
+    }
+
     fn resynchronise(
         &mut self,
         id: ConnectionId,
@@ -345,12 +365,12 @@ impl Machine {
         if self.tags.get(&connection.tag) == Some(&id) {
             self.tags.remove(&connection.tag);
         }
-        self.unroute(&connection.receive);
-        for (_, queue) in connection.rotation.queues() {
+        for (_, queue) in connection.receives() {
             self.unroute(queue);
         }
         self.effects.delta.delete(RowKey::Connection(id));
         self.effects.delta.delete(RowKey::Renewal(id));
+        self.effects.delta.delete(RowKey::Parallel(id));
         self.hang_up_unused();
     }
 
@@ -364,18 +384,13 @@ impl Machine {
 
     /// Ends connections to relays that no queue needs.
     pub(super) fn hang_up_unused(&mut self) {
-        let receiving = self.connections.values().flat_map(|connection| {
-            let others = connection.rotation.queues();
-            let others = others.map(|(_, queue)| queue.relay);
-            others.chain([connection.receive.relay])
-        });
-        let sending = self
-            .connections
-            .values()
-            .filter_map(|connection| connection.send.as_ref());
+        let connections = self.connections.values();
+        let receiving = connections.flat_map(Connection::receives);
+        let sending = self.connections.values().flat_map(Connection::sends);
         let addresses = self.addresses.values().map(|address| address.receive.relay);
         let opening = self.openings.values().filter(|it| it.fault.is_none());
         let used: BTreeSet<RelayId> = receiving
+            .map(|(_, queue)| queue.relay)
             .chain(sending.map(|send| send.relay))
             .chain(opening.map(|opening| opening.relay))
             .chain(addresses)

@@ -5,6 +5,7 @@ use junto_smp::address::ServerAddress;
 use super::event::ConnectionFault;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::link::{ContactLink, InvitationLink, Link, LinkError};
+use super::parallel::Spread;
 use super::short::ShortLink;
 
 /// Names a call until it is answered. The caller chooses; each number once.
@@ -86,6 +87,27 @@ pub enum Command {
         /// Where it is made; another relay of the profile, or the same one, if none is named.
         relay: Option<ServerAddress>,
     },
+    /// Receive on one more queue.
+    AddQueue {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Where it is made.
+        relay: ServerAddress,
+    },
+    /// Receive on one queue less.
+    RemoveQueue {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Where it is.
+        relay: ServerAddress,
+    },
+    /// Choose how messages go to several queues of the peer.
+    Spread {
+        /// Which connection.
+        connection: ConnectionId,
+        /// How.
+        spread: Spread,
+    },
     /// Agree new keys with the peer.
     Resynchronise {
         /// Which connection.
@@ -156,6 +178,12 @@ pub enum Misuse {
     /// Messages can be sent after [`Connected`](crate::Event::Connected) only.
     #[error("the connection is not established yet")]
     NotConnected,
+    /// The connection receives on [`QUEUES_MAX`](crate::QUEUES_MAX) queues already.
+    #[error("the connection receives on as many queues as it may")]
+    TooManyQueues,
+    /// The connection receives on no queue there, or on none else.
+    #[error("the connection has no queue on that relay, or no other one that works")]
+    NoQueue,
     /// The profile's connections keep the keys that they began with, [`Resync::Refused`](crate::Resync::Refused).
     #[error("the keys of this profile's connections do not change")]
     FixedKeys,

@@ -13,6 +13,7 @@ use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, MessageId, Tag};
 use super::instant::Instant;
 use super::link::InvitationLink;
+use super::parallel::Parallel;
 use super::publication::Publication;
 use super::queue::{ReceiveQueue, SendQueue};
 use super::requests::Allowance;
@@ -38,8 +39,11 @@ pub(super) const INBOX_MAX: usize = 256;
 pub(super) const RECENT_MAX: usize = 4 * WINDOW;
 const _: () = assert!(RECENT_MAX > 2 * WINDOW && RECENT_MAX < 256);
 
-/// Messages that may wait for one that they overtook, 14 KiB each. A sender has no more in flight.
+/// Messages that may wait for one that they overtook, 14 KiB each. A sender has no more in flight to one queue.
 pub(super) const EARLY_MAX: usize = WINDOW;
+
+/// The same when there are several queues, one of which may be far ahead of another.
+pub(super) const EARLY_MAX_OF_SEVERAL: usize = 4 * WINDOW;
 
 /// Receipts that may be due, 40 B each in the connection's row: for messages that were acknowledged while the peer
 /// takes nothing. The oldest are forgotten beyond that; a receipt is a courtesy.
@@ -133,6 +137,8 @@ pub(super) struct Connection {
     pub(super) resync: Resynchronisation,
     /// How far a change to other queues is.
     pub(super) rotation: Rotation,
+    /// Queues beside the first ones.
+    pub(super) parallel: Parallel,
     /// Encrypted queue messages by number.
     pub(super) outbox: BTreeMap<u64, Bytes>,
     /// Messages that the application has not acknowledged, with their receipts.
@@ -144,6 +150,8 @@ pub(super) struct Connection {
     pub(super) late: BTreeSet<SkippedId>,
 
     // Not stored.
+    /// Outbox rows that a relay has, and that wait for another one.
+    pub(super) kept: BTreeSet<u64>,
     /// Calls that wait for the link.
     pub(super) callers: Vec<Ticket>,
     /// Calls that wait for room in the outbox.
@@ -195,6 +203,8 @@ impl Connection {
             receipts: Vec::new(),
             resync: Resynchronisation::default(),
             rotation: Rotation::default(),
+            parallel: Parallel::default(),
+            kept: BTreeSet::new(),
             outbox: BTreeMap::new(),
             inbox: BTreeMap::new(),
             early: BTreeMap::new(),

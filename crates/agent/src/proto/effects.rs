@@ -12,6 +12,7 @@ use super::event::Event;
 use super::id::{ConnectionId, Tag};
 use super::instant::Instant;
 use super::machine::Lines;
+use super::parallel::Slot;
 use super::path::{RelayPath, RoutePolicy};
 use super::relay::{Operation, RelayId, RelayTrouble, Token};
 use super::resync::Resync;
@@ -33,6 +34,8 @@ pub(super) enum Owner {
     Next(ConnectionId),
     /// One that was in use before.
     Retired(ConnectionId, RecipientId),
+    /// One beside the others, on either side.
+    Parallel(ConnectionId, Slot),
 }
 
 /// What a command in flight does for its owner.
@@ -212,7 +215,8 @@ impl Effects {
             Owner::Connection(id)
             | Owner::Opening(id)
             | Owner::Next(id)
-            | Owner::Retired(id, _) => lines.connections.contains(&id),
+            | Owner::Retired(id, _)
+            | Owner::Parallel(id, _) => lines.connections.contains(&id),
         })
     }
 
@@ -236,6 +240,14 @@ impl Effects {
         self.pending.retain(|_, pending| {
             let is_send = matches!(pending.purpose, Purpose::Send(_) | Purpose::Secure);
             !(is_send && pending.owner == owner)
+        });
+    }
+
+    /// Forgets what is in flight to a queue of ours: another one goes by its name.
+    pub(super) fn forget_receives(&mut self, owner: Owner) {
+        self.pending.retain(|_, pending| {
+            let is_send = matches!(pending.purpose, Purpose::Send(_) | Purpose::Secure);
+            is_send || pending.owner != owner
         });
     }
 

@@ -22,6 +22,14 @@ pub enum Envelope<'a> {
         /// The ratchet message.
         ratcheted: &'a [u8],
     },
+    /// `N`: a ratchet message, and its number: on one of several queues, where a copy may come long after the
+    /// message, when the ratchet cannot tell any more that it is one. Ours; SimpleX's agents have no such letter.
+    Numbered {
+        /// The sender's count, as inside the ratchet message.
+        number: u64,
+        /// The ratchet message.
+        ratcheted: &'a [u8],
+    },
     /// `I`: a request to a contact address, encrypted by the per-queue layer only.
     Invitation {
         /// Where the owner can join.
@@ -59,6 +67,11 @@ impl<'a> Envelope<'a> {
             }
             Self::Message { ratcheted } => {
                 out.push(b'M');
+                out.extend_from_slice(ratcheted);
+            }
+            Self::Numbered { number, ratcheted } => {
+                out.push(b'N');
+                out.extend_from_slice(&number.to_be_bytes());
                 out.extend_from_slice(ratcheted);
             }
             Self::Invitation { link, info } => {
@@ -100,6 +113,10 @@ impl<'a> Envelope<'a> {
                 _ => Err(Malformed::Tag),
             },
             b'M' => Ok(Self::Message {
+                ratcheted: reader.tail(),
+            }),
+            b'N' => Ok(Self::Numbered {
+                number: reader.u64()?,
                 ratcheted: reader.tail(),
             }),
             b'I' => {

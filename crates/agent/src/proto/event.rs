@@ -117,7 +117,8 @@ pub enum Event {
         /// Where the new queue is.
         relay: ServerAddress,
     },
-    /// A queue to take the place of ours could not be made, or was lost; the old one stays. Sent once, not stored.
+    /// A queue to take the place of ours, or one beside it, could not be made, or was lost; the others stay. Sent once,
+    /// not stored.
     RotationFailed {
         /// The connection.
         connection: ConnectionId,

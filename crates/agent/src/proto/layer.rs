@@ -5,9 +5,11 @@
 //! `version(2) ?s(sender's X25519) nonce(24) box(pad(inner))`, where `inner` is `_`, or `K` and a
 //! key, followed by an [`Envelope`](super::Envelope).
 
+use junto_crypto::hash::sha256;
 use junto_crypto::secretbox::{BoxKey, Nonce};
 use junto_crypto::{CryptoRng, Zeroizing, x25519};
 
+use super::address::SenderId;
 use super::version;
 use super::wire::{Malformed, Reader, put_fixed};
 
@@ -102,6 +104,33 @@ pub(crate) fn seal(
     envelope: &[u8],
     rng: &mut impl CryptoRng,
 ) -> Result<Vec<u8>, QueueLayerError> {
+    let mut nonce = Nonce([0; 24]);
+    rng.fill_bytes(&mut nonce.0);
+    seal_with(nonce, key, sender_key, envelope)
+}
+
+/// As [`seal`], of one more copy of an envelope, for the queue with this name. The same copy is the same bytes each
+/// time: the nonce is a hash of the queue and the envelope, which is encrypted itself and known to no relay.
+pub(super) fn seal_copy(
+    key: &BoxKey,
+    queue: &SenderId,
+    envelope: &[u8],
+) -> Result<Vec<u8>, QueueLayerError> {
+    let mut nonce = Nonce([0; 24]);
+    let hash = sha256(&[COPY_NONCE, queue.as_bytes(), envelope].concat());
+    nonce.0.copy_from_slice(&hash[..24]);
+    seal_with(nonce, key, None, envelope)
+}
+
+/// What the hash behind a copy's nonce begins with.
+const COPY_NONCE: &[u8] = b"junto queue copy nonce 1";
+
+fn seal_with(
+    nonce: Nonce,
+    key: &BoxKey,
+    sender_key: Option<&x25519::PublicKey>,
+    envelope: &[u8],
+) -> Result<Vec<u8>, QueueLayerError> {
     let mut out = Vec::with_capacity(16_048);
     out.extend_from_slice(&version::QUEUE.to_be_bytes());
     let padded = match sender_key {
@@ -115,8 +144,6 @@ pub(crate) fn seal(
             MESSAGE_PADDED
         }
     };
-    let mut nonce = Nonce([0; 24]);
-    rng.fill_bytes(&mut nonce.0);
     out.extend_from_slice(&nonce.0);
     let mut inner = Zeroizing::new(Vec::with_capacity(envelope.len() + 1));
     inner.push(b'_');

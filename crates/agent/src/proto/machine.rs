@@ -126,6 +126,7 @@ impl Machine {
             RowKey::Request(_) => "request",
             RowKey::Connection(_) => "connection",
             RowKey::Renewal(_) => "renewal",
+            RowKey::Parallel(_) => "parallel queues",
             RowKey::Invitation(_) => "invitation",
             RowKey::LateKey(..) => "late key",
             RowKey::Outbox(..) => "outgoing message",
@@ -157,6 +158,12 @@ impl Machine {
             RowKey::Renewal(id) => {
                 let connection = self.connections.get_mut(&id).ok_or(orphan)?;
                 let restored = connection.restore_renewal(row, &mut self.effects);
+                restored.map_err(bad)?;
+                self.effects.queues_changed();
+            }
+            RowKey::Parallel(id) => {
+                let connection = self.connections.get_mut(&id).ok_or(orphan)?;
+                let restored = connection.restore_parallel(row, &mut self.effects);
                 restored.map_err(bad)?;
                 self.effects.queues_changed();
             }
@@ -239,12 +246,12 @@ impl Machine {
         self.routes
             .retain(|_, owner| matches!(owner, Owner::Address(_)));
         for (id, connection) in &self.connections {
-            let main = [(Place::Main, &connection.receive)].into_iter();
-            for (place, queue) in main.chain(connection.rotation.queues()) {
+            for (place, queue) in connection.receives() {
                 let owner = match place {
                     Place::Main => Owner::Connection(*id),
                     Place::Next => Owner::Next(*id),
                     Place::Retired(queue) => Owner::Retired(*id, queue),
+                    Place::Parallel(slot) => Owner::Parallel(*id, slot),
                 };
                 if let Some(created) = &queue.created {
                     self.routes
@@ -353,16 +360,17 @@ impl Machine {
     #[must_use]
     pub fn is_settled(&self, lines: &Lines) -> bool {
         let is_sent = |connection: &Connection| {
-            let sends_up = connection
-                .send
-                .as_ref()
-                .is_none_or(|send| self.effects.is_up(send.relay));
-            let is_up = sends_up && self.effects.is_up(connection.receive.relay);
+            // With several queues one that works is enough.
+            let mut sends = connection.sends();
+            let sends_up =
+                connection.send.is_none() || sends.any(|send| self.effects.is_up(send.relay));
+            let mut receives = connection.receives();
+            let is_up = sends_up && receives.any(|(_, queue)| self.effects.is_up(queue.relay));
             match connection.stage {
                 Stage::Failed(_) => true,
                 Stage::Deleting => false,
                 Stage::Inviting | Stage::Joining | Stage::Confirming | Stage::Active => {
-                    is_up && connection.outbox.is_empty()
+                    is_up && connection.untaken() == 0
                 }
             }
         };
@@ -397,15 +405,14 @@ impl Machine {
         let both = connections
             .filter_map(|id| self.connections.get(id))
             .flat_map(|connection| {
-                let sends = connection.send.as_ref().map(|send| (false, send.relay));
-                let others = connection.rotation.queues();
-                let others = others.map(|(_, queue)| Some((true, queue.relay)));
-                others.chain([Some((true, connection.receive.relay)), sends])
+                let sends = connection.sends().map(|send| (false, send.relay));
+                let receives = connection.receives();
+                receives.map(|(_, queue)| (true, queue.relay)).chain(sends)
             });
         let opening = lines.connections.iter();
         let opening = opening.filter_map(|id| self.openings.get(id));
         receiving
-            .chain(both.flatten())
+            .chain(both)
             .chain(opening.map(|opening| (false, opening.relay)))
             .filter_map(|(receives, relay)| {
                 let path = self.effects.path(relay)?.clone();
@@ -429,7 +436,10 @@ impl Machine {
                         address.receive.pump_link(owner, &mut self.effects);
                     }
                 }
-                Owner::Connection(id) | Owner::Next(id) | Owner::Retired(id, _) => {
+                Owner::Connection(id)
+                | Owner::Next(id)
+                | Owner::Retired(id, _)
+                | Owner::Parallel(id, _) => {
                     let Some(connection) = self.connections.get_mut(&id) else {
                         continue;
                     };
@@ -468,7 +478,10 @@ impl Machine {
                 };
                 (RowKey::Address(tag), address.to_row())
             }
-            Owner::Connection(id) | Owner::Next(id) | Owner::Retired(id, _) => {
+            Owner::Connection(id)
+            | Owner::Next(id)
+            | Owner::Retired(id, _)
+            | Owner::Parallel(id, _) => {
                 let Some(connection) = self.connections.get(&id) else {
                     return;
                 };

@@ -24,9 +24,11 @@ mod link;
 mod link_data;
 mod machine;
 mod message;
+mod newcomer;
 mod offer;
 mod opening;
 mod overview;
+mod parallel;
 mod path;
 mod publication;
 mod query;
@@ -57,7 +59,10 @@ pub use link::{ContactLink, InvitationLink, Link, LinkError};
 pub use link_data::{ABOUT_MAX, Opened};
 pub use machine::{Lines, Machine, MachineConfig, RestoreError};
 pub use message::{AgentMessage, Body, MAX_BODY, MAX_INFO, Receipt};
-pub use overview::{AddressView, ConnectionView, KeyState, Overview, Progress, RequestView};
+pub use overview::{
+    AddressView, ConnectionView, KeyState, Overview, Progress, QueueView, RequestView,
+};
+pub use parallel::{QUEUES_MAX, Spread};
 pub use path::{RelayPath, Route, RoutePolicy, Routing};
 pub use relay::{
     Answer, Auth, LinkBytes, LinkParts, NewLink, Operation, Refusal, RelayId, RelayNotice,

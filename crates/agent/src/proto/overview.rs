@@ -1,10 +1,13 @@
 //! What a profile has: its addresses, the requests that wait, its connections.
 
+use junto_smp::address::ServerAddress;
+
 use super::connection::{Connection, Keys, Stage};
 use super::event::ConnectionFault;
 use super::id::{ConnectionId, RequestId, Tag};
 use super::link::ContactLink;
 use super::machine::Machine;
+use super::queue::ReceiveQueue;
 use super::resync::Sync;
 use super::rotation::Place;
 use super::short::ShortLink;
@@ -69,6 +72,19 @@ pub struct ConnectionView {
     pub rotating: bool,
     /// Queues that we received on before, and that their relays have not deleted yet.
     pub retired: usize,
+    /// Our queues.
+    pub receives: Vec<QueueView>,
+    /// The relays of the peer's queues that we send to.
+    pub sends: Vec<ServerAddress>,
+}
+
+/// A queue that we receive on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueView {
+    /// Where it is.
+    pub relay: ServerAddress,
+    /// Whether it is made and the peer may send there; until then it is on its way.
+    pub is_open: bool,
 }
 
 /// Whether the two sides of a connection have the same keys.
@@ -127,6 +143,8 @@ impl Machine {
             post_quantum: false,
             rotating: false,
             retired: 0,
+            receives: Vec::new(),
+            sends: Vec::new(),
         });
         let connections = self.connections.values().filter_map(view);
         Overview {
@@ -134,6 +152,19 @@ impl Machine {
             requests: requests.collect(),
             connections: connections.chain(opening).collect(),
         }
+    }
+}
+
+impl Connection {
+    fn queue_views(&self) -> Vec<QueueView> {
+        let first = core::iter::once((&self.receive, self.receive.created.is_some()));
+        let others = self.parallel.ours.iter();
+        let others = others.map(|(_, ours)| (&ours.queue, ours.is_open()));
+        let view = |(queue, is_open): (&ReceiveQueue, bool)| QueueView {
+            relay: queue.relay_address().clone(),
+            is_open,
+        };
+        first.chain(others).map(view).collect()
     }
 }
 
@@ -151,7 +182,7 @@ fn view(connection: &Connection) -> Option<ConnectionView> {
         },
         info: connection.peer_info.clone(),
         unread: connection.inbox.len(),
-        unsent: connection.outbox.len() + connection.waiting.len(),
+        unsent: connection.untaken() + connection.waiting.len(),
         keys: match (&connection.keys, &connection.resync.sync) {
             (Keys::Offered(_), _) => KeyState::Agreeing,
             (Keys::Agreed(_), Sync::Settled) => KeyState::InStep,
@@ -161,5 +192,10 @@ fn view(connection: &Connection) -> Option<ConnectionView> {
         post_quantum: matches!(&connection.keys, Keys::Agreed(ratchet) if ratchet.is_hybrid()),
         rotating: queues().any(|(place, _)| place == Place::Next),
         retired: queues().filter(|(place, _)| *place != Place::Next).count(),
+        receives: connection.queue_views(),
+        sends: connection
+            .sends()
+            .map(|send| send.address.relay.clone())
+            .collect(),
     })
 }

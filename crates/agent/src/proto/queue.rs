@@ -364,6 +364,8 @@ pub(super) struct SendQueue {
     pub(super) securing: bool,
     /// Numbers of outbox rows that the relay has not answered.
     pub(super) in_flight: BTreeSet<u64>,
+    /// Numbers of outbox rows that the relay has and that wait for another one. Not stored.
+    pub(super) taken: BTreeSet<u64>,
     /// The queue is full, or the way to it overloaded; nothing is sent until woken.
     pub(super) blocked: bool,
     /// The first message that was refused therefore, until it is taken.
@@ -403,6 +405,7 @@ impl SendQueue {
             secured,
             securing: false,
             in_flight: BTreeSet::new(),
+            taken: BTreeSet::new(),
             blocked: false,
             refused: None,
             refusals: 0,

@@ -12,8 +12,8 @@ use junto_smp::message::Delivered;
 
 use super::chain::Integrity;
 use super::connection::{
-    Address, Connection, DueReceipt, EARLY_MAX, Fingerprint, Gap, INBOX_MAX, InboxRow, Keys,
-    RECEIPTS_DUE_MAX, Request, Stage,
+    Address, Connection, DueReceipt, EARLY_MAX, EARLY_MAX_OF_SEVERAL, Fingerprint, Gap, INBOX_MAX,
+    InboxRow, Keys, RECEIPTS_DUE_MAX, Request, Stage,
 };
 use super::effects::{Effects, Owner, Timer};
 use super::envelope::Envelope;
@@ -22,6 +22,7 @@ use super::handshake::Unusable;
 use super::id::{MessageId, RequestId};
 use super::layer::SealedBody;
 use super::message::{AgentMessage, Body};
+use super::queue::ReceiveQueue;
 use super::resync::is_parting;
 use super::rotation::Place;
 use super::step::{Row, RowKey};
@@ -29,6 +30,9 @@ use super::step::{Row, RowKey};
 /// How long messages wait for one that they overtook: a relay that refused it for a passing reason
 /// gets it again sooner.
 const GAP_DELAY: Duration = Duration::from_secs(10);
+
+/// The same while a relay is away that may have it.
+const GAP_AWAY_DELAY: Duration = Duration::from_secs(30);
 
 /// The same after the queue was full: longer than a sender's longest wait for room.
 const GAP_AFTER_QUOTA_DELAY: Duration = Duration::from_secs(120);
@@ -64,7 +68,7 @@ impl Connection {
             Delivered::QuotaReached { .. } => {
                 self.was_full = true;
                 effects.changed(self.owner());
-                self.send_queue_continues(effects, rng);
+                self.send_queue_continues(place, effects, rng);
             }
             Delivered::Message { body, .. } => self.take(place, body, effects, rng),
         }
@@ -136,13 +140,10 @@ impl Connection {
         }
         // Whoever can close this box is the peer: what is wrong inside is its doing.
         let opened = sealed.open(&sender.key).map_err(|_| Unusable::Ignored)?;
-        let inner = fingerprint(opened.envelope());
-        if self.rotation.is_under_way() && self.is_repeated(&inner) {
-            return Err(Unusable::Ignored);
-        }
         let envelope = Envelope::read(opened.envelope()).map_err(|_| Unusable::Unreadable)?;
-        let ratcheted = match envelope {
-            Envelope::Message { ratcheted } => ratcheted,
+        let (number, ratcheted) = match envelope {
+            Envelope::Message { ratcheted } => (None, ratcheted),
+            Envelope::Numbered { number, ratcheted } => (Some(number), ratcheted),
             // A confirmation again, longer ago than we remember.
             Envelope::Confirmation { .. } => return Err(Unusable::Ignored),
             Envelope::RatchetKey { offer, info } => {
@@ -150,14 +151,27 @@ impl Connection {
             }
             Envelope::Invitation { .. } => return Err(Unusable::Unreadable),
         };
+        let has_copies = self.rotation.is_under_way() || self.has_several();
+        let inner = fingerprint(ratcheted);
+        if has_copies && self.is_repeated(&inner) {
+            return Err(Unusable::Ignored);
+        }
+        // Of a message that counts as lost, the first copy is to be read; of others none.
+        let is_copy = number.is_some_and(|it| self.is_known(it));
+        if is_copy && self.late.is_empty() {
+            return Err(Unusable::Ignored);
+        }
         let Keys::Agreed(ratchet) = &mut self.keys else {
             return Err(Unusable::Ignored);
         };
         let was_silent = !ratchet.can_send();
         let opened = match ratchet.decrypt(ratcheted, rng) {
             Ok(opened) => opened,
+            Err(_) if is_copy => return Err(Unusable::Ignored),
             // It came through the other queue as well.
-            Err(RatchetError::Duplicate) if self.rotation.expects_copies() => {
+            Err(RatchetError::Duplicate)
+                if self.has_several() || self.rotation.expects_copies() =>
+            {
                 return Err(Unusable::Ignored);
             }
             Err(error) => {
@@ -169,7 +183,7 @@ impl Connection {
         };
         let plain = opened.plaintext;
         self.keep_late(opened.delta, effects);
-        if self.rotation.is_under_way() {
+        if has_copies {
             self.remember(inner);
         }
         // From here on the ratchet has moved: the row is written whatever the plaintext says.
@@ -181,6 +195,10 @@ impl Connection {
         let Ok(AgentMessage::Numbered { id, .. }) = AgentMessage::read(&plain) else {
             return Err(Unusable::Unreadable);
         };
+        if number.is_some_and(|number| number != id) {
+            return Err(Unusable::Unreadable);
+        }
+        self.heard_on(place, effects);
         if self.stage == Stage::Confirming {
             // The peer has our confirmation, the relay's word for it was lost.
             self.activate(effects);
@@ -200,6 +218,32 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether we receive on several queues, which one message may come by.
+    fn has_several(&self) -> bool {
+        !self.parallel.ours.is_empty()
+    }
+
+    /// Whether a message of this number has come, or counts as lost.
+    fn is_known(&self, number: u64) -> bool {
+        number < self.received.expected_id() || self.early.contains_key(&number)
+    }
+
+    /// Messages that may wait for earlier ones.
+    fn early_max(&self) -> usize {
+        if self.has_several() {
+            EARLY_MAX_OF_SEVERAL
+        } else {
+            EARLY_MAX
+        }
+    }
+
+    /// Whether the relays are to wait before they send more: the application is too far behind, or what came by one
+    /// queue too far ahead of what comes by another one.
+    pub(super) fn is_behind(&self) -> bool {
+        let early_max = EARLY_MAX_OF_SEVERAL - EARLY_MAX;
+        self.inbox.len() >= INBOX_MAX || (self.has_several() && self.early.len() >= early_max)
+    }
+
     /// Keeps a message until those that it overtook have come. When a full queue has room again in
     /// the middle of what its sender has in flight, later messages get in before the refused ones
     /// come again.
@@ -216,8 +260,11 @@ impl Connection {
             // Its time runs already.
             Some(gap) if gap.missing == missing => {}
             Some(_) | None => {
+                let is_away = |(_, queue): (_, &ReceiveQueue)| !effects.is_up(queue.relay);
                 let delay = if self.was_full {
                     GAP_AFTER_QUOTA_DELAY
+                } else if self.has_several() && self.receives().any(is_away) {
+                    GAP_AWAY_DELAY
                 } else {
                     GAP_DELAY
                 };
@@ -235,10 +282,18 @@ impl Connection {
     fn release_early(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         while let Some(first) = self.early.first_entry() {
             let due = *first.key() <= self.received.expected_id();
-            if !due && self.early.len() < EARLY_MAX {
-                return;
+            if !due && self.early.len() < self.early_max() {
+                break;
             }
             self.release_first(effects, rng);
+        }
+        self.let_go_on(effects);
+    }
+
+    /// Relays that waited for earlier messages to come by another one go on.
+    fn let_go_on(&mut self, effects: &mut Effects) {
+        if self.has_several() && !self.is_behind() {
+            self.acknowledge_held(effects);
         }
     }
 
@@ -247,6 +302,7 @@ impl Connection {
         while !self.early.is_empty() {
             self.release_first(effects, rng);
         }
+        self.let_go_on(effects);
     }
 
     fn release_first(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
@@ -266,11 +322,16 @@ impl Connection {
     /// Stops waiting for messages that others overtook, if they have had their time: they are lost.
     pub(super) fn close_gap(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         self.gap_timed = false;
-        if !effects.is_up(self.receive.relay) {
+        if !self.receives().any(|(_, queue)| effects.is_up(queue.relay)) {
             return;
         }
         if self.gap.is_some_and(|gap| gap.until <= effects.now) {
-            self.release_first(effects, rng);
+            if self.has_several() {
+                // What a dead relay had is missing in many places.
+                self.release_all(effects, rng);
+            } else {
+                self.release_first(effects, rng);
+            }
             self.release_early(effects, rng);
         }
         self.time_gap(effects);
@@ -317,9 +378,10 @@ impl Connection {
             Body::Ready(_) => self.take_ready(integrity, effects),
             Body::QueueAdd(queues) => self.take_queue(&queues, effects, rng),
             Body::QueueKey(keys) => self.take_queue_key(&keys, effects),
-            Body::QueueUse(queues) => self.use_queue(&queues, effects),
+            Body::QueueUse(queues) => self.use_queue(&queues, effects, rng),
+            Body::QueueTest(names) => self.take_list(&names, effects, rng),
             // That it came is what counts.
-            Body::QueueTest(_) | Body::Hello | Body::Other(_) => {}
+            Body::Hello | Body::Other(_) => {}
         }
     }
 
@@ -353,8 +415,7 @@ impl Connection {
 
     /// Lets the relay send the next message, or not yet.
     fn acknowledge(&mut self, place: Place, message: QueueMessageId, effects: &mut Effects) {
-        let is_full = self.inbox.len() >= INBOX_MAX;
-        self.acknowledge_at(place, message, is_full, effects);
+        self.acknowledge_at(place, message, self.is_behind(), effects);
     }
 
     /// The application has a message durably.
@@ -376,7 +437,7 @@ impl Connection {
             self.time_receipts(effects);
             effects.changed(self.owner());
         }
-        if self.inbox.len() < INBOX_MAX {
+        if !self.is_behind() {
             self.acknowledge_held(effects);
         }
     }

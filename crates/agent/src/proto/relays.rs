@@ -20,7 +20,8 @@ impl Machine {
         self.void(relay);
         self.effects.relay_up(relay);
         for connection in self.connections.values_mut() {
-            if connection.receive.relay == relay {
+            let is_there = connection.receives().any(|(_, it)| it.relay == relay);
+            if is_there {
                 connection.time_gap_anew(&mut self.effects);
             }
         }
@@ -49,6 +50,7 @@ impl Machine {
                 connection.receive.disconnected();
             }
             connection.rotation.disconnected(relay);
+            connection.parallel.disconnected(relay);
             if let Some(send) = connection.send.as_mut().filter(|send| send.relay == relay) {
                 send.disconnected();
             }
@@ -67,13 +69,9 @@ impl Machine {
             }
         }
         for (id, connection) in &self.connections {
-            let sends = connection
-                .send
-                .as_ref()
-                .is_some_and(|send| send.relay == relay);
-            let mut others = connection.rotation.queues();
-            let waits = others.any(|(_, queue)| queue.relay == relay);
-            if connection.receive.relay == relay || sends || waits {
+            let sends = connection.sends().any(|send| send.relay == relay);
+            let receives = connection.receives().any(|(_, it)| it.relay == relay);
+            if sends || receives {
                 self.effects.ready(Owner::Connection(*id));
             }
         }
@@ -99,6 +97,20 @@ impl Machine {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.next_answered(pending.purpose, answer, &mut self.effects, rng);
                     self.effects.ready(Owner::Connection(id));
+                }
+            }
+            Owner::Parallel(id, slot) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    let effects = &mut self.effects;
+                    match pending.purpose {
+                        Purpose::Send(number) => {
+                            connection.sent(pending.owner, number, &answer, effects, rng);
+                        }
+                        purpose => {
+                            connection.parallel_answered(slot, (purpose, answer), effects, rng);
+                        }
+                    }
+                    effects.ready(Owner::Connection(id));
                 }
             }
             Owner::Retired(id, queue) => {
@@ -192,7 +204,9 @@ impl Machine {
                 }
             }
             Purpose::Secure => connection.secured(&answer, effects),
-            Purpose::Send(number) => connection.sent(number, &answer, effects, rng),
+            Purpose::Send(number) => {
+                connection.sent(Owner::Connection(id), number, &answer, effects, rng)
+            }
             Purpose::Acknowledge
             | Purpose::Allow
             | Purpose::Suspend
@@ -236,6 +250,10 @@ impl Machine {
                 let id = *id;
                 self.connection_noticed((id, Place::Next), notice, rng);
             }
+            Some(Owner::Parallel(id, slot)) => {
+                let (id, slot) = (*id, *slot);
+                self.connection_noticed((id, Place::Parallel(slot)), notice, rng);
+            }
             Some(Owner::Retired(id, queue)) => {
                 let (id, queue) = (*id, *queue);
                 self.connection_noticed((id, Place::Retired(queue)), notice, rng);
@@ -266,7 +284,7 @@ impl Machine {
                 RelayNotice::Message {
                     message, sealed, ..
                 },
-                Place::Main | Place::Retired(_),
+                Place::Main | Place::Retired(_) | Place::Parallel(_),
             ) => connection.deliver(place, message, &sealed, effects, rng),
             (RelayNotice::Ended { .. }, place) => {
                 if let Some(queue) = connection.queue_mut(place) {
@@ -276,6 +294,9 @@ impl Machine {
             }
             (RelayNotice::Deleted { .. }, Place::Main) => connection.queue_lost(effects),
             (RelayNotice::Deleted { .. }, Place::Next) => connection.give_up_next(effects),
+            (RelayNotice::Deleted { .. }, Place::Parallel(slot)) => {
+                connection.parallel_lost(slot, effects);
+            }
             (RelayNotice::Deleted { .. }, Place::Retired(queue)) => {
                 connection.retired_gone(queue, effects);
             }

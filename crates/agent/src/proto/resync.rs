@@ -173,14 +173,7 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Result<(), CallError> {
-        match self.stage {
-            Stage::Active => {}
-            Stage::Failed(fault) => return Err(fault.into()),
-            Stage::Deleting => return Err(Misuse::NoConnection.into()),
-            Stage::Inviting | Stage::Joining | Stage::Confirming => {
-                return Err(Misuse::NotConnected.into());
-            }
-        }
+        self.check_active()?;
         match core::mem::replace(&mut self.resync.sync, Sync::Settled) {
             Sync::Asked(keys) => self.resync.sync = Sync::Asked(keys),
             // The peer's word is on its way: another request would cross it, and the two would agree on
@@ -329,6 +322,10 @@ impl Connection {
         self.keys = Keys::Agreed(Box::new(ratchet));
         self.forget_late(effects);
         self.rotation.say_again();
+        self.parallel.say_again();
+        if self.parallel.is_used() {
+            self.store_parallel(effects);
+        }
         self.resync.sync = Sync::Agreed;
         self.agreed_until = Some(effects.now.after(AGREED_PATIENCE));
         effects.event(Event::Renewed {

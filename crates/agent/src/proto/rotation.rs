@@ -12,28 +12,27 @@
 //! and said or commanded again after a crash. What the sender sends twice, because it does not know whether
 //! the old relay has taken it, the recipient recognises.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use junto_crypto::{CryptoRng, Zeroizing, x25519};
+use junto_crypto::{CryptoRng, Zeroizing};
 use junto_smp::address::ServerAddress;
 use junto_smp::command::QueueMode;
 use junto_smp::id::RecipientId;
-use junto_smp::key::{AuthKey, AuthSecret};
+use junto_smp::key::AuthKey;
 
-use super::address::{QueueAddress, QueueInfo, QueueName, QueueUri};
-use super::command::{CallError, Misuse};
+use super::address::{QueueInfo, QueueName, QueueUri};
+use super::command::CallError;
 use super::connection::{Connection, Stage, Suspension};
 use super::effects::{Effects, Owner, Purpose, RETRY_DELAY, Timer};
 use super::envelope::Envelope;
 use super::event::{ConnectionFault, Event};
-use super::layer::{self, SealedBody};
+use super::layer::SealedBody;
 use super::message::Body;
-use super::queue::{ReceiveQueue, SendQueue, Sender, Subscription, put_auth, read_auth};
-use super::relay::{Answer, Auth, Operation, Refusal, RelayId};
-use super::step::{Row, RowKey};
-use super::version;
-use super::wire::{Malformed, Reader, put_short};
+use super::newcomer::{Newcomer, Offered, Progress, Step};
+use super::parallel::{QUEUES_MAX, Slot};
+use super::queue::{ReceiveQueue, Subscription};
+use super::relay::{Answer, Refusal, RelayId};
+use super::wire::{Malformed, Reader};
 
 /// Queues that wait to be deleted, at most: a relay that is away for that many rotations is left to drop
 /// its queue itself.
@@ -58,28 +57,6 @@ pub struct Schedule {
     pub epoch: Duration,
 }
 
-/// How far a new queue of ours is.
-enum Step {
-    /// It is made, or its peer is yet to be told of it.
-    Making,
-    /// The peer has been told.
-    Added,
-    /// The peer has given this key, the relay does not have it yet.
-    Keyed(AuthKey),
-    /// The relay has it; the peer is yet to be told.
-    Allowed,
-    /// The peer has been told to use it.
-    Used,
-}
-
-/// A queue that is to take the place of ours.
-struct Next {
-    queue: ReceiveQueue,
-    step: Step,
-    /// `KEY` is in flight. Not stored.
-    allowing: bool,
-}
-
 /// A queue that we do not receive on any more, until it is empty and deleted.
 struct Retired {
     queue: ReceiveQueue,
@@ -87,21 +64,10 @@ struct Retired {
     suspension: Suspension,
 }
 
-/// A queue that the peer wants us to use in place of the one that we do.
-struct Offered {
-    address: QueueAddress,
-    auth: Auth,
-    layer_secret: x25519::SecretKey,
-    /// Whether it has been given our keys.
-    answered: bool,
-    /// Whether we were told to use it.
-    usable: bool,
-}
-
 /// What is kept of it, beside the connection's row.
 #[derive(Default)]
 pub(super) struct Rotation {
-    next: Option<Box<Next>>,
+    pub(super) next: Option<Box<Newcomer>>,
     retired: Vec<Retired>,
     /// The last one of these may have messages that come before those of our queue.
     pub(super) draining: bool,
@@ -109,6 +75,7 @@ pub(super) struct Rotation {
     drain_tries: u32,
     /// What comes first on our queue may have come on the one before.
     pub(super) copies: bool,
+    /// A queue that the peer wants us to use in place of the one that we do.
     offered: Option<Box<Offered>>,
     /// Since when our queue is used, in seconds since 1970; 0 if we did not count.
     since: u64,
@@ -120,27 +87,27 @@ pub(super) enum Place {
     Main,
     Next,
     Retired(RecipientId),
+    /// Beside the others.
+    Parallel(Slot),
+}
+
+/// `0`, or what `read` reads.
+fn none_or<T>(
+    reader: &mut Reader<'_>,
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T, Malformed>,
+) -> Result<Option<T>, Malformed> {
+    if reader.peek() != Some(b'0') {
+        return read(reader).map(Some);
+    }
+    reader.u8()?;
+    Ok(None)
 }
 
 impl Rotation {
     pub(super) fn put(&self, out: &mut Zeroizing<Vec<u8>>) -> Result<(), Malformed> {
         match &self.next {
             None => out.push(b'0'),
-            Some(next) => {
-                out.push(match &next.step {
-                    Step::Making => b'M',
-                    Step::Added => b'A',
-                    Step::Keyed(_) => b'K',
-                    Step::Allowed => b'L',
-                    Step::Used => b'U',
-                });
-                if let Step::Keyed(key) = &next.step {
-                    let mut spki = Vec::new();
-                    key.write_spki(&mut spki);
-                    put_short(out, &spki)?;
-                }
-                next.queue.put(out)?;
-            }
+            Some(next) => next.put(out)?,
         }
         out.push(u8::try_from(self.retired.len()).map_err(|_| Malformed::Long)?);
         for retired in &self.retired {
@@ -149,44 +116,16 @@ impl Rotation {
         out.push(u8::from(self.draining) | u8::from(self.copies) << 1);
         match &self.offered {
             None => out.push(b'0'),
-            Some(offered) => {
-                out.push(match (offered.usable, offered.answered) {
-                    (true, _) => b'U',
-                    (false, true) => b'A',
-                    (false, false) => b'O',
-                });
-                QueueInfo::new(offered.address.clone()).put(out)?;
-                put_auth(out, &offered.auth);
-                out.extend_from_slice(offered.layer_secret.as_bytes());
-            }
+            Some(offered) => offered.put(out)?,
         }
         out.extend_from_slice(&self.since.to_be_bytes());
         Ok(())
     }
 
     pub(super) fn read(reader: &mut Reader<'_>, effects: &mut Effects) -> Result<Self, Malformed> {
-        let step = match reader.u8()? {
-            b'0' => None,
-            b'M' => Some(Step::Making),
-            b'A' => Some(Step::Added),
-            b'K' => {
-                let key = AuthKey::from_spki(reader.short()?).map_err(|_| Malformed::Key)?;
-                Some(Step::Keyed(key))
-            }
-            b'L' => Some(Step::Allowed),
-            b'U' => Some(Step::Used),
-            _ => return Err(Malformed::Tag),
-        };
-        let next = match step {
-            None => None,
-            Some(step) => Some(Box::new(Next {
-                queue: ReceiveQueue::read(reader, effects)?,
-                step,
-                allowing: false,
-            })),
-        };
+        let next = none_or(reader, |reader| Newcomer::read(reader, effects))?;
         let count = usize::from(reader.u8()?);
-        if count > RETIRED_MAX {
+        if count > RETIRED_MAX + QUEUES_MAX {
             return Err(Malformed::Long);
         }
         let mut retired = Vec::new();
@@ -200,30 +139,14 @@ impl Rotation {
         if flags > 3 {
             return Err(Malformed::Tag);
         }
-        let how_far = match reader.u8()? {
-            b'0' => None,
-            b'O' => Some((false, false)),
-            b'A' => Some((true, false)),
-            b'U' => Some((true, true)),
-            _ => return Err(Malformed::Tag),
-        };
-        let offered = match how_far {
-            None => None,
-            Some((answered, usable)) => Some(Box::new(Offered {
-                address: QueueInfo::read(reader)?.address,
-                auth: read_auth(reader)?,
-                layer_secret: x25519::SecretKey::from_bytes(&reader.array()?),
-                answered,
-                usable,
-            })),
-        };
+        let offered = none_or(reader, Offered::read)?;
         Ok(Self {
-            next,
+            next: next.map(Box::new),
             retired,
             draining: flags & 1 != 0,
             drain_tries: 0,
             copies: flags & 2 != 0,
-            offered,
+            offered: offered.map(Box::new),
             since: reader.u64()?,
         })
     }
@@ -252,14 +175,10 @@ impl Rotation {
     /// What was said about queues may be lost: it is said again.
     pub(super) fn say_again(&mut self) {
         if let Some(next) = &mut self.next {
-            match next.step {
-                Step::Added => next.step = Step::Making,
-                Step::Used => next.step = Step::Allowed,
-                Step::Making | Step::Keyed(_) | Step::Allowed => {}
-            }
+            next.say_again();
         }
-        if let Some(offered) = self.offered.as_mut().filter(|it| !it.usable) {
-            offered.answered = false;
+        if let Some(offered) = &mut self.offered {
+            offered.say_again();
         }
     }
 
@@ -284,8 +203,7 @@ impl Rotation {
     /// The connection to a relay died.
     pub(super) fn disconnected(&mut self, relay: RelayId) {
         if let Some(next) = self.next.as_mut().filter(|it| it.queue.relay == relay) {
-            next.queue.disconnected();
-            next.allowing = false;
+            next.disconnected();
         }
         let retired = self.retired.iter_mut();
         for retired in retired.filter(|retired| retired.queue.relay == relay) {
@@ -301,6 +219,7 @@ impl Connection {
             Place::Main => Owner::Connection(self.id),
             Place::Next => Owner::Next(self.id),
             Place::Retired(queue) => Owner::Retired(self.id, queue),
+            Place::Parallel(slot) => Owner::Parallel(self.id, slot),
         }
     }
 
@@ -313,12 +232,16 @@ impl Connection {
                 let at = self.rotation.retired_at(queue)?;
                 self.rotation.retired.get(at).map(|it| &it.queue)
             }
+            Place::Parallel(slot) => self.parallel.ours(slot).map(|ours| &ours.queue),
         }
     }
 
     /// All of them.
     pub(super) fn queues_mut(&mut self) -> impl Iterator<Item = &mut ReceiveQueue> {
-        core::iter::once(&mut self.receive).chain(self.rotation.queues_mut())
+        let parallel = self.parallel.ours.iter_mut();
+        core::iter::once(&mut self.receive)
+            .chain(self.rotation.queues_mut())
+            .chain(parallel.map(|(_, ours)| &mut ours.queue))
     }
 
     pub(super) fn queue_mut(&mut self, place: Place) -> Option<&mut ReceiveQueue> {
@@ -329,6 +252,7 @@ impl Connection {
                 let at = self.rotation.retired_at(queue)?;
                 self.rotation.retired.get_mut(at).map(|it| &mut it.queue)
             }
+            Place::Parallel(slot) => self.parallel.ours_mut(slot).map(|ours| &mut ours.queue),
         }
     }
 
@@ -352,8 +276,8 @@ impl Connection {
 
     /// Acknowledges what was held back on all queues.
     pub(super) fn acknowledge_held(&mut self, effects: &mut Effects) {
-        let places: Vec<_> = self.rotation.queues().map(|(place, _)| place).collect();
-        for place in core::iter::once(Place::Main).chain(places) {
+        let places: Vec<_> = self.receives().map(|(place, _)| place).collect();
+        for place in places {
             let held = self.queue_mut(place).and_then(|queue| queue.held.take());
             if let Some(message) = held {
                 self.acknowledge_at(place, message, false, effects);
@@ -370,14 +294,7 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Result<(), CallError> {
-        match self.stage {
-            Stage::Active => {}
-            Stage::Failed(fault) => return Err(fault.into()),
-            Stage::Deleting => return Err(Misuse::NoConnection.into()),
-            Stage::Inviting | Stage::Joining | Stage::Confirming => {
-                return Err(Misuse::NotConnected.into());
-            }
-        }
+        self.check_active()?;
         match self.rotation.next.take() {
             Some(next)
                 if matches!(next.step, Step::Making | Step::Added)
@@ -396,11 +313,7 @@ impl Connection {
                 if let Some(before) = before {
                     self.retire(before.queue, effects);
                 }
-                self.rotation.next = Some(Box::new(Next {
-                    queue: ReceiveQueue::new(relay, QueueMode::Messaging, effects, rng),
-                    step: Step::Making,
-                    allowing: false,
-                }));
+                self.rotation.next = Some(Box::new(Newcomer::new(relay, effects, rng)));
             }
         }
         self.store_renewal(effects);
@@ -408,41 +321,37 @@ impl Connection {
         Ok(())
     }
 
-    /// A queue that is not used any more is to be deleted.
-    fn retire(&mut self, mut queue: ReceiveQueue, effects: &mut Effects) {
+    /// The queue that another one has replaced is to be emptied and deleted.
+    fn retire(&mut self, queue: ReceiveQueue, effects: &mut Effects) {
+        let last = self.rotation.retired.len();
+        self.retire_at(last, queue, effects);
+    }
+
+    /// A queue that is not used any more is to be emptied and deleted; nothing waits for that.
+    pub(super) fn retire_unread(&mut self, queue: ReceiveQueue, effects: &mut Effects) {
+        self.retire_at(0, queue, effects);
+    }
+
+    fn retire_at(&mut self, at: usize, mut queue: ReceiveQueue, effects: &mut Effects) {
         if queue.created.is_none() {
             return;
         }
         queue.disconnected();
-        if self.rotation.retired.len() == RETIRED_MAX {
-            self.rotation.retired.remove(0);
+        let retired = &mut self.rotation.retired;
+        // All of them go when the connection does.
+        if self.stage != Stage::Deleting && retired.len() >= RETIRED_MAX {
+            retired.remove(0);
             effects.queues_changed();
         }
-        self.rotation.retired.push(Retired {
-            queue,
-            suspension: Suspension::Not,
-        });
+        let suspension = Suspension::Not;
+        retired.insert(at.min(retired.len()), Retired { queue, suspension });
     }
 
     /// Issues what is due for the queues besides ours.
     pub(super) fn pump_rotation(&mut self, effects: &mut Effects) {
         let id = self.id;
         if let Some(next) = &mut self.rotation.next {
-            next.queue.pump(Owner::Next(id), effects);
-            if let (Step::Keyed(key), false, Some(created), true) = (
-                &next.step,
-                next.allowing,
-                &next.queue.created,
-                effects.is_up(next.queue.relay),
-            ) {
-                next.allowing = true;
-                let operation = Operation::Allow {
-                    queue: created.recipient_id,
-                    auth: next.queue.auth(),
-                    key: Box::new(key.clone()),
-                };
-                effects.command(next.queue.relay, Owner::Next(id), Purpose::Allow, operation);
-            }
+            next.pump(Owner::Next(id), effects);
         }
         for retired in &mut self.rotation.retired {
             if let Some(created) = &retired.queue.created {
@@ -457,13 +366,18 @@ impl Connection {
     /// Issues what is due to delete all queues. A relay that is away is left to drop its queue itself.
     pub(super) fn pump_deletion(&mut self, effects: &mut Effects) {
         let id = self.id;
-        let next = self.rotation.next.as_ref();
-        if next.is_some_and(|next| next.queue.is_being_made()) {
+        let next = self.rotation.next.iter().map(|next| &next.queue);
+        let ours = self.parallel.ours.iter().map(|(_, ours)| &ours.queue);
+        if next.chain(ours).any(ReceiveQueue::is_being_made) {
             // The answer says what to delete.
             return;
         }
         if let Some(next) = self.rotation.next.take() {
             self.retire(next.queue, effects);
+        }
+        for (_, ours) in core::mem::take(&mut self.parallel.ours) {
+            self.retire(ours.queue, effects);
+            effects.queues_changed();
         }
         let mut are_gone = true;
         for retired in &mut self.rotation.retired {
@@ -491,58 +405,21 @@ impl Connection {
         let Some(next) = &mut self.rotation.next else {
             return;
         };
-        match (purpose, answer) {
-            (
-                Purpose::Create,
-                Answer::Created {
-                    recipient_id,
-                    sender_id,
-                    relay_key,
-                    ..
-                },
-            ) => {
-                let made = next.queue.created.is_some()
-                    || next
-                        .queue
-                        .set_created(recipient_id, sender_id, relay_key)
-                        .is_some();
-                if !made {
-                    return self.give_up_next(effects);
-                }
-                effects.queues_changed();
+        match next.answered(purpose, answer, effects) {
+            Progress::None => {}
+            Progress::Speaks => {
                 self.speak_of_queues(effects, rng);
                 self.store_renewal(effects);
             }
-            (Purpose::Create, Answer::Refused(Refusal::Auth | Refusal::Quota))
-            | (Purpose::Subscribe | Purpose::Allow, Answer::Refused(Refusal::Auth)) => {
-                self.give_up_next(effects);
-            }
-            (Purpose::Subscribe, Answer::Done) => next.queue.subscription = Subscription::Live,
-            (Purpose::Allow, Answer::Done) => {
-                next.allowing = false;
-                if matches!(next.step, Step::Keyed(_)) {
-                    next.step = Step::Allowed;
-                }
-                self.speak_of_queues(effects, rng);
-                self.store_renewal(effects);
-            }
-            (_, Answer::Refused(_)) => {
-                effects.wake_after(RETRY_DELAY, Timer::Retry(next.queue.relay));
-            }
-            (_, Answer::Done | Answer::Created { .. } | Answer::Link(_)) => {}
+            Progress::Lost => self.give_up_next(effects),
         }
     }
 
     /// A relay refused something for a reason that may have passed.
     pub(super) fn retry_next(&mut self, relay: RelayId) {
-        if let Some(next) = self
-            .rotation
-            .next
-            .as_mut()
-            .filter(|it| it.queue.relay == relay)
-        {
-            next.allowing = false;
-        }
+        let next = self.rotation.next.iter_mut().map(|next| &mut **next);
+        let ours = self.parallel.ours.iter_mut().map(|(_, ours)| ours);
+        next.chain(ours).for_each(|it| it.retry(relay));
     }
 
     /// The next queue comes to nothing; the one that is used stays.
@@ -603,7 +480,7 @@ impl Connection {
     }
 
     /// Nothing comes before what our queue has.
-    fn end_drain(&mut self, effects: &mut Effects) {
+    pub(super) fn end_drain(&mut self, effects: &mut Effects) {
         if self.rotation.draining {
             self.rotation.draining = false;
             self.rotation.drain_tries = 0;
@@ -652,10 +529,12 @@ impl Connection {
             let envelope = Envelope::read(opened.envelope());
             matches!(
                 envelope,
-                Ok(Envelope::Message { .. } | Envelope::RatchetKey { .. })
+                Ok(Envelope::Message { .. }
+                    | Envelope::Numbered { .. }
+                    | Envelope::RatchetKey { .. })
             )
         });
-        if !is_peers || !matches!(next.step, Step::Allowed | Step::Used) {
+        if !is_peers || !next.is_open() {
             // Not of anybody whom we know: it must not keep the queue from going on.
             return next
                 .queue
@@ -689,15 +568,17 @@ impl Connection {
         self.store_renewal(effects);
     }
 
-    /// The relay no longer has our queue: the end of the connection, unless the peer was told of another one.
+    /// The relay no longer has our first queue: the end of the connection, unless the peer was told of another one.
     pub(super) fn queue_lost(&mut self, effects: &mut Effects) {
         let next = self.rotation.next.as_ref();
+        let is_open = next.is_some_and(|next| next.is_open());
         let lost = self.receive.created.as_ref().map(|it| it.recipient_id);
-        match (next.map(|next| &next.step), lost) {
-            (Some(Step::Allowed | Step::Used), Some(lost)) if self.stage == Stage::Active => {
+        match lost {
+            Some(lost) if is_open && self.stage == Stage::Active => {
                 self.promote(effects);
                 self.retired_gone(lost, effects);
             }
+            _ if self.outlives(lost, effects) => {}
             _ => self.fail(ConnectionFault::QueueGone, effects),
         }
     }
@@ -714,53 +595,23 @@ impl Connection {
         if !self.may_speak() || self.stage != Stage::Active {
             return;
         }
-        // Sizes are constants: whatever fails here fails for good.
-        if let Some(body) = self.new_queue_body() {
+        let ours = self.receive.address().map(|ours| QueueName::of(&ours));
+        let next = self.rotation.next.as_mut().zip(ours.as_ref());
+        let offered = self.rotation.offered.as_mut();
+        let mut bodies: Vec<_> = next
+            .and_then(|(next, ours)| next.speak(Some(ours)))
+            .into_iter()
+            .chain(offered.and_then(|offered| offered.speak()))
+            .collect();
+        bodies.extend(self.speak_of_parallel());
+        for body in bodies {
+            // Sizes are constants: whatever fails here fails for good.
             let _ = self.enqueue(&body, effects, rng);
-            if let Some(next) = &mut self.rotation.next {
-                next.step = Step::Added;
-            }
-        }
-        if let Some(body) = self.usable_queue_body() {
-            let _ = self.enqueue(&body, effects, rng);
-            if let Some(next) = &mut self.rotation.next {
-                next.step = Step::Used;
-            }
-        }
-        if let Some(body) = self.queue_key_body() {
-            let _ = self.enqueue(&body, effects, rng);
-            if let Some(offered) = &mut self.rotation.offered {
-                offered.answered = true;
-            }
         }
         self.store_renewal(effects);
-    }
-
-    fn new_queue_body(&self) -> Option<Body<'static>> {
-        let next = self.rotation.next.as_ref()?;
-        let address = next.queue.address()?;
-        let uri = QueueUri {
-            versions: version::QUEUE_RANGE,
-            address,
-        };
-        let replaced = QueueName::of(&self.receive.address()?);
-        matches!(next.step, Step::Making).then(|| Body::QueueAdd(vec![(uri, Some(replaced))]))
-    }
-
-    fn usable_queue_body(&self) -> Option<Body<'static>> {
-        let next = self.rotation.next.as_ref()?;
-        let name = QueueName::of(&next.queue.address()?);
-        matches!(next.step, Step::Allowed).then(|| Body::QueueUse(vec![(name, true)]))
-    }
-
-    fn queue_key_body(&self) -> Option<Body<'static>> {
-        let offered = self.rotation.offered.as_ref()?;
-        let address = QueueAddress {
-            recipient_key: offered.layer_secret.public_key(),
-            ..offered.address.clone()
-        };
-        let key = offered.auth.public_key();
-        (!offered.answered).then(|| Body::QueueKey(vec![(QueueInfo::new(address), key)]))
+        if self.parallel.is_used() {
+            self.store_parallel(effects);
+        }
     }
 
     /// `QA`: the peer wants us to send elsewhere.
@@ -770,18 +621,23 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
-        let Some((uri, Some(replaced))) = queues.first() else {
+        let Some((uri, replaced)) = queues.first() else {
             return;
         };
-        let (Some(send), Some(address)) = (&self.send, uri.negotiated()) else {
+        let Some(replaced) = replaced else {
+            return self.take_addition(uri, effects, rng);
+        };
+        let Some(address) = uri.negotiated() else {
             return;
         };
-        if QueueName::of(address).names(&send.address)
-            || !replaced.names(&send.address)
-            || address.mode == Some(QueueMode::Contact)
-        {
+        let name = QueueName::of(address);
+        let replaces = self.sends().position(|it| replaced.names(&it.address));
+        let is_known = self.sends().any(|it| name.names(&it.address));
+        let (Some(replaces), false, true) =
+            (replaces, is_known, address.mode != Some(QueueMode::Contact))
+        else {
             return;
-        }
+        };
         if let Some(offered) = &mut self.rotation.offered
             && QueueName::of(address).names(&offered.address)
         {
@@ -792,51 +648,41 @@ impl Connection {
         if self.rotation.is_leaving() {
             return;
         }
+        if let Some(at) = replaces.checked_sub(1) {
+            self.send_first_to(at, effects, rng);
+        }
         // One at a time: a peer that goes on offering takes back what it offered before.
-        self.rotation.offered = Some(Box::new(Offered {
-            address: QueueAddress {
-                mode: Some(QueueMode::Messaging),
-                ..address.clone()
-            },
-            auth: Arc::new(AuthSecret::generate(rng)),
-            layer_secret: x25519::SecretKey::generate(rng),
-            answered: false,
-            usable: false,
-        }));
+        self.rotation.offered = Some(Box::new(Offered::new(address, rng)));
         self.speak_of_queues(effects, rng);
         self.store_renewal(effects);
     }
 
     /// `QK`: the peer's keys for our new queue.
     pub(super) fn take_queue_key(&mut self, keys: &[(QueueInfo, AuthKey)], effects: &mut Effects) {
-        let (Some((info, key)), Some(next)) = (keys.first(), &mut self.rotation.next) else {
+        let Some((info, key)) = keys.first() else {
             return;
         };
-        let ours = next.queue.address();
-        let is_ours = ours.is_some_and(|ours| QueueName::of(&info.address).names(&ours));
-        if !matches!(next.step, Step::Added) || !is_ours {
-            return;
+        self.take_parallel_key(info, key, effects);
+        let next = self.rotation.next.as_mut();
+        if next.is_some_and(|next| next.take_key(info, key)) {
+            self.store_renewal(effects);
+            effects.ready(self.owner());
         }
-        let public = info.address.recipient_key;
-        let Some(layer_key) = next.queue.layer_key(&public) else {
-            return;
-        };
-        next.queue.sender = Some(Sender {
-            public,
-            key: layer_key,
-        });
-        next.step = Step::Keyed(key.clone());
-        self.store_renewal(effects);
-        effects.ready(self.owner());
     }
 
     /// `QU`: the peer's new queue may be used, in a moment.
-    pub(super) fn use_queue(&mut self, queues: &[(QueueName, bool)], effects: &mut Effects) {
-        let (Some((name, _)), Some(offered)) = (queues.first(), &mut self.rotation.offered) else {
+    pub(super) fn use_queue(
+        &mut self,
+        queues: &[(QueueName, bool)],
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some((name, _)) = queues.first() else {
             return;
         };
-        if offered.answered && !offered.usable && name.names(&offered.address) {
-            offered.usable = true;
+        self.use_addition(name, effects, rng);
+        let offered = self.rotation.offered.as_mut();
+        if offered.is_some_and(|offered| offered.take_use(name)) {
             self.time_switch(effects);
             self.store_renewal(effects);
         }
@@ -860,32 +706,17 @@ impl Connection {
         let Some(offered) = offered.filter(|_| self.stage == Stage::Active) else {
             return;
         };
-        let name = QueueName::of(&offered.address);
-        let keys = (offered.auth, offered.layer_secret);
-        let send = SendQueue::with_keys(offered.address, keys, true, &self.receive, effects);
-        let Some(send) = send else {
+        let (name, relay) = (
+            QueueName::of(&offered.address),
+            offered.address.relay.clone(),
+        );
+        let Some(send) = offered.into_queue(&self.receive, effects) else {
             return self.store_renewal(effects);
         };
-        for (number, row) in core::mem::take(&mut self.outbox) {
-            let sealed = SealedBody::read(&row).ok();
-            let opened = sealed
-                .filter(|sealed| sealed.sender_key.is_none())
-                .and_then(|sealed| sealed.open(&old.layer_key).ok());
-            let moved =
-                opened.and_then(|it| layer::seal(&send.layer_key, None, it.envelope(), rng).ok());
-            let key = RowKey::Outbox(self.id, number);
-            match moved {
-                Some(moved) => {
-                    effects.delta.put(key, Row::new(moved.clone()));
-                    self.outbox.insert(number, moved.into());
-                }
-                // Our confirmation, which the peer has, or it would not have said anything.
-                None => effects.delta.delete(key),
-            }
+        if let Some(old) = self.send.replace(send) {
+            self.seal_outbox_anew(Some(&old.layer_key), effects, rng);
         }
         effects.forget_sends(self.owner());
-        let relay = send.address.relay.clone();
-        self.send = Some(send);
         // Tells the peer to look there, if nothing else does.
         if self.may_speak() {
             let _ = self.enqueue(&Body::QueueTest(vec![name]), effects, rng);
@@ -911,9 +742,15 @@ impl Connection {
         }
     }
 
+    /// How often one of our queues is to be replaced: each in its turn.
+    fn share_of_schedule(&self, effects: &Effects) -> Option<Duration> {
+        let queues = 1 + u32::try_from(self.parallel.ours.len()).unwrap_or(0);
+        effects.schedule.every.map(|every| every / queues)
+    }
+
     /// Wakes the machine when the queue is to be replaced.
     fn time_rotation(&mut self, effects: &mut Effects) {
-        let Some(every) = effects.schedule.every else {
+        let Some(every) = self.share_of_schedule(effects) else {
             return;
         };
         // Spread over time, so that nobody sees which ones belong together.
@@ -925,12 +762,16 @@ impl Connection {
 
     /// It is time to replace the queue.
     pub(super) fn rotation_due(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        let Some(every) = effects.schedule.every else {
+        let Some(every) = self.share_of_schedule(effects) else {
             return;
         };
         let due = self.rotation.since.saturating_add(every.as_secs());
         if self.stage != Stage::Active || effects.unix_seconds() < due {
             return;
+        }
+        if self.rotation.next.is_none() {
+            // In turn, if there are several.
+            self.put_another_first(effects);
         }
         let relay = self.place_for_next(effects, rng);
         // Whatever comes of it, the next time is that much later.
@@ -938,14 +779,18 @@ impl Connection {
         effects.wake_after(every.max(Duration::from_secs(1)), Timer::Rotation(self.id));
     }
 
-    /// Another relay of the profile than the one in use, if it has one.
+    /// A relay of the profile that no queue of the connection is on, if it has one.
     pub(super) fn place_for_next(
         &self,
         effects: &Effects,
         rng: &mut impl CryptoRng,
     ) -> ServerAddress {
         let current = self.receive.relay_address();
-        let is_other = |it: &&ServerAddress| it.fingerprint() != current.fingerprint();
+        let is_other = |it: &&ServerAddress| {
+            let parallel = self.parallel.queues().map(|(_, queue)| queue);
+            let mut used = parallel.chain([&self.receive]);
+            !used.any(|queue| queue.relay_address().fingerprint() == it.fingerprint())
+        };
         let others: Vec<_> = effects.routes.own.iter().filter(is_other).collect();
         let mut bytes = [0; 8];
         rng.fill_bytes(&mut bytes);
@@ -957,14 +802,16 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use junto_crypto::x25519;
     use junto_smp::id::SenderId;
+    use junto_smp::key::AuthSecret;
     use rand_chacha::ChaCha20Rng;
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
     use crate::proto::connection::Keys;
     use crate::proto::link::InvitationLink;
-    use crate::proto::{ConnectionId, Tag};
+    use crate::proto::{ConnectionId, QueueAddress, Tag, version};
 
     const RELAY: &str = "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=@relay.example:5223";
 
@@ -1038,7 +885,6 @@ mod tests {
             ..uri.clone()
         };
         for lie in [
-            (uri.clone(), None),
             (uri.clone(), Some(wrong.clone())),
             (contact, replaced.clone()),
             (newer, replaced.clone()),
@@ -1049,16 +895,16 @@ mod tests {
         }
         assert!(connection.outbox.is_empty());
         // Told to use what was not offered, before and after an offer.
-        connection.use_queue(&[(wrong.clone(), true)], &mut effects);
+        connection.use_queue(&[(wrong.clone(), true)], &mut effects, &mut rng);
         connection.switch(&mut effects, &mut rng);
         connection.take_queue(&[(uri.clone(), replaced)], &mut effects, &mut rng);
-        connection.use_queue(&[(wrong, true)], &mut effects);
+        connection.use_queue(&[(wrong, true)], &mut effects, &mut rng);
         connection.switch(&mut effects, &mut rng);
         assert_eq!(connection.send.as_ref().unwrap().address, current);
         // Told so twice: once is what counts.
         let name = QueueName::of(&uri.address);
         for _ in 0..2 {
-            connection.use_queue(&[(name.clone(), true)], &mut effects);
+            connection.use_queue(&[(name.clone(), true)], &mut effects, &mut rng);
             connection.switch(&mut effects, &mut rng);
             let used = &connection.send.as_ref().unwrap().address;
             assert!(name.names(used));

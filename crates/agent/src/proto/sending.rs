@@ -1,22 +1,27 @@
 //! What a connection sends: numbered messages into the outbox, the outbox to the relay until it says
-//! OK, in order.
+//! OK, in order; with several queues, to each relay, or to one of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use junto_crypto::secretbox::BoxKey;
 use junto_crypto::{CryptoRng, Zeroizing};
 
 use super::address::QueueName;
 use super::command::{CallError, Misuse, Reply, Ticket};
 use super::connection::{AWAITING_MAX, Connection, Keys, OUTBOX_MAX, Role, Stage, WINDOW};
-use super::effects::{Effects, Purpose, Timer};
+use super::effects::{Effects, Owner, Purpose, Timer};
 use super::envelope::Envelope;
 use super::event::ConnectionFault;
 use super::id::MessageId;
-use super::layer;
+use super::layer::{self, Confirmed, SealedBody};
 use super::message::{AgentMessage, Body, RECEIPTS_MAX, Receipt, message_padding};
+use super::parallel::Spread;
+use super::queue::SendQueue;
 use super::relay::{Answer, Operation, Refusal};
-use super::step::Row;
+use super::rotation::Place;
+use super::step::{Row, RowKey};
 
 /// How long receipts are gathered before they are sent.
 pub(super) const RECEIPTS_DELAY: Duration = Duration::from_millis(250);
@@ -33,8 +38,120 @@ const BUSY_DELAY: Duration = Duration::from_millis(50);
 /// Why nothing can be sent: a bug of ours, since sizes are checked before.
 const TOO_LONG: CallError = CallError::Defect("a message does not fit its envelope");
 
+/// Messages kept for a relay that does not take them while another one has, 16 KiB each, 4 MiB a connection; the
+/// oldest is forgotten beyond that. A relay stores 128 messages of a queue: of what went to the same queue before
+/// that many others, its recipient has all.
+pub(super) const KEPT_MAX: usize = 256;
+const _: () = assert!(KEPT_MAX >= 2 * 128);
+
+/// Which outbox rows a queue is given.
+struct Share<'a> {
+    outbox: &'a BTreeMap<u64, Bytes>,
+    barriers: &'a [u64],
+    /// If each row goes to one queue only.
+    stripe: Option<Stripe>,
+}
+
+struct Stripe {
+    /// Which queue's turn it is, of how many.
+    turn: u64,
+    of: u64,
+    /// Rows in flight to any.
+    in_flight: BTreeSet<u64>,
+}
+
+impl Share<'_> {
+    /// Whether this row is for the queue whose turn it is.
+    fn has(&self, number: u64) -> bool {
+        let Some(stripe) = &self.stripe else {
+            return true;
+        };
+        self.barriers.contains(&number)
+            || (!stripe.in_flight.contains(&number) && number % stripe.of.max(1) == stripe.turn)
+    }
+}
+
+impl SendQueue {
+    /// Sends what the window has room for, as `seal` makes it. A message that must go again waits until everything
+    /// behind it is answered, so that the order stays. Gives the rows of which `seal` makes nothing.
+    fn send_share(
+        &mut self,
+        owner: Owner,
+        share: &mut Share<'_>,
+        seal: impl Fn(&Self, u64, &Bytes) -> Option<Bytes>,
+        effects: &mut Effects,
+    ) -> Vec<u64> {
+        let mut unfit = Vec::new();
+        if self
+            .refused
+            .is_some_and(|it| !share.outbox.contains_key(&it))
+        {
+            // Another queue's relay took it.
+            self.refused = None;
+            self.refusals = 0;
+        }
+        // A message that was refused goes alone: another one behind it could get in first again.
+        let window = if self.refused.is_some() { 1 } else { WINDOW };
+        for (&number, row) in share.outbox {
+            let is_done = self.in_flight.contains(&number) || self.taken.contains(&number);
+            if is_done || !share.has(number) {
+                continue;
+            }
+            let overtaken = self.in_flight.last().is_some_and(|&last| last > number);
+            // Nothing passes new keys, in either direction.
+            let barred = share.barriers.iter().any(|&barrier| {
+                let is_next = number == barrier && !self.in_flight.is_empty();
+                !self.taken.contains(&barrier) && (number > barrier || is_next)
+            });
+            if overtaken || barred || self.in_flight.len() >= window {
+                break;
+            }
+            let Some(body) = seal(self, number, row) else {
+                self.taken.insert(number);
+                unfit.push(number);
+                continue;
+            };
+            self.in_flight.insert(number);
+            if let Some(stripe) = &mut share.stripe {
+                stripe.in_flight.insert(number);
+            }
+            let operation = Operation::Send {
+                queue: self.address.sender_id,
+                auth: self.send_auth(),
+                body,
+            };
+            effects.command(self.relay, owner, Purpose::Send(number), operation);
+        }
+        if let Some(stripe) = &mut share.stripe {
+            stripe.turn += 1;
+        }
+        unfit
+    }
+}
+
+/// What is in an outbox row; `None` for one with our key for the queue, which goes to the first queue only.
+fn opened(key: &BoxKey, row: &[u8]) -> Option<Confirmed> {
+    let sealed = SealedBody::read(row).ok()?;
+    let is_plain = sealed.sender_key.is_none();
+    is_plain.then(|| sealed.open(key).ok()).flatten()
+}
+
+/// The envelope of an outbox row, with its number if it is a message.
+fn numbered(key: &BoxKey, number: u64, row: &[u8]) -> Option<Vec<u8>> {
+    let opened = opened(key, row)?;
+    let envelope = opened.envelope();
+    let Ok(Envelope::Message { ratcheted }) = Envelope::read(envelope) else {
+        return Some(envelope.to_vec());
+    };
+    let mut out = Vec::with_capacity(envelope.len() + 8);
+    Envelope::Numbered { number, ratcheted }
+        .put(&mut out)
+        .ok()?;
+    Some(out)
+}
+
 impl Connection {
-    /// Issues the commands that are due now, for both queues.
+    /// Issues the commands that are due now, for all queues.
     pub(super) fn pump(&mut self, effects: &mut Effects) {
         let owner = self.owner();
         match self.stage {
@@ -46,6 +163,7 @@ impl Connection {
                     self.receive.pump(owner, effects);
                 }
                 self.pump_rotation(effects);
+                self.pump_parallel(effects);
                 if let Some(send) = &mut self.send {
                     send.pump_secure(owner, effects);
                 }
@@ -54,35 +172,124 @@ impl Connection {
         }
     }
 
-    /// Sends what the window has room for. A message that must go again waits until everything
-    /// behind it is answered, so that the order stays.
+    /// Gives each queue what is due there.
     fn pump_outbox(&mut self, effects: &mut Effects) {
         let owner = self.owner();
-        let Some(send) = &mut self.send else { return };
-        if !send.may_send(effects) || self.rotation.is_leaving() {
-            return;
+        let is_leaving = self.rotation.is_leaving();
+        let Some(first) = &mut self.send else { return };
+        let theirs = &mut self.parallel.theirs;
+        let may_send = |send: &SendQueue| send.may_send(effects);
+        let first_may = may_send(first) && !is_leaving;
+        let of = u64::from(first_may) + theirs.iter().filter(|it| may_send(&it.1)).count() as u64;
+        let is_striped = !theirs.is_empty() && self.parallel.spread == Spread::Stripes;
+        let in_flight = theirs.iter().flat_map(|(_, send)| &send.in_flight);
+        let mut share = Share {
+            outbox: &self.outbox,
+            barriers: &self.resync.barriers,
+            stripe: is_striped.then(|| Stripe {
+                turn: 0,
+                of,
+                in_flight: in_flight.chain(&first.in_flight).copied().collect(),
+            }),
+        };
+        if first_may {
+            first.send_share(owner, &mut share, |_, _, row| Some(row.clone()), effects);
         }
-        // A message that was refused goes alone: another one behind it could get in first again.
-        let window = if send.refused.is_some() { 1 } else { WINDOW };
-        for (&number, body) in &self.outbox {
-            if send.in_flight.contains(&number) {
+        let mut unfit = Vec::new();
+        for (slot, send) in theirs {
+            if !send.may_send(effects) {
                 continue;
             }
-            let overtaken = send.in_flight.last().is_some_and(|&last| last > number);
-            // Nothing passes new keys, in either direction.
-            let barred = self.resync.barriers.iter().any(|&barrier| {
-                number > barrier || (number == barrier && !send.in_flight.is_empty())
-            });
-            if overtaken || barred || send.in_flight.len() >= window {
-                break;
-            }
-            send.in_flight.insert(number);
-            let operation = Operation::Send {
-                queue: send.address.sender_id,
-                auth: send.send_auth(),
-                body: body.clone(),
+            let copy = |send: &SendQueue, number, row: &Bytes| {
+                let envelope = numbered(&first.layer_key, number, row)?;
+                let name = &send.address.sender_id;
+                let sealed = layer::seal_copy(&send.layer_key, name, &envelope);
+                sealed.ok().map(Bytes::from)
             };
-            effects.command(send.relay, owner, Purpose::Send(number), operation);
+            unfit.extend(send.send_share(
+                Owner::Parallel(self.id, *slot),
+                &mut share,
+                copy,
+                effects,
+            ));
+        }
+        for number in unfit {
+            if self.kept.contains(&number) {
+                self.taken(number, effects);
+            }
+        }
+    }
+
+    /// A relay has an outbox row. It goes, unless another relay is to have it, too.
+    fn taken(&mut self, number: u64, effects: &mut Effects) {
+        let is_for_all =
+            self.parallel.spread == Spread::Copies || self.resync.barriers.contains(&number);
+        if is_for_all && self.sends().any(|send| !send.taken.contains(&number)) {
+            self.kept.insert(number);
+            if self.kept.len() <= KEPT_MAX {
+                return;
+            }
+            if let Some(&oldest) = self.kept.first() {
+                self.drop_row(oldest, effects);
+            }
+        } else {
+            self.drop_row(number, effects);
+        }
+    }
+
+    /// Forgets the rows that no queue waits for any more.
+    pub(super) fn drop_taken(&mut self, effects: &mut Effects) {
+        for number in self.kept.clone() {
+            self.taken(number, effects);
+        }
+    }
+
+    fn drop_row(&mut self, number: u64, effects: &mut Effects) {
+        self.kept.remove(&number);
+        if self.outbox.remove(&number).is_some() {
+            effects.delta.delete(self.outbox_key(number));
+            self.passed(number, effects);
+        }
+        for send in self.sends_mut() {
+            send.taken.remove(&number);
+        }
+    }
+
+    /// Outbox rows that no relay has.
+    pub(super) fn untaken(&self) -> usize {
+        self.outbox.len() - self.kept.len()
+    }
+
+    /// Seals all rows for the queue that is the first one now; they were sealed with `old`, if that was another one.
+    /// With several queues they get their numbers.
+    pub(super) fn seal_outbox_anew(
+        &mut self,
+        old: Option<&BoxKey>,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some(send) = &self.send else { return };
+        let is_several = !self.parallel.theirs.is_empty();
+        for (number, row) in core::mem::take(&mut self.outbox) {
+            let old = old.unwrap_or(&send.layer_key);
+            let envelope = if is_several {
+                numbered(old, number, &row)
+            } else {
+                opened(old, &row).map(|it| it.envelope().to_vec())
+            };
+            let sealed = envelope.and_then(|it| layer::seal(&send.layer_key, None, &it, rng).ok());
+            let key = RowKey::Outbox(self.id, number);
+            match sealed {
+                Some(sealed) => {
+                    effects.delta.put(key, Row::new(sealed.clone()));
+                    self.outbox.insert(number, sealed.into());
+                }
+                // Our confirmation, which the peer has, or it would not have said anything.
+                None => {
+                    self.kept.remove(&number);
+                    effects.delta.delete(key);
+                }
+            }
         }
     }
 
@@ -111,12 +318,15 @@ impl Connection {
     /// Takes the relay's answer to the `SEND` of an outbox row.
     pub(super) fn sent(
         &mut self,
+        owner: Owner,
         number: u64,
         answer: &Answer,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
-        let Some(send) = &mut self.send else { return };
+        let Some(send) = self.send_queue(owner) else {
+            return;
+        };
         send.in_flight.remove(&number);
         match answer {
             Answer::Done => {
@@ -125,9 +335,12 @@ impl Connection {
                     send.refused = None;
                     send.refusals = 0;
                 }
-                self.outbox.remove(&number);
-                effects.delta.delete(self.outbox_key(number));
-                self.passed(number, effects);
+                if self.outbox.contains_key(&number) {
+                    if let Some(send) = self.send_queue(owner) {
+                        send.taken.insert(number);
+                    }
+                    self.taken(number, effects);
+                }
                 self.confirmed_by_relay(number, effects);
                 self.admit_waiting(effects, rng);
                 self.time_receipts(effects);
@@ -148,7 +361,7 @@ impl Connection {
             }
             // Before our right to the queue is confirmed, the answer to `SKEY` decides.
             Answer::Refused(Refusal::Auth) if !send.secured && !send.is_open() => {}
-            Answer::Refused(Refusal::Auth) => self.fail(ConnectionFault::PeerGone, effects),
+            Answer::Refused(Refusal::Auth) => self.leave_send(owner, effects, rng),
             Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
                 effects.wake_after(super::effects::RETRY_DELAY, Timer::Retry(send.relay));
             }
@@ -157,10 +370,10 @@ impl Connection {
 
     /// The peer's queue may have room again.
     pub(super) fn unblock(&mut self, effects: &mut Effects) {
-        if let Some(send) = &mut self.send {
+        for send in self.sends_mut() {
             send.blocked = false;
-            effects.ready(self.owner());
         }
+        effects.ready(self.owner());
     }
 
     /// Sends a message of the application, now or when there is room.
@@ -173,7 +386,7 @@ impl Connection {
     ) {
         match self.stage {
             Stage::Active
-                if self.outbox.len() >= OUTBOX_MAX
+                if self.untaken() >= OUTBOX_MAX
                     || !self.waiting.is_empty()
                     || !self.may_speak() =>
             {
@@ -214,9 +427,13 @@ impl Connection {
         let ratcheted = ratchet
             .encrypt(&plain, message_padding(ratchet))
             .map_err(|_| TOO_LONG)?;
-        let mut envelope = Vec::with_capacity(ratcheted.len() + 3);
-        Envelope::Message {
-            ratcheted: &ratcheted,
+        let mut envelope = Vec::with_capacity(ratcheted.len() + 11);
+        let ratcheted = &ratcheted[..];
+        let of_several = !self.parallel.theirs.is_empty();
+        if of_several {
+            Envelope::Numbered { number, ratcheted }
+        } else {
+            Envelope::Message { ratcheted }
         }
         .put(&mut envelope)
         .map_err(|_| TOO_LONG)?;
@@ -249,7 +466,7 @@ impl Connection {
         if self.stage != Stage::Active || self.receipts.is_empty() || !may_send {
             return;
         }
-        if self.outbox.len() >= OUTBOX_MAX {
+        if self.untaken() >= OUTBOX_MAX {
             // The peer takes nothing: they wait where they are small, until something has left.
             return;
         }
@@ -276,15 +493,20 @@ impl Connection {
         }
     }
 
-    /// Tells the peer that our queue has room again.
-    pub(super) fn send_queue_continues(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        let Some(address) = self.receive.address() else {
+    /// Tells the peer that a queue of ours has room again.
+    pub(super) fn send_queue_continues(
+        &mut self,
+        place: Place,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some(address) = self.queue(place).and_then(|queue| queue.address()) else {
             return;
         };
         let mut name = Vec::new();
         if self.stage == Stage::Active
             && self.may_speak()
-            && self.outbox.len() < OUTBOX_MAX
+            && self.untaken() < OUTBOX_MAX
             && QueueName::of(&address).put(&mut name).is_ok()
         {
             // Without it the peer tries again after a while.
@@ -294,7 +516,7 @@ impl Connection {
 
     /// Lets calls that wait for room go on.
     pub(super) fn admit_waiting(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        while self.outbox.len() < OUTBOX_MAX && self.may_speak() {
+        while self.untaken() < OUTBOX_MAX && self.may_speak() {
             let Some((ticket, body)) = self.waiting.pop_front() else {
                 return;
             };

@@ -23,6 +23,8 @@ pub enum RowKey {
     Connection(ConnectionId),
     /// What a connection keeps about new keys.
     Renewal(ConnectionId),
+    /// What a connection keeps about queues beside its first ones.
+    Parallel(ConnectionId),
     /// The link of a connection that we invited to.
     Invitation(ConnectionId),
     /// A queue message that the relay has not accepted yet, encrypted, by number.

@@ -14,7 +14,8 @@ use crate::client::{ClientOptions, Password};
 use crate::error::AgentError;
 use crate::proto::{
     Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, Misuse,
-    Overview, PostQuantum, Reply, RequestId, Resync, Route, RoutePolicy, Routing, ShortLink, Tag,
+    Overview, PostQuantum, Reply, RequestId, Resync, Route, RoutePolicy, Routing, ShortLink,
+    Spread, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -407,6 +408,50 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let relay = relay.cloned();
         self.done(Command::Rotate { connection, relay }).await
+    }
+
+    /// Lets a connection receive on one more queue, on this relay, beside those that it has, [`QUEUES_MAX`](crate::QUEUES_MAX) at most.
+    /// Messages of the peer then go to all of them, and survive every relay but the last, or go faster
+    /// ([`Agent::set_spread`], on the peer's side). Returns when the intention is stored; the queue is made when the
+    /// peer has said that it understands this, which SimpleX's agents do not. [`Agent::overview`] tells how far it is.
+    /// Each call adds one.
+    ///
+    /// # Errors
+    /// As [`Agent::rotate`]; [`Misuse::TooManyQueues`](crate::Misuse::TooManyQueues).
+    pub async fn add_queue(
+        &self,
+        connection: ConnectionId,
+        relay: &ServerAddress,
+    ) -> Result<(), AgentError> {
+        let relay = relay.clone();
+        self.done(Command::AddQueue { connection, relay }).await
+    }
+
+    /// Lets a connection receive on one queue less: on this relay, one whose relay is gone for good, say. What lies
+    /// there still comes, if the relay is there.
+    ///
+    /// # Errors
+    /// As [`Agent::rotate`]; [`Misuse::NoQueue`](crate::Misuse::NoQueue) if there is none, or no other one that the
+    /// peer may send to.
+    pub async fn remove_queue(
+        &self,
+        connection: ConnectionId,
+        relay: &ServerAddress,
+    ) -> Result<(), AgentError> {
+        let relay = relay.clone();
+        self.done(Command::RemoveQueue { connection, relay }).await
+    }
+
+    /// Chooses how messages go to a peer that receives on several queues.
+    ///
+    /// # Errors
+    /// As [`Agent::rotate`].
+    pub async fn set_spread(
+        &self,
+        connection: ConnectionId,
+        spread: Spread,
+    ) -> Result<(), AgentError> {
+        self.done(Command::Spread { connection, spread }).await
     }
 
     /// Agrees new keys with the peer: for a connection whose messages cannot be read any more, because a side

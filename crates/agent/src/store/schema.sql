@@ -1,4 +1,4 @@
--- Schema of an agent's database, format 1. Checked by a test against what the migrations make.
+-- Schema of an agent's database, format 3. Checked by a test against what the migrations make.
 --
 -- Every `body` is sealed (XChaCha20-Poly1305 under the profile's key, bound to table and row).
 -- What the file shows without the key: how many connections, requests and undelivered messages.
@@ -53,3 +53,6 @@ CREATE TABLE inbox (
 
 -- What a connection keeps about new keys and new queues.
 CREATE TABLE renewal (connection BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
+
+-- What a connection keeps about queues beside its first ones.
+CREATE TABLE parallel (connection BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;

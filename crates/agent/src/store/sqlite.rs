@@ -211,6 +211,12 @@ impl Store for SqliteStore {
             &mut out,
         )?;
         self.rows_of(
+            "SELECT connection, body FROM parallel ORDER BY connection",
+            connection,
+            |id| RowKey::Parallel(ConnectionId::new(id)),
+            &mut out,
+        )?;
+        self.rows_of(
             "SELECT connection, body FROM invitation ORDER BY connection",
             connection,
             |id| RowKey::Invitation(ConnectionId::new(id)),
@@ -277,6 +283,11 @@ fn put(transaction: &Transaction<'_>, key: &RowKey, body: &[u8]) -> rusqlite::Re
              ON CONFLICT (connection) DO UPDATE SET body = excluded.body",
             &[id.as_bytes(), &body],
         ),
+        RowKey::Parallel(id) => run(
+            "INSERT INTO parallel (connection, body) VALUES (?1, ?2)
+             ON CONFLICT (connection) DO UPDATE SET body = excluded.body",
+            &[id.as_bytes(), &body],
+        ),
         RowKey::Invitation(id) => run(
             "INSERT OR REPLACE INTO invitation (connection, body) VALUES (?1, ?2)",
             &[id.as_bytes(), &body],
@@ -310,6 +321,10 @@ fn delete(transaction: &Transaction<'_>, key: &RowKey) -> rusqlite::Result<()> {
         RowKey::Connection(id) => run("DELETE FROM connection WHERE id = ?1", &[id.as_bytes()]),
         RowKey::Renewal(id) => run(
             "DELETE FROM renewal WHERE connection = ?1",
+            &[id.as_bytes()],
+        ),
+        RowKey::Parallel(id) => run(
+            "DELETE FROM parallel WHERE connection = ?1",
             &[id.as_bytes()],
         ),
         RowKey::Invitation(id) => run(
@@ -353,6 +368,10 @@ fn sealing_context(key: &RowKey) -> Vec<u8> {
         }
         RowKey::Renewal(id) => {
             out.push(b'N');
+            out.extend_from_slice(id.as_bytes());
+        }
+        RowKey::Parallel(id) => {
+            out.push(b'P');
             out.extend_from_slice(id.as_bytes());
         }
         RowKey::Invitation(id) => {

@@ -16,15 +16,26 @@ use rusqlite::types::Value;
 use crate::world::{Faults, Pair, relay_address, tag};
 
 /// Each format with what its database holds.
-const FORMATS: [(i64, &str, Contents); 1] = [(
-    1,
-    include_str!("../formats/1.sql"),
-    Contents {
-        rows: 6,
-        bytes: 0,
-        connections: 2,
-    },
-)];
+const FORMATS: [(i64, &str, Contents); 2] = [
+    (
+        1,
+        include_str!("../formats/1.sql"),
+        Contents {
+            rows: 6,
+            bytes: 0,
+            connections: 2,
+        },
+    ),
+    (
+        2,
+        include_str!("../formats/2.sql"),
+        Contents {
+            rows: 6,
+            bytes: 0,
+            connections: 2,
+        },
+    ),
+];
 
 fn key() -> StoreKey {
     StoreKey::from_bytes(&[9; 32])

@@ -13,6 +13,7 @@
 mod formats;
 mod growth;
 mod hostile;
+mod parallel;
 mod relay;
 mod restored;
 mod resync;

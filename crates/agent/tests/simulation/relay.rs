@@ -100,6 +100,11 @@ impl Relay {
         self.queues.len()
     }
 
+    /// Messages that were ever sent here.
+    pub fn kept_count(&self) -> usize {
+        self.queues.values().map(|queue| queue.kept.len()).sum()
+    }
+
     /// Every stored sender body can be altered by a hostile relay, to no avail.
     pub fn disconnected(&mut self, link: Link) {
         for queue in self.queues.values_mut() {

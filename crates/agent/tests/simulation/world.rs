@@ -1,7 +1,7 @@
 //! Nodes, relays and the connections between them; everything that happens is one action, chosen
 //! by a seed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use junto_agent::proto::{
@@ -93,6 +93,8 @@ pub struct World {
     pub every: Option<Duration>,
     /// A relay that nobody reaches.
     pub away: Option<usize>,
+    /// Relays that are gone for ever.
+    pub dead: BTreeSet<usize>,
     post_quantum: PostQuantum,
     /// Commands, and answers, that got lost between two relays.
     pub losses: usize,
@@ -173,6 +175,7 @@ impl World {
             resync: Resync::OnDemand,
             every: None,
             away: None,
+            dead: BTreeSet::new(),
             post_quantum,
             losses: 0,
             clock: 0,
@@ -250,14 +253,31 @@ impl World {
 
     /// Everything that node can do without the others hearing of it.
     pub fn settle_only(&mut self, index: usize) {
+        let dead = self.dead.clone();
         loop {
             self.dial(index);
             self.step(index, Faults::NONE);
             let worked = self.relay_works(index, Faults::NONE);
             let mut wires = self.nodes[index].wires.values();
-            let dialled = wires.all(|wire| wire.link.is_some());
+            let dialled = wires.all(|wire| wire.link.is_some() || dead.contains(&wire.relay));
             if !self.node_hears(index) && !worked && dialled {
                 return;
+            }
+        }
+    }
+
+    /// A relay dies, with all that it has.
+    pub fn kill(&mut self, relay: usize) {
+        self.dead.insert(relay);
+        self.relays[relay].1.forget_everything();
+        for index in 0..self.nodes.len() {
+            let wires = self.nodes[index].wires.iter();
+            let dead: Vec<_> = wires
+                .filter(|(_, wire)| wire.relay == relay)
+                .map(|(id, _)| *id)
+                .collect();
+            for id in dead {
+                self.cut_one(index, id);
             }
         }
     }
@@ -422,7 +442,8 @@ impl World {
         let node = &mut self.nodes[index];
         let now = Instant::from_millis(self.clock);
         for (id, wire) in &mut node.wires {
-            if wire.link.is_none() && self.away != Some(wire.relay) {
+            let is_away = self.away == Some(wire.relay) || self.dead.contains(&wire.relay);
+            if wire.link.is_none() && !is_away {
                 self.last_link += 1;
                 wire.link = Some(Link(self.last_link));
                 node.machine.handle_relay_up(now, *id);
@@ -636,7 +657,11 @@ pub fn tag(name: &str) -> Tag {
 
 impl Pair {
     pub fn new(seed: u64, contact: bool, quota: usize) -> Self {
-        let relays = 1 + (seed % 2) as usize;
+        Self::on((seed, 1 + (seed % 2) as usize), contact, quota)
+    }
+
+    /// A pair with that many relays.
+    pub fn on((seed, relays): (u64, usize), contact: bool, quota: usize) -> Self {
         Self {
             world: World::new(seed, 2, relays, quota),
             link: None,

@@ -1,0 +1,804 @@
+//! Queues beside the first one, on either side: so that messages survive a relay that dies, or so that they go
+//! faster.
+//!
+//! | recipient of the queue | sender |
+//! |---|---|
+//! | `QT`: the queues that I receive on | |
+//! | | `QT`: mine; both know now that the other one understands |
+//! | `NEW`; `QA`: a queue that replaces none | |
+//! | | `QK`: its keys for it |
+//! | `KEY`; `QU`: it may be used, too | |
+//! | | messages go there as well (see [`Spread`]), each with its number outside the ratchet |
+//!
+//! SimpleX's agent takes a `QA` that replaces nothing for an error, which it shows to its user, and does nothing on a
+//! `QT` whatever that says. So we say `QT` first, and nothing else of this to whoever does not answer. A later `QT`
+//! says which queues there still are: what it does not name is not used any more.
+//!
+//! The relay of each queue sees one more queue, and nothing that belongs together: a copy has other keys, another
+//! nonce, and other bytes.
+
+use junto_crypto::{CryptoRng, Zeroizing};
+use junto_smp::address::ServerAddress;
+use junto_smp::id::RecipientId;
+use junto_smp::key::AuthKey;
+
+use super::address::{QueueAddress, QueueInfo, QueueMode, QueueName, QueueUri};
+use super::command::{CallError, Misuse};
+use super::connection::{Connection, Stage};
+use super::effects::{Effects, Owner, Purpose};
+use super::event::ConnectionFault;
+use super::message::Body;
+use super::newcomer::{Newcomer, Offered, Progress, Step};
+use super::queue::{ReceiveQueue, SendQueue};
+use super::relay::{Answer, RelayId};
+use super::rotation::Place;
+use super::step::RowKey;
+use super::wire::{Malformed, Reader};
+
+/// Queues that a connection uses in one direction, at most, with the first one: each costs its relay a subscription,
+/// and the sender of copies a copy of each message.
+pub const QUEUES_MAX: usize = 4;
+
+/// How messages go to a peer that receives on several queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// Each goes to all queues; whichever copy comes first counts. A message is lost only if all of their relays lose
+    /// it.
+    #[default]
+    Copies,
+    /// Each goes to one queue, in turn among those whose relays answer: faster, since a relay gives a recipient one
+    /// message of a queue at a time. What a relay took and lost is lost, as with one queue, and the recipient is
+    /// told what is missing.
+    Stripes,
+}
+
+/// Names a queue beside the first one, ours or the peer's; never twice in a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Slot(pub(super) u32);
+
+/// What is kept of them.
+#[derive(Default)]
+pub(super) struct Parallel {
+    /// The peer has said that it understands.
+    understood: bool,
+    /// It has been told which queues we receive on, or that is not due.
+    said: bool,
+    pub(super) spread: Spread,
+    last_slot: u32,
+    /// Ours, in the order in which they came.
+    pub(super) ours: Vec<(Slot, Newcomer)>,
+    /// The peer's that are in use.
+    pub(super) theirs: Vec<(Slot, SendQueue)>,
+    /// The peer's that are not yet.
+    offered: Vec<Offered>,
+}
+
+impl Parallel {
+    fn slot(&mut self) -> Slot {
+        self.last_slot = self.last_slot.wrapping_add(1);
+        Slot(self.last_slot)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        out.push(ROW_VERSION);
+        out.push(u8::from(self.understood) | u8::from(self.said) << 1);
+        out.push(match self.spread {
+            Spread::Copies => b'C',
+            Spread::Stripes => b'S',
+        });
+        out.extend_from_slice(&self.last_slot.to_be_bytes());
+        put_all(out, &self.ours, |(slot, ours), out| {
+            out.extend_from_slice(&slot.0.to_be_bytes());
+            ours.put(out)
+        })?;
+        put_all(out, &self.theirs, |(slot, send), out| {
+            out.extend_from_slice(&slot.0.to_be_bytes());
+            send.put(out)
+        })?;
+        put_all(out, &self.offered, Offered::put)
+    }
+
+    fn read(
+        reader: &mut Reader<'_>,
+        receive: &ReceiveQueue,
+        effects: &mut Effects,
+    ) -> Result<Self, Malformed> {
+        if reader.u8()? != ROW_VERSION {
+            return Err(Malformed::Version);
+        }
+        let flags = reader.u8()?;
+        if flags > 3 {
+            return Err(Malformed::Tag);
+        }
+        Ok(Self {
+            understood: flags & 1 != 0,
+            said: flags & 2 != 0,
+            spread: match reader.u8()? {
+                b'C' => Spread::Copies,
+                b'S' => Spread::Stripes,
+                _ => return Err(Malformed::Tag),
+            },
+            last_slot: reader.u32()?,
+            ours: read_all(reader, |reader| {
+                Ok((Slot(reader.u32()?), Newcomer::read(reader, effects)?))
+            })?,
+            theirs: read_all(reader, |reader| {
+                let slot = Slot(reader.u32()?);
+                Ok((slot, SendQueue::read(reader, receive, effects)?))
+            })?,
+            offered: read_all(reader, Offered::read)?,
+        })
+    }
+
+    /// Whether there is anything to keep.
+    pub(super) fn is_used(&self) -> bool {
+        self.understood || self.said || self.last_slot > 0 || !self.offered.is_empty()
+    }
+
+    /// Our queues, with their places.
+    pub(super) fn queues(&self) -> impl Iterator<Item = (Place, &ReceiveQueue)> {
+        let ours = self.ours.iter();
+        ours.map(|(slot, ours)| (Place::Parallel(*slot), &ours.queue))
+    }
+
+    pub(super) fn ours(&self, slot: Slot) -> Option<&Newcomer> {
+        let found = self.ours.iter().find(|(known, _)| *known == slot);
+        found.map(|(_, ours)| ours)
+    }
+
+    pub(super) fn ours_mut(&mut self, slot: Slot) -> Option<&mut Newcomer> {
+        let found = self.ours.iter_mut().find(|(known, _)| *known == slot);
+        found.map(|(_, ours)| ours)
+    }
+
+    /// The connection to a relay died.
+    pub(super) fn disconnected(&mut self, relay: RelayId) {
+        let ours = self.ours.iter_mut().map(|(_, ours)| ours);
+        ours.filter(|ours| ours.queue.relay == relay)
+            .for_each(Newcomer::disconnected);
+        let theirs = self.theirs.iter_mut().map(|(_, send)| send);
+        theirs
+            .filter(|send| send.relay == relay)
+            .for_each(SendQueue::disconnected);
+    }
+
+    /// What was said about queues may be lost: it is said again.
+    pub(super) fn say_again(&mut self) {
+        self.said = false;
+        for (_, ours) in &mut self.ours {
+            ours.say_again();
+        }
+        self.offered.iter_mut().for_each(Offered::say_again);
+    }
+}
+
+const ROW_VERSION: u8 = 1;
+
+fn put_all<T>(
+    out: &mut Vec<u8>,
+    items: &[T],
+    put: impl Fn(&T, &mut Vec<u8>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    out.push(u8::try_from(items.len()).map_err(|_| Malformed::Long)?);
+    items.iter().try_for_each(|item| put(item, out))
+}
+
+fn read_all<T>(
+    reader: &mut Reader<'_>,
+    mut read: impl FnMut(&mut Reader<'_>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let count = usize::from(reader.u8()?);
+    if count >= QUEUES_MAX {
+        return Err(Malformed::Long);
+    }
+    (0..count).map(|_| read(reader)).collect()
+}
+
+impl Connection {
+    /// All queues that we receive on, the first one first.
+    pub(super) fn receives(&self) -> impl Iterator<Item = (Place, &ReceiveQueue)> {
+        core::iter::once((Place::Main, &self.receive))
+            .chain(self.rotation.queues())
+            .chain(self.parallel.queues())
+    }
+
+    /// All queues that we send to, the first one first.
+    pub(super) fn sends(&self) -> impl Iterator<Item = &SendQueue> {
+        let theirs = self.parallel.theirs.iter().map(|(_, send)| send);
+        self.send.iter().chain(theirs)
+    }
+
+    /// As [`Connection::sends`].
+    pub(super) fn sends_mut(&mut self) -> impl Iterator<Item = &mut SendQueue> {
+        let theirs = self.parallel.theirs.iter_mut().map(|(_, send)| send);
+        self.send.iter_mut().chain(theirs)
+    }
+
+    /// The queue that this owner's commands send to.
+    pub(super) fn send_queue(&mut self, owner: Owner) -> Option<&mut SendQueue> {
+        let Owner::Parallel(_, slot) = owner else {
+            return self.send.as_mut();
+        };
+        let mut theirs = self.parallel.theirs.iter_mut();
+        let found = theirs.find(|(known, _)| *known == slot);
+        found.map(|(_, send)| send)
+    }
+
+    /// Writes the row of its queues beside the first ones.
+    pub(super) fn store_parallel(&self, effects: &mut Effects) {
+        let mut out = Zeroizing::new(Vec::with_capacity(512));
+        // Every part is bounded below what its length field can say.
+        if self.parallel.put(&mut out).is_ok() {
+            effects.delta.put(RowKey::Parallel(self.id), out);
+        }
+        effects.ready(self.owner());
+    }
+
+    /// Reads what [`Connection::store_parallel`] wrote.
+    pub(super) fn restore_parallel(
+        &mut self,
+        row: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Malformed> {
+        let mut reader = Reader::new(row);
+        self.parallel = Parallel::read(&mut reader, &self.receive, effects)?;
+        reader.end()
+    }
+
+    /// Receives on one more queue, on this relay, as soon as the peer says that it understands that.
+    pub(super) fn add_queue(
+        &mut self,
+        relay: ServerAddress,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), CallError> {
+        self.check_active()?;
+        if self.parallel.ours.len() + 1 >= QUEUES_MAX {
+            return Err(Misuse::TooManyQueues.into());
+        }
+        let slot = self.parallel.slot();
+        let queue = Newcomer::new(relay, effects, rng);
+        self.parallel.ours.push((slot, queue));
+        self.speak_of_queues(effects, rng);
+        self.store_parallel(effects);
+        Ok(())
+    }
+
+    /// Receives no longer on this relay, but for what lies there: on the queue there that came last.
+    pub(super) fn remove_queue(
+        &mut self,
+        relay: &ServerAddress,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), CallError> {
+        self.check_active()?;
+        let is_there =
+            |queue: &ReceiveQueue| queue.relay_address().fingerprint() == relay.fingerprint();
+        let mut ours = self.parallel.ours.iter();
+        let mut at = ours.rposition(|(_, ours)| is_there(&ours.queue));
+        if at.is_none() && is_there(&self.receive) && self.put_another_first(effects) {
+            at = self.parallel.ours.len().checked_sub(1);
+        }
+        let at = at.ok_or(Misuse::NoQueue)?;
+        let (slot, ours) = self.parallel.ours.remove(at);
+        effects.forget_receives(Owner::Parallel(self.id, slot));
+        self.retire_unread(ours.queue, effects);
+        self.parallel.said = false;
+        self.speak_of_queues(effects, rng);
+        if !self.is_behind() {
+            self.acknowledge_held(effects);
+        }
+        effects.queues_changed();
+        self.store_renewal(effects);
+        self.store_parallel(effects);
+        Ok(())
+    }
+
+    /// Chooses how messages go to several queues of the peer.
+    pub(super) fn set_spread(
+        &mut self,
+        spread: Spread,
+        effects: &mut Effects,
+    ) -> Result<(), CallError> {
+        self.check_active()?;
+        self.parallel.spread = spread;
+        self.drop_taken(effects);
+        self.store_parallel(effects);
+        Ok(())
+    }
+
+    /// Whether messages flow.
+    pub(super) fn check_active(&self) -> Result<(), CallError> {
+        match self.stage {
+            Stage::Active => Ok(()),
+            Stage::Failed(fault) => Err(fault.into()),
+            Stage::Deleting => Err(Misuse::NoConnection.into()),
+            Stage::Inviting | Stage::Joining | Stage::Confirming => {
+                Err(Misuse::NotConnected.into())
+            }
+        }
+    }
+
+    /// Issues what is due for our queues beside the first one. None is made for a peer that may not understand.
+    pub(super) fn pump_parallel(&mut self, effects: &mut Effects) {
+        for (slot, ours) in &mut self.parallel.ours {
+            if self.parallel.understood || ours.queue.created.is_some() {
+                ours.pump(Owner::Parallel(self.id, *slot), effects);
+            }
+        }
+    }
+
+    /// Takes the answer to a command about one of ours.
+    pub(super) fn parallel_answered(
+        &mut self,
+        slot: Slot,
+        (purpose, answer): (Purpose, Answer),
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some(ours) = self.parallel.ours_mut(slot) else {
+            return;
+        };
+        match ours.answered(purpose, answer, effects) {
+            Progress::None => {}
+            Progress::Speaks => {
+                self.speak_of_queues(effects, rng);
+                self.store_parallel(effects);
+            }
+            Progress::Lost => self.parallel_lost(slot, effects),
+        }
+    }
+
+    /// The relay has none of this queue, or no longer.
+    pub(super) fn parallel_lost(&mut self, slot: Slot, effects: &mut Effects) {
+        let Some(at) = self.parallel.ours.iter().position(|it| it.0 == slot) else {
+            return;
+        };
+        let (_, ours) = self.parallel.ours.remove(at);
+        effects.event(super::event::Event::RotationFailed {
+            connection: self.id,
+            relay: ours.queue.relay_address().clone(),
+        });
+        effects.forget_receives(Owner::Parallel(self.id, slot));
+        effects.queues_changed();
+        self.store_parallel(effects);
+    }
+
+    /// Something has come on one of ours.
+    pub(super) fn heard_on(&mut self, place: Place, effects: &mut Effects) {
+        if let Place::Parallel(slot) = place
+            && let Some(ours) = self.parallel.ours_mut(slot)
+            && !matches!(ours.step, Step::Live)
+        {
+            ours.step = Step::Live;
+            self.store_parallel(effects);
+        }
+    }
+
+    /// What is due to be said about queues beside the first ones.
+    pub(super) fn speak_of_parallel(&mut self) -> Vec<Body<'static>> {
+        let mut bodies = Vec::new();
+        let parallel = &self.parallel;
+        let is_due = !parallel.said && (parallel.understood || !parallel.ours.is_empty());
+        if is_due {
+            // One that replaces another one may be what the peer knows already.
+            let names = self.receives().filter_map(|(place, queue)| match place {
+                Place::Main | Place::Next | Place::Parallel(_) => {
+                    Some(QueueName::of(&queue.address()?))
+                }
+                Place::Retired(_) => None,
+            });
+            bodies.push(Body::QueueTest(names.collect()));
+            self.parallel.said = true;
+        }
+        let ours = self.parallel.ours.iter_mut();
+        bodies.extend(ours.filter_map(|(_, ours)| ours.speak(None)));
+        bodies.extend(self.parallel.offered.iter_mut().filter_map(Offered::speak));
+        bodies
+    }
+
+    /// `QT`: which queues the peer receives on, if it names one of those that we send to. Otherwise it is the sender's
+    /// word that it uses a new queue of ours, and that it came is what counts.
+    pub(super) fn take_list(
+        &mut self,
+        names: &[QueueName],
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let is_named = |address: &QueueAddress| names.iter().any(|name| name.names(address));
+        if !self.sends().any(|send| is_named(&send.address)) {
+            return;
+        }
+        self.parallel.understood = true;
+        let theirs = self.parallel.theirs.iter();
+        let gone: Vec<_> = theirs
+            .filter(|(_, send)| !is_named(&send.address))
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in gone {
+            self.leave_send(Owner::Parallel(self.id, slot), effects, rng);
+        }
+        if self.send.as_ref().is_some_and(|it| !is_named(&it.address))
+            && !self.rotation.is_leaving()
+        {
+            self.leave_send(self.owner(), effects, rng);
+        }
+        self.speak_of_queues(effects, rng);
+        self.store_parallel(effects);
+    }
+
+    /// `QA` that replaces nothing: one more queue of the peer.
+    pub(super) fn take_addition(
+        &mut self,
+        uri: &QueueUri,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some(address) = uri.negotiated() else {
+            return;
+        };
+        let name = QueueName::of(address);
+        let is_known = self.sends().any(|send| name.names(&send.address));
+        if is_known || address.mode == Some(QueueMode::Contact) {
+            return;
+        }
+        let mut offered = self.parallel.offered.iter_mut();
+        match offered.find(|it| name.names(&it.address)) {
+            // It did not hear the answer.
+            Some(offered) => offered.answered = false,
+            None => {
+                // A peer that goes on offering takes back what it offered first.
+                if self.parallel.offered.len() + 1 >= QUEUES_MAX {
+                    self.parallel.offered.remove(0);
+                }
+                self.parallel.offered.push(Offered::new(address, rng));
+            }
+        }
+        self.speak_of_queues(effects, rng);
+        self.store_parallel(effects);
+    }
+
+    /// `QK` for queues of ours beside the first one.
+    pub(super) fn take_parallel_key(
+        &mut self,
+        info: &QueueInfo,
+        key: &AuthKey,
+        effects: &mut Effects,
+    ) {
+        let mut ours = self.parallel.ours.iter_mut();
+        if ours.any(|(_, ours)| ours.take_key(info, key)) {
+            self.store_parallel(effects);
+        }
+    }
+
+    /// `QU`: a queue of the peer may be used beside the others.
+    pub(super) fn use_addition(
+        &mut self,
+        name: &QueueName,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        let mut offered = self.parallel.offered.iter_mut();
+        let Some(at) = offered.position(|it| it.take_use(name)) else {
+            return;
+        };
+        let offered = self.parallel.offered.remove(at);
+        if self.parallel.theirs.len() + 1 >= QUEUES_MAX {
+            // The peer may have given up one on a relay that is away, which cannot say so.
+            let theirs = self.parallel.theirs.iter();
+            let mut away = theirs.filter(|(_, send)| !effects.is_up(send.relay));
+            let Some(slot) = away.next().map(|(slot, _)| *slot) else {
+                return self.store_parallel(effects);
+            };
+            self.leave_send(Owner::Parallel(self.id, slot), effects, rng);
+        }
+        if let Some(send) = offered.into_queue(&self.receive, effects) {
+            let is_first = self.parallel.theirs.is_empty();
+            let slot = self.parallel.slot();
+            self.parallel.theirs.push((slot, send));
+            if is_first {
+                // From now on copies may come late: they say which they are.
+                self.seal_outbox_anew(None, effects, rng);
+            }
+            effects.queues_changed();
+        }
+        self.store_parallel(effects);
+    }
+
+    /// A queue of the peer is no more: the others go on, if there are any.
+    pub(super) fn leave_send(
+        &mut self,
+        owner: Owner,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        match owner {
+            Owner::Parallel(_, slot) => self.parallel.theirs.retain(|(known, _)| *known != slot),
+            _ if self.parallel.theirs.is_empty() => {
+                return self.fail(ConnectionFault::PeerGone, effects);
+            }
+            _ => {
+                self.send_first_to(0, effects, rng);
+                self.parallel.theirs.pop();
+            }
+        }
+        effects.forget_sends(owner);
+        effects.queues_changed();
+        effects.changed(self.owner());
+        self.drop_taken(effects);
+        self.store_parallel(effects);
+    }
+
+    /// Makes one of the peer's queues the first one, which goes behind the others.
+    pub(super) fn send_first_to(
+        &mut self,
+        at: usize,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        if at >= self.parallel.theirs.len() {
+            return;
+        }
+        let (slot, mut first) = self.parallel.theirs.remove(at);
+        first.disconnected();
+        let Some(mut old) = self.send.replace(first) else {
+            return;
+        };
+        old.disconnected();
+        self.seal_outbox_anew(Some(&old.layer_key), effects, rng);
+        effects.forget_sends(self.owner());
+        effects.forget_sends(Owner::Parallel(self.id, slot));
+        let slot = self.parallel.slot();
+        self.parallel.theirs.push((slot, old));
+        effects.changed(self.owner());
+        self.store_parallel(effects);
+    }
+
+    /// Makes the queue of ours that has waited longest the first one, which goes behind the others. `false` if none
+    /// can be.
+    pub(super) fn put_another_first(&mut self, effects: &mut Effects) -> bool {
+        let mut ours = self.parallel.ours.iter();
+        let Some(at) = ours.position(|(_, ours)| ours.is_open()) else {
+            return false;
+        };
+        // What comes before on another queue is put in order as with all others.
+        self.end_drain(effects);
+        let (slot, mut first) = self.parallel.ours.remove(at);
+        first.disconnected();
+        let mut old = core::mem::replace(&mut self.receive, first.queue);
+        old.disconnected();
+        effects.forget_receives(self.owner());
+        effects.forget_receives(Owner::Parallel(self.id, slot));
+        let slot = self.parallel.slot();
+        self.parallel.ours.push((slot, Newcomer::live(old)));
+        effects.queues_changed();
+        effects.changed(self.owner());
+        self.store_parallel(effects);
+        true
+    }
+
+    /// The relay no longer has our first queue; another one takes its place. `false` if there is none.
+    pub(super) fn outlives(&mut self, lost: Option<RecipientId>, effects: &mut Effects) -> bool {
+        if self.stage != Stage::Active || !self.put_another_first(effects) {
+            return false;
+        }
+        self.parallel.ours.retain(|(_, ours)| {
+            let created = ours.queue.created.as_ref();
+            created.map(|created| created.recipient_id) != lost
+        });
+        self.store_parallel(effects);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use junto_crypto::x25519;
+    use junto_smp::id::SenderId;
+    use proptest::prelude::*;
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+    use crate::proto::connection::Keys;
+    use crate::proto::link::InvitationLink;
+    use crate::proto::{ConnectionId, Tag, layer, version};
+
+    fn relay(number: u8) -> ServerAddress {
+        let host = format!("relay{number}.example").parse().unwrap();
+        let pin = junto_smp::address::Fingerprint([number; 32]);
+        ServerAddress::new(pin, vec![host], 5223).unwrap()
+    }
+
+    fn created(queue: &mut ReceiveQueue, rng: &mut impl CryptoRng) {
+        let key = x25519::SecretKey::generate(rng).public_key();
+        let (recipient, sender) = (RecipientId::random(rng), SenderId::random(rng));
+        queue.set_created(recipient, sender, key).unwrap();
+    }
+
+    /// A connection in use that may send.
+    fn active() -> (Connection, Effects, ChaCha20Rng) {
+        let mut rng = ChaCha20Rng::from_seed([4; 32]);
+        let mut effects = Effects::default();
+        let (id, tag) = (ConnectionId::new([1; 16]), Tag::new([2; 32]));
+        let queue = |effects: &mut Effects, rng: &mut ChaCha20Rng| {
+            let mut queue = ReceiveQueue::new(relay(0), QueueMode::Messaging, effects, rng);
+            created(&mut queue, rng);
+            queue
+        };
+        let maker = queue(&mut effects, &mut rng);
+        let maker = Connection::invite(id, tag, vec![], maker, &mut rng);
+        let Keys::Offered(keys) = &maker.keys else {
+            panic!()
+        };
+        let offer = keys.offer(junto_ratchet::VersionRange::OURS);
+        let link = InvitationLink::new(maker.receive.address().unwrap(), offer);
+        let receive = queue(&mut effects, &mut rng);
+        let parts = (&mut effects, &mut rng);
+        let mut joiner = Connection::join(id, tag, &link, vec![], receive, parts).unwrap();
+        joiner.stage = Stage::Active;
+        (joiner, effects, rng)
+    }
+
+    fn offer(connection: &Connection, number: u8, rng: &mut impl CryptoRng) -> QueueUri {
+        let current = &connection.send.as_ref().unwrap().address;
+        QueueUri {
+            versions: version::QUEUE_RANGE,
+            address: QueueAddress {
+                relay: relay(number),
+                sender_id: SenderId::random(rng),
+                ..current.clone()
+            },
+        }
+    }
+
+    /// A queue of the peer, offered and used.
+    fn used(
+        connection: &mut Connection,
+        number: u8,
+        (effects, rng): (&mut Effects, &mut ChaCha20Rng),
+    ) -> QueueAddress {
+        let uri = offer(connection, number, rng);
+        connection.take_queue(&[(uri.clone(), None)], effects, rng);
+        let name = QueueName::of(&uri.address);
+        connection.use_queue(&[(name, false)], effects, rng);
+        uri.address
+    }
+
+    #[test]
+    fn a_peer_that_adds_queues_for_ever_gets_as_many_as_there_may_be() {
+        let (mut connection, mut effects, mut rng) = active();
+        let mut longest = 0;
+        for number in 1..200_u8 {
+            // Half of them are never used.
+            let uri = offer(&connection, number, &mut rng);
+            connection.take_queue(&[(uri, None)], &mut effects, &mut rng);
+            used(&mut connection, number, (&mut effects, &mut rng));
+            connection.outbox.clear();
+            connection.kept.clear();
+            assert!(connection.sends().count() <= QUEUES_MAX);
+            assert!(connection.parallel.offered.len() < QUEUES_MAX);
+            let mut row = Vec::new();
+            connection.parallel.put(&mut row).unwrap();
+            longest = longest.max(row.len());
+        }
+        assert!(longest < 2_000, "{longest}");
+    }
+
+    #[test]
+    fn a_peer_that_names_wrong_queues_changes_nothing() {
+        let (mut connection, mut effects, mut rng) = active();
+        let good = offer(&connection, 1, &mut rng);
+        let mut contact = good.clone();
+        contact.address.mode = Some(QueueMode::Contact);
+        let mut newer = good.clone();
+        newer.versions = crate::proto::VersionRange::new(5, 9).unwrap();
+        let same = QueueUri {
+            address: connection.send.as_ref().unwrap().address.clone(),
+            ..good.clone()
+        };
+        for lie in [contact, newer, same] {
+            connection.take_queue(&[(lie, None)], &mut effects, &mut rng);
+            assert!(connection.parallel.offered.is_empty());
+        }
+        // One that was not offered, and lists that name none of those that there are.
+        let name = QueueName::of(&good.address);
+        connection.use_queue(&[(name.clone(), true)], &mut effects, &mut rng);
+        connection.take_list(std::slice::from_ref(&name), &mut effects, &mut rng);
+        assert!(!connection.parallel.understood);
+        assert_eq!(connection.sends().count(), 1);
+        used(&mut connection, 2, (&mut effects, &mut rng));
+        connection.take_list(&[name], &mut effects, &mut rng);
+        assert_eq!(connection.sends().count(), 2);
+        // A list with the second one only: it is the first one now, and the last.
+        let second = connection.sends().last().unwrap().address.clone();
+        let name = QueueName::of(&second);
+        connection.take_list(&[name], &mut effects, &mut rng);
+        let left: Vec<_> = connection.sends().map(|it| it.address.clone()).collect();
+        assert_eq!(left, [second]);
+        assert_eq!(connection.stage, Stage::Active);
+    }
+
+    #[test]
+    fn copies_for_two_queues_have_nothing_in_common() {
+        let (mut connection, mut effects, mut rng) = active();
+        for number in [1, 2] {
+            used(&mut connection, number, (&mut effects, &mut rng));
+        }
+        let envelope = [7; 15_000];
+        let copies: Vec<_> = connection
+            .sends()
+            .map(|it| layer::seal_copy(&it.layer_key, &it.address.sender_id, &envelope).unwrap())
+            .collect();
+        // Beyond version and tag, 8 bytes anywhere.
+        let windows = |copy: &Vec<u8>| {
+            let all = copy[3..].windows(8).map(<[u8]>::to_vec);
+            all.collect::<std::collections::BTreeSet<_>>()
+        };
+        for (at, copy) in copies.iter().enumerate() {
+            assert_eq!(copy.len(), copies[0].len());
+            for other in &copies[at + 1..] {
+                assert!(windows(copy).is_disjoint(&windows(other)));
+            }
+        }
+        // The same one again is the same, and can be opened.
+        let send = connection.sends().last().unwrap();
+        let name = &send.address.sender_id;
+        let again = layer::seal_copy(&send.layer_key, name, &envelope).unwrap();
+        assert_eq!(again, copies[2]);
+        let opened = layer::SealedBody::read(&again).unwrap();
+        let opened = opened.open(&send.layer_key).unwrap();
+        assert_eq!(opened.envelope(), envelope);
+    }
+
+    fn rows() -> Vec<Vec<u8>> {
+        let (mut connection, mut effects, mut rng) = active();
+        let mut rows = Vec::new();
+        for number in 1..4 {
+            let mut row = Vec::new();
+            connection.parallel.put(&mut row).unwrap();
+            rows.push(row);
+            connection
+                .add_queue(relay(number), &mut effects, &mut rng)
+                .unwrap();
+            used(&mut connection, number, (&mut effects, &mut rng));
+            let uri = offer(&connection, 9, &mut rng);
+            connection.take_queue(&[(uri, None)], &mut effects, &mut rng);
+            let (_, ours) = connection.parallel.ours.last_mut().unwrap();
+            created(&mut ours.queue, &mut rng);
+            ours.step = vec![Step::Live, Step::Used, Step::Added].remove(usize::from(number) - 1);
+            connection.parallel.spread = Spread::Stripes;
+        }
+        rows
+    }
+
+    #[test]
+    fn rows_return() {
+        let (connection, mut effects, _) = active();
+        for row in rows() {
+            let mut reader = Reader::new(&row);
+            let back = Parallel::read(&mut reader, &connection.receive, &mut effects).unwrap();
+            reader.end().unwrap();
+            let mut again = Vec::new();
+            back.put(&mut again).unwrap();
+            assert_eq!(row, again);
+            for len in 0..row.len() {
+                let mut reader = Reader::new(&row[..len]);
+                assert!(Parallel::read(&mut reader, &connection.receive, &mut effects).is_err());
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn a_damaged_row_never_panics(at in any::<prop::sample::Index>(), byte: u8) {
+            let (connection, mut effects, _) = active();
+            let mut row = rows().pop().unwrap();
+            let at = at.index(row.len());
+            row[at] = byte;
+            let _ = Parallel::read(&mut Reader::new(&row), &connection.receive, &mut effects);
+        }
+    }
+}
