@@ -90,8 +90,16 @@ class Run:
 
 
 def same_as_over_tcp(lab, program, order):
-    Run(lab, [*program, "--no-log"], order).expect(plain(lab, len(order), program))
-    show(f"{program[0]}, {len(order)} parties: the same as over TCP")
+    begun = time.monotonic()
+    printed = plain(lab, len(order), program)
+    over_tcp = time.monotonic() - begun
+    run = Run(lab, [*program, "--no-log"], order, start=False)
+    begun = time.monotonic()
+    for party in order:
+        run.start(party)
+    run.expect(printed)
+    over_session = time.monotonic() - begun
+    show(f"{' '.join(program)}, {len(order)} parties: the same as over TCP, {over_session:.1f} s instead of {over_tcp:.1f} s")
 
 
 @case

@@ -27,8 +27,10 @@ environment spu || [ -z "${JUNTO_CI:-}" ] || exit 1
 
 work=$(mktemp -d)
 prefix=junto-$$-
+check=
 cleanup() {
-  # What a check that was killed leaves behind.
+  [ -z "$check" ] || { kill "$check" 2> /dev/null || true; wait "$check" || true; }
+  # What is left nevertheless.
   if [ "$prefix" ]; then
     for space in $(ip netns list | grep -o "^$prefix[0-9]*"); do
       ip netns pids "$space" | xargs -r kill -9 || true
@@ -47,4 +49,5 @@ else
   ip netns delete "${prefix}0"
 fi
 python3 "$here/check.py" "$junto" "$tools" "$work" "$prefix" "$@" &
-wait $!
+check=$!
+wait "$check"

@@ -263,3 +263,16 @@ fn what_cannot_be_run_is_a_usage_error() {
         assert_eq!(stage.run("p", arguments).code, Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_connection_is_measured_beside_tcp() {
+    let stage = Stage::new();
+    let small = ["bench", "run", "--messages", "200", "--bulk", "1"];
+    let figures = stage.run("p", &small).ok().clone();
+    for path in ["memory", "queues"] {
+        for ratio in ["hop_over_tcp", "bulk_over_tcp"] {
+            assert!(figures[path][ratio].as_f64().unwrap() > 0.0, "{figures}");
+        }
+    }
+    assert!(figures["tcp"]["small_per_second"].as_f64().unwrap() > 0.0);
+}
