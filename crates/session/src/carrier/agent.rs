@@ -398,7 +398,11 @@ mod tests {
         };
         assert!(irregularity_of(&message(agent::Integrity::Ok)).is_none());
         let skipped = message(agent::Integrity::Skipped { from: 2, to: 3 });
-        let Some(Event::Irregular { connection: at, what }) = irregularity_of(&skipped) else {
+        let Some(Event::Irregular {
+            connection: at,
+            what,
+        }) = irregularity_of(&skipped)
+        else {
             panic!("a silent loss")
         };
         assert_eq!(at, connection_of(connection));

@@ -34,6 +34,8 @@ use crate::{
 
 /// A party that says nothing else says this often that it is there.
 pub(super) const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// How long the last words of a party may take: ours to be stored, another's to come after its connections have ended.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Why the streams of a session ended.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -295,8 +297,6 @@ impl Mesh {
     /// # Errors
     /// Whatever ended the mesh before that; the others are told so.
     pub async fn finish(mut self, outcome: Outcome) -> Result<(), MeshError> {
-        /// How long the last words may take to be stored.
-        const LAST_WORDS: Duration = Duration::from_secs(5);
         if outcome == Outcome::Failed {
             self.hub.cause().await;
         }
@@ -454,13 +454,11 @@ impl Hub {
     /// Our program has failed. If others have ended connections of it, that may be why, and whoever is the cause
     /// is about to say so, or to be found silent.
     async fn cause(&self) {
-        /// What a party says last comes after its connections have ended, by so much.
-        const LAST_WORD: Duration = Duration::from_secs(2);
         let gave_up = |state: &mut State| matches!(state.link.over(), Some(Outcome::GaveUp(_)));
         let wait = if !self.members(gave_up).is_empty() {
             WEIGHED + LOOK_EVERY
         } else if self.parted.load(Ordering::Relaxed) {
-            LAST_WORD
+            LAST_WORDS
         } else {
             return;
         };
