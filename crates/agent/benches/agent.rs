@@ -1,5 +1,6 @@
 //! `cargo bench -p junto-agent`: the figures of `junto_agent::bench`, and messages by turns over
-//! loopback: through one relay, and through that of the sender to that of the receiver.
+//! loopback: through one relay, and through that of the sender to that of the receiver; then one way over several
+//! queues, near relays and relays 20 ms away. `-- stripes` measures the last alone.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -12,7 +13,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use junto_agent::bench::BenchOptions;
-use junto_agent::{Agent, AgentConfig, ConnectionId, Event, Events, PostQuantum, Routing, Tag};
+use junto_agent::{
+    Agent, AgentConfig, ConnectionId, Event, Events, PostQuantum, Routing, Spread, Tag,
+};
 use junto_crypto::aead::StoreKey;
 use junto_relay::{Relay, RelayConfig, RunningRelay};
 use junto_smp::address::ServerAddress;
@@ -20,6 +23,10 @@ use junto_tls::ServerIdentity;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rustls::pki_types::UnixTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 struct Party {
     agent: Agent,
@@ -136,15 +143,139 @@ async fn by_turns(turns: usize, post_quantum: PostQuantum, detour: bool) {
     );
 }
 
+/// A relay's address by a way on which everything takes that much longer.
+async fn far(relay: &RunningRelay, delay: Duration) -> ServerAddress {
+    let address = relay.address();
+    if delay.is_zero() {
+        return address;
+    }
+    let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = door.local_addr().unwrap().port();
+    let behind = (Ipv4Addr::LOCALHOST, address.port());
+    tokio::spawn(async move {
+        while let Ok((near, _)) = door.accept().await {
+            let far = TcpStream::connect(behind).await.unwrap();
+            let _ = (near.set_nodelay(true), far.set_nodelay(true));
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            tokio::spawn(carry(near_in, far_out, delay));
+            tokio::spawn(carry(far_in, near_out, delay));
+        }
+    });
+    ServerAddress::new(address.fingerprint(), address.hosts().to_vec(), port).unwrap()
+}
+
+/// Passes bytes on, each after the delay, whatever comes meanwhile.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (later, mut due) = mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
+    tokio::spawn(async move {
+        while let Some((at, bytes)) = due.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let bytes = buffer[..count].to_vec();
+        let at = tokio::time::Instant::now() + delay;
+        if later.send((at, bytes)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Messages a second, one way, to a peer that receives on that many queues, each on a relay of its own.
+async fn over_queues(queues: usize, delay: Duration, count: u32) -> f64 {
+    let scratch = tempfile::tempdir_in(".").unwrap();
+    let folder = scratch.path();
+    let mut relays = Vec::new();
+    let mut addresses = Vec::new();
+    for number in 0..queues {
+        let relay = relay(10 + u8::try_from(number).unwrap()).await;
+        addresses.push(far(&relay, delay).await);
+        relays.push(relay);
+    }
+    let home = &addresses[0];
+    let config = |name: &str| {
+        let mut config = AgentConfig::new(folder.join(name), StoreKey::from_bytes(&[5; 32]));
+        config.receipts = false;
+        config.routing = Routing::Never;
+        config
+    };
+    let open = async |name| {
+        let (agent, events) = Agent::open(config(name)).await.unwrap();
+        Party { agent, events }
+    };
+    let (mut alice, mut bob) = (open("alice.db").await, open("bob.db").await);
+    let made = alice.agent.create_invitation(Tag::new([1; 32]), home, b"");
+    let link = made.await.unwrap().1.into();
+    let joined = bob.agent.join(Tag::new([2; 32]), &link, home, b"");
+    joined.await.unwrap();
+    let (to_bob, to_alice) = (alice.connected().await, bob.connected().await);
+    for address in &addresses[1..] {
+        bob.agent.add_queue(to_alice, address).await.unwrap();
+    }
+    let spread = alice.agent.set_spread(to_bob, Spread::Stripes);
+    spread.await.unwrap();
+    while alice.agent.overview().await.unwrap().connections[0]
+        .sends
+        .len()
+        < queues
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let start = Instant::now();
+    let agent = alice.agent.clone();
+    let sending = tokio::spawn(async move {
+        for _ in 0..count / 20 {
+            let calls = (0..20).map(|_| {
+                let agent = agent.clone();
+                tokio::spawn(async move { agent.send(to_bob, &[3; 100]).await.unwrap() })
+            });
+            for sent in calls.collect::<Vec<_>>() {
+                sent.await.unwrap();
+            }
+        }
+    });
+    for _ in 0..count {
+        bob.take().await;
+    }
+    sending.await.unwrap();
+    f64::from(count) / start.elapsed().as_secs_f64()
+}
+
+async fn stripes() {
+    for (delay_ms, count) in [(0, 2_000), (10, 400)] {
+        let delay = Duration::from_millis(delay_ms);
+        let mut one = f64::NAN;
+        for queues in [1, 2, 4] {
+            let rate = over_queues(queues, delay, count).await;
+            if queues == 1 {
+                one = rate;
+            }
+            println!(
+                "striped over {queues} queues, relays {} ms there and back: {rate:.0}/s, {:.2} times one",
+                2 * delay_ms,
+                rate / one
+            );
+        }
+    }
+}
+
 fn main() {
-    let folder = tempfile::tempdir_in(".").unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .unwrap();
+    if std::env::args().any(|argument| argument == "stripes") {
+        return runtime.block_on(stripes());
+    }
+    let folder = tempfile::tempdir_in(".").unwrap();
     runtime.block_on(by_turns(100, PostQuantum::EachStep, false));
     runtime.block_on(by_turns(100, PostQuantum::Sparing, false));
     runtime.block_on(by_turns(100, PostQuantum::Sparing, true));
+    runtime.block_on(stripes());
     let report = junto_agent::bench::run(BenchOptions::default(), folder.path());
     println!("{:#?}", report.unwrap());
 }

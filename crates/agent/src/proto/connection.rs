@@ -13,7 +13,7 @@ use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, MessageId, Tag};
 use super::instant::Instant;
 use super::link::InvitationLink;
-use super::parallel::Parallel;
+use super::parallel::{Parallel, QUEUES_MAX};
 use super::publication::Publication;
 use super::queue::{ReceiveQueue, SendQueue};
 use super::requests::Allowance;
@@ -44,6 +44,16 @@ pub(super) const EARLY_MAX: usize = WINDOW;
 
 /// The same when there are several queues, one of which may be far ahead of another.
 pub(super) const EARLY_MAX_OF_SEVERAL: usize = 4 * WINDOW;
+
+/// How far the numbers that come by one of several queues may be ahead of the first one that is missing, before its
+/// relay waits for the others. A sender's are never that far ahead of one that it has not got rid of
+/// ([`STRIPES_AHEAD_MAX`]): so a missing one is not behind a message that waits for it.
+pub(super) const AHEAD_MAX: u64 = 3 * WINDOW as u64;
+
+/// How far the numbers that a sender of stripes has sent may be ahead of one that no relay has taken.
+pub(super) const STRIPES_AHEAD_MAX: u64 = 2 * WINDOW as u64;
+const _: () = assert!(STRIPES_AHEAD_MAX < AHEAD_MAX);
+const _: () = assert!(AHEAD_MAX as usize + QUEUES_MAX < EARLY_MAX_OF_SEVERAL);
 
 /// Receipts that may be due, 40 B each in the connection's row: for messages that were acknowledged while the peer
 /// takes nothing. The oldest are forgotten beyond that; a receipt is a courtesy.

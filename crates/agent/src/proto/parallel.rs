@@ -285,9 +285,7 @@ impl Connection {
         self.retire_unread(ours.queue, effects);
         self.parallel.said = false;
         self.speak_of_queues(effects, rng);
-        if !self.is_behind() {
-            self.acknowledge_held(effects);
-        }
+        self.acknowledge_held(effects);
         effects.queues_changed();
         self.store_renewal(effects);
         self.store_parallel(effects);
@@ -364,8 +362,11 @@ impl Connection {
         self.store_parallel(effects);
     }
 
-    /// Something has come on one of ours.
-    pub(super) fn heard_on(&mut self, place: Place, effects: &mut Effects) {
+    /// A message with this number has come on a queue of ours.
+    pub(super) fn heard_on(&mut self, place: Place, number: u64, effects: &mut Effects) {
+        if let Some(queue) = self.queue_mut(place) {
+            queue.last = number;
+        }
         if let Place::Parallel(slot) = place
             && let Some(ours) = self.parallel.ours_mut(slot)
             && !matches!(ours.step, Step::Live)

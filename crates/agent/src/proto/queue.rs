@@ -57,6 +57,8 @@ pub(super) struct ReceiveQueue {
     pub(super) subscription: Subscription,
     /// Received but not acknowledged to the relay: the application is too far behind.
     pub(super) held: Option<QueueMessageId>,
+    /// The number of the last message that came on it. Not stored.
+    pub(super) last: u64,
     /// The short link that leads to it.
     pub(super) publication: Option<Box<Publication>>,
 }
@@ -101,6 +103,7 @@ impl ReceiveQueue {
             sender: None,
             subscription: Subscription::Idle,
             held: None,
+            last: 0,
             publication: None,
         }
     }
@@ -333,6 +336,7 @@ impl ReceiveQueue {
             sender: None,
             subscription: Subscription::Idle,
             held: None,
+            last: 0,
             publication: None,
         };
         let created = reader.optional(|reader| {

@@ -12,8 +12,8 @@ use junto_smp::message::Delivered;
 
 use super::chain::Integrity;
 use super::connection::{
-    Address, Connection, DueReceipt, EARLY_MAX, EARLY_MAX_OF_SEVERAL, Fingerprint, Gap, INBOX_MAX,
-    InboxRow, Keys, RECEIPTS_DUE_MAX, Request, Stage,
+    AHEAD_MAX, Address, Connection, DueReceipt, EARLY_MAX, EARLY_MAX_OF_SEVERAL, Fingerprint, Gap,
+    INBOX_MAX, InboxRow, Keys, RECEIPTS_DUE_MAX, Request, Stage,
 };
 use super::effects::{Effects, Owner, Timer};
 use super::envelope::Envelope;
@@ -198,7 +198,7 @@ impl Connection {
         if number.is_some_and(|number| number != id) {
             return Err(Unusable::Unreadable);
         }
-        self.heard_on(place, effects);
+        self.heard_on(place, id, effects);
         if self.stage == Stage::Confirming {
             // The peer has our confirmation, the relay's word for it was lost.
             self.activate(effects);
@@ -237,11 +237,12 @@ impl Connection {
         }
     }
 
-    /// Whether the relays are to wait before they send more: the application is too far behind, or what came by one
-    /// queue too far ahead of what comes by another one.
-    pub(super) fn is_behind(&self) -> bool {
-        let early_max = EARLY_MAX_OF_SEVERAL - EARLY_MAX;
-        self.inbox.len() >= INBOX_MAX || (self.has_several() && self.early.len() >= early_max)
+    /// Whether a relay is to wait before it sends more: the application is too far behind, or the queue too far ahead
+    /// of another one.
+    pub(super) fn is_to_wait(&self, place: Place) -> bool {
+        let last = self.queue(place).map_or(0, |queue| queue.last);
+        let ahead = last.saturating_sub(self.received.expected_id());
+        self.inbox.len() >= INBOX_MAX || (self.has_several() && ahead >= AHEAD_MAX)
     }
 
     /// Keeps a message until those that it overtook have come. When a full queue has room again in
@@ -292,7 +293,7 @@ impl Connection {
 
     /// Relays that waited for earlier messages to come by another one go on.
     fn let_go_on(&mut self, effects: &mut Effects) {
-        if self.has_several() && !self.is_behind() {
+        if self.has_several() {
             self.acknowledge_held(effects);
         }
     }
@@ -415,7 +416,7 @@ impl Connection {
 
     /// Lets the relay send the next message, or not yet.
     fn acknowledge(&mut self, place: Place, message: QueueMessageId, effects: &mut Effects) {
-        self.acknowledge_at(place, message, self.is_behind(), effects);
+        self.acknowledge_at(place, message, self.is_to_wait(place), effects);
     }
 
     /// The application has a message durably.
@@ -437,9 +438,7 @@ impl Connection {
             self.time_receipts(effects);
             effects.changed(self.owner());
         }
-        if !self.is_behind() {
-            self.acknowledge_held(effects);
-        }
+        self.acknowledge_held(effects);
     }
 }
 

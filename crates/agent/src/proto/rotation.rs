@@ -274,10 +274,13 @@ impl Connection {
         }
     }
 
-    /// Acknowledges what was held back on all queues.
+    /// Acknowledges what was held back, on the queues that need not wait any more.
     pub(super) fn acknowledge_held(&mut self, effects: &mut Effects) {
         let places: Vec<_> = self.receives().map(|(place, _)| place).collect();
         for place in places {
+            if self.is_to_wait(place) {
+                continue;
+            }
             let held = self.queue_mut(place).and_then(|queue| queue.held.take());
             if let Some(message) = held {
                 self.acknowledge_at(place, message, false, effects);

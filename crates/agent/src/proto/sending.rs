@@ -10,7 +10,9 @@ use junto_crypto::{CryptoRng, Zeroizing};
 
 use super::address::QueueName;
 use super::command::{CallError, Misuse, Reply, Ticket};
-use super::connection::{AWAITING_MAX, Connection, Keys, OUTBOX_MAX, Role, Stage, WINDOW};
+use super::connection::{
+    AWAITING_MAX, Connection, Keys, OUTBOX_MAX, Role, STRIPES_AHEAD_MAX, Stage, WINDOW,
+};
 use super::effects::{Effects, Owner, Purpose, Timer};
 use super::envelope::Envelope;
 use super::event::ConnectionFault;
@@ -56,6 +58,8 @@ struct Stripe {
     /// Which queue's turn it is, of how many.
     turn: u64,
     of: u64,
+    /// The first row that no relay has.
+    first: u64,
     /// Rows in flight to any.
     in_flight: BTreeSet<u64>,
 }
@@ -66,8 +70,10 @@ impl Share<'_> {
         let Some(stripe) = &self.stripe else {
             return true;
         };
+        let is_near = number.saturating_sub(stripe.first) <= STRIPES_AHEAD_MAX;
+        let is_its = number % stripe.of.max(1) == stripe.turn;
         self.barriers.contains(&number)
-            || (!stripe.in_flight.contains(&number) && number % stripe.of.max(1) == stripe.turn)
+            || (is_near && is_its && !stripe.in_flight.contains(&number))
     }
 }
 
@@ -189,6 +195,12 @@ impl Connection {
             stripe: is_striped.then(|| Stripe {
                 turn: 0,
                 of,
+                first: self
+                    .outbox
+                    .keys()
+                    .find(|it| !self.kept.contains(it))
+                    .copied()
+                    .unwrap_or(0),
                 in_flight: in_flight.chain(&first.in_flight).copied().collect(),
             }),
         };

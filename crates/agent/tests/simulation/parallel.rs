@@ -372,6 +372,32 @@ fn striped_messages_come_in_order_whatever_dies_but_a_relay() {
 }
 
 #[test]
+fn striped_messages_come_in_order_to_a_reader_who_is_far_behind() {
+    for seed in 0..4 {
+        let mut pair = doubled(seed);
+        spread(&mut pair, 0, Spread::Stripes);
+        pair.world.settle();
+        pair.world.cut_all(1);
+        let connection = pair.connection(0).unwrap();
+        let before = heard(&pair, 1).len();
+        for number in 0..700_u16 {
+            let body = number.to_be_bytes().to_vec();
+            pair.world.call(0, Command::Send { connection, body });
+        }
+        // More than both queues hold.
+        pair.world.settle_only(0);
+        for _ in 0..4_000 {
+            pair.world.act(Faults::NONE);
+        }
+        pair.world.settle();
+        let heard = heard(&pair, 1).split_off(before);
+        let numbers = (0..700_u16).map(|it| (Integrity::Ok, it.to_be_bytes().to_vec()));
+        assert_eq!(heard, numbers.collect::<Vec<_>>(), "seed {seed}");
+        check_quiet(&pair);
+    }
+}
+
+#[test]
 fn striped_messages_go_around_a_relay_that_does_not_answer() {
     for seed in 0..4 {
         let mut pair = doubled(seed);
