@@ -21,6 +21,7 @@ mod agent;
 mod bls;
 mod crypto;
 mod daemon;
+mod files;
 mod input;
 mod ratchet;
 mod relay;
@@ -53,6 +54,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("crypto_kem", crypto::kem),
     ("crypto_keys", crypto::keys),
     ("daemon_request", daemon::line),
+    ("files_frame", files::frame),
+    ("files_transfer", files::transfer),
     ("ratchet_conversation", ratchet::conversation),
     ("ratchet_message", ratchet::message),
     ("ratchet_params", ratchet::params),

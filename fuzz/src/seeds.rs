@@ -72,6 +72,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "crypto_kem" => kem_values(),
         "crypto_keys" | "smp_keys" => spkis(),
         "daemon_request" => daemon::seeds(),
+        "files_frame" => crate::files::frames(),
+        "files_transfer" => crate::files::transfers(),
         "ratchet_conversation" => conversations(),
         "ratchet_message" => ratchet_messages(),
         "ratchet_params" => ratchet_params(),

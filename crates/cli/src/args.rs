@@ -140,6 +140,9 @@ pub(crate) enum Command {
     /// Contacts: peers that you talk with outside of sessions, and an address where others can ask to become one
     #[command(subcommand, visible_alias = "contacts")]
     Contact(ContactCommand),
+    /// Files of any size to and from contacts
+    #[command(subcommand, visible_alias = "files")]
+    File(FileCommand),
     /// Send one message to the other parties of a session, or to a contact
     Send(Send),
     /// Wait for messages of the other parties of a session, or of a contact
@@ -701,6 +704,90 @@ pub(crate) enum AddressCommand {
     Close,
 }
 
+/// What is interrupted, by whatever, goes on with the same command: each side remembers what it has.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FileCommand {
+    /// Send files to a contact, one after the other
+    ///
+    /// Ends when the other side has all of them, whole and verified; it runs `junto file recv` meanwhile. A file
+    /// that was interrupted goes on from what the other side has; one that has changed since begins anew.
+    Send {
+        /// Name of the contact
+        #[arg(long, value_name = "NAME")]
+        contact: String,
+        /// The files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        wait: Stall,
+    },
+    /// Receive files of a contact into a folder
+    ///
+    /// Takes whatever the contact offers, up to the limits. The name is the sender's, without what could do harm; an
+    /// existing file is never overwritten (the new one gets a number). Only you can read the new file. Until all of it
+    /// is here and verified it is called .junto-….part.
+    Recv {
+        /// Name of the contact
+        #[arg(long, value_name = "NAME")]
+        contact: String,
+        /// Folder to receive into; it must exist
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+        /// End after this many files
+        #[arg(long, default_value_t = 1)]
+        count: u64,
+        /// Refuse larger files: bytes, or with K, M, G, T for powers of 1024
+        #[arg(long, default_value = "1G", value_name = "SIZE", value_parser = size)]
+        max_size: u64,
+        #[command(flatten)]
+        wait: Stall,
+    },
+    /// List the files that are not through yet, in both directions
+    List {
+        /// Name of the contact
+        #[arg(long, value_name = "NAME")]
+        contact: String,
+    },
+    /// Cancel a file, in whichever direction; the other side is told
+    Cancel {
+        /// Name of the contact
+        #[arg(long, value_name = "NAME")]
+        contact: String,
+        /// The transfer, as `junto file list` shows it; the first digits are enough
+        transfer: String,
+    },
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Stall {
+    /// Seconds without progress until the command gives up; it goes on when you run it again
+    #[arg(long = "timeout", default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    timeout: u64,
+}
+
+impl Stall {
+    pub(crate) fn patience(self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.timeout)
+    }
+}
+
+/// A number of bytes as people write it.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 30),
+        Some((at, 'T' | 't')) => (&text[..at], 40),
+        Some(_) | None => (text, 0),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a number, or one with K, M, G or T".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "that is too large".to_owned())
+}
+
 /// Whom a message is for or from.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
@@ -797,6 +884,12 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 64)]
         bulk: u32,
     },
+    /// A file from one agent to another through a relay, against the same bytes as bare messages
+    Files {
+        /// Size of the file in MiB; three are sent
+        #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
+        mib: u64,
+    },
     /// Key generation and signing, against bare `blst` calls
     Bls {
         /// Repetitions of each figure
@@ -820,5 +913,15 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_written_as_people_do() {
+        for (text, bytes) in [("0", 0), ("17", 17), ("3k", 3 << 10), ("2G", 2 << 30)] {
+            assert_eq!(size(text), Ok(bytes));
+        }
+        for text in ["", "G", "-1", "1.5G", "1GB", "é", "99999999T"] {
+            assert!(size(text).is_err(), "{text}");
+        }
     }
 }

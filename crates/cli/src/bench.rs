@@ -50,6 +50,7 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> Result<(), Fai
         },
         BenchCommand::Run { messages, bulk } => programs(messages, bulk, output).await,
         BenchCommand::Session { messages, memory } => session(messages, memory, output).await,
+        BenchCommand::Files { mib } => files(mib, output).await,
     }
 }
 
@@ -383,6 +384,37 @@ async fn seat_over_queues(relay: &str, dir: &TempDir, name: &str) -> Result<Seat
         relay: relay.to_owned(),
         dir,
     })
+}
+
+async fn files(mib: u64, output: Output) -> Result<(), Failure> {
+    let progress = output.progress("measuring a file against the same bytes as bare messages");
+    let relay = embedded_relay().await?;
+    let dir = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let (near, far) = (
+        file_seat(&dir, "near").await?,
+        file_seat(&dir, "far").await?,
+    );
+    let report = junto_files::bench::run(&relay.address(), near, far, mib << 20)
+        .await
+        .map_err(Failure::failed)?;
+    progress.done();
+    output.result(&report, || {
+        format!(
+            "file            {:>8.1} MB/s\nbare messages   {:>8.1} MB/s\nfile over bare  {:>8.0} %",
+            report.file_mb_per_second,
+            report.bare_mb_per_second,
+            report.ratio * 100.0
+        )
+    })
+}
+
+async fn file_seat(dir: &TempDir, name: &str) -> Result<junto_files::bench::Seat, Failure> {
+    let dir = folder(dir, name)?;
+    let key = StoreKey::generate(&mut random());
+    let (agent, events) = Agent::open(AgentConfig::new(dir.join("agent.db"), key))
+        .await
+        .context("cannot open an agent")?;
+    Ok(junto_files::bench::Seat { agent, events, dir })
 }
 
 /// A relay in memory, in this process.

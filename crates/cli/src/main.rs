@@ -8,6 +8,7 @@ mod contact;
 mod daemon;
 mod demo;
 mod failure;
+mod file;
 mod input;
 mod log;
 mod open;
@@ -59,6 +60,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Bls(command) => bls::run(command, global, output).await,
         Command::Connect(arguments) => contact::connect(arguments, global, output).await,
         Command::Contact(command) => contact::run(command, global, output).await,
+        Command::File(command) => file::run(command, global, output).await,
         Command::Run(arguments) => run::run(arguments, global, output).await,
         Command::Send(arguments) => talk::send(arguments, global, output).await,
         Command::Recv(arguments) => talk::recv(arguments, global, output).await,

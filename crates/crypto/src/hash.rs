@@ -20,6 +20,23 @@ pub fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// SHA-256 of what comes piece by piece: of files, say.
+#[derive(Default)]
+pub struct Sha256(sha2::Sha256);
+
+impl Sha256 {
+    /// Appends a piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The hash of all pieces.
+    #[must_use]
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
 /// MD5, for formats that have it: it is broken and protects nothing.
 #[must_use]
 pub fn md5(bytes: &[u8]) -> [u8; 16] {

@@ -25,8 +25,9 @@ pub(crate) async fn send(
         return Err(Failure::usage(format_args!(
             "a message to a contact has at most {MAX_BODY} bytes"
         ))
-        .help("send it in parts; over a session, `junto send` takes up to 16 MiB"));
+        .help("send it as a file, with `junto file send`; over a session, `junto send` takes up to 16 MiB"));
     }
+    refuse_frame(message)?;
     Contacts::with(global, async |contacts| {
         let end = Instant::now() + wait.patience();
         let id = contacts.contact(name).await?.id;
@@ -42,6 +43,16 @@ pub(crate) async fn send(
     .await
 }
 
+/// Whoever can have us send a text must not have us speak about files.
+pub(crate) fn refuse_frame(message: &[u8]) -> Result<(), Failure> {
+    match junto_files::frame::is_frame(message) {
+        true => Err(Failure::usage(
+            "a message cannot begin as those about files do",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Waits for messages of a contact.
 pub(crate) async fn recv(
     name: &str,
@@ -54,6 +65,7 @@ pub(crate) async fn recv(
         let end = Instant::now() + wait.patience();
         let contact = contacts.contact(name).await?.id;
         let mut received = 0;
+        let mut files = false;
         while received < count {
             let event = contacts.event(end).await?;
             let is_message = matches!(event, Some(Event::Message { .. }));
@@ -64,6 +76,16 @@ pub(crate) async fn recv(
                 }
             }
             match event {
+                Some(Event::Message {
+                    connection, body, ..
+                }) if connection == contact && junto_files::frame::is_frame(&body) => {
+                    // Stays with the agent, for `junto file`.
+                    if !std::mem::replace(&mut files, true) {
+                        output.say(format_args!(
+                            "{name} says something about files: run `junto file recv --contact {name} --into DIR`"
+                        ));
+                    }
+                }
                 Some(Event::Message {
                     connection,
                     id,
@@ -115,7 +137,7 @@ pub(crate) fn message_json(name: &str, verdict: Option<Verdict>, body: &[u8]) ->
 }
 
 /// Tells people and programs of something lost or altered, beside the messages.
-fn warn(name: &str, verdict: &Verdict, output: Output) -> Result<(), Failure> {
+pub(crate) fn warn(name: &str, verdict: &Verdict, output: Output) -> Result<(), Failure> {
     output.say(verdict.warning(name));
     if output.json {
         let value = json!({ "contact": name, "warning": verdict, "advice": verdict.advice(name) });

@@ -6,9 +6,9 @@ mod messages;
 mod upkeep;
 mod verdict;
 
-pub(crate) use messages::{message_json, recv, send};
+pub(crate) use messages::{message_json, recv, refuse_frame, send, warn};
 pub(crate) use upkeep::show_json;
-pub(crate) use verdict::Verdict;
+pub(crate) use verdict::{Noted, Verdict};
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -33,8 +33,7 @@ use crate::profile::{Profile, Succession};
 use crate::relay::parse_address;
 use crate::session::no_relay;
 use crate::talk::printable;
-use crate::{input, random, way};
-use verdict::Noted;
+use crate::{file, input, random, way};
 
 /// The file with the contacts' names.
 const BOOK: &str = "contacts";
@@ -61,9 +60,9 @@ type Invitation = (ConnectionId, InvitationLink, ShortLink);
 
 /// The contacts of a profile in use.
 pub(crate) struct Contacts {
-    profile: Arc<Profile>,
-    agent: Agent,
-    events: Events,
+    pub(crate) profile: Arc<Profile>,
+    pub(crate) agent: Agent,
+    pub(crate) events: Events,
     book: Vec<Entry>,
     socks: Option<junto_agent::client::SocksServer>,
     /// Connections that stand.
@@ -73,7 +72,7 @@ pub(crate) struct Contacts {
 }
 
 impl Contacts {
-    async fn with(
+    pub(crate) async fn with(
         global: &Global,
         command: impl AsyncFnOnce(&mut Contacts) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
@@ -106,11 +105,16 @@ impl Contacts {
         let Some((connection, noted)) = Noted::of(event) else {
             return Ok(());
         };
-        let tag = self.tags.get(&connection);
-        let entry = tag.and_then(|tag| {
-            let mut book = self.book.iter_mut();
-            book.find(|entry| entry.tag == *tag.as_bytes())
-        });
+        match self.tags.get(&connection) {
+            Some(&tag) => self.keep(tag, noted),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps what was noted about a contact.
+    pub(crate) fn keep(&mut self, tag: Tag, noted: Noted) -> Result<(), Failure> {
+        let mut book = self.book.iter_mut();
+        let entry = book.find(|entry| entry.tag == *tag.as_bytes());
         if let Some(entry) = entry
             && noted.add_to(&mut entry.verdicts)
         {
@@ -232,7 +236,7 @@ impl Contacts {
     }
 
     /// Waits until relays have taken what is to leave for these.
-    async fn settle(&self, lines: Lines, patience: Duration) -> Result<(), Failure> {
+    pub(crate) async fn settle(&self, lines: Lines, patience: Duration) -> Result<(), Failure> {
         match tokio::time::timeout(patience, self.agent.settle(lines)).await {
             Ok(settled) => settled.map_err(agent_failure),
             Err(_) => Err(Failure::new(
@@ -344,7 +348,11 @@ impl Contacts {
     }
 
     /// Waits until messages flow.
-    async fn connected(&mut self, id: ConnectionId, end: Instant) -> Result<(), Failure> {
+    pub(crate) async fn connected(
+        &mut self,
+        id: ConnectionId,
+        end: Instant,
+    ) -> Result<(), Failure> {
         let connections = self.overview().await?.connections;
         let known = connections.iter().find(|it| it.id == id);
         match known.map(|it| it.progress) {
@@ -372,7 +380,7 @@ impl Contacts {
 }
 
 /// A connection that cannot go on.
-fn failed(fault: junto_agent::ConnectionFault) -> Failure {
+pub(crate) fn failed(fault: junto_agent::ConnectionFault) -> Failure {
     use junto_agent::ConnectionFault as Fault;
     let exit = match fault {
         Fault::LinkForged => Exit::Misbehaved,
@@ -387,7 +395,7 @@ fn failed(fault: junto_agent::ConnectionFault) -> Failure {
     Failure::new(exit, fault).help("end it by `junto contact close NAME`, and ask for another link")
 }
 
-fn one(connection: ConnectionId) -> Lines {
+pub(crate) fn one(connection: ConnectionId) -> Lines {
     Lines {
         connections: [connection].into(),
         ..Lines::default()
@@ -731,7 +739,8 @@ async fn reject(contacts: &Contacts, request: &str, output: Output) -> Result<()
 async fn close(contacts: &mut Contacts, name: &str, output: Output) -> Result<(), Failure> {
     let tag = contacts.contact(name).await.map(|it| (it.id, it.tag));
     match tag {
-        Ok((id, _)) => {
+        Ok((id, tag)) => {
+            file::forget(&contacts.profile, tag)?;
             contacts.agent.delete(id).await.map_err(agent_failure)?;
             // The queue goes when its relay is there, now or with a later command.
             let _ = contacts.settle(one(id), GLANCE).await;

@@ -14,7 +14,9 @@ use super::answer::notification;
 use super::client::{ClientId, Outlet, Reply};
 use super::request::{Call, New};
 use crate::args::NewContact;
-use crate::contact::{Contacts, Verdict, json_of, message_json, read_contact_link, show_json};
+use crate::contact::{
+    Contacts, Verdict, json_of, message_json, read_contact_link, refuse_frame, show_json,
+};
 use crate::failure::Failure;
 use crate::open::{Junto, SETTLE, agent_failure};
 use crate::output::Output;
@@ -108,6 +110,8 @@ impl Post {
             }
         }
         match event {
+            // Stays with the agent, for `junto file`.
+            Event::Message { body, .. } if junto_files::frame::is_frame(&body) => {}
             Event::Message {
                 connection,
                 id,
@@ -306,6 +310,7 @@ impl Post {
                     ))
                     .help("send it in parts"));
                 }
+                refuse_frame(&body)?;
                 let id = self.contacts.contact(&contact).await?.id;
                 let work = async move {
                     let number = agent.send(id, &body).await.map_err(agent_failure)?;

@@ -84,10 +84,15 @@ pub(super) fn look(profile: &Profile) -> Report {
         }
         Err(failure) => report.add("bls", failure.message, FILE),
     }
-    for name in SEALED {
-        if let Err(failure) = profile.read_sealed(name) {
+    let mut sealed: Vec<String> = SEALED.map(str::to_owned).into();
+    match profile.sealed_in(crate::file::FOLDER) {
+        Ok(names) => sealed.extend(names),
+        Err(failure) => report.add(crate::file::FOLDER, failure.message, FILE),
+    }
+    for name in sealed {
+        if let Err(failure) = profile.read_sealed(&name) {
             let advice = if name.ends_with("mark") { MARK } else { FILE };
-            report.add(name, failure.message, advice);
+            report.add(&name, failure.message, advice);
         }
     }
     report

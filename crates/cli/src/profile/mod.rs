@@ -6,6 +6,7 @@
 //! lock           held while a process uses the profile
 //! agent.db       connections of sessions, ratchets, messages on their way
 //! contacts.db    the same of contacts, and contact addresses; contacts: their names
+//! files/         files on their way to and from contacts, what is known of them: one for each contact
 //! session.db     sessions and protocol runs
 //! mark           tells older copies of the databases of sessions from those in use; contacts.mark: of contacts.db
 //! daemon/        where `junto daemon` listens
@@ -149,6 +150,35 @@ impl Profile {
             .seal(relative.as_bytes(), plaintext, &mut random())
             .context(format_args!("cannot seal {}", path.display()))?;
         write_private(&path, &sealed)
+    }
+
+    /// Removes a sealed file, if there is one.
+    pub(crate) fn remove_sealed(&self, relative: &str) -> Result<(), Failure> {
+        let path = self.dir.join(relative);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::failed(
+                format_args!("cannot remove {}: {error}", path.display()),
+            )),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The sealed files of a folder of the profile, as [`Profile::read_sealed`] wants them; none if there is no such folder.
+    pub(crate) fn sealed_in(&self, folder: &str) -> Result<Vec<String>, Failure> {
+        let path = self.dir.join(folder);
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.context(format_args!("cannot read {}", path.display()))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.context(format_args!("cannot read {}", path.display()))?;
+            let name = entry.file_name();
+            // What a crash left half written counts for nothing.
+            let name = name.to_str().filter(|name| !name.ends_with(".new"));
+            names.extend(name.map(|name| format!("{folder}/{name}")));
+        }
+        Ok(names)
     }
 
     /// Reads a sealed file; `None` where there is none.
