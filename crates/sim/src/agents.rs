@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use junto_agent::proto::{
     Answer, CallError, Command, Committed, Event, Instant, LinkBytes, LinkParts, Machine,
-    MachineConfig, Operation, Output, Refusal, RelayId, RelayNotice, RelayTrouble, Reply, Resync,
-    RoutePolicy, Routing, Row, RowKey, Schedule, Step, Ticket, Token,
+    MachineConfig, Operation, Output, Overview, Refusal, RelayId, RelayNotice, RelayTrouble, Reply,
+    Resync, RoutePolicy, Routing, Row, RowKey, Schedule, Step, Ticket, Token,
 };
 use junto_smp::{
     address::ServerAddress,
@@ -342,6 +342,26 @@ impl Agents {
     pub fn bury(&mut self, party: usize) {
         self.parties[party].gone = true;
         self.crash(party);
+    }
+
+    /// A relay dies for good, with all that it has.
+    pub fn bury_relay(&mut self, relay: usize) {
+        self.tally.count("relays lost");
+        self.trace.note(self.timeline.now_ms(), b"D", || {
+            format!("relay {relay} DIES")
+        });
+        self.relay_back_ms[relay] = u64::MAX;
+        let wires = self.wires.keys().filter(|(other, _)| *other == relay);
+        for (relay, line) in wires.copied().collect::<Vec<_>>() {
+            self.cut(relay, line);
+        }
+    }
+
+    /// What a party's agent has, if it runs.
+    #[must_use]
+    pub fn overview(&self, party: usize) -> Option<Overview> {
+        let process = self.parties[party].process.as_ref();
+        process.map(|process| process.machine.overview())
     }
 
     /// A connection dies. Each end notices in its own time.

@@ -81,6 +81,8 @@ struct World {
     parties: usize,
     /// Each party's relay.
     homes: Vec<usize>,
+    /// Whether each receives on a second relay as well.
+    doubles: bool,
     /// Whether a party gives one address to all instead of a link to each.
     public: Vec<bool>,
     quota: u64,
@@ -100,39 +102,27 @@ pub fn run(seed: Seed, keep: bool, mutation: Mutation) -> Run {
     run_with(seed, keep, mutation, faults)
 }
 
+/// Runs one seed in which both parties come to receive on two relays each, of which one each dies for good, in the
+/// middle of traffic and other faults.
+#[must_use]
+pub fn run_with_lost_relays(seed: Seed, keep: bool) -> Run {
+    let faults = Faults::draw(&mut seed.dice("faults"));
+    let mut world = World::new(seed, keep, (2, 4), (Mutation::Faithful, faults));
+    world.homes = vec![0, 1];
+    world.doubles = true;
+    let result = world.play_with_lost_relays(faults);
+    world.end(result)
+}
+
 /// Runs one seed under given faults.
 #[must_use]
 pub fn run_with(seed: Seed, keep: bool, mutation: Mutation, faults: Faults) -> Run {
     let mut dice = seed.dice("messengers");
     let parties = if dice.chance(750) { 2 } else { 3 };
     let relays = if dice.chance(500) { 1 } else { 2 };
-    let mut world = World {
-        agents: Agents::new(seed, (parties, relays), faults, mutation, Trace::new(keep)),
-        timeline: Timeline::new(seed.dice("messengers' ties")),
-        parties,
-        homes: (0..parties).map(|_| dice.index(relays)).collect(),
-        public: (0..parties).map(|_| dice.chance(400)).collect(),
-        quota: dice.between(1, 10),
-        notebooks: (0..parties).map(|_| Notebook::default()).collect(),
-        memories: (0..parties).map(|_| Memory::default()).collect(),
-        streams: pairs(parties)
-            .map(|(a, b)| ((a, b), Stream::new(a, b)))
-            .collect(),
-        links: BTreeMap::new(),
-        tickets: 0,
-        mutation,
-        dice,
-    };
-    for party in 0..parties {
-        world.timeline.after(0, Happening::Tick(party));
-    }
+    let mut world = World::new(seed, keep, (parties, relays), (mutation, faults));
     let result = world.play();
-    Run {
-        tally: world.agents.tally.clone(),
-        digest: world.agents.trace.digest(),
-        lines: world.agents.trace.lines().map(str::to_owned).collect(),
-        result,
-    }
+    world.end(result)
 }
 
 fn pairs(parties: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -140,8 +130,80 @@ fn pairs(parties: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 impl World {
+    fn new(
+        seed: Seed,
+        keep: bool,
+        (parties, relays): (usize, usize),
+        (mutation, faults): (Mutation, Faults),
+    ) -> Self {
+        let mut dice = seed.dice("messengers' world");
+        let mut timeline = Timeline::new(seed.dice("messengers' ties"));
+        for party in 0..parties {
+            timeline.after(0, Happening::Tick(party));
+        }
+        Self {
+            agents: Agents::new(seed, (parties, relays), faults, mutation, Trace::new(keep)),
+            timeline,
+            parties,
+            homes: (0..parties).map(|_| dice.index(relays)).collect(),
+            doubles: false,
+            public: (0..parties).map(|_| dice.chance(400)).collect(),
+            quota: dice.between(1, 10),
+            notebooks: (0..parties).map(|_| Notebook::default()).collect(),
+            memories: (0..parties).map(|_| Memory::default()).collect(),
+            streams: pairs(parties)
+                .map(|(a, b)| ((a, b), Stream::new(a, b)))
+                .collect(),
+            links: BTreeMap::new(),
+            tickets: 0,
+            mutation,
+            dice,
+        }
+    }
+
+    fn end(mut self, result: Checked) -> Run {
+        Run {
+            tally: self.agents.tally.clone(),
+            digest: self.agents.trace.digest(),
+            lines: self.agents.trace.lines().map(str::to_owned).collect(),
+            result,
+        }
+    }
+
+    fn play_with_lost_relays(&mut self, faults: Faults) -> Checked {
+        self.until(|_, now_ms| now_ms >= FAULTS_MS)?;
+        self.agents.faults = Faults::NONE;
+        // What was said before both ends use both queues had one relay: it arrives before that dies.
+        self.until(|world, _| world.is_done() && world.is_doubled())?;
+        let quiet = self.now_ms() + FAULTS_MS;
+        self.until(|_, now_ms| now_ms >= quiet)?;
+        self.quota += self.dice.between(5, 30);
+        self.agents.faults = faults;
+        let death = self.now_ms() + self.dice.between(0, FAULTS_MS);
+        self.until(|_, now_ms| now_ms >= death)?;
+        for party in 0..self.parties {
+            let second = self.dice.index(2);
+            self.agents.bury_relay(party + 2 * second);
+        }
+        self.until(|_, now_ms| now_ms >= death + FAULTS_MS)?;
+        self.come_to_rest()
+    }
+
+    /// Whether both parties send to two queues each.
+    fn is_doubled(&self) -> bool {
+        (0..self.parties).all(|party| {
+            let overview = self.agents.overview(party);
+            let connection = overview.and_then(|it| it.connections.into_iter().next());
+            connection.is_some_and(|it| it.sends.len() == 2)
+        })
+    }
+
     fn play(&mut self) -> Checked {
         self.until(|_, now_ms| now_ms >= FAULTS_MS)?;
+        self.come_to_rest()
+    }
+
+    fn come_to_rest(&mut self) -> Checked {
         self.agents.faults = Faults::NONE;
         self.until(|world, _| world.is_done())?;
         // Everybody restarts once more: what comes again now must be known.
@@ -224,9 +286,23 @@ impl World {
         let Some(connection) = self.notebooks[party].peers.get(&peer).copied() else {
             return;
         };
+        if self.doubles {
+            self.double(party, connection);
+        }
         let bursts = if self.dice.chance(200) { 4 } else { 1 };
         for _ in 0..bursts {
             self.send(party, peer, connection);
+        }
+    }
+
+    /// Asks for a second queue, unless that is under way: a call may have died with its process.
+    fn double(&mut self, party: usize, connection: ConnectionId) {
+        let overview = self.agents.overview(party);
+        let view = overview.and_then(|it| it.connections.into_iter().next());
+        if view.is_some_and(|it| it.receives.len() < 2) {
+            let relay = self.agents.relay_address(self.homes[party] + 2);
+            let command = Command::AddQueue { connection, relay };
+            self.call(party, Call::Other, command);
         }
     }
 

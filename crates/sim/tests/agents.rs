@@ -19,3 +19,9 @@ fn a_seed_decides_everything() {
         assert_eq!(digests[0], digests[1]);
     }
 }
+
+#[test]
+fn lost_relays() {
+    let tally = campaign("lost_relays", 1, messengers::run_with_lost_relays);
+    eprintln!("{tally}");
+}
