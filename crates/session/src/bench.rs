@@ -92,9 +92,14 @@ pub struct Report {
 /// Whatever the session reports; [`LocalError::Carrier`] if the loopback floor fails.
 pub async fn run(a: Seat, b: Seat, options: Options) -> Result<Report, SessionError> {
     let begun = Instant::now();
-    let (a, b) = form(a, b, options.patience).await?;
+    let ([host, joiner], [a, b]) = form(a, b, options.patience).await?;
     let forming = begun.elapsed();
-    let session = session_figures(&a, &b, options).await?;
+    let session = session_figures(&a, &b, options).await;
+    // Before the runtime of their tasks ends.
+    drop((a, b));
+    host.end().await;
+    joiner.end().await;
+    let session = session?;
     let failed = |error: io::Error| LocalError::Carrier(Box::new(error));
     let (near, far) = loopback().await.map_err(failed)?;
     let tcp = stream_figures(near, far, options).await.map_err(failed)?;
@@ -111,15 +116,24 @@ pub async fn run(a: Seat, b: Seat, options: Options) -> Result<Report, SessionEr
 /// # Errors
 /// Whatever ends the mesh; [`MeshError::Listen`] if loopback fails.
 pub async fn programs(a: Seat, b: Seat, options: Options) -> Result<Figures, MeshError> {
+    let ([host, joiner], [a, b]) = form(a, b, options.patience).await?;
+    let figures = program_figures(&a, &b, options).await;
+    // Before the runtime of their tasks ends.
+    drop((a, b));
+    host.end().await;
+    joiner.end().await;
+    figures
+}
+
+async fn program_figures(a: &Session, b: &Session, options: Options) -> Result<Figures, MeshError> {
     let failed = |error: io::Error| MeshError::Listen(Arc::new(error));
-    let (a, b) = form(a, b, options.patience).await?;
     let program = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let (dials, answers) = (
         program().await.map_err(failed)?,
         program().await.map_err(failed)?,
     );
-    let near = Mesh::open(&a, dials.local_addr().map_err(failed)?).await?;
-    let far = Mesh::open(&b, answers.local_addr().map_err(failed)?).await?;
+    let near = Mesh::open(a, dials.local_addr().map_err(failed)?).await?;
+    let far = Mesh::open(b, answers.local_addr().map_err(failed)?).await?;
     for mesh in [&near, &far] {
         let deadline = tokio::time::Instant::now() + options.patience;
         mesh.more(Members::NONE, deadline).await?;
@@ -140,7 +154,11 @@ pub async fn programs(a: Seat, b: Seat, options: Options) -> Result<Figures, Mes
     }
 }
 
-async fn form(a: Seat, b: Seat, patience: Duration) -> Result<(Session, Session), SessionError> {
+async fn form(
+    a: Seat,
+    b: Seat,
+    patience: Duration,
+) -> Result<([Sessions; 2], [Session; 2]), SessionError> {
     let open = |seat: Seat| -> Result<(Sessions, Persona), SessionError> {
         let key = StoreKey::from_bytes(&[0; 32]); // nothing secret goes through a bench
         let persona = Persona {
@@ -160,7 +178,7 @@ async fn form(a: Seat, b: Seat, patience: Duration) -> Result<(Session, Session)
     let (joiner, persona) = open(b)?;
     let joining = joiner.join(link, persona).await?;
     let (a, b) = tokio::join!(hosting.formed(patience), joining.formed(patience));
-    Ok((a?, b?))
+    Ok(([host, joiner], [a?, b?]))
 }
 
 async fn session_figures(
