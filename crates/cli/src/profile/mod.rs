@@ -345,7 +345,7 @@ fn lock(path: &Path) -> Result<File, Failure> {
             Exit::Refused,
             format_args!("another process uses this profile ({})", path.display()),
         )
-        .help("wait until it ends, or use another profile with `--profile DIR`; if it is a command of yours that waits for others, end it with Ctrl-C: nothing is lost, and it goes on when you run it again")),
+        .help("wait until it ends, or use another profile with `--profile DIR`; if it is a command of yours that waits for others, end it with Ctrl-C: nothing is lost, and it goes on when you run it again. If it is `junto daemon`, ask that (docs/guides/daemon.md)")),
     }
 }
 
