@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use junto_smp::address::ServerAddress;
 
 use crate::failure::Failure;
@@ -663,6 +663,9 @@ pub(crate) enum ContactCommand {
         #[command(flatten)]
         wait: Patience,
     },
+    /// Receive from a contact on several queues, so that messages survive the death of all relays but one
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// Agree new keys with a contact, if what it sends cannot be read any more
     ///
     /// The cause is most often that one side went back to an old copy of its profile. Waits until the contact has
@@ -678,6 +681,47 @@ pub(crate) enum ContactCommand {
         /// Name of the contact
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// Receive on one more queue, beside those that there are; four at most
+    ///
+    /// Waits until the contact may send there, for which it has to run a command as well. SimpleX's agents do not
+    /// understand several queues, and nothing happens then. Each run adds one.
+    Add {
+        /// Name of the contact
+        name: String,
+        /// Relay that it is made on: another one than before, or nothing is won
+        #[arg(long, value_name = "URI")]
+        relay: String,
+        #[command(flatten)]
+        wait: Patience,
+    },
+    /// Receive on one queue less, for example of a relay that is gone for good
+    Remove {
+        /// Name of the contact
+        name: String,
+        /// Relay that it is on
+        #[arg(long, value_name = "URI")]
+        relay: String,
+    },
+    /// Choose how what you send goes to a contact that receives on several queues
+    Spread {
+        /// Name of the contact
+        name: String,
+        /// All messages to all queues, or each to one of them in turn, which is faster
+        how: Spreading,
+    },
+}
+
+/// See [`QueueCommand::Spread`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Spreading {
+    /// Messages survive every relay but the last.
+    Copies,
+    /// Faster; what a relay takes and loses is lost, and named.
+    Stripes,
 }
 
 #[derive(Debug, Subcommand)]

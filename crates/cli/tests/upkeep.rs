@@ -79,6 +79,61 @@ fn a_queue_moves_to_another_relay_and_its_owner_sees_where_it_is() {
     }
 }
 
+#[test]
+fn with_two_queues_messages_survive_a_relay_that_dies_with_what_it_has() {
+    let stage = Stage::new();
+    let (dying, first) = stage.relay();
+    let (_second, second) = stage.relay_in("second");
+    stage.contacts(&first);
+    let present = stage.start("bob", &["contact", "requests", "--timeout", "90"]);
+    let add = [
+        "contact",
+        "queue",
+        "add",
+        "bob",
+        "--relay",
+        &second,
+        "--timeout",
+        "90",
+    ];
+    let added = stage.run("alice", &add);
+    let queues = added.ok()["queues"].as_array().unwrap();
+    assert_eq!(queues.len(), 2);
+    assert!(
+        queues.iter().all(|queue| queue["open"] == true),
+        "{queues:?}"
+    );
+    present.kill();
+    // Bob's command takes what alice's has just said, so that it knows of both.
+    stage
+        .run("alice", &["send", "--contact", "bob", "use both"])
+        .ok();
+    assert_eq!(
+        stage
+            .run("bob", &["recv", "--contact", "alice"])
+            .text("text"),
+        "use both"
+    );
+    stage
+        .run("bob", &["send", "--contact", "alice", "twice on its way"])
+        .ok();
+    dying.kill();
+    let received = stage.run("alice", &["recv", "--contact", "bob"]);
+    assert_eq!(received.text("text"), "twice on its way");
+    assert_eq!(received.ok()["intact"], true);
+    let remove = ["contact", "queue", "remove", "bob", "--relay"];
+    let left = stage.run("alice", &[&remove[..], &[&first]].concat());
+    assert_eq!(
+        left.ok()["queues"],
+        serde_json::json!([{ "relay": second, "open": true }])
+    );
+    stage
+        .run("alice", &[&remove[..], &[&second]].concat())
+        .failed(2);
+    let spread = ["contact", "queue", "spread", "bob", "stripes"];
+    assert_eq!(stage.run("alice", &spread).text("spread"), "stripes");
+}
+
 /// Receives until a warning is given, and gives it.
 fn warning(stage: &Stage) -> Value {
     for _ in 0..TRIES {

@@ -543,6 +543,7 @@ pub(crate) async fn run(
         ContactCommand::Rotate { name, relay, wait } => {
             upkeep::rotate(contacts, &name, relay.as_deref(), wait, output).await
         }
+        ContactCommand::Queue(command) => upkeep::queue(contacts, command, output).await,
         ContactCommand::Resync { name, wait } => {
             upkeep::resync(contacts, &name, wait, output).await
         }

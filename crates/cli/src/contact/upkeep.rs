@@ -1,17 +1,20 @@
 //! `junto contact show`, `rotate` and `resync`: the state of a connection, another queue to receive on, new keys.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use junto_agent::{ConnectionView, Event, KeyState, Progress};
+use junto_agent::{ConnectionView, Event, KeyState, Progress, Spread};
 use serde_json::{Value, json};
 
 use super::verdict::Noted;
 use super::{Contacts, GLANCE, failed, json_of, one, text_of};
-use crate::args::Patience;
+use crate::args::{Patience, QueueCommand, Spreading};
 use crate::failure::{Exit, Failure};
 use crate::open::agent_failure;
 use crate::output::Output;
 use crate::way::Views;
+
+/// How often it is looked whether a new queue is open: no event says so.
+const LOOK: Duration = Duration::from_millis(100);
 
 fn keys_name(keys: KeyState) -> &'static str {
     match keys {
@@ -86,6 +89,7 @@ fn state(name: &str, contact: &ConnectionView, relays: &Views, verdicts: &[Noted
     value["post_quantum"] = contact.post_quantum.into();
     value["rotating"] = contact.rotating.into();
     value["retired"] = contact.retired.into();
+    value["queues"] = queues(contact);
     value["relays"] = relays.json();
     value["verdicts"] = json!(verdicts);
     value
@@ -198,7 +202,7 @@ pub(super) async fn rotate(
     // The old queue is emptied and deleted, now or with a later command.
     let tidy = async {
         while contacts.contact(name).await?.retired > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok::<_, Failure>(())
     };
@@ -208,6 +212,88 @@ pub(super) async fn rotate(
     output.result(&value, || {
         format!("{name}: you receive on another queue now, on {relay}.")
     })
+}
+
+/// Adds or takes away a queue to receive on, or chooses how to send to several.
+pub(super) async fn queue(
+    contacts: &mut Contacts,
+    command: QueueCommand,
+    output: Output,
+) -> Result<(), Failure> {
+    match command {
+        QueueCommand::Add { name, relay, wait } => add(contacts, &name, &relay, wait, output).await,
+        QueueCommand::Remove { name, relay } => {
+            let relay = contacts.relay(Some(&relay))?;
+            let id = contacts.contact(&name).await?.id;
+            let removed = contacts.agent.remove_queue(id, &relay).await;
+            removed.map_err(agent_failure)?;
+            // The contact hears of it, and the relay, now or with a later command.
+            let _ = contacts.settle(one(id), GLANCE).await;
+            report_queues(contacts, &name, output).await
+        }
+        QueueCommand::Spread { name, how } => {
+            let spread = match how {
+                Spreading::Copies => Spread::Copies,
+                Spreading::Stripes => Spread::Stripes,
+            };
+            let id = contacts.contact(&name).await?.id;
+            let set = contacts.agent.set_spread(id, spread).await;
+            set.map_err(agent_failure)?;
+            let how = format!("{how:?}").to_lowercase();
+            output.result(&json!({ "contact": name, "spread": how }), || {
+                format!("{name}: what you send goes to its queues in {how}.")
+            })
+        }
+    }
+}
+
+async fn add(
+    contacts: &mut Contacts,
+    name: &str,
+    relay: &str,
+    wait: Patience,
+    output: Output,
+) -> Result<(), Failure> {
+    let end = Instant::now() + wait.patience();
+    let relay = contacts.relay(Some(relay))?;
+    let id = contacts.contact(name).await?.id;
+    contacts.connected(id, end).await?;
+    let open = |contact: &ConnectionView| {
+        let queues = contact.receives.iter();
+        queues.filter(|it| it.is_open && it.relay == relay).count()
+    };
+    let before = open(&contacts.contact(name).await?);
+    let added = contacts.agent.add_queue(id, &relay).await;
+    added.map_err(agent_failure)?;
+    let progress = output.progress(format!("waiting for {name} to learn of the new queue"));
+    while open(&contacts.contact(name).await?) <= before {
+        if Instant::now() >= end {
+            return Err(unanswered(name, "the new queue"));
+        }
+        let look = Instant::now() + LOOK;
+        contacts.event(look.min(end)).await?;
+    }
+    // The contact is to hear that it may send there.
+    let _ = contacts.settle(one(id), GLANCE).await;
+    progress.done();
+    report_queues(contacts, name, output).await
+}
+
+async fn report_queues(contacts: &Contacts, name: &str, output: Output) -> Result<(), Failure> {
+    let contact = contacts.contact(name).await?;
+    let value = json!({ "contact": name, "queues": queues(&contact) });
+    output.result(&value, || {
+        let mut lines = vec![format!("{name}: you receive on")];
+        lines.extend(contact.receives.iter().map(|it| format!("  {}", it.relay)));
+        lines.join("\n")
+    })
+}
+
+/// The queues that we receive on, for programs.
+fn queues(contact: &ConnectionView) -> Value {
+    let queues = contact.receives.iter();
+    let queues = queues.map(|it| json!({ "relay": it.relay.to_string(), "open": it.is_open }));
+    queues.collect()
 }
 
 pub(super) async fn resync(
