@@ -689,6 +689,8 @@ pub(crate) enum QueueCommand {
     ///
     /// Waits until the contact may send there, for which it has to run a command as well. SimpleX's agents do not
     /// understand several queues, and nothing happens then. Each run adds one.
+    /// A command of the contact's that sends ends when one relay has the message; the copies for others may go out
+    /// with its next command.
     Add {
         /// Name of the contact
         name: String,
