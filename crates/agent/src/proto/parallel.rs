@@ -601,7 +601,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
-    use crate::proto::connection::Keys;
+    use crate::proto::connection::{Keys, STRIPES_AHEAD_MAX};
     use crate::proto::link::InvitationLink;
     use crate::proto::{ConnectionId, Tag, layer, version};
 
@@ -750,6 +750,41 @@ mod tests {
         let opened = layer::SealedBody::read(&again).unwrap();
         let opened = opened.open(&send.layer_key).unwrap();
         assert_eq!(opened.envelope(), envelope);
+    }
+
+    #[test]
+    fn stripes_run_ahead_of_a_row_that_no_relay_has_by_so_much_only() {
+        let (mut connection, mut effects, mut rng) = active();
+        used(&mut connection, 1, (&mut effects, &mut rng));
+        connection.parallel.spread = Spread::Stripes;
+        connection.send.as_mut().unwrap().secured = true;
+        let relays: Vec<_> = connection.sends().map(|send| send.relay).collect();
+        for relay in relays {
+            effects.relay_up(relay);
+        }
+        for _ in 0..200 {
+            let body = Body::Message(b"one of many");
+            connection.enqueue(&body, &mut effects, &mut rng).unwrap();
+        }
+        let missing = *connection.outbox.keys().next().unwrap();
+        let (slot, _) = connection.parallel.theirs[0];
+        let owner = Owner::Parallel(connection.id, slot);
+        // The first relay takes its time; the second one takes all that it gets.
+        let mut last = 0;
+        loop {
+            connection.pump(&mut effects);
+            let sent = connection.parallel.theirs[0].1.in_flight.clone();
+            let Some(&newest) = sent.last() else { break };
+            last = last.max(newest);
+            for number in sent {
+                connection.sent(owner, number, &Answer::Done, &mut effects, &mut rng);
+            }
+        }
+        let ahead = last - missing;
+        assert!(
+            (STRIPES_AHEAD_MAX - 1..=STRIPES_AHEAD_MAX).contains(&ahead),
+            "{ahead}"
+        );
     }
 
     fn rows() -> Vec<Vec<u8>> {
