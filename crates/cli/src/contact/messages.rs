@@ -68,7 +68,8 @@ pub(crate) async fn recv(
         let mut files = false;
         while received < count {
             let event = contacts.event(end).await?;
-            let is_message = matches!(event, Some(Event::Message { .. }));
+            let is_shown = |body: &[u8]| !junto_files::frame::is_frame(body);
+            let is_message = matches!(&event, Some(Event::Message { body, .. }) if is_shown(body));
             for (of, verdict) in contacts.untold.drain(..) {
                 // What a message's own event says is shown with it.
                 if !is_message {

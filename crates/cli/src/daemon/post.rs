@@ -102,7 +102,8 @@ impl Post {
     }
 
     fn event(&mut self, event: Event) -> Result<(), Failure> {
-        let is_message = matches!(event, Event::Message { .. });
+        let is_told = |body: &[u8]| !junto_files::frame::is_frame(body);
+        let is_message = matches!(&event, Event::Message { body, .. } if is_told(body));
         for (name, verdict) in self.contacts.take_untold() {
             // What a message's own event says is told with it.
             if !is_message {
