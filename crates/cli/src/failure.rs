@@ -50,10 +50,18 @@ impl Failure {
         Failure::new(Exit::Refused, message)
     }
 
-    /// Says more of what happened.
-    pub(crate) fn more(mut self, what: &str) -> Self {
-        self.message.push_str(what);
-        self
+    /// Of two, the one that somebody has to know: who broke the protocol, or what this machine cannot do,
+    /// before who was not there.
+    pub(crate) fn or_graver(self, other: Option<Failure>) -> Self {
+        let gravity = |failure: &Failure| match failure.exit {
+            Exit::Unreachable => 0,
+            Exit::Failed | Exit::Usage | Exit::Refused => 1,
+            Exit::Misbehaved => 2,
+        };
+        match other {
+            Some(other) if gravity(&other) > gravity(&self) => other,
+            Some(_) | None => self,
+        }
     }
 
     /// Says what the user can do.

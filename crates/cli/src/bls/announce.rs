@@ -9,6 +9,8 @@ use junto_session::{Members, PartyIndex, Session, SessionError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::failure::{Exit, Failure};
+
 /// How long a signer waits before it tells: whoever meets the others at once has nothing to tell.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 
@@ -110,6 +112,14 @@ impl Announcements {
             }
         }
         std::future::pending().await
+    }
+
+    /// Adds to why too few have signed who means another message.
+    pub(crate) fn explain(&self, mut failure: Failure) -> Failure {
+        if failure.exit == Exit::Unreachable {
+            failure.message.push_str(&self.others());
+        }
+        failure
     }
 
     /// Who means which other message, as far as this party knows.

@@ -21,7 +21,7 @@ use crate::profile::Profile;
 const NAME_MAX: usize = 64;
 /// Runs of one key in one session that may be undecided at once; each takes a malicious party that
 /// broke it off.
-pub(super) const UNDECIDED_MAX: usize = 64;
+const UNDECIDED_MAX: usize = 64;
 /// What a party says that ends a run for want of room.
 pub(super) const NO_ROOM: &str = "too many runs of this key were broken off at the end";
 const NO_ROOM_HELP: &str = "reshare it in another session, without whoever breaks them off";
@@ -331,12 +331,13 @@ fn room(undecided: &[Undecided], session: &str) -> Result<(), Failure> {
     Err(Failure::failed(NO_ROOM).help(NO_ROOM_HELP))
 }
 
-/// The same, of another party.
-pub(super) fn no_room_there(party: impl core::fmt::Display) -> Failure {
+/// The same, as another party says it. It is named, and not called a cheat: it may be true.
+pub(super) fn no_room_there(party: junto_session::PartyIndex) -> Failure {
     Failure::failed(format_args!(
-        "party {party} has no room for another run: {NO_ROOM}"
+        "party {party} says that it has no room for another run: {NO_ROOM}"
     ))
-    .help(NO_ROOM_HELP)
+    .help("reshare it in another session, without whoever breaks them off: that party, if you know of no other")
+    .party(party)
 }
 
 /// Why a run is not confirmed, to the user.

@@ -15,7 +15,7 @@ use junto_session::{
 
 use super::certificate::{self, GRACE};
 use super::judge;
-use super::key_file::{self, Held, KeyFile, NO_ROOM, UNDECIDED_MAX, barred_failure};
+use super::key_file::{self, Held, KeyFile, NO_ROOM, barred_failure};
 use super::order::{Barred, Origin};
 use super::resume::Asked;
 use crate::failure::{Exit, Failure};
@@ -89,7 +89,7 @@ pub(super) async fn make<'k>(
     key: &'k mut KeyFile,
 ) -> Result<&'k Held, Failure> {
     loop {
-        let (run, certificate) = certified(&mut desk, task, &asked.purpose, first, key).await?;
+        let (origin, certificate) = certified(&mut desk, task, &asked.purpose, first, key).await?;
         // Nobody runs the protocol again once the share is there: what was said must not be lost.
         desk.session.durable().await.map_err(session_failure)?;
         if !certificate::adopt(desk.junto, desk.name, key, &certificate).await? {
@@ -102,12 +102,12 @@ pub(super) async fn make<'k>(
         let threshold = held.share.public().threshold();
         desk.output.say(format_args!(
             "`{}`, which was undecided, has succeeded: any {} of {} parties sign; now beginning the run that is asked for",
-            run.origin.label,
+            origin.label,
             threshold.required(),
             threshold.holders()
         ));
-        run.spend(desk.session).await;
-        first = run.origin.run.saturating_add(1);
+        spend(desk.session, &origin).await;
+        first = origin.run.saturating_add(1);
     }
     key.usable(desk.name)
 }
@@ -119,26 +119,15 @@ async fn certified(
     purpose: &str,
     first: u32,
     key: &mut KeyFile,
-) -> Result<(Run, Certificate), Failure> {
+) -> Result<(Origin, Certificate), Failure> {
     loop {
-        let run = Run::open(desk, purpose, first, key).await?;
-        let confirmed = key.confirmed(&run.origin);
-        let made = match task {
-            // It goes on there, whichever share it holds by now: others may succeed.
-            _ if confirmed.is_some_and(|it| it.pending.can_resume()) => run.go_on(desk, key).await,
-            Task::Keygen { threshold } => run.keygen(desk, *threshold, task, key).await,
-            Task::Refresh => run.refresh(desk, task, key).await,
-            Task::Reshare {
-                public_key,
-                threshold,
-                ..
-            } => {
-                let wanted = (public_key, *threshold);
-                run.reshare(desk, task, wanted, key).await
-            }
+        let made = match Run::open(desk, purpose, first, key).await {
+            Ok(Opened::Run(run)) => run.certificate(desk, task, key).await,
+            Ok(Opened::Certified(origin, certificate)) => Ok((origin, certificate)),
+            Err(stop) => Err(stop),
         };
         match made {
-            Ok(certificate) => return Ok((run, certificate)),
+            Ok(made) => return Ok(made),
             Err(Stop::Again(why)) => desk.output.say(why),
             Err(Stop::Excused(excuse, failure)) => {
                 let why = excuse.why;
@@ -272,6 +261,50 @@ impl<'a> Desk<'a> {
         }
     }
 
+    /// The certificate of a run that has ended here after this party confirmed it, if somebody hands it over
+    /// soon.
+    async fn search(
+        &self,
+        run: &Origin,
+        setup: &Setup,
+        key: &mut KeyFile,
+    ) -> Result<Option<Certificate>, Stop> {
+        let end = tokio::time::Instant::now() + GRACE;
+        while let Ok(certificate) =
+            tokio::time::timeout_at(end, certificate::handed(self.junto, key)).await
+        {
+            if certificate.setup() == setup {
+                return Ok(Some(certificate));
+            }
+            self.take(run, key, &certificate).await?;
+        }
+        Ok(None)
+    }
+
+    /// Takes the certificate of another run. If that is a later one, this run is over for good: whoever has
+    /// confirmed both gets that certificate.
+    async fn take(
+        &self,
+        run: &Origin,
+        key: &mut KeyFile,
+        certificate: &Certificate,
+    ) -> Result<(), Stop> {
+        certificate::adopt(self.junto, self.name, key, certificate).await?;
+        if key.confirmed(run).is_some() {
+            return Ok(());
+        }
+        let held = &key.usable(self.name)?.origin;
+        if held.session == run.session {
+            return Err(Stop::Again(SUPERSEDED));
+        }
+        Err(Failure::failed(format_args!(
+            "`{}` has succeeded meanwhile: the key is used in session {} now",
+            held.label, held.session
+        ))
+        .help("run the command again, all of you")
+        .into())
+    }
+
     fn note(&mut self, excuse: &Excuse) {
         if excuse.why == LATE {
             let named = self.late.entry(excuse.by).or_default();
@@ -344,6 +377,24 @@ fn is_text(reason: &Reason, wanted: &str) -> bool {
     matches!(reason, Reason::GaveUp { text, .. } if text == wanted)
 }
 
+/// A run that came to nothing is over for good, so that the next command begins another one instead
+/// of coming to the same end. It is finished and not aborted: what the others need of this party to
+/// see the same, with the evidence, is on its way.
+async fn spend(session: &Session, run: &Origin) {
+    if let Ok(execution) = session.execution(&run.label).await
+        && let Err(error) = execution.finish().await
+    {
+        tracing::warn!(%error, "cannot end the run");
+    }
+}
+
+/// What [`Run::open`] finds.
+pub(super) enum Opened {
+    Run(Run),
+    /// A run that this party has confirmed and that ended has succeeded.
+    Certified(Origin, Certificate),
+}
+
 /// An execution that makes shares.
 pub(super) struct Run {
     pub(super) execution: Execution,
@@ -360,8 +411,8 @@ impl Run {
         desk: &mut Desk<'_>,
         purpose: &str,
         first: u32,
-        key: &KeyFile,
-    ) -> Result<Self, Failure> {
+        key: &mut KeyFile,
+    ) -> Result<Opened, Stop> {
         let begun = Instant::now();
         let mut ended: Option<(u32, SessionError)> = None;
         for number in first..=u32::MAX {
@@ -380,38 +431,44 @@ impl Run {
                             "runs up to number {number} were aborted, and count no more: {error}"
                         ));
                     }
-                    return Ok(Run {
+                    return Ok(Opened::Run(Run {
                         execution,
                         origin,
                         patience: desk.patience,
-                    });
+                    }));
                 }
                 // Final for its label; the user has decided to try again by running the command again.
                 Err(error @ SessionError::Peer(_)) => {
+                    // Others may have succeeded in it, and be done. Not if this one goes on with a later run.
+                    let latest = key.undecided.last().filter(|run| run.origin == origin);
+                    let setup = latest.map(|run| run.pending.setup().clone());
+                    if let Some(setup) = setup
+                        && let Some(certificate) = desk.search(&origin, &setup, key).await?
+                    {
+                        return Ok(Opened::Certified(origin, certificate));
+                    }
                     if let Some(excuse) = excuse(&error, desk.session.me()) {
                         desk.note(&excuse);
                     }
                     if begun.elapsed() >= desk.patience {
                         return Err(session_failure(error)
-                            .help("that party breaks off every run; the key still signs, and can be reshared in another session"));
+                            .help("that party breaks off every run; the key still signs, and can be reshared in another session")
+                            .into());
                     }
                     ended = Some((number, error));
                 }
                 // It ended without a key: see `spend`.
                 Err(SessionError::Misuse(Misuse::Finished)) => {}
-                Err(error) => return Err(session_failure(error)),
+                Err(error) => return Err(session_failure(error).into()),
             }
         }
-        Err(Failure::failed("the runs of that name are used up").help("choose another name"))
+        Err(Failure::failed("the runs of that name are used up")
+            .help("choose another name")
+            .into())
     }
 
     pub(super) fn occasion(&self, session: &Session) -> OwnedOccasion {
         OwnedOccasion::new(session, &self.origin.label)
-    }
-
-    /// How many runs of that name there may have been before.
-    fn number(&self) -> usize {
-        usize::try_from(self.origin.run).unwrap_or(usize::MAX)
     }
 
     /// What an error of the execution means for the run.
@@ -433,15 +490,37 @@ impl Run {
                     .party(by)
                     .into()
             }
-            // Before so many runs it is a lie.
             SessionError::Peer(Blame {
                 culprit: Culprit::Party(by),
                 fault: Fault::GaveUp(reason),
-            }) if is_text(reason, NO_ROOM) && self.number() >= UNDECIDED_MAX => {
-                key_file::no_room_there(by).into()
-            }
+            }) if is_text(reason, NO_ROOM) => key_file::no_room_there(*by).into(),
             _ => Stop::Failed(session_failure(error)),
         }
+    }
+
+    /// The certificate of what this run makes.
+    async fn certificate(
+        self,
+        desk: &mut Desk<'_>,
+        task: &Task,
+        key: &mut KeyFile,
+    ) -> Result<(Origin, Certificate), Stop> {
+        let confirmed = key.confirmed(&self.origin);
+        let made = match task {
+            // It goes on there, whichever share it holds by now: others may succeed.
+            _ if confirmed.is_some_and(|it| it.pending.can_resume()) => self.go_on(desk, key).await,
+            Task::Keygen { threshold } => self.keygen(desk, *threshold, task, key).await,
+            Task::Refresh => self.refresh(desk, task, key).await,
+            Task::Reshare {
+                public_key,
+                threshold,
+                ..
+            } => {
+                let wanted = (public_key, *threshold);
+                self.reshare(desk, task, wanted, key).await
+            }
+        };
+        made.map(|certificate| (self.origin, certificate))
     }
 
     /// Ends the run for all. Nobody does that who has confirmed it.
@@ -497,15 +576,8 @@ impl Run {
         result.map_err(Stop::from)
     }
 
-    /// A run that came to nothing is over for good, so that the next command begins another one instead
-    /// of coming to the same end. It is finished and not aborted: what the others need of this party to
-    /// see the same, with the evidence, is on its way.
     pub(super) async fn spend(&self, session: &Session) {
-        if let Ok(execution) = session.execution(&self.origin.label).await
-            && let Err(error) = execution.finish().await
-        {
-            tracing::warn!(%error, "cannot end the run");
-        }
+        spend(session, &self.origin).await;
     }
 
     /// Whether all mean the same run: roster, label, key and threshold.
@@ -612,7 +684,11 @@ impl Run {
     }
 
     /// Goes on with a run that this party has confirmed before. It may have ended since.
-    async fn go_on(&self, desk: &Desk<'_>, key: &mut KeyFile) -> Result<Certificate, Stop> {
+    pub(super) async fn go_on(
+        &self,
+        desk: &Desk<'_>,
+        key: &mut KeyFile,
+    ) -> Result<Certificate, Stop> {
         match self.patiently(ROUND_DEAL).await {
             Ok(deals) => {
                 let signer = desk.session.signing_key().await.map_err(session_failure)?;
@@ -683,13 +759,12 @@ impl Run {
             if certificate.setup() == confirm.setup() {
                 return Ok(certificate);
             }
-            self.take(desk, key, &certificate).await?;
+            desk.take(&self.origin, key, &certificate).await?;
         };
         self.ended(desk, confirm.setup(), key, error).await
     }
 
-    /// The certificate of a run that has ended here after this party confirmed it, if somebody hands it over
-    /// soon.
+    /// What came of a run that has ended here after this party confirmed it.
     async fn ended(
         &self,
         desk: &Desk<'_>,
@@ -697,53 +772,21 @@ impl Run {
         key: &mut KeyFile,
         error: SessionError,
     ) -> Result<Certificate, Stop> {
-        // Whether this party as well holds a newer share than the run started from.
-        let moved = |key: &KeyFile| {
-            let own = key.held.as_ref().map(|held| held.share.public());
-            own.zip(setup.old_key())
-                .is_some_and(|(own, old)| own != old && own.epoch() >= old.epoch())
-        };
+        if let Some(certificate) = desk.search(&self.origin, setup, key).await? {
+            return Ok(certificate);
+        }
         let excused =
             excuse(&error, self.execution.me()).is_some_and(|excuse| excuse.why == MOVED_ON);
-        let end = tokio::time::Instant::now() + GRACE;
-        while !(excused && moved(key))
-            && let Ok(certificate) =
-                tokio::time::timeout_at(end, certificate::handed(desk.junto, key)).await
-        {
-            if certificate.setup() == setup {
-                return Ok(certificate);
-            }
-            self.take(desk, key, &certificate).await?;
-        }
-        Err(if excused && moved(key) {
+        // Whether this party as well holds a newer share than the run started from.
+        let own = key.held.as_ref().map(|held| held.share.public());
+        let moved = own
+            .zip(setup.old_key())
+            .is_some_and(|(own, old)| own != old && own.epoch() >= old.epoch());
+        Err(if excused && moved {
             self.stopped(error)
         } else {
             Self::undecided(error).into()
         })
-    }
-
-    /// Takes the certificate of another run. If that is a later one, this run is over for good: whoever has
-    /// confirmed both gets that certificate.
-    async fn take(
-        &self,
-        desk: &Desk<'_>,
-        key: &mut KeyFile,
-        certificate: &Certificate,
-    ) -> Result<(), Stop> {
-        certificate::adopt(desk.junto, desk.name, key, certificate).await?;
-        if key.confirmed(&self.origin).is_some() {
-            return Ok(());
-        }
-        let held = &key.usable(desk.name)?.origin;
-        if held.session == self.origin.session {
-            return Err(Stop::Again(SUPERSEDED));
-        }
-        Err(Failure::failed(format_args!(
-            "`{}` has succeeded meanwhile: the key is used in session {} now",
-            held.label, held.session
-        ))
-        .help("run the command again, all of you")
-        .into())
     }
 
     /// The messages of all in a round of a run that this party does not end any more.

@@ -1,7 +1,7 @@
 //! `junto bls sign`: one message from each signer, and whoever has T parts has the signature.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -74,69 +74,154 @@ async fn sign_with_latest(
     patience: Duration,
     output: Output,
 ) -> Result<Signature, Failure> {
+    let end = Instant::now() + patience;
     let mut signings = FuturesUnordered::new();
-    loop {
+    let mut places = Vec::new();
+    let mut worst = None;
+    let signature = loop {
         let certificate = match &key.held {
             Some(held) => {
-                let mut announced = announce(junto, held, message, patience).await?;
+                let patience = end.saturating_duration_since(Instant::now());
+                let place = Arc::new(Place::of(junto, held, message, patience).await?);
+                let mut announced = place.announce(held, message).await?;
+                places.push(Arc::clone(&place));
                 let held = Arc::clone(held);
-                signings.push(sign(junto, name, message, held, patience, output));
+                signings.push(sign(junto, name, message, place, held, patience, output));
                 let news = handed(junto, key);
                 tokio::pin!(news);
                 loop {
                     tokio::select! {
                         Some(ended) = signings.next() => match ended {
-                            Err(_) if !signings.is_empty() => {}
-                            Err(failure) => return Err(failure.more(&announced.others())),
-                            signature => return signature,
+                            Ok(signature) => break Err(signature),
+                            Err(failure) => {
+                                let failure = failure.or_graver(worst.take());
+                                if signings.is_empty() {
+                                    return Err(announced.explain(failure));
+                                }
+                                output.say(format_args!("still waiting with another share: {}", failure.message));
+                                worst = Some(failure);
+                            }
                         },
                         (party, other) = announced.next() => output.say(format_args!(
                             "{}, and this party one with {}: compare the files if you mean the same",
                             announce::describe(party, &other),
                             hex::encode(sha256(message))
                         )),
-                        certificate = &mut news => break certificate,
+                        certificate = &mut news => break Ok(certificate),
                     }
                 }
             }
             None => {
                 let news = tokio::time::timeout(patience, handed(junto, key)).await;
-                news.map_err(|_| uncertified(name))?
+                Ok(news.map_err(|_| uncertified(name))?)
             }
         };
-        if !adopt(junto, name, key, &certificate).await? {
-            return Err(Failure::failed("a certificate of another key"));
+        match certificate {
+            Err(signature) => break signature,
+            Ok(certificate) => {
+                if !adopt(junto, name, key, &certificate).await? {
+                    return Err(Failure::failed("a certificate of another key"));
+                }
+                let news =
+                    "another party had the newer share's certificate: going on with that share";
+                output.say(news);
+            }
         }
-        output.say("another party had the newer share's certificate: going on with that share");
+    };
+    drop(signings);
+    if let (Some(held), [_, _, ..]) = (&key.held, &places[..]) {
+        // Whoever holds the newest share alone needs that part.
+        help(junto, name, held, message, patience, output).await?;
+        for place in places {
+            place.leave(place.others).await?;
+        }
     }
+    Ok(signature)
 }
 
-/// Begins to tell the other holders what this party signs, and to hear what they do.
-async fn announce(
-    junto: &Junto,
-    held: &Held,
-    message: &[u8],
-    patience: Duration,
-) -> Result<Announcements, Failure> {
-    let session = junto.session(&held.origin.session, patience).await?;
-    let others = members(&held.holders()).without(session.me());
-    Announcements::begin(&session, held.share.public(), sha256(message), others)
-        .await
-        .map_err(session_failure)
+/// Where a message is signed, and what as: everybody who signs it with this key in this epoch means the same.
+struct Place {
+    session: Session,
+    label: String,
+    setup: Setup,
+    /// The other holders.
+    others: Members,
 }
 
-/// What a message is signed as: everybody who signs it with this key in this epoch means the same.
-fn signing(session: &Session, file: &Held, message: &[u8]) -> Result<(String, Setup), Failure> {
-    let key = file.share.public().clone();
-    let label = format!(
-        "{LABEL}{} {}",
-        hex::encode(&key.digest()[..16]),
-        hex::encode(sha256(message))
-    );
-    let occasion = OwnedOccasion::new(session, &label);
-    let setup =
-        Setup::sign(&occasion.borrow(), key, file.holders(), message).map_err(setup_failure)?;
-    Ok((label, setup))
+impl Place {
+    async fn of(
+        junto: &Junto,
+        held: &Held,
+        message: &[u8],
+        patience: Duration,
+    ) -> Result<Self, Failure> {
+        let session = junto.session(&held.origin.session, patience).await?;
+        let key = held.share.public().clone();
+        let label = format!(
+            "{LABEL}{} {}",
+            hex::encode(&key.digest()[..16]),
+            hex::encode(sha256(message))
+        );
+        let occasion = OwnedOccasion::new(&session, &label);
+        let setup = Setup::sign(&occasion.borrow(), key, held.holders(), message);
+        let setup = setup.map_err(setup_failure)?;
+        let others = members(&held.holders()).without(session.me());
+        Ok(Place {
+            session,
+            label,
+            setup,
+            others,
+        })
+    }
+
+    /// Begins to tell the other holders what this party signs, and to hear what they do.
+    async fn announce(&self, held: &Held, message: &[u8]) -> Result<Announcements, Failure> {
+        let own = sha256(message);
+        let begun =
+            Announcements::begin(&self.session, held.share.public(), own, self.others).await;
+        begun.map_err(session_failure)
+    }
+
+    /// Opens an execution with each other holder. Pairs, because whoever takes part in an execution can
+    /// end it: one of all holders would give each of them a veto over the signature, and any T parties
+    /// are to suffice.
+    async fn meet(&self, output: Output) -> Result<Met, Failure> {
+        let mut met = Met {
+            executions: Vec::new(),
+            finished: false,
+            out: None,
+        };
+        for other in self.others.iter() {
+            let pair = between(&self.label, self.session.me(), other);
+            match self.session.execution_as(pair).await {
+                Ok(execution) => met.executions.push((other, execution)),
+                Err(SessionError::Misuse(Misuse::Finished)) => met.finished = true,
+                Err(error @ SessionError::Peer(_)) => {
+                    output.say(format_args!("going on without {other}: {error}"));
+                    met.out = Some(session_failure(error));
+                }
+                Err(error) => return Err(session_failure(error)),
+            }
+        }
+        Ok(met)
+    }
+
+    /// Ends what [`Place::meet`] opened, once the signature is stored.
+    async fn leave(&self, others: Members) -> Result<(), Failure> {
+        for other in others.iter() {
+            let pair = between(&self.label, self.session.me(), other);
+            let finished = match self.session.execution_as(pair).await {
+                Ok(execution) => execution.finish().await.map(drop),
+                Err(error) => Err(error),
+            };
+            match finished {
+                // Some pairs end before, one way or the other.
+                Ok(()) | Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => {}
+                Err(error) => return Err(session_failure(error)),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Gives this party's part to the others and waits for nobody.
@@ -148,20 +233,18 @@ async fn help(
     patience: Duration,
     output: Output,
 ) -> Result<(), Failure> {
-    let session = junto.session(&file.origin.session, patience).await?;
+    let place = Place::of(junto, file, message, patience).await?;
     hand_out(junto, name, &file.certificate).await;
-    let (label, setup) = signing(&session, file, message)?;
-    let others = members(&file.holders()).without(session.me());
-    make_room(&session, &label).await?;
-    let met = meet(&session, &label, others, output).await?;
+    make_room(&place.session, message).await?;
+    let met = place.meet(output).await?;
     let Some((_, first)) = met.executions.first() else {
-        return leave(&session, &label, others).await;
+        return place.leave(place.others).await;
     };
-    let signer = session.signing_key().await.map_err(session_failure)?;
-    let (_, part) = own_part(&session, &setup, &signer, first, file)?;
+    let signer = place.session.signing_key().await.map_err(session_failure)?;
+    let (_, part) = own_part(&place, &signer, first, file)?;
     let full = tell(&met.executions, &part).await?;
-    spare_full(junto, &session).await?;
-    leave(&session, &label, others.minus(full)).await
+    spare_full(junto, &place.session).await?;
+    place.leave(place.others.minus(full)).await
 }
 
 /// Says this party's part to all. Who has taken so little that there is no room even for something small
@@ -198,15 +281,14 @@ fn tell_later(executions: &[Pair], full: Members, part: &[u8]) -> JoinSet<()> {
 
 /// This party's part of the signature.
 fn own_part<'a>(
-    session: &Session,
-    setup: &'a Setup,
+    place: &'a Place,
     signer: &'a SigningKey,
     execution: &Execution,
     file: &Held,
 ) -> Result<(SignRound<'a>, Vec<u8>), Failure> {
-    let me = party(session.me())?;
+    let me = party(place.session.me())?;
     let participant =
-        Participant::new(setup, me, signer, execution.seed()).map_err(Failure::failed)?;
+        Participant::new(&place.setup, me, signer, execution.seed()).map_err(Failure::failed)?;
     let (round, part) = participant
         .sign(Some(&file.share))
         .map_err(Failure::failed)?;
@@ -218,23 +300,21 @@ async fn sign(
     junto: &Junto,
     name: &str,
     message: &[u8],
+    place: Arc<Place>,
     file: Arc<Held>,
     patience: Duration,
     output: Output,
 ) -> Result<Signature, Failure> {
-    let session = junto.session(&file.origin.session, patience).await?;
+    let session = &place.session;
     hand_out(junto, name, &file.certificate).await;
     let required = usize::from(file.share.public().threshold().required());
-    let (label, setup) = signing(&session, &file, message)?;
-    let others = members(&file.holders()).without(session.me());
-    make_room(&session, &label).await?;
-    let executions = meet(&session, &label, others, output).await?;
-    let executions = executions.enough(required)?;
+    make_room(session, message).await?;
+    let executions = place.meet(output).await?.enough(required)?;
     let Some((_, first)) = executions.first() else {
         return Err(Failure::failed("a key of one party"));
     };
     let signer = session.signing_key().await.map_err(session_failure)?;
-    let (round, part) = own_part(&session, &setup, &signer, first, &file)?;
+    let (round, part) = own_part(&place, &signer, first, &file)?;
     // A newer share may come while this one waits: then nobody holds this one any more.
     drop(file);
     // Said to all before anybody is heard: whoever needs this part gets it.
@@ -250,7 +330,7 @@ async fn sign(
     };
     let blamed = |blames| {
         let disputes = Vec::new();
-        judge::record(junto, &session, &setup, &Abort { blames, disputes })
+        judge::record(junto, session, &place.setup, &Abort { blames, disputes })
     };
     let hearing = hear(&executions, patience);
     let signature = parts.signature(hearing, message, blamed).await?;
@@ -259,8 +339,8 @@ async fn sign(
     keep(junto, name, message, &signature)?;
     late.shutdown().await;
     let full = tell(&executions, &part).await?;
-    spare_full(junto, &session).await?;
-    leave(&session, &label, others.minus(full)).await?;
+    spare_full(junto, session).await?;
+    place.leave(place.others.minus(full)).await?;
     Ok(signature)
 }
 
@@ -387,45 +467,13 @@ impl Met {
     }
 }
 
-/// Opens an execution with each other holder. Pairs, because whoever takes part in an execution can
-/// end it: one of all holders would give each of them a veto over the signature, and any T parties
-/// are to suffice.
-async fn meet(
-    session: &Session,
-    label: &str,
-    others: Members,
-    output: Output,
-) -> Result<Met, Failure> {
-    let mut met = Met {
-        executions: Vec::new(),
-        finished: false,
-        out: None,
-    };
-    for other in others.iter() {
-        match session
-            .execution_as(between(label, session.me(), other))
-            .await
-        {
-            Ok(execution) => met.executions.push((other, execution)),
-            Err(SessionError::Misuse(Misuse::Finished)) => met.finished = true,
-            Err(error @ SessionError::Peer(_)) => {
-                output.say(format_args!("going on without {other}: {error}"));
-                met.out = Some(session_failure(error));
-            }
-            Err(error) => return Err(session_failure(error)),
-        }
-    }
-    Ok(met)
-}
-
 /// Gives up signings that never came to an end, if there are so many that they leave no room in the session
-/// for anything else: this party's part is on its way to whoever wanted it.
-async fn make_room(session: &Session, label: &str) -> Result<(), Failure> {
+/// for anything else: this party's part is on its way to whoever wanted it. Those of this message stay.
+async fn make_room(session: &Session, message: &[u8]) -> Result<(), Failure> {
     let open = session.open_executions().await.map_err(session_failure)?;
-    let signings = open
-        .into_iter()
-        .filter(|open| open.label.starts_with(LABEL));
-    let others: Vec<_> = signings.filter(|open| open.label != label).collect();
+    let own = hex::encode(sha256(message));
+    let other = |open: &Purpose| open.label.starts_with(LABEL) && !open.label.contains(&own);
+    let others: Vec<_> = open.into_iter().filter(other).collect();
     if others.len() < SIGNINGS_OPEN_MAX {
         return Ok(());
     }
@@ -435,25 +483,6 @@ async fn make_room(session: &Session, label: &str) -> Result<(), Failure> {
             Err(error) => Err(error),
         };
         match finished {
-            Ok(()) | Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => {}
-            Err(error) => return Err(session_failure(error)),
-        }
-    }
-    Ok(())
-}
-
-/// Ends what [`meet`] opened, once the signature is stored.
-async fn leave(session: &Session, label: &str, others: Members) -> Result<(), Failure> {
-    for other in others.iter() {
-        let finished = match session
-            .execution_as(between(label, session.me(), other))
-            .await
-        {
-            Ok(execution) => execution.finish().await.map(drop),
-            Err(error) => Err(error),
-        };
-        match finished {
-            // Some pairs end before, one way or the other.
             Ok(()) | Err(SessionError::Misuse(Misuse::Finished) | SessionError::Peer(_)) => {}
             Err(error) => return Err(session_failure(error)),
         }

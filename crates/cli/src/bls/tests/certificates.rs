@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::bls::key_file::{NO_ROOM, Undecided, admit};
 use crate::bls::resume::Asked;
-use crate::bls::run::{Desk, MOVED_ON, OwnedOccasion, Task, make, party};
+use crate::bls::run::{Desk, MOVED_ON, Opened, OwnedOccasion, Run, Task, make, party};
 
 impl Table {
     /// The liar says something where certificates are expected.
@@ -96,6 +96,27 @@ async fn who_is_shown_a_newer_share_while_it_signs_hears_the_parts_of_before() {
     let (honest, victim) = tokio::join!(honest, table.sign(VICTIM, b"message", PATIENCE));
     honest.and(victim).unwrap();
     assert_eq!(table.epoch(VICTIM), Some(0));
+    let session = table.of(HONEST).session("s", PATIENCE).await.unwrap();
+    let open = session.open_executions().await.unwrap();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+/// One signer has the older share alone and is done with it; another has the newer one alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_signed_with_an_older_share_tells_its_part_under_the_newer_one() {
+    let mut table = Table::new().await;
+    table.all(Command::Keygen).await;
+    let certificate = table.liar_alone_gets_a_refresh(1).await;
+    table.hand("s", LIAR, VICTIM, &certificate).await;
+    table.take(VICTIM).await;
+    // The liar has said its part under the older share, and no more.
+    let soon = Duration::from_millis(300);
+    table.sign(LIAR, b"message", soon).await.unwrap_err();
+    let (honest, victim) = tokio::join!(
+        table.sign(HONEST, b"message", PATIENCE),
+        table.sign(VICTIM, b"message", PATIENCE)
+    );
+    honest.and(victim).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -375,6 +396,49 @@ async fn who_has_not_confirmed_moves_on_and_takes_along_who_has() {
     }
 }
 
+/// It ends after this party has opened it, and before it has heard the deals once more: another has the
+/// certificate by then, and hands it over.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_with_a_run_that_ends_at_that_moment_takes_its_certificate() {
+    for opened in [true, false] {
+        let mut table = Table::new().await;
+        attacked_after(&mut table).await;
+        let session = table.of(VICTIM).session("s", PATIENCE).await.unwrap();
+        let label = Command::Refresh.label();
+        let progress = QUIET.progress("refreshing");
+        let mut desk = Desk::new(table.of(VICTIM), &session, "k", &progress, PATIENCE, QUIET);
+        let mut key = table.key(VICTIM);
+        if !opened {
+            table.break_off(label).await;
+        }
+        let certificate = match Run::open(&mut desk, "bls refresh k", 1, &mut key).await {
+            Ok(Opened::Run(run)) if opened => {
+                table.break_off(label).await;
+                run.go_on(&desk, &mut key).await.ok()
+            }
+            Ok(Opened::Certified(_, certificate)) if !opened => Some(certificate),
+            Ok(_) | Err(_) => None,
+        };
+        assert_eq!(certificate.unwrap().setup().label(), label.as_bytes());
+    }
+}
+
+/// The victim has confirmed a refresh, and died; the honest party has the share.
+async fn attacked_after(table: &mut Table) {
+    table.all(Command::Keygen).await;
+    {
+        let mut victim: Running<'_> = Box::pin(table.command(VICTIM, Command::Refresh));
+        let mut liar = Box::pin(table.command(LIAR, Command::Refresh));
+        let (honest, (), ()) = tokio::join!(
+            table.command(HONEST, Command::Refresh),
+            until(victim.as_mut(), || table.is_undecided(VICTIM)),
+            until(liar.as_mut(), || table.is_undecided(LIAR)),
+        );
+        honest.unwrap();
+    }
+    table.again(VICTIM).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_that_it_has_moved_on_when_others_have_confirmed_shows_why() {
     let mut table = Table::new().await;
@@ -473,11 +537,11 @@ impl Table {
     }
 }
 
+/// It has confirmed them all, as its own share was right; others had a wrong one, and confirmed none.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_room_for_another_run_is_not_named() {
+async fn who_has_no_room_for_another_run_says_so_and_is_not_called_a_cheat() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
-    // A wrong share in each run for the victim: the others confirm none of them.
     table.broken_off(64).await;
     for party in [HONEST, LIAR] {
         let mut key = table.key(party);
@@ -492,15 +556,20 @@ async fn who_has_no_room_for_another_run_is_not_named() {
         table.command(VICTIM, Command::Refresh),
         table.command(LIAR, Command::Refresh)
     );
-    for failure in [ended.0, ended.1, ended.2].map(Result::unwrap_err) {
+    let victim = table.number(VICTIM, "s").await;
+    for (failure, named) in [
+        (ended.0.unwrap_err(), Some(&victim)),
+        (ended.1.unwrap_err(), None),
+        (ended.2.unwrap_err(), Some(&victim)),
+    ] {
         assert_eq!(failure.exit, Exit::Failed, "{failure:?}");
-        assert_eq!(failure.party, None, "{failure:?}");
+        assert_eq!(failure.party.as_ref(), named, "{failure:?}");
         assert!(failure.help.unwrap().contains("another session"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_says_that_it_has_no_room_before_there_were_so_many_runs_is_named() {
+async fn who_ends_a_run_for_want_of_room_that_it_has_is_named() {
     let table = Table::new().await;
     table.all(Command::Keygen).await;
     let liar = async {
@@ -510,7 +579,7 @@ async fn who_says_that_it_has_no_room_before_there_were_so_many_runs_is_named() 
         let execution = table.follow(label, claim).await;
         execution.abort(NO_ROOM, Members::NONE).await.unwrap();
     };
-    tokio::join!(liar, table.refresh_names_the_liar(Exit::Misbehaved));
+    tokio::join!(liar, table.refresh_names_the_liar(Exit::Failed));
 }
 
 proptest! {

@@ -5,7 +5,7 @@ use junto_session::Kind;
 
 use super::*;
 use crate::bls::announce::{Announcements, CHANNEL};
-use crate::bls::run::{Desk, MOVED_ON, Run, abandon};
+use crate::bls::run::{Desk, MOVED_ON, Run, Stop, abandon};
 
 const PURPOSE: &str = "bls refresh k";
 
@@ -75,8 +75,8 @@ async fn whoever_ends_every_run_is_named() {
         Duration::ZERO,
         QUIET,
     );
-    let key = table.key(HONEST);
-    let Err(failure) = Run::open(&mut desk, PURPOSE, 1, &key).await else {
+    let mut key = table.key(HONEST);
+    let Err(Stop::Failed(failure)) = Run::open(&mut desk, PURPOSE, 1, &mut key).await else {
         panic!("it opened a run");
     };
     assert_eq!(failure.exit, Exit::Misbehaved, "{failure:?}");
