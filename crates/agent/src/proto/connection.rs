@@ -251,6 +251,12 @@ impl Connection {
         self.recent.contains(fingerprint)
     }
 
+    /// Whether a fingerprint is of a message with this number.
+    pub(super) fn remembers_number(&self, number: u64) -> bool {
+        let number = number.to_be_bytes();
+        self.recent.iter().any(|it| it[..8] == number)
+    }
+
     pub(super) fn remember(&mut self, fingerprint: Fingerprint) {
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();

@@ -418,6 +418,8 @@ impl Connection {
         for number in core::mem::take(&mut self.outbox).into_keys() {
             effects.delta.delete(RowKey::Outbox(self.id, number));
         }
+        self.kept.clear();
+        self.sends_mut().for_each(|send| send.taken.clear());
     }
 
     fn answer_waiting(&mut self, error: &CallError, effects: &mut Effects) {

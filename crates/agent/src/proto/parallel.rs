@@ -358,6 +358,8 @@ impl Connection {
             relay: ours.queue.relay_address().clone(),
         });
         effects.forget_receives(Owner::Parallel(self.id, slot));
+        // With one queue left, it waits for none.
+        self.acknowledge_held(effects);
         effects.queues_changed();
         self.store_parallel(effects);
     }
@@ -440,7 +442,8 @@ impl Connection {
         };
         let name = QueueName::of(address);
         let is_known = self.sends().any(|send| name.names(&send.address));
-        if is_known || address.mode == Some(QueueMode::Contact) {
+        // Nobody offers one who has not named those that there are.
+        if !self.parallel.understood || is_known || address.mode == Some(QueueMode::Contact) {
             return;
         }
         let mut offered = self.parallel.offered.iter_mut();
@@ -587,6 +590,7 @@ impl Connection {
             let created = ours.queue.created.as_ref();
             created.map(|created| created.recipient_id) != lost
         });
+        self.acknowledge_held(effects);
         self.store_parallel(effects);
         true
     }
@@ -660,6 +664,7 @@ mod tests {
         (effects, rng): (&mut Effects, &mut ChaCha20Rng),
     ) -> QueueAddress {
         let uri = offer(connection, number, rng);
+        connection.parallel.understood = true;
         connection.take_queue(&[(uri.clone(), None)], effects, rng);
         let name = QueueName::of(&uri.address);
         connection.use_queue(&[(name, false)], effects, rng);
@@ -669,6 +674,7 @@ mod tests {
     #[test]
     fn a_peer_that_adds_queues_for_ever_gets_as_many_as_there_may_be() {
         let (mut connection, mut effects, mut rng) = active();
+        connection.parallel.understood = true;
         let mut longest = 0;
         for number in 1..200_u8 {
             // Half of them are never used.
@@ -698,10 +704,15 @@ mod tests {
             address: connection.send.as_ref().unwrap().address.clone(),
             ..good.clone()
         };
+        // As long as it has not named those that it has, a good one is none.
+        connection.take_queue(&[(good.clone(), None)], &mut effects, &mut rng);
+        assert!(connection.parallel.offered.is_empty());
+        connection.parallel.understood = true;
         for lie in [contact, newer, same] {
             connection.take_queue(&[(lie, None)], &mut effects, &mut rng);
             assert!(connection.parallel.offered.is_empty());
         }
+        connection.parallel.understood = false;
         // One that was not offered, and lists that name none of those that there are.
         let name = QueueName::of(&good.address);
         connection.use_queue(&[(name.clone(), true)], &mut effects, &mut rng);
@@ -754,14 +765,7 @@ mod tests {
 
     #[test]
     fn stripes_run_ahead_of_a_row_that_no_relay_has_by_so_much_only() {
-        let (mut connection, mut effects, mut rng) = active();
-        used(&mut connection, 1, (&mut effects, &mut rng));
-        connection.parallel.spread = Spread::Stripes;
-        connection.send.as_mut().unwrap().secured = true;
-        let relays: Vec<_> = connection.sends().map(|send| send.relay).collect();
-        for relay in relays {
-            effects.relay_up(relay);
-        }
+        let (mut connection, mut effects, mut rng) = striped();
         for _ in 0..200 {
             let body = Body::Message(b"one of many");
             connection.enqueue(&body, &mut effects, &mut rng).unwrap();
@@ -785,6 +789,58 @@ mod tests {
             (STRIPES_AHEAD_MAX - 1..=STRIPES_AHEAD_MAX).contains(&ahead),
             "{ahead}"
         );
+    }
+
+    /// A connection that sends stripes to two queues, whose relays are up.
+    fn striped() -> (Connection, Effects, ChaCha20Rng) {
+        let (mut connection, mut effects, mut rng) = active();
+        used(&mut connection, 1, (&mut effects, &mut rng));
+        connection.parallel.spread = Spread::Stripes;
+        connection.send.as_mut().unwrap().secured = true;
+        let relays: Vec<_> = connection.sends().map(|send| send.relay).collect();
+        for relay in relays {
+            effects.relay_up(relay);
+        }
+        (connection, effects, rng)
+    }
+
+    #[test]
+    fn what_a_relay_refuses_does_not_go_there_again_at_once() {
+        let (mut connection, mut effects, mut rng) = striped();
+        connection.parallel.spread = Spread::Copies;
+        let owner = Owner::Parallel(connection.id, connection.parallel.theirs[0].0);
+        for owner in [owner, connection.owner()] {
+            connection.pump(&mut effects);
+            let send = connection.send_queue(owner).unwrap();
+            let number = *send.in_flight.first().unwrap();
+            for number in send.in_flight.clone() {
+                let refused = Answer::Refused(super::super::relay::Refusal::Other);
+                connection.sent(owner, number, &refused, &mut effects, &mut rng);
+            }
+            connection.pump(&mut effects);
+            let send = connection.send_queue(owner).unwrap();
+            assert!(send.in_flight.is_empty(), "it waits");
+            connection.unblock(&mut effects);
+            connection.pump(&mut effects);
+            let send = connection.send_queue(owner).unwrap();
+            assert_eq!(send.in_flight.iter().collect::<Vec<_>>(), [&number]);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_fails_with_rows_kept_for_a_relay_counts_on() {
+        let (mut connection, mut effects, mut rng) = striped();
+        connection.parallel.spread = Spread::Copies;
+        connection.pump(&mut effects);
+        let owner = connection.owner();
+        for number in connection.send.as_ref().unwrap().in_flight.clone() {
+            connection.sent(owner, number, &Answer::Done, &mut effects, &mut rng);
+        }
+        assert!(!connection.kept.is_empty());
+        connection.fail(ConnectionFault::PeerGone, &mut effects);
+        assert_eq!(connection.untaken(), 0);
+        assert!(connection.kept.is_empty());
+        assert!(connection.sends().all(|send| send.taken.is_empty()));
     }
 
     fn rows() -> Vec<Vec<u8>> {

@@ -21,9 +21,9 @@ use super::event::{ConnectionFault, Event};
 use super::handshake::Unusable;
 use super::id::{MessageId, RequestId};
 use super::layer::SealedBody;
-use super::message::{AgentMessage, Body};
+use super::message::{AgentMessage, Body, Receipt};
 use super::queue::ReceiveQueue;
-use super::resync::is_parting;
+use super::resync::{Sync, is_parting};
 use super::rotation::Place;
 use super::step::{Row, RowKey};
 
@@ -40,6 +40,16 @@ const GAP_AFTER_QUOTA_DELAY: Duration = Duration::from_secs(120);
 fn fingerprint(body: &[u8]) -> Fingerprint {
     let mut short = Fingerprint::default();
     short.copy_from_slice(&sha256(body)[..16]);
+    short
+}
+
+/// The fingerprint of what the ratchet made. With its number, if it says that: so another message of the same
+/// number is known for what it is.
+fn inner_fingerprint(number: Option<u64>, ratcheted: &[u8]) -> Fingerprint {
+    let mut short = fingerprint(ratcheted);
+    if let Some(number) = number {
+        short[..8].copy_from_slice(&number.to_be_bytes());
+    }
     short
 }
 
@@ -151,16 +161,21 @@ impl Connection {
             }
             Envelope::Invitation { .. } => return Err(Unusable::Unreadable),
         };
-        let has_copies = self.rotation.is_under_way() || self.has_several();
-        let inner = fingerprint(ratcheted);
+        let has_copies = number.is_some() || self.rotation.is_under_way() || self.has_several();
+        let inner = inner_fingerprint(number, ratcheted);
         if has_copies && self.is_repeated(&inner) {
             return Err(Unusable::Ignored);
         }
-        // Of a message that counts as lost, the first copy is to be read; of others none.
-        let is_copy = number.is_some_and(|it| self.is_known(it));
-        if is_copy && self.late.is_empty() {
+        // Not a copy if it has another one's number: its sender went back in time.
+        let is_other = number.is_some_and(|it| self.remembers_number(it));
+        let is_copy = !is_other && number.is_some_and(|it| self.is_known(it));
+        // Of a message that counts as lost, the first copy is to be read; of others none. In new keys a peer that came
+        // back from a backup may begin with any number.
+        let is_renewing = matches!(self.resync.sync, Sync::Agreed);
+        if is_copy && self.late.is_empty() && !is_renewing {
             return Err(Unusable::Ignored);
         }
+        let may_repeat = !is_other && (self.has_several() || self.rotation.expects_copies());
         let Keys::Agreed(ratchet) = &mut self.keys else {
             return Err(Unusable::Ignored);
         };
@@ -169,12 +184,12 @@ impl Connection {
             Ok(opened) => opened,
             Err(_) if is_copy => return Err(Unusable::Ignored),
             // It came through the other queue as well.
-            Err(RatchetError::Duplicate)
-                if self.has_several() || self.rotation.expects_copies() =>
-            {
-                return Err(Unusable::Ignored);
-            }
+            Err(RatchetError::Duplicate) if may_repeat => return Err(Unusable::Ignored),
             Err(error) => {
+                if has_copies {
+                    // One message, however many queues it comes by.
+                    self.remember(inner);
+                }
                 if is_parting(error) {
                     self.found_broken(effects, rng);
                 }
@@ -206,6 +221,8 @@ impl Connection {
         let is_first = self.heard(was_silent, effects, rng);
         if id > self.received.expected_id() && !is_first {
             self.hold(id, plain, effects);
+        } else if number.is_some() && id < self.received.expected_id() && !is_first {
+            self.act_on_late(&plain, effects);
         } else {
             self.act_on(&plain, effects, rng);
             self.was_full &= !self.early.is_empty();
@@ -358,23 +375,8 @@ impl Connection {
             });
         }
         match body {
-            Body::Message(body) => {
-                let receipt = DueReceipt {
-                    id,
-                    hash: sha256(plain),
-                };
-                let row = InboxRow {
-                    receipt,
-                    integrity,
-                    body: body.to_vec(),
-                };
-                self.put_inbox(row, effects);
-            }
-            Body::Receipts(receipts) => {
-                for receipt in receipts {
-                    self.take_receipt(receipt.id, &receipt.hash, effects);
-                }
-            }
+            Body::Message(body) => self.take_message((id, plain), integrity, body, effects),
+            Body::Receipts(receipts) => self.take_receipts(&receipts, effects),
             Body::QueueContinues(_) => self.unblock(effects),
             Body::Ready(_) => self.take_ready(integrity, effects),
             Body::QueueAdd(queues) => self.take_queue(&queues, effects, rng),
@@ -384,6 +386,43 @@ impl Connection {
             // That it came is what counts.
             Body::Hello | Body::Other(_) => {}
         }
+    }
+
+    /// Acts on a message that counts as lost: what came after it is judged already, and what it says of queues may be
+    /// over.
+    fn act_on_late(&mut self, plain: &[u8], effects: &mut Effects) {
+        let Ok(AgentMessage::Numbered { id, body, .. }) = AgentMessage::read(plain) else {
+            return;
+        };
+        let integrity = Integrity::BadId { id };
+        match body {
+            Body::Message(body) => self.take_message((id, plain), integrity, body, effects),
+            Body::Receipts(receipts) => self.take_receipts(&receipts, effects),
+            Body::QueueContinues(_) => self.unblock(effects),
+            Body::Ready(_) => self.take_ready(integrity, effects),
+            Body::QueueAdd(_)
+            | Body::QueueKey(_)
+            | Body::QueueUse(_)
+            | Body::QueueTest(_)
+            | Body::Hello
+            | Body::Other(_) => {}
+        }
+    }
+
+    fn take_message(
+        &mut self,
+        (id, plain): (u64, &[u8]),
+        integrity: Integrity,
+        body: &[u8],
+        effects: &mut Effects,
+    ) {
+        let hash = sha256(plain);
+        let row = InboxRow {
+            receipt: DueReceipt { id, hash },
+            integrity,
+            body: body.to_vec(),
+        };
+        self.put_inbox(row, effects);
     }
 
     /// Stores a message for the application.
@@ -400,6 +439,12 @@ impl Connection {
             integrity: row.integrity,
             body: row.body,
         });
+    }
+
+    fn take_receipts(&mut self, receipts: &[Receipt<'_>], effects: &mut Effects) {
+        for receipt in receipts {
+            self.take_receipt(receipt.id, &receipt.hash, effects);
+        }
     }
 
     fn take_receipt(&mut self, id: u64, hash: &[u8; 32], effects: &mut Effects) {

@@ -269,7 +269,7 @@ impl Connection {
 
     /// Outbox rows that no relay has.
     pub(super) fn untaken(&self) -> usize {
-        self.outbox.len() - self.kept.len()
+        self.outbox.len().saturating_sub(self.kept.len())
     }
 
     /// Seals all rows for the queue that is the first one now; they were sealed with `old`, if that was another one.
@@ -358,7 +358,10 @@ impl Connection {
                 self.time_receipts(effects);
                 effects.ready(self.owner());
             }
-            Answer::Refused(refusal @ (Refusal::Quota | Refusal::Busy)) => {
+            // Before our right to the queue is confirmed, the answer to `SKEY` decides.
+            Answer::Refused(Refusal::Auth) if !send.secured && !send.is_open() => {}
+            Answer::Refused(Refusal::Auth) => self.leave_send(owner, effects, rng),
+            Answer::Refused(refusal) => {
                 send.refused = Some(send.refused.map_or(number, |first| first.min(number)));
                 if !send.blocked {
                     send.blocked = true;
@@ -371,12 +374,8 @@ impl Connection {
                     effects.wake_after(delay.min(QUOTA_DELAY_MAX), Timer::Quota(self.id));
                 }
             }
-            // Before our right to the queue is confirmed, the answer to `SKEY` decides.
-            Answer::Refused(Refusal::Auth) if !send.secured && !send.is_open() => {}
-            Answer::Refused(Refusal::Auth) => self.leave_send(owner, effects, rng),
-            Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
-                effects.wake_after(super::effects::RETRY_DELAY, Timer::Retry(send.relay));
-            }
+            // Nothing that a relay may say to it.
+            Answer::Created { .. } | Answer::Link(_) => {}
         }
     }
 

@@ -44,7 +44,7 @@ fn open_queues(pair: &Pair, node: usize) -> (Vec<usize>, Vec<usize>) {
 }
 
 /// Two nodes that receive on two queues each, on all four relays: 0 and 2, 1 and 3.
-fn doubled(seed: u64) -> Pair {
+pub fn doubled(seed: u64) -> Pair {
     let mut pair = met(seed);
     add(&mut pair, 0, 2);
     add(&mut pair, 1, 3);
@@ -443,6 +443,44 @@ fn what_a_relay_took_and_lost_of_a_striped_connection_is_named() {
         .sum();
     assert_eq!(heard.len() as u64 + missing, 21);
     assert!((8..=12).contains(&missing), "{missing}");
+}
+
+#[test]
+fn striped_messages_that_come_after_they_were_given_up_disturb_nothing() {
+    for seed in 0..4 {
+        let mut pair = doubled(seed);
+        spread(&mut pair, 0, Spread::Stripes);
+        pair.world.settle();
+        pair.world.cut_all(1);
+        let connection = pair.connection(0).unwrap();
+        let before = heard(&pair, 1).len();
+        for number in 0..20_u8 {
+            let body = vec![number];
+            pair.world.call(0, Command::Send { connection, body });
+        }
+        pair.world.settle_only(0);
+        // The relay has its part, and nobody reaches it for so long that this counts as lost.
+        pair.world.cut_all(0);
+        pair.world.away = Some(3);
+        pair.world.settle();
+        let without = heard(&pair, 1).len();
+        assert!(without < before + 20, "{without}");
+        pair.world.away = None;
+        pair.world.settle();
+        let late = heard(&pair, 1).split_off(without);
+        let is_late = |it: &(Integrity, _)| matches!(it.0, Integrity::BadId { .. });
+        // Behind the last one nothing has come.
+        assert!(late[..late.len() - 1].iter().all(is_late), "{late:?}");
+        let all = heard(&pair, 1).split_off(before);
+        let bodies: std::collections::BTreeSet<_> = all.iter().map(|(_, body)| body).collect();
+        assert_eq!((all.len(), bodies.len()), (20, 20));
+        for _ in 0..3 {
+            say(&mut pair, 0, 10);
+            say(&mut pair, 1, 10);
+        }
+        assert_eq!(open_queues(&pair, 0), (vec![0, 2], vec![1, 3]));
+        check_quiet(&pair);
+    }
 }
 
 #[test]

@@ -4,7 +4,13 @@ use junto_agent::proto::{CallError, Command, Integrity, Misuse, Reply, Resync};
 use junto_agent::store::MemoryStore;
 
 use crate::connected;
+use crate::parallel::doubled;
 use crate::world::{Faults, Pair, World};
+
+/// Pairs with one queue each way, and with two.
+fn pairs(seeds: u64) -> impl Iterator<Item = Pair> {
+    (0..seeds).flat_map(|seed| [connected(seed), doubled(seed)])
+}
 
 /// What became of one message of a node.
 fn send(world: &mut World, node: usize, body: &[u8]) -> Result<(), CallError> {
@@ -37,8 +43,7 @@ fn backup_of(pair: &Pair, node: usize) -> MemoryStore {
 
 #[test]
 fn what_came_back_sends_nothing_before_the_peer_answers_with_fresh_keys() {
-    for seed in 0..8 {
-        let mut pair = connected(seed);
+    for mut pair in pairs(8) {
         send(&mut pair.world, 0, b"a question").unwrap();
         // Our receipt shows a key that the peer has not answered yet: its next message will.
         send(&mut pair.world, 1, b"an answer").unwrap();
@@ -62,8 +67,7 @@ fn what_came_back_sends_nothing_before_the_peer_answers_with_fresh_keys() {
 }
 
 /// A pair without receipts, so that nobody answers unasked.
-fn without_receipts(seed: u64) -> Pair {
-    let mut pair = connected(seed);
+fn without_receipts(mut pair: Pair) -> Pair {
     pair.world.receipts = false;
     for node in 0..2 {
         pair.world.crash(node);
@@ -74,8 +78,7 @@ fn without_receipts(seed: u64) -> Pair {
 
 #[test]
 fn a_copy_beside_its_original_is_noticed_on_both_sides() {
-    for seed in 0..8 {
-        let mut pair = without_receipts(seed);
+    for mut pair in pairs(8).map(without_receipts) {
         send(&mut pair.world, 0, b"a question").unwrap();
         send(&mut pair.world, 1, b"an answer").unwrap();
         let backup = backup_of(&pair, 0);
@@ -118,8 +121,7 @@ fn a_copy_beside_its_original_is_noticed_on_both_sides() {
 
 #[test]
 fn a_copy_that_the_peer_has_left_behind_reads_nothing_and_says_nothing() {
-    for seed in 0..8 {
-        let mut pair = connected(seed);
+    for mut pair in pairs(8) {
         let backup = backup_of(&pair, 0);
         for _ in 0..2 {
             send(&mut pair.world, 0, b"a question").unwrap();
@@ -139,8 +141,7 @@ fn a_copy_that_the_peer_has_left_behind_reads_nothing_and_says_nothing() {
 
 #[test]
 fn what_came_back_asks_for_new_keys_by_itself_where_it_may() {
-    for seed in 0..8 {
-        let mut pair = connected(seed);
+    for mut pair in pairs(8) {
         pair.world.resync = Resync::Automatic;
         let backup = backup_of(&pair, 0);
         for _ in 0..2 {
@@ -165,8 +166,7 @@ fn what_came_back_asks_for_new_keys_by_itself_where_it_may() {
 
 #[test]
 fn keys_that_were_asked_with_before_the_backup_are_given_up() {
-    for seed in 0..8 {
-        let mut pair = connected(seed);
+    for mut pair in pairs(8) {
         let connection = pair.connection(0).unwrap();
         pair.world.call(0, Command::Resynchronise { connection });
         pair.world.step(0, Faults::NONE);
@@ -183,42 +183,44 @@ fn keys_that_were_asked_with_before_the_backup_are_given_up() {
 
 #[test]
 fn a_stolen_copy_that_is_used_as_it_is_is_noticed_by_the_peer() {
-    let mut pair = connected(4);
-    let stolen = backup_of(&pair, 0);
-    send(&mut pair.world, 0, b"of the owner").unwrap();
-    let owner = backup_of(&pair, 0);
-    // The thief does what the program never does.
-    pair.world.nodes[0].store = stolen;
-    pair.world.crash(0);
-    send(&mut pair.world, 0, b"of the thief").unwrap();
-    assert_eq!(pair.world.nodes[1].app.unreadable, 1);
-    pair.world.nodes[0].store = owner;
-    pair.world.crash(0);
-    send(&mut pair.world, 0, b"of the owner again").unwrap();
-    let bodies: Vec<_> = received(&pair.world, 1);
-    assert_eq!(
-        bodies,
-        [
-            (Integrity::Ok, b"of the owner".to_vec()),
-            (Integrity::Ok, b"of the owner again".to_vec())
-        ]
-    );
+    for mut pair in [connected(4), doubled(4)] {
+        let stolen = backup_of(&pair, 0);
+        send(&mut pair.world, 0, b"of the owner").unwrap();
+        let owner = backup_of(&pair, 0);
+        // The thief does what the program never does.
+        pair.world.nodes[0].store = stolen;
+        pair.world.crash(0);
+        send(&mut pair.world, 0, b"of the thief").unwrap();
+        assert_eq!(pair.world.nodes[1].app.unreadable, 1);
+        pair.world.nodes[0].store = owner;
+        pair.world.crash(0);
+        send(&mut pair.world, 0, b"of the owner again").unwrap();
+        let bodies: Vec<_> = received(&pair.world, 1);
+        assert_eq!(
+            bodies,
+            [
+                (Integrity::Ok, b"of the owner".to_vec()),
+                (Integrity::Ok, b"of the owner again".to_vec())
+            ]
+        );
+    }
 }
 
 #[test]
 fn what_was_to_leave_when_the_backup_was_made_leaves_once() {
-    let mut pair = connected(6);
-    pair.world.cut_all(0);
-    let connection = pair.connection(0).unwrap();
-    let body = b"waits for the relay".to_vec();
-    pair.world.call(0, Command::Send { connection, body });
-    pair.world.step(0, Faults::NONE);
-    let backup = backup_of(&pair, 0);
-    // The original gets it out, and so does what came back.
-    pair.world.settle();
-    pair.world.come_back(0, backup);
-    pair.world.settle();
-    let bodies: Vec<_> = received(&pair.world, 1);
-    assert_eq!(bodies, [(Integrity::Ok, b"waits for the relay".to_vec())]);
-    assert_eq!(pair.world.nodes[1].app.unreadable, 0);
+    for mut pair in [connected(6), doubled(6)] {
+        pair.world.cut_all(0);
+        let connection = pair.connection(0).unwrap();
+        let body = b"waits for the relay".to_vec();
+        pair.world.call(0, Command::Send { connection, body });
+        pair.world.step(0, Faults::NONE);
+        let backup = backup_of(&pair, 0);
+        // The original gets it out, and so does what came back.
+        pair.world.settle();
+        pair.world.come_back(0, backup);
+        pair.world.settle();
+        let bodies: Vec<_> = received(&pair.world, 1);
+        assert_eq!(bodies, [(Integrity::Ok, b"waits for the relay".to_vec())]);
+        assert_eq!(pair.world.nodes[1].app.unreadable, 0);
+    }
 }
