@@ -152,7 +152,7 @@ pub(crate) enum Command {
     /// Serve the profile's contacts to programs in any language: JSON-RPC 2.0 over a Unix socket
     ///
     /// Prints where it listens: `daemon/socket` in the profile, which only its owner can reach. While it runs it
-    /// is the one that uses the profile, so other commands on that profile wait until it has ended. One object a line;
+    /// is the one that uses the profile, so other commands on that profile are refused until it has ended. One object a line;
     /// docs/guides/daemon.md has the methods, and a client in Python.
     #[cfg(unix)]
     Daemon,

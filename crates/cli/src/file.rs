@@ -144,7 +144,7 @@ impl Heard {
         output: Output,
     ) -> Result<(), Failure> {
         for noted in self.0.into_inner().unwrap_or_default() {
-            contacts.keep(tag, noted)?;
+            contacts.keep(tag, noted);
         }
         for (of, verdict) in contacts.take_untold() {
             if of == name {

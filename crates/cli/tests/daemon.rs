@@ -96,6 +96,18 @@ impl Client {
         }
     }
 
+    /// Asks until the answer is as it should be.
+    fn wait_until(&mut self, method: &str, params: &Value, is_so: impl Fn(&Value) -> bool) {
+        let begun = std::time::Instant::now();
+        while !is_so(&self.call(method, params)) {
+            assert!(begun.elapsed() < DEADLINE, "{method} says something else");
+        }
+    }
+
+    fn subscribe_to(&mut self, contact: &str) {
+        self.call("subscribe", &json!({ "contact": contact }));
+    }
+
     fn ack(&mut self, message: &Value) {
         let params = json!({ "contact": message["contact"], "message": message["message"] });
         self.call("ack", &params);
@@ -265,6 +277,115 @@ fn no_more_is_handed_out_than_a_client_may_leave_unacknowledged() {
     assert_eq!(bob.next("message")["text"], "32");
 }
 
+/// More than one client may have unread, from more contacts than share one window.
+#[test]
+fn who_reads_is_not_cut_off_however_many_contacts_it_has() {
+    const CONTACTS: usize = 11;
+    const EACH: usize = 32;
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let _daemons = ["alice", "bob"].map(|profile| daemon(&stage, profile));
+    let mut alice = Client::of(&stage, "alice");
+    alice.call("subscribe", &json!({}));
+    let mut bob = Client::of(&stage, "bob");
+    for contact in 0..CONTACTS {
+        let name = format!("c{contact}");
+        let invited = bob.call("contact.invite", &json!({ "name": name, "relay": address }));
+        let join = json!({ "link": invited["link"], "name": name, "relay": address });
+        alice.call("contact.connect", &join);
+        assert_eq!(alice.next("connected")["contact"], name);
+        for number in 0..EACH {
+            send(&mut alice, &name, &number.to_string());
+        }
+    }
+    let all_are_here = |listed: &Value| {
+        let listed = listed["contacts"].as_array().unwrap();
+        listed.iter().all(|it| it["unread"] == EACH)
+    };
+    bob.wait_until("contact.list", &json!({}), all_are_here);
+    bob.call("subscribe", &json!({}));
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..CONTACTS * EACH {
+        let message = bob.next("message");
+        let count: &mut usize = seen.entry(message["contact"].to_string()).or_default();
+        assert_eq!(message["text"], count.to_string());
+        *count += 1;
+        bob.ack(&message);
+    }
+    assert!(seen.len() == CONTACTS && seen.values().all(|count| *count == EACH));
+}
+
+#[test]
+fn a_send_that_would_wait_is_refused_and_other_calls_go_on() {
+    let stage = Stage::new();
+    let (relay, address) = stage.relay();
+    stage.contacts(&address);
+    // Bob is away, and new keys are asked for: Alice may say nothing until he answers.
+    let asked = ["contact", "resync", "bob", "--timeout", "1"];
+    stage.run("alice", &asked).failed(3);
+    let running = daemon(&stage, "alice");
+    let mut alice = Client::of(&stage, "alice");
+    let message = json!({ "contact": "bob", "text": "x" });
+    for _ in 0..20 {
+        assert_eq!(alice.refused("send", &message)["code"], -32003);
+    }
+    alice.subscribe_to("bob");
+    let _bob = daemon(&stage, "bob");
+    let bob = json!({ "contact": "bob" });
+    alice.wait_until("contact.show", &bob, |shown| shown["keys"] == "in-step");
+    alice.call("send", &message);
+    // The relay is gone for good.
+    drop(relay);
+    let mut stored = 0;
+    let refusal = loop {
+        let id = alice.begin("send", &message);
+        let answer = alice.answer(id);
+        if !answer["error"].is_null() {
+            break answer["error"].clone();
+        }
+        stored += 1;
+        assert!(stored <= 256, "there is no end to it");
+    };
+    assert_eq!(refusal["code"], -32003);
+    alice.call("ack", &json!({ "contact": "bob", "message": 1 }));
+    running.signal("TERM");
+    assert_eq!(running.wait().code, Some(0));
+}
+
+#[test]
+fn who_subscribes_hears_of_a_connection_that_cannot_go_on() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let invite = ["contact", "invite", "--name", "bob", "--relay", &address];
+    let mut alice = stage.start("alice", &invite);
+    let link = alice.link();
+    let connect = ["connect", &link, "--name", "alice", "--relay", &address];
+    stage.run("bob", &connect).ok();
+    alice.wait().ok();
+    // The link has been used.
+    let running = daemon(&stage, "carol");
+    let mut carol = Client::of(&stage, "carol");
+    carol.call("subscribe", &json!({}));
+    let join = json!({ "link": link, "name": "alice", "relay": address });
+    carol.call("contact.connect", &join);
+    let failed = carol.next("failed");
+    assert_eq!(failed["contact"], "alice");
+    let shown = carol.call("contact.show", &json!({ "contact": "alice" }));
+    assert_eq!(
+        (&shown["state"], &shown["fault"]),
+        (&json!("failed"), &failed["fault"])
+    );
+    // So does who comes later, and after a restart.
+    let mut later = Client::of(&stage, "carol");
+    later.subscribe_to("alice");
+    assert_eq!(later.next("failed"), failed);
+    running.kill();
+    let _again = daemon(&stage, "carol");
+    let mut carol = Client::of(&stage, "carol");
+    carol.call("subscribe", &json!({}));
+    assert_eq!(carol.next("failed"), failed);
+}
+
 #[test]
 fn hostile_clients_cost_the_others_nothing() {
     let stage = Stage::new();
@@ -283,7 +404,11 @@ fn hostile_clients_cost_the_others_nothing() {
     assert_eq!(babbler.line().unwrap()["error"]["code"], -32700);
     assert_eq!(babbler.refused("contact.erase", &json!({}))["code"], -32601);
     assert_eq!(babbler.refused("send", &json!({}))["code"], -32602);
+    // Notifications get no answer: the next line answers the next call.
+    babbler.say(r#"{"jsonrpc":"2.0","method":"contact.erase"}"#);
+    babbler.say(r#"{"jsonrpc":"2.0","method":"send","params":{}}"#);
     babbler.call("version", &json!({}));
+    assert!(babbler.told.is_empty(), "{:?}", babbler.told);
     // A line without an end is the last one.
     let endless = vec![b' '; 128 * 1024 + 1];
     babbler.to.write_all(&endless).unwrap();
@@ -393,8 +518,8 @@ fn the_client_of_the_guide_works() {
     let link = alice.word();
     assert!(link.starts_with("simplex:/i#"), "{link}");
     let mut bob = python("bob", &["connect", "alice", &address, &link]);
-    assert_eq!(bob.word(), "alice: hello from the other side");
-    assert_eq!(alice.word(), "bob: hello from the other side");
+    assert_eq!(bob.word(), r#"alice: "hello from the other side""#);
+    assert_eq!(alice.word(), r#"bob: "hello from the other side""#);
     for client in [alice, bob] {
         let ended = client.wait();
         assert_eq!(ended.code, Some(0), "{ended:#?}");

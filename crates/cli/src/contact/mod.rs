@@ -8,6 +8,7 @@ mod verdict;
 
 pub(crate) use messages::{message_json, recv, refuse_frame, send, warn};
 pub(crate) use upkeep::show_json;
+use verdict::Added;
 pub(crate) use verdict::{Noted, Verdict};
 
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ const BOOK: &str = "contacts";
 const NAME_MAX: usize = 64;
 /// What the profile's one address is called within its agent.
 const ADDRESS: &[u8] = b"junto contact address";
+/// How long after a write of what was noted the next one comes: a peer can cause such things at will.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
 /// How long relays may take where only the newest state is asked for.
 const GLANCE: Duration = Duration::from_secs(3);
 
@@ -65,10 +68,14 @@ pub(crate) struct Contacts {
     pub(crate) events: Events,
     book: Vec<Entry>,
     socks: Option<junto_agent::client::SocksServer>,
-    /// Connections that stand.
+    /// Connections that stand, or cannot go on.
     tags: BTreeMap<ConnectionId, Tag>,
     /// What was noted and the user has not been told yet: the contact's name, and what.
     untold: Vec<(String, Verdict)>,
+    /// When what was noted was written last.
+    saved: Option<Instant>,
+    /// When what was noted since is to be written.
+    save_at: Option<Instant>,
 }
 
 impl Contacts {
@@ -89,39 +96,56 @@ impl Contacts {
     pub(crate) async fn end(&mut self) -> Result<(), Failure> {
         let _ = tokio::time::timeout(END, self.agent.clone().close()).await;
         while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, self.events.next()).await {
-            self.note(&event)?;
+            self.note(&event);
         }
-        Ok(())
+        match self.save_at {
+            Some(_) => self.save(),
+            None => Ok(()),
+        }
     }
 
     /// Writes down what an event says about something lost or altered.
-    fn note(&mut self, event: &Event) -> Result<(), Failure> {
+    fn note(&mut self, event: &Event) {
         if let Event::Connected {
+            connection, tag, ..
+        }
+        | Event::Failed {
             connection, tag, ..
         } = event
         {
             self.tags.insert(*connection, *tag);
         }
-        let Some((connection, noted)) = Noted::of(event) else {
-            return Ok(());
-        };
-        match self.tags.get(&connection) {
-            Some(&tag) => self.keep(tag, noted),
-            None => Ok(()),
+        if let Some((connection, noted)) = Noted::of(event)
+            && let Some(&tag) = self.tags.get(&connection)
+        {
+            self.keep(tag, noted);
         }
     }
 
-    /// Keeps what was noted about a contact.
-    pub(crate) fn keep(&mut self, tag: Tag, noted: Noted) -> Result<(), Failure> {
+    /// Keeps what was noted about a contact. It is written at once, or with what follows within a second.
+    pub(crate) fn keep(&mut self, tag: Tag, noted: Noted) {
         let mut book = self.book.iter_mut();
-        let entry = book.find(|entry| entry.tag == *tag.as_bytes());
-        if let Some(entry) = entry
-            && noted.add_to(&mut entry.verdicts)
-        {
-            self.untold.push((entry.name.clone(), noted.verdict));
-            self.save()?;
+        let Some(entry) = book.find(|entry| entry.tag == *tag.as_bytes()) else {
+            return;
+        };
+        match noted.add_to(&mut entry.verdicts) {
+            Added::Known => return,
+            Added::Again => {}
+            Added::New => self.untold.push((entry.name.clone(), noted.verdict)),
         }
-        Ok(())
+        let now = Instant::now();
+        let due = self.saved.map_or(now, |saved| saved + SAVE_PAUSE);
+        if *self.save_at.get_or_insert(due) <= now {
+            self.save_noted();
+        }
+    }
+
+    /// Writes what was noted. It is no reason to stop if that fails: it is tried again.
+    fn save_noted(&mut self) {
+        if let Err(failure) = self.save() {
+            tracing::error!("not noted, tried again: {}", failure.message);
+            self.save_at = Some(Instant::now() + SAVE_PAUSE);
+        }
     }
 
     async fn open(global: &Global) -> Result<Self, Failure> {
@@ -148,6 +172,8 @@ impl Contacts {
             socks,
             tags: BTreeMap::new(),
             untold: Vec::new(),
+            saved: None,
+            save_at: None,
         })
     }
 
@@ -211,9 +237,12 @@ impl Contacts {
         self.save()
     }
 
-    fn save(&self) -> Result<(), Failure> {
+    fn save(&mut self) -> Result<(), Failure> {
         let book = serde_json::to_vec(&self.book).context("the names of the contacts")?;
-        self.profile.write_sealed(BOOK, &book)
+        self.profile.write_sealed(BOOK, &book)?;
+        self.saved = Some(Instant::now());
+        self.save_at = None;
+        Ok(())
     }
 
     fn fresh_tag() -> Tag {
@@ -258,10 +287,24 @@ impl Contacts {
 
     /// The next event. Safe to cancel.
     pub(crate) async fn next_event(&mut self) -> Result<Event, Failure> {
-        let event = self.events.next().await;
-        let event = event.ok_or_else(|| Failure::failed("the agent has ended"))?;
-        self.note(&event)?;
-        Ok(event)
+        loop {
+            let save_at = self.save_at;
+            let saving = async {
+                match save_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => core::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = saving => self.save_noted(),
+                event = self.events.next() => {
+                    let event = event.ok_or_else(|| Failure::failed("the agent has ended"))?;
+                    self.note(&event);
+                    return Ok(event);
+                }
+            }
+        }
     }
 
     /// What was noted since the last call: the contact's name, and what was lost or altered.
@@ -274,17 +317,17 @@ impl Contacts {
         &self.agent
     }
 
-    /// Connections that stand.
+    /// Connections that stand, or cannot go on.
     pub(crate) fn connections(&self) -> Vec<ConnectionId> {
         self.tags.keys().copied().collect()
     }
 
-    /// The contact at the other end of a connection that stands.
+    /// The contact at the other end of a connection that stands, or cannot go on.
     pub(crate) fn name_at(&self, connection: ConnectionId) -> Option<&str> {
         self.name_of(*self.tags.get(&connection)?)
     }
 
-    /// The connection of a contact, if it stands.
+    /// The connection of a contact, if it stands, or cannot go on.
     pub(crate) fn connection_of(&self, name: &str) -> Option<ConnectionId> {
         let tag = self.tag_of(name)?;
         let mut all = self.tags.iter();

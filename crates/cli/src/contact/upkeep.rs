@@ -49,7 +49,7 @@ pub(super) async fn show(
     let _ = contacts.settle(one(id), GLANCE).await;
     // What the agent has told so far is noted.
     while contacts.event(Instant::now()).await?.is_some() {}
-    contacts.untold.clear();
+    contacts.untold.retain(|(of, _)| of != name);
     let contact = contacts.contact(name).await?;
     let relays = views(contacts, &contact).await?;
     let verdicts = verdicts(contacts, name);
@@ -134,8 +134,12 @@ fn past(name: &str, noted: &Noted) -> String {
         120..2880 => format!("{} h", minutes / 60),
         _ => format!("{} days", minutes / 60 / 24),
     };
+    let times = match noted.times {
+        0 | 1 => String::new(),
+        times => format!(", {times} times"),
+    };
     format!(
-        "noticed      {ago} ago: {}\n             {}",
+        "noticed      {ago} ago{times}: {}\n             {}",
         noted.verdict.text(),
         noted.verdict.advice(name)
     )
@@ -328,7 +332,7 @@ pub(super) async fn resync(
     // Ours may be the last word, without which the other side goes on waiting.
     contacts.settle(one(id), GLANCE).await?;
     progress.done();
-    contacts.untold.clear();
+    contacts.untold.retain(|(of, _)| of != name);
     let value = json!({ "contact": name, "resynchronised": true, "missing": missing });
     output.result(&value, || match missing {
         0 => format!("{name}: new keys are agreed, and nothing is lost."),

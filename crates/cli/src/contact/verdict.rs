@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Verdicts that are kept of a contact, some 60 bytes each; older ones go.
 const NOTED_MAX: usize = 16;
 
+/// Seconds until the user is told again of what goes on, such as messages that cannot be read.
+const TOLD_AGAIN: u64 = 3_600;
+
 /// Something was lost, altered, or cannot be read. Numbers are those of the contact's count, which has its agent's own
 /// messages in it.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -43,12 +46,30 @@ pub(crate) enum Verdict {
 /// A verdict, and when it was made.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub(crate) struct Noted {
-    /// Seconds since 1970.
+    /// When it was made last, in seconds since 1970.
     pub(crate) at: u64,
+    /// How often it was made.
+    #[serde(default = "once")]
+    pub(crate) times: u64,
     /// The message that it is about, by our count.
     pub(crate) message: Option<u64>,
     #[serde(flatten)]
     pub(crate) verdict: Verdict,
+}
+
+fn once() -> u64 {
+    1
+}
+
+/// What became of a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It is kept, and the user is to be told.
+    New,
+    /// The same was told lately; it is counted.
+    Again,
+    /// The same message was judged before: its event comes again until it is read.
+    Known,
 }
 
 impl Verdict {
@@ -149,23 +170,36 @@ impl Noted {
         let at = since.unwrap_or_default().as_secs();
         let noted = Self {
             at,
+            times: once(),
             message,
             verdict,
         };
         Some((*connection, noted))
     }
 
-    /// Whether it is new there: a message's event comes again until the message is read.
-    pub(crate) fn add_to(self, all: &mut Vec<Self>) -> bool {
-        let is_same = |it: &Self| it.message == self.message && it.verdict == self.verdict;
-        if self.message.is_some() && all.iter().any(is_same) {
-            return false;
+    /// Adds it, or counts it if it says nothing new: a peer can cause such verdicts at will.
+    pub(super) fn add_to(self, all: &mut Vec<Self>) -> Added {
+        let mut known = all.iter_mut();
+        let known = known.find(|it| it.message == self.message && it.verdict == self.verdict);
+        match (known, self.verdict) {
+            (Some(_), _) if self.message.is_some() => return Added::Known,
+            // Each of these names what was lost, and is told.
+            (_, Verdict::Missing { .. } | Verdict::KeysRenewed { .. }) | (None, _) => {}
+            (Some(known), _) => {
+                let quiet = self.at.saturating_sub(known.at);
+                known.times = known.times.saturating_add(1);
+                known.at = self.at;
+                return match quiet {
+                    TOLD_AGAIN.. => Added::New,
+                    _ => Added::Again,
+                };
+            }
         }
         if all.len() >= NOTED_MAX {
             all.remove(0);
         }
         all.push(self);
-        true
+        Added::New
     }
 }
 
@@ -177,16 +211,35 @@ mod tests {
     fn a_bounded_number_is_kept_and_each_message_once() {
         let noted = |message| Noted {
             at: 0,
+            times: 1,
             message,
             verdict: Verdict::Missing { from: 2, to: 3 },
         };
         let mut all = Vec::new();
-        assert!(noted(Some(4)).add_to(&mut all));
-        assert!(!noted(Some(4)).add_to(&mut all));
+        assert_eq!(noted(Some(4)).add_to(&mut all), Added::New);
+        assert_eq!(noted(Some(4)).add_to(&mut all), Added::Known);
         for _ in 0..2 * NOTED_MAX {
-            assert!(noted(None).add_to(&mut all));
+            assert_eq!(noted(None).add_to(&mut all), Added::New);
         }
         assert_eq!(all.len(), NOTED_MAX);
+    }
+
+    #[test]
+    fn what_goes_on_is_counted_and_told_once_an_hour() {
+        let noted = |at| Noted {
+            at,
+            times: 1,
+            message: None,
+            verdict: Verdict::Unreadable,
+        };
+        let mut all = Vec::new();
+        assert_eq!(noted(10).add_to(&mut all), Added::New);
+        for at in 11..50 {
+            assert_eq!(noted(at).add_to(&mut all), Added::Again);
+        }
+        assert_eq!((all.len(), all[0].times, all[0].at), (1, 40, 49));
+        assert_eq!(noted(49 + TOLD_AGAIN).add_to(&mut all), Added::New);
+        assert_eq!((all.len(), all[0].times), (1, 41));
     }
 
     #[test]
@@ -194,6 +247,7 @@ mod tests {
         let text = r#"{"at":1,"message":null,"what":"missing","from":2,"to":3}"#;
         let noted: Noted = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(noted.verdict, Verdict::Missing { from: 2, to: 3 });
+        assert_eq!(noted.times, 1);
         let entry: super::super::Entry = serde_json::from_str(
             r#"{"name":"bob","tag":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}"#,
         )

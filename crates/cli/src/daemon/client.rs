@@ -12,14 +12,19 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::answer::{answer, refuse};
+use super::desks::CLIENT_WINDOW;
 use super::post::Input;
 use super::request::{Code, Id, LINE_MAX, Refusal, parse};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// Calls of one client that may be under way; further lines stay unread.
-const CALLS_MAX: usize = 16;
-/// Lines that may wait for one client to read them, up to 45 KiB each, most some hundred bytes.
-const LINES_MAX: usize = 256;
+pub(super) const CALLS_MAX: usize = 16;
+/// Lines that may wait for one client to read them. Those of messages have up to some 120 KiB, and are bounded by
+/// what a client may have without having acknowledged it; most others have some hundred bytes.
+const LINES_MAX: usize = 512;
+/// Whether there is room for what a client can do without, or may get later: it never takes that of messages.
+const LINES_FREE_MIN: usize = LINES_MAX / 2;
+const _: () = assert!(LINES_FREE_MIN > CLIENT_WINDOW + CALLS_MAX);
 /// How long a client may take to read what is written, and answers may take after it has ended its input.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,6 +50,11 @@ impl Outlet {
         self.put(text, None);
     }
 
+    /// Whether the client is not far behind.
+    pub(super) fn has_room(&self) -> bool {
+        self.lines.capacity() > LINES_FREE_MIN
+    }
+
     fn put(&self, text: String, place: Option<OwnedSemaphorePermit>) {
         let line = Line {
             text,
@@ -62,6 +72,8 @@ pub(super) struct Reply {
     outlet: Outlet,
     id: Option<Id>,
     place: OwnedSemaphorePermit,
+    /// Its place among the calls of all clients, those that have left among them.
+    _place_of_all: OwnedSemaphorePermit,
 }
 
 impl Reply {
@@ -72,8 +84,13 @@ impl Reply {
     }
 }
 
-/// Serves a client until it leaves or is cut off.
-pub(super) async fn serve(stream: UnixStream, id: ClientId, inputs: mpsc::Sender<Input>) {
+/// Serves a client until it leaves or is cut off. `calls` has the places for calls of all clients.
+pub(super) async fn serve(
+    stream: UnixStream,
+    id: ClientId,
+    inputs: mpsc::Sender<Input>,
+    calls: Arc<Semaphore>,
+) {
     let (cut, registration) = AbortHandle::new_pair();
     let (lines, waiting) = mpsc::channel(LINES_MAX);
     let outlet = Outlet { lines, cut };
@@ -84,7 +101,7 @@ pub(super) async fn serve(stream: UnixStream, id: ClientId, inputs: mpsc::Sender
         let (from, to) = stream.into_split();
         let writing = write(to, waiting);
         let reading = async {
-            read(from, id, outlet, &inputs).await;
+            read(from, id, outlet, &inputs, &calls).await;
             // It asks nothing more; what it asked is answered.
             let _ = inputs.send(Input::Gone(id)).await;
         };
@@ -115,6 +132,7 @@ async fn read(
     client: ClientId,
     outlet: Outlet,
     inputs: &mpsc::Sender<Input>,
+    calls: &Arc<Semaphore>,
 ) {
     let places = Arc::new(Semaphore::new(CALLS_MAX));
     let mut from = BufReader::new(from);
@@ -138,14 +156,28 @@ async fn read(
         let request = match parse(&line) {
             Ok(request) => request,
             Err(refusal) => {
-                outlet.put(refuse(&refusal), Some(place));
+                if refusal.is_answered() {
+                    outlet.put(refuse(&refusal), Some(place));
+                }
                 continue;
             }
+        };
+        let Ok(place_of_all) = Arc::clone(calls).try_acquire_owned() else {
+            // Those of clients that have left: what is here leaves places for all.
+            if let Some(id) = &request.id {
+                let failure = Failure::new(Exit::Unreachable, "too many calls are under way");
+                outlet.put(
+                    answer(id, Err(failure.help("call again later"))),
+                    Some(place),
+                );
+            }
+            continue;
         };
         let reply = Reply {
             outlet: outlet.clone(),
             id: request.id,
             place,
+            _place_of_all: place_of_all,
         };
         if inputs
             .send(Input::Asked(client, request.call, reply))

@@ -5,12 +5,14 @@
 //! | [`request`] | a client's line, parsed into narrow types; no input or output |
 //! | `answer` | what a client is told |
 //! | `client` | one connection, bounded in all that it may hold |
+//! | `desks` | who reads which messages, and what comes next; no input or output |
 //! | `post` | the task that owns the contacts and their messages |
 //!
 //! For users: `docs/guides/daemon.md`. Why so: `docs/decisions/0013-the-daemon-speaks-lines-of-json-rpc.md`.
 
 mod answer;
 mod client;
+mod desks;
 mod post;
 pub(crate) mod request;
 
@@ -38,6 +40,10 @@ use crate::profile::{Profile, make_private_dir, refuse_shared_dir};
 
 /// Clients at a time: each is a program of the profile's owner.
 const CLIENTS_MAX: usize = 16;
+/// Calls of all clients that may be under way, those that have left among them.
+const CALLS_MAX: usize = CLIENTS_MAX * client::CALLS_MAX;
+/// How long a client that finds no place may take to be told so.
+const REFUSING: Duration = Duration::from_secs(1);
 /// What clients ask and the task has not looked at yet.
 const INPUTS_MAX: usize = 64;
 /// After a failure to take a client in, for want of open files say.
@@ -99,6 +105,7 @@ fn listen(dir: &Path) -> Result<(UnixListener, PathBuf), Failure> {
 /// Takes clients in, for ever.
 async fn accept(listener: &UnixListener, asks: &mpsc::Sender<Input>) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let calls = Arc::new(Semaphore::new(CALLS_MAX));
     let mut clients = 0;
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -111,12 +118,16 @@ async fn accept(listener: &UnixListener, asks: &mpsc::Sender<Input>) {
                 code: Code::Request,
                 message: format!("there are {CLIENTS_MAX} clients already"),
             };
-            // A fresh socket has room for it.
-            let _ = stream.try_write(format!("{}\n", refuse(&refusal)).as_bytes());
+            tokio::spawn(async move {
+                let ready = tokio::time::timeout(REFUSING, stream.writable()).await;
+                if ready.is_ok() {
+                    let _ = stream.try_write(format!("{}\n", refuse(&refusal)).as_bytes());
+                }
+            });
             continue;
         };
         clients += 1;
-        let serving = client::serve(stream, clients, asks.clone());
+        let serving = client::serve(stream, clients, asks.clone(), Arc::clone(&calls));
         tokio::spawn(async move {
             serving.await;
             drop(place);

@@ -2,28 +2,36 @@
 //! acknowledged them, and answers calls.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use junto_agent::{ConnectionId, Event, MAX_BODY, MessageId};
+use junto_agent::{ConnectionId, ConnectionView, Event, KeyState, MAX_BODY, MessageId};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::answer::notification;
 use super::client::{ClientId, Outlet, Reply};
+use super::desks::Desks;
 use super::request::{Call, New};
 use crate::args::NewContact;
 use crate::contact::{
     Contacts, Verdict, json_of, message_json, read_contact_link, refuse_frame, show_json,
 };
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::open::{Junto, SETTLE, agent_failure};
 use crate::output::Output;
 use crate::session;
 
-/// Messages of one contact that a client may have without having acknowledged them; the next ones come when it has.
-const WINDOW: usize = 32;
+/// Messages to one contact that may wait for its relay before `send` is refused. The agent holds 256, and a call beyond
+/// them would wait: what is left is for sends under way, and for what the agent says itself.
+const UNSENT_MAX: usize = 160;
+/// Calls of all clients that may be sending to one contact.
+const SENDS_MAX: usize = 64;
+/// How long a send may take that met neither bound: new keys may have been asked for just then.
+const SEND_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What reaches the task.
 pub(super) enum Input {
@@ -41,23 +49,12 @@ pub(super) struct Post {
     junto: Junto,
     output: Output,
     clients: BTreeMap<ClientId, Outlet>,
-    /// Who reads what no other client reads.
-    everything: Option<ClientId>,
-    desks: BTreeMap<ConnectionId, Desk>,
+    desks: Desks<ConnectionId>,
+    /// Places for sends, by contact.
+    sends: BTreeMap<ConnectionId, Arc<Semaphore>>,
     /// Calls that take their time. The first poll of each is in the order in which they came, and the agent's queue is
     /// fair: what a client sends keeps its order.
     calls: FuturesUnordered<BoxFuture<'static, Done>>,
-}
-
-/// The messages of one contact.
-#[derive(Default)]
-struct Desk {
-    /// Those that are not acknowledged, as they are told. The agent holds as many: 256.
-    held: BTreeMap<u64, Value>,
-    /// Who reads them.
-    reader: Option<ClientId>,
-    /// The last one that the reader was given.
-    given: u64,
 }
 
 /// A call that has ended, and what is said about it.
@@ -76,8 +73,8 @@ impl Post {
             junto,
             output,
             clients: BTreeMap::new(),
-            everything: None,
-            desks: BTreeMap::new(),
+            desks: Desks::new(),
+            sends: BTreeMap::new(),
             calls: FuturesUnordered::new(),
         }
     }
@@ -86,7 +83,9 @@ impl Post {
     pub(super) async fn run(&mut self, inputs: &mut mpsc::Receiver<Input>) -> Result<(), Failure> {
         loop {
             tokio::select! {
-                event = self.contacts.next_event() => self.event(event?)?,
+                // What the agent tells comes first: a message is here before an answer says that it is acknowledged.
+                biased;
+                event = self.contacts.next_event() => self.event(event?),
                 Some(input) = inputs.recv() => self.input(input).await,
                 Some(done) = self.calls.next(), if !self.calls.is_empty() => self.done(done),
             }
@@ -96,12 +95,15 @@ impl Post {
     /// Puts everything away.
     pub(super) async fn end(mut self) -> Result<(), Failure> {
         let told = self.contacts.end().await;
+        for (name, verdict) in self.contacts.take_untold() {
+            self.output.say(verdict.warning(&name));
+        }
         self.junto.warn(self.output);
         self.junto.end().await;
         told
     }
 
-    fn event(&mut self, event: Event) -> Result<(), Failure> {
+    fn event(&mut self, event: Event) {
         let is_told = |body: &[u8]| !junto_files::frame::is_frame(body);
         let is_message = matches!(&event, Event::Message { body, .. } if is_told(body));
         for (name, verdict) in self.contacts.take_untold() {
@@ -120,68 +122,74 @@ impl Post {
                 body,
             } => {
                 let Some(name) = self.contacts.name_at(connection) else {
-                    return Ok(());
+                    return;
                 };
                 let mut message = message_json(name, Verdict::of(integrity), &body);
                 message["message"] = id.number().into();
-                let desk = self.desk(connection);
-                desk.held.insert(id.number(), message);
+                self.desks.hold(connection, id.number(), message);
                 self.hand_out(connection);
             }
             Event::Connected {
                 connection, info, ..
-            } => self.tell(
-                connection,
-                "connected",
-                |name| json!({ "contact": name, "says": std::str::from_utf8(&info).ok() }),
-            ),
-            Event::Delivered { connection, id } => self.tell(
+            } => {
+                if let Some(name) = self.contacts.name_at(connection) {
+                    let says = std::str::from_utf8(&info).ok();
+                    let says = json!({ "contact": name, "says": says });
+                    self.desks.connected(connection, says);
+                    self.hand_out(connection);
+                }
+            }
+            Event::Delivered { connection, id } => self.mention(
                 connection,
                 "delivered",
                 |name| json!({ "contact": name, "message": id.number() }),
             ),
             Event::Failed {
                 connection, error, ..
-            } => self.tell(
-                connection,
-                "failed",
-                |name| json!({ "contact": name, "fault": error.to_string() }),
-            ),
+            } => {
+                if let Some(name) = self.contacts.name_at(connection) {
+                    let fault = json!({ "contact": name, "fault": error.to_string() });
+                    self.desks.failed(connection, fault);
+                    self.hand_out(connection);
+                }
+            }
             // Noted, or of no interest.
             _ => {}
         }
-        Ok(())
     }
 
-    fn desk(&mut self, connection: ConnectionId) -> &mut Desk {
-        let reader = self.everything;
-        self.desks.entry(connection).or_insert_with(|| Desk {
-            reader,
-            ..Desk::default()
-        })
-    }
-
-    /// Gives the reader of a contact's messages as many as it may have.
+    /// Gives the reader of a contact's messages what waits for it.
     fn hand_out(&mut self, connection: ConnectionId) {
-        let Some(desk) = self.desks.get_mut(&connection) else {
-            return;
-        };
-        let Some(outlet) = desk.reader.and_then(|reader| self.clients.get(&reader)) else {
-            return;
-        };
-        let out = desk.held.range(..=desk.given).count();
-        let next = desk.given.saturating_add(1);
-        let room = WINDOW.saturating_sub(out);
-        for (number, message) in desk.held.range(next..).take(room) {
-            outlet.tell(notification("message", message));
-            desk.given = *number;
+        if let Some(reader) = self.desks.reader(connection) {
+            self.serve(reader);
         }
     }
 
-    /// Tells the reader of a contact's messages something else about it.
-    fn tell(&mut self, connection: ConnectionId, method: &str, params: impl FnOnce(&str) -> Value) {
-        let reader = self.desk(connection).reader;
+    /// Gives a client what waits for it, of all its contacts, as much as it may have.
+    fn serve(&mut self, client: ClientId) {
+        let Some(outlet) = self.clients.get(&client) else {
+            return;
+        };
+        while outlet.has_room()
+            && let Some((method, params)) = self.desks.next_notice(client)
+        {
+            outlet.tell(notification(method, &params));
+        }
+        while let Some(message) = self.desks.next_message(client) {
+            outlet.tell(notification("message", message));
+        }
+    }
+
+    /// Tells the reader of a contact's messages something that it can do without, if it is not behind.
+    fn mention(
+        &mut self,
+        connection: ConnectionId,
+        method: &str,
+        params: impl FnOnce(&str) -> Value,
+    ) {
+        let reader = self.desks.reader(connection);
         let outlet = reader.and_then(|reader| self.clients.get(&reader));
+        let outlet = outlet.filter(|outlet| outlet.has_room());
         if let (Some(outlet), Some(name)) = (outlet, self.contacts.name_at(connection)) {
             outlet.tell(notification(method, &params(name)));
         }
@@ -191,7 +199,7 @@ impl Post {
         self.output.say(verdict.warning(name));
         if let Some(connection) = self.contacts.connection_of(name) {
             let advice = verdict.advice(name);
-            self.tell(
+            self.mention(
                 connection,
                 "warning",
                 |name| json!({ "contact": name, "warning": verdict, "advice": advice }),
@@ -204,11 +212,18 @@ impl Post {
             Input::Came(client, outlet) => {
                 self.clients.insert(client, outlet);
             }
-            Input::Gone(client) => self.gone(client),
+            Input::Gone(client) => {
+                self.clients.remove(&client);
+                if let Some(heir) = self.desks.leave(client) {
+                    self.serve(heir);
+                }
+            }
             Input::Asked(client, Call::Subscribe { contact }, reply) => {
                 self.subscribe(client, contact, reply).await;
             }
-            Input::Asked(_, call, reply) => {
+            Input::Asked(client, call, reply) => {
+                // It reads: what found no room before may find it now.
+                self.serve(client);
                 let done = match self.begin(call).await {
                     Ok(work) => work.map(|result| (reply, result)).boxed(),
                     Err(failure) => async { (reply, Err(failure)) }.boxed(),
@@ -225,52 +240,45 @@ impl Post {
         };
         reply.send(result);
         if let Some((connection, message)) = acked {
-            self.desk(connection).held.remove(&message);
+            self.desks.release(connection, message);
             self.hand_out(connection);
         }
     }
 
-    /// Answers first, then come the messages that wait.
+    /// Answers first, then come the messages that wait. Who read them before is told.
     async fn subscribe(&mut self, client: ClientId, contact: Option<String>, reply: Reply) {
-        let result = json!({ "subscribed": contact });
-        let Some(name) = contact else {
-            reply.send(Ok(result));
-            return self.give_everything_to(client);
-        };
-        match self.contacts.contact(&name).await {
-            Ok(contact) => {
-                reply.send(Ok(result));
-                self.give_to(contact.id, Some(client));
+        let before = match &contact {
+            None => {
+                let known = self.contacts.connections();
+                self.desks.subscribe_all(client, known)
             }
-            Err(failure) => reply.send(Err(failure)),
+            Some(name) => match self.contacts.contact(name).await {
+                Ok(contact) => self.desks.subscribe(client, contact.id),
+                Err(failure) => return reply.send(Err(failure)),
+            },
+        };
+        if let Some(outlet) = before.and_then(|before| self.clients.get(&before)) {
+            outlet.tell(notification("unsubscribed", &json!({ "contact": contact })));
         }
+        reply.send(Ok(json!({ "subscribed": contact })));
+        self.serve(client);
     }
 
-    fn gone(&mut self, client: ClientId) {
-        self.clients.remove(&client);
-        if self.everything == Some(client) {
-            self.everything = None;
+    /// A place for a send, if it will not wait: for a relay or a peer that is away it might for ever.
+    fn send_place(&mut self, contact: &ConnectionView) -> Result<OwnedSemaphorePermit, Failure> {
+        let full = |what: &str| Failure::new(Exit::Unreachable, what).help("send it again later");
+        if contact.keys == KeyState::Renewing {
+            return Err(full(
+                "new keys are being agreed, and the other side has not answered yet",
+            ));
         }
-        let desks = self.desks.iter_mut();
-        let left = desks.filter(|(_, desk)| desk.reader == Some(client));
-        let left: Vec<_> = left.map(|(connection, _)| *connection).collect();
-        for connection in left {
-            self.give_to(connection, self.everything);
+        if contact.unsent >= UNSENT_MAX {
+            return Err(full("too many messages to this contact wait for its relay"));
         }
-    }
-
-    /// From now on this client reads a contact's messages, all that are not acknowledged to begin with. Who read
-    /// them before is told.
-    fn give_to(&mut self, connection: ConnectionId, reader: Option<ClientId>) {
-        let desk = self.desk(connection);
-        let before = core::mem::replace(&mut desk.reader, reader);
-        let before = before.filter(|before| Some(*before) != reader);
-        let outlet = before.and_then(|before| self.clients.get(&before));
-        if let (Some(outlet), Some(name)) = (outlet, self.contacts.name_at(connection)) {
-            outlet.tell(notification("unsubscribed", &json!({ "contact": name })));
-        }
-        self.desk(connection).given = 0;
-        self.hand_out(connection);
+        let places = self.sends.entry(contact.id);
+        let places = places.or_insert_with(|| Arc::new(Semaphore::new(SENDS_MAX)));
+        let place = Arc::clone(places).try_acquire_owned();
+        place.map_err(|_| full("too many messages to this contact are being stored"))
     }
 
     /// Does what can be done at once, and gives the rest.
@@ -312,9 +320,13 @@ impl Post {
                     .help("send it in parts"));
                 }
                 refuse_frame(&body)?;
-                let id = self.contacts.contact(&contact).await?.id;
+                let view = self.contacts.contact(&contact).await?;
+                let (id, place) = (view.id, self.send_place(&view)?);
                 let work = async move {
-                    let number = agent.send(id, &body).await.map_err(agent_failure)?;
+                    let sending = agent.send(id, &body);
+                    let sent = tokio::time::timeout(SEND_PATIENCE, sending).await;
+                    drop(place);
+                    let number = sent.map_err(|_| unsure())?.map_err(agent_failure)?;
                     let number = number.number();
                     let value =
                         json!({ "contact": contact, "message": number, "bytes": body.len() });
@@ -342,23 +354,15 @@ impl Post {
             }
         })
     }
+}
 
-    fn give_everything_to(&mut self, client: ClientId) {
-        let before = self.everything.replace(client);
-        if let Some(outlet) = before
-            .filter(|before| *before != client)
-            .and_then(|before| self.clients.get(&before))
-        {
-            outlet.tell(notification("unsubscribed", &json!({ "contact": null })));
-        }
-        for connection in self.contacts.connections() {
-            // Who asked for this contact alone keeps it.
-            let reader = self.desk(connection).reader;
-            if reader.is_none() || reader == before || reader == Some(client) {
-                self.give_to(connection, Some(client));
-            }
-        }
-    }
+/// A send that began to wait all the same.
+fn unsure() -> Failure {
+    Failure::new(
+        Exit::Unreachable,
+        "the message waits for new keys, and is not stored",
+    )
+    .help("it leaves if the other side answers before the daemon ends; sent again, it may arrive twice")
 }
 
 fn ready(value: Value) -> Work {

@@ -96,6 +96,16 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
 }
 
+impl Refusal {
+    /// Whether the client hears of it: a notification gets no answer, whatever is wrong with what it asks.
+    pub(crate) fn is_answered(&self) -> bool {
+        match self.code {
+            Code::Parse | Code::Request => true,
+            Code::Method | Code::Params => self.id.is_some(),
+        }
+    }
+}
+
 /// Error codes of JSON-RPC 2.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]

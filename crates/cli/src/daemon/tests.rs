@@ -147,10 +147,33 @@ fn what_is_no_request_is_refused_with_the_code_that_the_protocol_has_for_it() {
     let named = r#"{"jsonrpc":"2.0","id":"a","method":"nothing"}"#;
     let refusal = parse(named.as_bytes()).unwrap_err();
     assert_eq!(refusal.id, Some(Id::Text("a".to_owned())));
+    assert!(refusal.is_answered());
     assert_eq!(
         parse(&vec![b' '; LINE_MAX + 1]).unwrap_err().code,
         Code::Request
     );
+}
+
+#[test]
+fn a_notification_gets_no_answer() {
+    let cases = [
+        (r#"{"jsonrpc":"2.0","method":"nothing"}"#, false),
+        (
+            r#"{"jsonrpc":"2.0","method":"send","params":{"contact":"b"}}"#,
+            false,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"send","params":{}}"#,
+            true,
+        ),
+        // Nobody can tell whether these are notifications.
+        (r#"{"method":"version"}"#, true),
+        ("{", true),
+    ];
+    for (line, is_answered) in cases {
+        let refusal = parse(line.as_bytes()).unwrap_err();
+        assert_eq!(refusal.is_answered(), is_answered, "{line}");
+    }
 }
 
 proptest! {
