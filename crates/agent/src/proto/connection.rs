@@ -115,6 +115,8 @@ pub(super) struct DueReceipt {
 pub(super) struct Gap {
     /// The sender's number of the first one.
     pub(super) missing: u64,
+    /// Since when others wait for it.
+    pub(super) began: Instant,
     /// When it counts as lost.
     pub(super) until: Instant,
 }

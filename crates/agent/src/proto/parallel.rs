@@ -605,7 +605,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
-    use crate::proto::connection::{Keys, STRIPES_AHEAD_MAX};
+    use crate::proto::connection::{Keys, OUTBOX_MAX, STRIPES_AHEAD_MAX};
     use crate::proto::link::InvitationLink;
     use crate::proto::{ConnectionId, Tag, layer, version};
 
@@ -681,8 +681,8 @@ mod tests {
             let uri = offer(&connection, number, &mut rng);
             connection.take_queue(&[(uri, None)], &mut effects, &mut rng);
             used(&mut connection, number, (&mut effects, &mut rng));
-            connection.outbox.clear();
-            connection.kept.clear();
+            // No relay takes the answers.
+            assert!(connection.untaken() <= OUTBOX_MAX + QUEUES_MAX);
             assert!(connection.sends().count() <= QUEUES_MAX);
             assert!(connection.parallel.offered.len() < QUEUES_MAX);
             let mut row = Vec::new();
@@ -690,6 +690,21 @@ mod tests {
             longest = longest.max(row.len());
         }
         assert!(longest < 2_000, "{longest}");
+        // They are said when there is room again.
+        let is_due =
+            |connection: &Connection| connection.parallel.offered.iter().any(|it| !it.answered);
+        assert!(connection.untaken() >= OUTBOX_MAX && is_due(&connection));
+        let owner = connection.owner();
+        for number in connection
+            .outbox
+            .keys()
+            .copied()
+            .take(QUEUES_MAX)
+            .collect::<Vec<_>>()
+        {
+            connection.sent(owner, number, &Answer::Done, &mut effects, &mut rng);
+        }
+        assert!(!is_due(&connection));
     }
 
     #[test]
@@ -802,6 +817,40 @@ mod tests {
             effects.relay_up(relay);
         }
         (connection, effects, rng)
+    }
+
+    #[test]
+    fn new_keys_leave_when_all_stripes_before_them_have_arrived() {
+        let (mut connection, mut effects, mut rng) = striped();
+        for _ in 0..6 {
+            let body = Body::Message(b"in the old keys");
+            connection.enqueue(&body, &mut effects, &mut rng).unwrap();
+        }
+        connection.resynchronise(&mut effects, &mut rng).unwrap();
+        let keys = *connection.outbox.keys().last().unwrap();
+        let other = Owner::Parallel(connection.id, connection.parallel.theirs[0].0);
+        let owners = [connection.owner(), other];
+        let in_flight = |connection: &mut Connection, owner| {
+            let send = connection.send_queue(owner).unwrap();
+            send.in_flight.clone()
+        };
+        // One relay takes its part at once, the other one takes its time.
+        connection.pump(&mut effects);
+        for owner in owners {
+            for number in in_flight(&mut connection, owner) {
+                for owner in owners {
+                    assert!(
+                        !in_flight(&mut connection, owner).contains(&keys),
+                        "they pass {number}"
+                    );
+                }
+                connection.sent(owner, number, &Answer::Done, &mut effects, &mut rng);
+                connection.pump(&mut effects);
+            }
+        }
+        for owner in owners {
+            assert!(in_flight(&mut connection, owner).contains(&keys));
+        }
     }
 
     #[test]

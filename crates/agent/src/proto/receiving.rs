@@ -37,6 +37,9 @@ const GAP_AWAY_DELAY: Duration = Duration::from_secs(30);
 /// The same after the queue was full: longer than a sender's longest wait for room.
 const GAP_AFTER_QUOTA_DELAY: Duration = Duration::from_secs(120);
 
+/// How long they wait at most, however often a relay comes back in the meantime.
+const GAP_MAX: Duration = GAP_AFTER_QUOTA_DELAY;
+
 fn fingerprint(body: &[u8]) -> Fingerprint {
     let mut short = Fingerprint::default();
     short.copy_from_slice(&sha256(body)[..16]);
@@ -278,21 +281,29 @@ impl Connection {
             // Its time runs already.
             Some(gap) if gap.missing == missing => {}
             Some(_) | None => {
-                let is_away = |(_, queue): (_, &ReceiveQueue)| !effects.is_up(queue.relay);
-                let delay = if self.was_full {
-                    GAP_AFTER_QUOTA_DELAY
-                } else if self.has_several() && self.receives().any(is_away) {
-                    GAP_AWAY_DELAY
-                } else {
-                    GAP_DELAY
-                };
-                let until = effects.now.after(delay);
-                self.gap = Some(Gap { missing, until });
+                let began = effects.now;
+                let until = began.after(self.gap_delay(effects));
+                self.gap = Some(Gap {
+                    missing,
+                    began,
+                    until,
+                });
             }
         }
         if let (Some(gap), false) = (self.gap, self.gap_timed) {
             self.gap_timed = true;
             effects.wake_at(gap.until, Timer::Gap(self.id));
+        }
+    }
+
+    fn gap_delay(&self, effects: &Effects) -> Duration {
+        let is_away = |(_, queue): (_, &ReceiveQueue)| !effects.is_up(queue.relay);
+        if self.was_full {
+            GAP_AFTER_QUOTA_DELAY
+        } else if self.has_several() && self.receives().any(is_away) {
+            GAP_AWAY_DELAY
+        } else {
+            GAP_DELAY
         }
     }
 
@@ -333,7 +344,10 @@ impl Connection {
 
     /// As [`Connection::time_gap`], now that our relay is there: what did not come before may be waiting there.
     pub(super) fn time_gap_anew(&mut self, effects: &mut Effects) {
-        self.gap = None;
+        let until = effects.now.after(self.gap_delay(effects));
+        if let Some(gap) = &mut self.gap {
+            gap.until = until.min(gap.began.after(GAP_MAX));
+        }
         self.time_gap(effects);
     }
 
@@ -341,6 +355,8 @@ impl Connection {
     pub(super) fn close_gap(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         self.gap_timed = false;
         if !self.receives().any(|(_, queue)| effects.is_up(queue.relay)) {
+            // It begins anew when there is a relay that they could come from.
+            self.gap = None;
             return;
         }
         if self.gap.is_some_and(|gap| gap.until <= effects.now) {

@@ -22,7 +22,7 @@ use junto_smp::key::AuthKey;
 
 use super::address::{QueueInfo, QueueName, QueueUri};
 use super::command::CallError;
-use super::connection::{Connection, Stage, Suspension};
+use super::connection::{Connection, OUTBOX_MAX, Stage, Suspension};
 use super::effects::{Effects, Owner, Purpose, RETRY_DELAY, Timer};
 use super::envelope::Envelope;
 use super::event::{ConnectionFault, Event};
@@ -593,9 +593,10 @@ impl Connection {
         }
     }
 
-    /// Says what is due about queues, if the peer can hear it.
+    /// Says what is due about queues, if the peer can hear it. It stays due while the peer takes nothing: its words
+    /// alone fill no store.
     pub(super) fn speak_of_queues(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        if !self.may_speak() || self.stage != Stage::Active {
+        if !self.may_speak() || self.stage != Stage::Active || self.untaken() >= OUTBOX_MAX {
             return;
         }
         let ours = self.receive.address().map(|ours| QueueName::of(&ours));
@@ -607,6 +608,9 @@ impl Connection {
             .chain(offered.and_then(|offered| offered.speak()))
             .collect();
         bodies.extend(self.speak_of_parallel());
+        if bodies.is_empty() {
+            return;
+        }
         for body in bodies {
             // Sizes are constants: whatever fails here fails for good.
             let _ = self.enqueue(&body, effects, rng);
@@ -646,7 +650,8 @@ impl Connection {
         {
             // It did not hear the answer.
             offered.answered = false;
-            return self.speak_of_queues(effects, rng);
+            self.speak_of_queues(effects, rng);
+            return self.store_renewal(effects);
         }
         if self.rotation.is_leaving() {
             return;
@@ -920,11 +925,11 @@ mod tests {
         let (mut connection, mut effects, mut rng) = active();
         let dialled = effects.dialled().count();
         let mut longest = 0;
-        for number in 0..200_u8 {
+        // No relay takes the answers.
+        for number in (0..200_u8).chain(0..200) {
             let queue = offer(&connection, number, &mut rng);
             connection.take_queue(&[queue], &mut effects, &mut rng);
-            // The relay takes each answer.
-            connection.outbox.clear();
+            assert!(connection.outbox.len() <= OUTBOX_MAX + QUEUES_MAX);
             let mut row = Zeroizing::new(Vec::new());
             connection.rotation.put(&mut row).unwrap();
             longest = longest.max(row.len());

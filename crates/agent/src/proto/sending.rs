@@ -104,9 +104,10 @@ impl SendQueue {
                 continue;
             }
             let overtaken = self.in_flight.last().is_some_and(|&last| last > number);
-            // Nothing passes new keys, in either direction.
+            // Nothing passes new keys, in either direction: nor by another queue that has a part of what comes before.
+            let is_early = share.stripe.as_ref().is_some_and(|it| it.first < number);
             let barred = share.barriers.iter().any(|&barrier| {
-                let is_next = number == barrier && !self.in_flight.is_empty();
+                let is_next = number == barrier && (is_early || !self.in_flight.is_empty());
                 !self.taken.contains(&barrier) && (number > barrier || is_next)
             });
             if overtaken || barred || self.in_flight.len() >= window {
@@ -354,6 +355,8 @@ impl Connection {
                     self.taken(number, effects);
                 }
                 self.confirmed_by_relay(number, effects);
+                // What waited for room.
+                self.speak_of_queues(effects, rng);
                 self.admit_waiting(effects, rng);
                 self.time_receipts(effects);
                 effects.ready(self.owner());

@@ -1,5 +1,7 @@
 //! Several queues side by side: relays that die, and messages that survive them.
 
+use std::time::Duration;
+
 use junto_agent::proto::{
     CallError, Command, ConnectionFault, Integrity, Misuse, QUEUES_MAX, Resync, Spread,
 };
@@ -443,6 +445,31 @@ fn what_a_relay_took_and_lost_of_a_striped_connection_is_named() {
         .sum();
     assert_eq!(heard.len() as u64 + missing, 21);
     assert!((8..=12).contains(&missing), "{missing}");
+}
+
+#[test]
+fn a_relay_that_comes_and_goes_does_not_keep_messages_back_for_ever() {
+    let mut pair = doubled(1);
+    spread(&mut pair, 0, Spread::Stripes);
+    pair.world.settle();
+    pair.world.cut_all(1);
+    let connection = pair.connection(0).unwrap();
+    let before = heard(&pair, 1).len();
+    for number in 0..20_u8 {
+        let body = vec![number];
+        pair.world.call(0, Command::Send { connection, body });
+    }
+    pair.world.settle_only(0);
+    pair.world.kill(3);
+    // The other relay has its part, and is there for a few seconds each time.
+    for _ in 0..40 {
+        pair.world.settle_only(1);
+        pair.world.wait(Duration::from_secs(5));
+        pair.world.settle_only(1);
+        pair.world.cut_all(1);
+    }
+    let heard = heard(&pair, 1).split_off(before);
+    assert!(heard.len() >= 8, "{heard:?}");
 }
 
 #[test]
