@@ -756,7 +756,8 @@ pub(crate) enum FileCommand {
     /// Send files to a contact, one after the other
     ///
     /// Ends when the other side has all of them, whole and verified; it runs `junto file recv` meanwhile. A file
-    /// that was interrupted goes on from what the other side has; one that has changed since begins anew.
+    /// that was interrupted goes on from what the other side has; one that has changed since begins anew. One that has
+    /// arrived is sent once more when it is named once more: after an interruption, leave out those that were reported.
     Send {
         /// Name of the contact
         #[arg(long, value_name = "NAME")]
@@ -771,7 +772,8 @@ pub(crate) enum FileCommand {
     ///
     /// Takes whatever the contact offers, up to the limits. The name is the sender's, without what could do harm; an
     /// existing file is never overwritten (the new one gets a number). Only you can read the new file. Until all of it
-    /// is here and verified it is called .junto-….part.
+    /// is here and verified it is called .junto-….part. A file that cannot go on here is reported and kept; the others
+    /// come all the same, and `junto file cancel` gives it up.
     Recv {
         /// Name of the contact
         #[arg(long, value_name = "NAME")]

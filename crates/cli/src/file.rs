@@ -2,17 +2,15 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use junto_agent::{ConnectionId, ConnectionView, Event, Tag};
-use junto_files::{
-    Book, Direction, FilesError, Limits, Line, Progress, Reason, Report, TransferId,
-};
+use junto_agent::{ConnectionView, Tag};
+use junto_files::{Book, Direction, FilesError, Limits, Progress, Reason, Report, TransferId};
 use serde_json::{Value, json};
 
 use crate::args::{FileCommand, Global, Stall};
-use crate::contact::{self, Contacts, Noted};
+use crate::contact::{self, Contacts};
 use crate::failure::{Context, Exit, Failure};
 use crate::open::{SETTLE, agent_failure};
 use crate::output::{self, Output};
@@ -88,10 +86,9 @@ async fn send(
 ) -> Result<(), Failure> {
     let patience = wait.patience();
     let id = connected(contacts, name, patience).await?;
-    let heard = Heard::default();
-    let mut book = book(&contacts.profile, id.tag)?;
-    let line = Line::new(&contacts.agent, &mut contacts.events, id.id);
-    let mut line = line.watched(|event| heard.note(id.id, event));
+    let profile = Arc::clone(&contacts.profile);
+    let mut book = book(&profile, id.tag)?;
+    let mut line = contacts.line(id.id, output).await?;
     let mut result = Ok(());
     for path in files {
         let mut teller = Teller::new(name, output);
@@ -115,44 +112,9 @@ async fn send(
         })?;
     }
     drop((line, book));
-    heard.tell(contacts, name, id.tag, output)?;
     // Acknowledgements, or why it goes no further; nothing of a file depends on them.
     let _ = contacts.settle(contact::one(id.id), SETTLE).await;
     result
-}
-
-/// What a connection lost or altered while files went over it.
-#[derive(Default)]
-struct Heard(Mutex<Vec<Noted>>);
-
-impl Heard {
-    fn note(&self, connection: ConnectionId, event: &Event) {
-        if let Some((of, noted)) = Noted::of(event)
-            && of == connection
-            && let Ok(mut all) = self.0.lock()
-        {
-            all.push(noted);
-        }
-    }
-
-    /// Keeps it with the contact, and tells the user.
-    fn tell(
-        self,
-        contacts: &mut Contacts,
-        name: &str,
-        tag: Tag,
-        output: Output,
-    ) -> Result<(), Failure> {
-        for noted in self.0.into_inner().unwrap_or_default() {
-            contacts.keep(tag, noted);
-        }
-        for (of, verdict) in contacts.take_untold() {
-            if of == name {
-                contact::warn(&of, &verdict, output)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 async fn recv(
@@ -170,10 +132,9 @@ async fn recv(
         );
     }
     let id = connected(contacts, name, limits.patience).await?;
-    let heard = Heard::default();
-    let mut book = book(&contacts.profile, id.tag)?;
-    let line = Line::new(&contacts.agent, &mut contacts.events, id.id);
-    let mut line = line.watched(|event| heard.note(id.id, event));
+    let profile = Arc::clone(&contacts.profile);
+    let mut book = book(&profile, id.tag)?;
+    let mut line = contacts.line(id.id, output).await?;
     let mut result = Ok(());
     for _ in 0..count {
         let mut teller = Teller::new(name, output);
@@ -198,7 +159,6 @@ async fn recv(
         })?;
     }
     drop((line, book));
-    heard.tell(contacts, name, id.tag, output)?;
     // The word that it is here, or why not: it is stored, and goes out with the next command if the relay is away now.
     let patience = result.as_ref().map_or(SETTLE, |()| limits.patience);
     let settled = contacts.settle(contact::one(id.id), patience).await;
@@ -256,9 +216,10 @@ async fn cancel(
     output: Output,
 ) -> Result<(), Failure> {
     let contact = contacts.contact(name).await?;
-    let mut book = book(&contacts.profile, contact.tag)?;
+    let profile = Arc::clone(&contacts.profile);
+    let mut book = book(&profile, contact.tag)?;
     let id = find(&book, text)?;
-    let line = Line::new(&contacts.agent, &mut contacts.events, contact.id);
+    let line = contacts.line(contact.id, output).await?;
     let cancelled = junto_files::cancel(&line, &mut book, id, SETTLE).await;
     cancelled.map_err(|error| failure(error, name, "the file"))?;
     drop((line, book));
@@ -313,6 +274,16 @@ impl<'a> Teller<'a> {
             Report::Refused(file, reason) => {
                 let value = event("refused", contact, file);
                 let text = format!("refused {} of {contact}: {reason}", file.name);
+                self.print(&value, &text);
+            }
+            Report::Stuck(file, why) => {
+                let mut value = event("stuck", contact, file);
+                value["message"] = why.as_str().into();
+                let transfer = file.id;
+                let text = format!(
+                    "{} of {contact} cannot go on: {why}; mend that and run the command again, or give it up by `junto file cancel --contact {contact} {transfer}`. Waiting for others",
+                    file.name
+                );
                 self.print(&value, &text);
             }
             Report::Moved(file) => {
@@ -402,7 +373,9 @@ fn failure(error: FilesError, contact: &str, file: &str) -> Failure {
             format_args!("nothing is lost: run this again while {contact} runs `junto file recv` (or `send`)"),
         ),
         FilesError::Local { .. } => {
-            Failure::failed(message).help("mend that and run the command again: it goes on from there")
+            Failure::failed(message).help(format_args!(
+                "mend that and run the command again: it goes on from there; or give the file up: `junto file list --contact {contact}` shows its TRANSFER, `junto file cancel --contact {contact} TRANSFER` ends it"
+            ))
         }
         FilesError::Agent(error) => agent_failure(error),
         FilesError::Connection(fault) => contact::failed(fault),

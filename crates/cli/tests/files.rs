@@ -281,3 +281,34 @@ fn messages_about_files_are_told_from_texts() {
         stage.run("bob", arguments).failed(2);
     }
 }
+
+/// An agent says once that it cannot read something, to whichever command runs.
+#[test]
+fn what_another_contact_loses_while_files_are_waited_for_is_told_and_kept() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.contacts(&address);
+    let invite = ["contact", "invite", "--relay", &address, "--name", "carol"];
+    let mut alice = stage.start("alice", &invite);
+    let link = alice.link();
+    let connect = ["connect", &link, "--relay", &address, "--name", "alice"];
+    stage.run("carol", &connect).ok();
+    alice.wait().ok();
+    // Carol goes back in time: what she sends is lost.
+    stage.copy_profile("carol", "carol of before");
+    let send = ["send", "--contact", "alice", "one"];
+    stage.run("carol", &send).ok();
+    stage.run("alice", &["recv", "--contact", "carol"]).ok();
+    stage.copy_profile("carol of before", "carol");
+    let into = stage.path("into").to_str().unwrap().to_owned();
+    std::fs::create_dir(&into).unwrap();
+    let receive = ["file", "recv", "--contact", "bob", "--into", &into];
+    let mut receiver = stage.start("alice", &receive);
+    stage.run("carol", &send).ok();
+    let line = receiver.line();
+    assert_eq!(line["contact"], "carol", "{line}");
+    assert_eq!(line["warning"]["what"], "unreadable", "{line}");
+    receiver.kill();
+    let shown = stage.run("alice", &["contact", "show", "carol"]);
+    assert_eq!(shown.ok()["verdicts"][0]["what"], "unreadable");
+}

@@ -63,6 +63,9 @@ pub(crate) struct Incoming {
     pub(crate) part: PathBuf,
     /// The name that it is being given, when all of it is here and verified.
     pub(crate) target: Option<PathBuf>,
+    /// What was durable is gone: the chunks of this attempt are of no use.
+    #[serde(default)]
+    pub(crate) lost: bool,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -187,12 +190,17 @@ impl<'a> Book<'a> {
         &self.entries.incoming
     }
 
-    /// Puts a file that we receive last: it is the one that has credit.
+    /// What is known of a file that we receive now; it keeps its place, or is the last one.
     pub(crate) fn put_incoming(&mut self, entry: Incoming) {
-        self.entries
-            .incoming
-            .retain(|it| it.offer.id != entry.offer.id);
-        self.entries.incoming.push(entry);
+        match self.incoming(entry.offer.id()) {
+            Some(known) => *known = entry,
+            None => self.entries.incoming.push(entry),
+        }
+    }
+
+    /// Forgets a file of which nothing is here, as if it had not been offered.
+    pub(crate) fn drop_incoming(&mut self, id: TransferId) {
+        self.entries.incoming.retain(|it| it.offer.id != id.0);
     }
 
     /// A file that we receive has come (no reason) or never will.
@@ -257,6 +265,7 @@ mod tests {
             have: 5,
             part: "/a.part".into(),
             target: None,
+            lost: false,
         });
         let (path, modified) = ("/b".into(), 9);
         book.add_outgoing(Outgoing {

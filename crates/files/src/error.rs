@@ -1,6 +1,7 @@
 //! Why a transfer stops.
 
 use std::io;
+use std::path::Path;
 
 use junto_agent::{AgentError, ConnectionFault};
 
@@ -65,7 +66,29 @@ pub enum Step {
     Random,
 }
 
+/// Paths are recorded as text.
+pub(crate) fn check_text(path: &Path, step: Step) -> Result<(), FilesError> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => {
+            let what =
+                "its name, or that of a folder that it is in, is not UTF-8: give it another one";
+            let error = io::Error::new(io::ErrorKind::InvalidInput, what);
+            Err(step.failed_at(path)(error))
+        }
+    }
+}
+
 impl Step {
+    /// The same, of a file or folder that the user is to know of.
+    pub(crate) fn failed_at(self, path: &Path) -> impl FnOnce(io::Error) -> FilesError {
+        move |error| {
+            let text = format!("{}: {error}", path.display());
+            let error = io::Error::new(error.kind(), text);
+            FilesError::Local { step: self, error }
+        }
+    }
+
     pub(crate) fn failed(self) -> impl FnOnce(io::Error) -> FilesError {
         move |error| FilesError::Local { step: self, error }
     }

@@ -34,6 +34,9 @@ pub enum Report {
     Accepted(Progress),
     /// The peer's offer is refused.
     Refused(Progress, Reason),
+    /// Something of this machine keeps a transfer from going on, as these words say. Everything is kept, and other
+    /// transfers go on.
+    Stuck(Progress, String),
     /// The receiver has durably so many bytes.
     Moved(Progress),
 }

@@ -4,25 +4,26 @@
 pub const SAFE_MAX: usize = 200;
 /// Longest ending (`.tar`) that is kept where a name is cut, in bytes.
 const ENDING_MAX: usize = 16;
+/// What a file system, or a shell where a name stands without quotes, takes for something else: each becomes `_`.
+pub const MEANINGFUL: &str = "<>:\"|?*$`;&'(){}[]!#%^";
 
-/// A name that is one: no path, nothing hidden, nothing that steers a terminal, nothing that a file system or shell of
-/// any kind takes for something else. Always the same for the same input; a safe name stays as it is.
+/// A name that is one: no path, nothing hidden, no control, nothing without width or ink but single spaces, none of
+/// [`MEANINGFUL`]. Always the same for the same input; a safe name stays as it is.
 #[must_use]
 pub fn safe(advice: &str) -> String {
     let last = advice.rsplit(['/', '\\']).next().unwrap_or_default();
     let kept = last.chars().filter(|c| !is_invisible(*c));
     let kept: String = kept
-        .map(|c| match c {
-            '<' | '>' | ':' | '"' | '|' | '?' | '*' => '_',
-            c => c,
-        })
+        .map(|c| if MEANINGFUL.contains(c) { '_' } else { c })
         .collect();
+    // Many would hide an ending.
+    let kept = kept.split_whitespace().collect::<Vec<_>>().join(" ");
     let name = trim(&cut(trim(&kept))).to_owned();
     if name.is_empty() {
         return "file".to_owned();
     }
-    if name.starts_with(['-', '~']) || is_device(&name) {
-        return cut(&format!("_{name}"));
+    if name.starts_with(['-', '~', '=']) || is_device(&name) {
+        return trim(&cut(&format!("_{name}"))).to_owned();
     }
     name
 }
@@ -43,9 +44,20 @@ fn trim(name: &str) -> &str {
     name.trim_matches(dull)
 }
 
-/// Controls, marks of direction and what else has no width: they hide what a name is.
+/// Controls, marks of direction, and what else has no width or no ink: they hide what a name is.
 fn is_invisible(c: char) -> bool {
     c.is_control()
+        || matches!(
+            c,
+            '\u{34f}'
+                | '\u{115f}'
+                | '\u{1160}'
+                | '\u{17b4}'
+                | '\u{17b5}'
+                | '\u{2800}'
+                | '\u{3164}'
+                | '\u{ffa0}'
+        )
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
@@ -58,11 +70,7 @@ fn is_device(name: &str) -> bool {
         let rest = stem.strip_prefix(prefix);
         rest.is_some_and(|rest| matches!(rest.as_bytes(), [b'0'..=b'9']))
     };
-    matches!(
-        stem.as_str(),
-        "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$"
-    ) || numbered("COM")
-        || numbered("LPT")
+    matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || numbered("COM") || numbered("LPT")
 }
 
 fn split(name: &str) -> (&str, &str) {
@@ -112,6 +120,12 @@ mod tests {
             ("~root", "_~root"),
             ("  spaces. ", "spaces"),
             ("übung.txt", "übung.txt"),
+            ("$(reboot)`id`;&.sh", "__reboot__id___.sh"),
+            ("it's {a}[b]!#.txt", "it_s _a__b___.txt"),
+            ("invoice.pdf  \u{a0}\u{3000}   .exe", "invoice.pdf .exe"),
+            ("a\u{3164}\u{2800}\u{115f}\u{ffa0}\u{34f}b", "ab"),
+            ("\u{3164}", "file"),
+            ("=ls", "_=ls"),
         ] {
             assert_eq!(safe(advice), expected, "{advice:?}");
         }
@@ -128,11 +142,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_safe_name_is_one_and_stays(advice in any::<String>(), ending in "[./\\\\ ~a-]{0,5}") {
+        fn a_safe_name_is_one_and_stays(advice in any::<String>(), ending in "[./\\\\ ~a\u{2800}\u{3164}$`;&'(){}!\\[\\]#=-]{0,9}") {
             let name = safe(&(advice + &ending));
             prop_assert!(!name.is_empty() && name.len() <= SAFE_MAX);
             prop_assert!(!name.starts_with('.'));
             prop_assert!(!name.chars().any(|c| c.is_control() || matches!(c, '/' | '\\')));
+            prop_assert!(!name.contains(|c| MEANINGFUL.contains(c) || is_invisible(c)));
+            prop_assert!(!name.contains(|c: char| c.is_whitespace() && c != ' ') && !name.contains("  "));
             let parts: Vec<_> = Path::new(&name).components().collect();
             prop_assert!(matches!(parts[..], [Component::Normal(_)]));
             prop_assert_eq!(safe(&name), name);

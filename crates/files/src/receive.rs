@@ -12,11 +12,11 @@ use rand_core::Rng as _;
 use tempfile::TempPath;
 
 use crate::book::{Book, Incoming as Entry, Offered};
-use crate::error::{FilesError, Step};
+use crate::error::{FilesError, Step, check_text};
 use crate::frame::{Body, Frame, Offer, Reason, TransferId};
 use crate::incoming::{Arrival, Fault, Incoming};
 use crate::line::{Line, Message};
-use crate::{Report, name};
+use crate::{Progress, Report, name};
 
 /// Unfinished files of one peer that are kept: each has a partial file.
 pub const PENDING_MAX: usize = 16;
@@ -48,7 +48,7 @@ pub struct Received {
 }
 
 /// Receives one file into a folder: the next one that the peer offers, or one that was begun before (that one into the
-/// folder of then). An existing file is never overwritten; only the owner can read the new one.
+/// folder of then, if anything of it is there). An existing file is never overwritten; only the owner can read the new one.
 ///
 /// Dropping the future leaves everything as a crash would: the next call goes on.
 ///
@@ -62,7 +62,8 @@ pub async fn receive(
     limits: Limits,
     mut report: impl FnMut(Report) + Send,
 ) -> Result<Received, FilesError> {
-    let into = into.canonicalize().map_err(Step::Write.failed())?;
+    let into = into.canonicalize().map_err(Step::Write.failed_at(into))?;
+    check_text(&into, Step::Write)?;
     line.begin();
     let mut receiving = Receiving {
         line,
@@ -115,15 +116,39 @@ impl Receiving<'_, '_, '_> {
 
     /// Goes on where an earlier call has stopped.
     async fn resume(&mut self) -> Result<Option<Received>, FilesError> {
-        let whole = |it: &&Entry| it.target.is_some() || it.have == it.offer.size;
-        let named = self.book.all_incoming().iter().find(whole).cloned();
-        if let Some(entry) = named {
-            return self.finish(entry).await;
+        let all = self.book.all_incoming().to_vec();
+        let last = all.len().saturating_sub(1);
+        for (place, entry) in all.into_iter().enumerate() {
+            let progress = entry.offer.progress(entry.have);
+            let done = if entry.target.is_some() {
+                self.finish(entry).await
+            } else if entry.have == entry.offer.size || place == last {
+                // Of the last one the grant may not have left.
+                self.activate(entry).await
+            } else {
+                continue;
+            };
+            if let Some(received) = self.unless_stuck(progress, done)? {
+                return Ok(Some(received));
+            }
         }
-        match self.book.all_incoming().last().cloned() {
-            // The grant may not have left.
-            Some(entry) => self.activate(entry).await,
-            None => Ok(None),
+        Ok(None)
+    }
+
+    /// What this machine prevents is told, and stands in no other transfer's way. If nothing can be recorded, nothing
+    /// goes on.
+    fn unless_stuck(
+        &mut self,
+        progress: Progress,
+        done: Result<Option<Received>, FilesError>,
+    ) -> Result<Option<Received>, FilesError> {
+        match done {
+            Err(FilesError::Local { step, error }) if step != Step::Record => {
+                let why = FilesError::Local { step, error }.to_string();
+                (self.report)(Report::Stuck(progress, why));
+                Ok(None)
+            }
+            done => done,
         }
     }
 
@@ -201,12 +226,21 @@ impl Receiving<'_, '_, '_> {
                 return Err(self.blame(id, Fault::Changed).await?);
             }
             // The last word counts: a sender that came back from a backup counts from there.
+            known.lost &= before.attempt == offer.attempt;
             before.attempt = offer.attempt;
             let entry = known.clone();
-            return self.activate(entry).await;
+            // Last in the book: that is the one with credit.
+            self.book.drop_incoming(id);
+            self.book.put_incoming(entry.clone());
+            let progress = entry.offer.progress(entry.have);
+            let done = match entry.target {
+                Some(_) => self.finish(entry).await,
+                None => self.activate(entry).await,
+            };
+            return self.unless_stuck(progress, done);
         }
         let entry = Entry {
-            part: self.into.join(format!(".junto-{}.part", random_hex())),
+            part: self.new_part(),
             offer: Offered {
                 id: id.0,
                 name: name::safe(&offer.name),
@@ -217,6 +251,7 @@ impl Receiving<'_, '_, '_> {
             },
             have: 0,
             target: None,
+            lost: false,
         };
         if let Some(reason) = self.objection(&offer)? {
             let progress = entry.offer.progress(0);
@@ -228,7 +263,23 @@ impl Receiving<'_, '_, '_> {
             return Ok(None);
         }
         self.end = Instant::now() + self.limits.patience;
-        self.activate(entry).await
+        let done = self.activate(entry).await;
+        if let Err(FilesError::Local {
+            step: Step::Write, ..
+        }) = done
+        {
+            // Nothing of it is here. The offer comes again, perhaps when there is another folder.
+            if let Some(made) = self.book.incoming(id) {
+                let _ = std::fs::remove_file(&made.part);
+            }
+            self.book.drop_incoming(id);
+            self.book.save()?;
+        }
+        done
+    }
+
+    fn new_part(&self) -> PathBuf {
+        self.into.join(format!(".junto-{}.part", random_hex()))
     }
 
     /// Why an offer is not taken.
@@ -249,18 +300,30 @@ impl Receiving<'_, '_, '_> {
 
     /// Gives a transfer the credit: what it has beyond its record does not count.
     async fn activate(&mut self, mut entry: Entry) -> Result<Option<Received>, FilesError> {
+        self.active = None;
         // On record before it is there: nothing is left behind that nobody knows of.
         self.book.put_incoming(entry.clone());
         self.book.save()?;
-        let file = open_part(&mut entry).map_err(Step::Write.failed())?;
+        let had = entry.have;
+        let file = self.open(&mut entry)?;
+        entry.lost |= entry.have < had;
+        self.book.put_incoming(entry.clone());
+        if entry.lost {
+            self.book.save()?;
+        }
         let machine = Incoming::new(&entry.offer.offer(), entry.have);
         let id = entry.offer.id();
         let progress = entry.offer.progress(entry.have);
-        self.book.put_incoming(entry.clone());
         (self.report)(Report::Accepted(progress));
         if machine.is_complete() {
             return self.finish(entry).await;
         }
+        if entry.lost {
+            // What is under way continues what is gone. Without credit it is taken for nothing, until the next attempt.
+            self.say(id, machine.missing()).await?;
+            return Ok(None);
+        }
+        check_room(&entry.part)?;
         self.say(id, machine.grant()).await?;
         self.active = Some(Active {
             id,
@@ -269,6 +332,21 @@ impl Receiving<'_, '_, '_> {
             unsynced: Vec::new(),
         });
         Ok(None)
+    }
+
+    /// Opens the partial file. One of which nothing is durable may as well be in the folder of this call.
+    fn open(&mut self, entry: &mut Entry) -> Result<File, FilesError> {
+        let failed = match open_part(entry) {
+            Ok(file) => return Ok(file),
+            Err(failed) => failed,
+        };
+        if entry.have > 0 || entry.part.parent() == Some(&self.into) {
+            return Err(Step::Write.failed_at(&entry.part)(failed));
+        }
+        entry.part = self.new_part();
+        self.book.put_incoming(entry.clone());
+        self.book.save()?;
+        open_part(entry).map_err(Step::Write.failed_at(&entry.part))
     }
 
     async fn chunk(
@@ -288,7 +366,8 @@ impl Receiving<'_, '_, '_> {
                 if let Err(error) = active.file.write_all(data) {
                     // It counts as written: nothing of this must be recorded.
                     self.active = None;
-                    return Err(Step::Write.failed()(error));
+                    let part = self.book.incoming(id).map(|it| it.part.clone());
+                    return Err(Step::Write.failed_at(&part.unwrap_or_default())(error));
                 }
                 active.unsynced.push(message);
                 self.end = Instant::now() + self.limits.patience;
@@ -335,10 +414,14 @@ impl Receiving<'_, '_, '_> {
         if active.unsynced.is_empty() {
             return Ok(());
         }
-        if let Err(error) = active.file.sync_data() {
+        let part = self.book.incoming(active.id).map(|it| it.part.clone());
+        let part = part.unwrap_or_default();
+        let durable = active.file.sync_data();
+        let durable = durable.map_err(Step::Write.failed_at(&part));
+        if let Err(error) = durable.and_then(|()| check_room(&part)) {
             // Nobody knows what is on the disk: what is not recorded is written again.
             self.active = None;
-            return Err(Step::Write.failed()(error));
+            return Err(error);
         }
         active.machine.synced();
         if let Some(entry) = self.book.incoming(active.id) {
@@ -353,15 +436,20 @@ impl Receiving<'_, '_, '_> {
     /// Verifies a file that is complete and gives it its name; whatever is interrupted here is done again.
     async fn finish(&mut self, mut entry: Entry) -> Result<Option<Received>, FilesError> {
         let id = entry.offer.id();
-        if entry.target.is_none() {
-            let part = entry.part.clone();
-            let sha256 = tokio::task::spawn_blocking(move || crate::send::sha256(&part)).await;
-            let sha256 = sha256.map_err(io::Error::other).flatten();
-            if sha256.map_err(Step::Read.failed())? != entry.offer.sha256 {
-                return Err(self.blame(id, Fault::Hash).await?);
+        let there = match std::fs::symlink_metadata(&entry.part) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(Step::Read.failed_at(&entry.part)(error)),
+        };
+        let path = match entry.target.clone() {
+            Some(target) if !there => is_named(&entry, target).await?,
+            _ => {
+                if hash(&entry.part).await? != entry.offer.sha256 {
+                    return Err(self.blame(id, Fault::Hash).await?);
+                }
+                self.install(&mut entry)?
             }
-        }
-        let path = self.install(&mut entry)?;
+        };
         self.say(id, Body::Done).await?;
         self.book.end_incoming(id, None);
         self.book.save()?;
@@ -375,12 +463,6 @@ impl Receiving<'_, '_, '_> {
 
     fn install(&mut self, entry: &mut Entry) -> Result<PathBuf, FilesError> {
         let folder = entry.part.parent().map(Path::to_owned).unwrap_or_default();
-        // With a name on record and no partial file it was named before.
-        if let Some(target) = entry.target.clone()
-            && !entry.part.exists()
-        {
-            return Ok(target);
-        }
         for number in 1..=NAMES_MAX {
             let target = folder.join(name::numbered(&entry.offer.name, number));
             if std::fs::symlink_metadata(&target).is_ok() {
@@ -421,6 +503,43 @@ impl Receiving<'_, '_, '_> {
         }
         forget(self.book, id, reason)
     }
+}
+
+/// Whether a file with a name on record, and without its partial one, is what it was when it got that name.
+async fn is_named(entry: &Entry, target: PathBuf) -> Result<PathBuf, FilesError> {
+    let gone = |kind| {
+        let what = "it was here whole, and is no more what it was, nor is the partial file there: give the transfer up, \
+                    and ask for the file again";
+        Step::Name.failed_at(&target)(io::Error::new(kind, what))
+    };
+    match std::fs::symlink_metadata(&target) {
+        Ok(found) if found.is_file() && found.len() == entry.offer.size => {}
+        Ok(_) => return Err(gone(io::ErrorKind::InvalidData)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone(error.kind())),
+        Err(error) => return Err(Step::Name.failed_at(&target)(error)),
+    }
+    match hash(&target).await? == entry.offer.sha256 {
+        true => Ok(target),
+        false => Err(gone(io::ErrorKind::InvalidData)),
+    }
+}
+
+async fn hash(path: &Path) -> Result<[u8; 32], FilesError> {
+    let read = path.to_owned();
+    let sha256 = tokio::task::spawn_blocking(move || crate::send::sha256(&read)).await;
+    let sha256 = sha256.map_err(io::Error::other).flatten();
+    sha256.map_err(Step::Read.failed_at(path))
+}
+
+/// Others use the disk as well.
+fn check_room(part: &Path) -> Result<(), FilesError> {
+    let folder = part.parent().unwrap_or(part);
+    let room = fs4::available_space(folder).map_err(Step::Write.failed_at(folder))?;
+    if room < SPARE_BYTES {
+        let error = io::Error::new(io::ErrorKind::StorageFull, "less than 64 MiB are left");
+        return Err(Step::Write.failed_at(folder)(error));
+    }
+    Ok(())
 }
 
 fn forget(book: &mut Book<'_>, id: TransferId, reason: Reason) -> Result<bool, FilesError> {

@@ -9,12 +9,15 @@ use junto_crypto::hash::Sha256;
 use rand_core::Rng as _;
 
 use crate::book::{Book, Offered, Outgoing as Entry};
-use crate::error::{FilesError, Step};
+use crate::error::{FilesError, Step, check_text};
 use crate::frame::{Body, CHUNK_BYTES, Frame, NAME_MAX, Reason, TransferId};
 use crate::incoming::Fault;
 use crate::line::{Line, Message, TOGETHER};
 use crate::outgoing::Outgoing;
 use crate::{Report, name};
+
+/// How often in a call a receiver may say that something is missing, and be offered the file again.
+const MISSING_MAX: u32 = 64;
 
 /// A file that the other side has, whole and verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +47,15 @@ pub async fn send(
     mut report: impl FnMut(Report) + Send,
 ) -> Result<Sent, FilesError> {
     let path = path.canonicalize().map_err(Step::Read.failed())?;
+    check_text(&path, Step::Read)?;
     let entry = begin(line, book, path, patience).await?;
     line.begin();
     let mut sending = Sending {
         file: File::open(&entry.path).map_err(Step::Read.failed())?,
         machine: Outgoing::new(&entry.offer.offer()),
         entry,
+        highest: 0,
+        missing: 0,
         end: Instant::now() + patience,
         patience,
     };
@@ -81,6 +87,10 @@ struct Sending {
     entry: Entry,
     file: File,
     machine: Outgoing,
+    /// Bytes that the receiver has said that it has, in whichever attempt: only more than that is progress.
+    highest: u64,
+    /// How often it has said that something is missing.
+    missing: u32,
     end: Instant,
     patience: Duration,
 }
@@ -228,16 +238,21 @@ impl Sending {
                 have,
                 until,
             } if is_ours => {
-                let before = self.machine.have();
                 if let Err(fault) = self.machine.grant(attempt, have, until) {
                     return Err(self.blame(line, book, message, fault).await?);
                 }
-                if self.machine.have() > before {
+                if self.machine.have() > self.highest {
+                    self.highest = self.machine.have();
                     self.end = Instant::now() + self.patience;
                     report(Report::Moved(self.entry.offer.progress(have)));
                 }
             }
             Body::Missing { attempt } if is_ours && attempt == self.entry.offer.attempt => {
+                self.missing += 1;
+                if self.missing > MISSING_MAX {
+                    let fault = Fault::Flood;
+                    return Err(self.blame(line, book, message, fault).await?);
+                }
                 self.entry = next_attempt(book, id)?;
                 self.machine = Outgoing::new(&self.entry.offer.offer());
                 self.offer(line).await?;

@@ -25,6 +25,7 @@ const ID: TransferId = TransferId([1; 16]);
 async fn files_and_messages_share_a_connection() {
     let stage = Stage::new().await;
     let (mut alice, mut bob) = stage.pair().await;
+    let mut between = Vec::new();
     for (number, length) in [0, 1, CHUNK, 100 * CHUNK + 1].into_iter().enumerate() {
         let name = format!("file {number}.bin");
         let bytes = content(length);
@@ -34,18 +35,23 @@ async fn files_and_messages_share_a_connection() {
         let (mut books, into) = ((alice.book(), bob.book()), bob.dir.clone());
         let (sender, receiver) = (alice.agent.clone(), bob.agent.clone());
         let (from, to) = (alice.connection, bob.connection);
-        let mut said = 0;
+        let (moved, mut moves) = tokio::sync::mpsc::unbounded_channel();
         let mut talk = |report| {
-            // While chunks are on their way, in both directions.
-            if let (Report::Moved(_), 0) = (report, said) {
-                said += 1;
-                let (sender, receiver) = (sender.clone(), receiver.clone());
-                tokio::spawn(async move {
-                    sender.send(from, b"in between").await.unwrap();
-                    receiver.send(to, b"in between").await.unwrap();
-                });
+            if let Report::Moved(_) = report {
+                moved.send(()).unwrap();
             }
         };
+        // While chunks are on their way, in both directions.
+        let talking = tokio::spawn(async move {
+            let mut said = Vec::new();
+            while moves.recv().await.is_some() {
+                let text = format!("in between {number} {}", said.len());
+                sender.send(from, text.as_bytes()).await.unwrap();
+                receiver.send(to, text.as_bytes()).await.unwrap();
+                said.push(text);
+            }
+            said
+        });
         let (mut near, mut far) = (alice.line(), bob.line());
         let (sent, received) = tokio::join!(
             send(&mut near, &mut books.0, &path, PATIENCE, &mut talk),
@@ -56,19 +62,22 @@ async fn files_and_messages_share_a_connection() {
         assert_eq!(received.path, into.canonicalize().unwrap().join(&name));
         assert!(std::fs::read(received.path).unwrap() == bytes);
         assert!(books.0.pending().is_empty() && books.1.pending().is_empty());
+        drop(moved);
+        let said = talking.await.unwrap();
+        // After 32, 64 and 96 chunks of the large one.
+        assert_eq!(said.len(), if length > CHUNK { 3 } else { 0 });
+        between.extend(said);
     }
     let mut alice = stage.reopen(alice).await;
     let mut bob = stage.reopen(bob).await;
     // Nobody has read the messages: they are there, in order.
     for (party, word) in [(&mut bob, "before"), (&mut alice, "answer")] {
         let mut heard = Vec::new();
-        while heard.len() < 4 {
-            let text = String::from_utf8(party.message().await.1).unwrap();
-            if text != "in between" {
-                heard.push(text);
-            }
+        let first = (0..4).map(|number| format!("{word} {number}"));
+        let expected: Vec<_> = first.chain(between.clone()).collect();
+        while heard.len() < expected.len() {
+            heard.push(String::from_utf8(party.message().await.1).unwrap());
         }
-        let expected: Vec<_> = (0..4).map(|number| format!("{word} {number}")).collect();
         assert_eq!(heard, expected);
     }
 }
@@ -88,7 +97,7 @@ async fn what_was_interrupted_goes_on_from_what_both_have() {
         let mut note = |report| match report {
             Report::Accepted(progress) => accepted = accepted.max(progress.bytes),
             Report::Moved(progress) => drop(moved.send(progress.bytes)),
-            Report::Offering(_) | Report::Refused(..) => panic!("{report:?}"),
+            Report::Offering(_) | Report::Refused(..) | Report::Stuck(..) => panic!("{report:?}"),
         };
         {
             let (mut near, mut far) = (alice.line(), bob.line());
@@ -131,11 +140,13 @@ async fn what_was_interrupted_goes_on_from_what_both_have() {
 async fn a_receiver_that_dies_at_any_record_gets_the_file_once() {
     let stage = Stage::new().await;
     let (mut alice, mut bob) = stage.pair().await;
-    let bytes = content(40 * CHUNK);
     let into = bob.dir.clone();
     let mut deaths = 0;
-    for (death, late) in (0..6).flat_map(|death| [(death, false), (death, true)]) {
-        let name = format!("{death} {late}");
+    let records = (0..6).flat_map(|death| [(death, false), (death, true)]);
+    let all = records.flat_map(|(death, late)| [(death, late, 0), (death, late, 40 * CHUNK)]);
+    for (death, late, length) in all {
+        let bytes = content(length);
+        let name = format!("{death} {late} {length}");
         let path = alice.file(&name, &bytes);
         let (mut saves, stored) = (0, Arc::clone(&bob.stored));
         let dying = bob.book_kept(move |bytes| {
@@ -163,7 +174,281 @@ async fn a_receiver_that_dies_at_any_record_gets_the_file_once() {
         assert!(std::fs::read(&file).unwrap() == bytes);
         std::fs::remove_file(file).unwrap();
     }
-    assert!(deaths >= 8, "{deaths}");
+    // An empty file has three records, this one five.
+    assert_eq!(deaths, 16);
+}
+
+/// What was given its name, of which the last record was not kept, and then taken away or altered, is not said to be
+/// here.
+#[tokio::test(flavor = "multi_thread")]
+async fn done_is_said_of_no_file_that_is_not_there() {
+    for length in [0, 7] {
+        let stage = Stage::new().await;
+        let (mut alice, mut bob) = stage.pair().await;
+        let (bytes, into) = (content(length), bob.dir.clone());
+        let path = alice.file("a", &bytes);
+        let stored = Arc::clone(&bob.stored);
+        let file = into.join("a");
+        let seen = file.clone();
+        let dying = bob.book_kept(move |bytes| {
+            if seen.exists() {
+                return Err(io::Error::other("dead"));
+            }
+            *stored.lock().unwrap() = Some(bytes.to_vec());
+            Ok(())
+        });
+        let died = until_sent(&mut alice, &path, &mut bob, dying).await;
+        assert!(matches!(died, Err(FilesError::Local { .. })), "{died:?}");
+        std::fs::remove_file(&file).unwrap();
+        let mut book = bob.book();
+        let why = stuck(&mut bob, &mut book, &into).await;
+        assert!(
+            why.contains("give the transfer up") && why.contains("/a: "),
+            "{why}"
+        );
+        std::fs::write(&file, content(length + 1)).unwrap();
+        stuck(&mut bob, &mut book, &into).await;
+        std::fs::write(&file, vec![1; length.max(1)]).unwrap();
+        stuck(&mut bob, &mut book, &into).await;
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        stuck(&mut bob, &mut book, &into).await;
+        assert_eq!(book.pending().len(), 1);
+        std::fs::remove_dir(&file).unwrap();
+        // Alice has not been told anything; when it is there again, she is.
+        std::fs::write(&file, &bytes).unwrap();
+        until_sent(&mut alice, &path, &mut bob, book).await.unwrap();
+        assert_eq!(stage::names(&into), ["a"]);
+    }
+}
+
+/// Receives until a transfer is said to be stuck, and why.
+async fn stuck(bob: &mut stage::Party, book: &mut Book<'_>, into: &std::path::Path) -> String {
+    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let note = |report| {
+        if let Report::Stuck(_, why) = report {
+            said.send(why).unwrap();
+        }
+    };
+    let mut line = bob.line();
+    tokio::select! {
+        received = receive(&mut line, book, into, LIMITS, note) => panic!("{received:?}"),
+        why = heard.recv() => why.unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_written_stands_in_no_others_way() {
+    let stage = Stage::new().await;
+    let (mut alice, mut bob) = stage.pair().await;
+    let (first, second) = (bob.dir.join("first"), bob.dir.join("second"));
+    std::fs::create_dir(&first).unwrap();
+    std::fs::create_dir(&second).unwrap();
+    let large = alice.file("large", &content(100 * CHUNK));
+    let mut books = (alice.book(), bob.book());
+    let (moved, mut stop) = tokio::sync::mpsc::unbounded_channel();
+    let note = |report| {
+        if let Report::Moved(_) = report {
+            let _ = moved.send(());
+        }
+    };
+    {
+        let (mut near, mut far) = (alice.line(), bob.line());
+        tokio::select! {
+            sent = send(&mut near, &mut books.0, &large, PATIENCE, ignore) => panic!("{sent:?}"),
+            received = receive(&mut far, &mut books.1, &first, LIMITS, note) => panic!("{received:?}"),
+            _ = stop.recv() => {}
+        }
+    }
+    let part = books.1.pending()[0].path.clone();
+    let aside = bob.dir.join("aside");
+    std::fs::rename(&part, &aside).unwrap();
+    std::fs::create_dir(&part).unwrap();
+    let why = stuck(&mut bob, &mut books.1, &first).await;
+    assert!(why.contains(part.to_str().unwrap()), "{why}");
+    // Another one comes all the same, and so does the first when it can.
+    let small = alice.file("small", &content(7));
+    {
+        let (mut near, mut far) = (alice.line(), bob.line());
+        let (sent, received) = tokio::join!(
+            send(&mut near, &mut books.0, &small, PATIENCE, ignore),
+            receive(&mut far, &mut books.1, &second, LIMITS, ignore),
+        );
+        sent.unwrap();
+        assert!(received.unwrap().path.ends_with("second/small"));
+    }
+    std::fs::remove_dir(&part).unwrap();
+    std::fs::rename(&aside, &part).unwrap();
+    let (mut near, mut far) = (alice.line(), bob.line());
+    let (sent, received) = tokio::join!(
+        send(&mut near, &mut books.0, &large, PATIENCE, ignore),
+        receive(&mut far, &mut books.1, &second, LIMITS, ignore),
+    );
+    sent.unwrap();
+    assert!(received.unwrap().path.ends_with("first/large"));
+}
+
+/// Accepted into a folder that goes before anything of the file is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_which_nothing_is_here_comes_into_the_folder_of_now() {
+    for length in [0, 40 * CHUNK] {
+        let stage = Stage::new().await;
+        let (mut alice, mut bob) = stage.pair().await;
+        let path = alice.file("a", &content(length));
+        let home = bob.dir.clone();
+        bob.dir = home.join("gone");
+        std::fs::create_dir(&bob.dir).unwrap();
+        let stored = Arc::clone(&bob.stored);
+        let dying = bob.book_kept(move |bytes| {
+            *stored.lock().unwrap() = Some(bytes.to_vec());
+            Err(io::Error::other("dead"))
+        });
+        until_sent(&mut alice, &path, &mut bob, dying)
+            .await
+            .unwrap_err();
+        std::fs::remove_dir_all(&bob.dir).unwrap();
+        bob.dir = home.join("new");
+        std::fs::create_dir(&bob.dir).unwrap();
+        let book = bob.book();
+        until_sent(&mut alice, &path, &mut bob, book).await.unwrap();
+        assert_eq!(bob.names(), ["a"]);
+    }
+}
+
+/// The sender is honest: its chunks continue what was here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partial_file_that_is_gone_is_not_the_senders_fault() {
+    let stage = Stage::new().await;
+    let (mut alice, mut bob) = stage.pair().await;
+    let bytes = content(100 * CHUNK);
+    let chunk = |n: usize| Body::Chunk {
+        offset: (n * CHUNK) as u64,
+        data: &bytes[n * CHUNK..(n + 1) * CHUNK],
+    };
+    let mut offered = offer(&bytes, "a");
+    alice.say(ID, Body::Offer(offered.clone())).await;
+    for n in 0..32 {
+        alice.say(ID, chunk(n)).await;
+    }
+    let (mut book, into) = (bob.book(), bob.dir.clone());
+    let granted = |frame: junto_files::frame::Frame<'_>| match frame.body {
+        Body::Grant { attempt, have, .. } => (attempt, have),
+        other => panic!("{other:?}"),
+    };
+    {
+        let mut line = bob.line();
+        let grants = async {
+            assert_eq!(alice.hear(granted).await, (1, 0));
+            assert_eq!(alice.hear(granted).await, (1, 32 * CHUNK as u64));
+        };
+        tokio::select! {
+            received = receive(&mut line, &mut book, &into, LIMITS, ignore) => panic!("{received:?}"),
+            () = grants => {}
+        }
+    }
+    drop(book);
+    std::fs::remove_file(into.join(&bob.names()[0])).unwrap();
+    // Twice: it is still known after another death.
+    for _ in 0..2 {
+        let mut book = bob.book();
+        let mut line = bob.line();
+        let missing = alice.hear(|frame| frame.body == Body::Missing { attempt: 1 });
+        tokio::select! {
+            received = receive(&mut line, &mut book, &into, LIMITS, ignore) => panic!("{received:?}"),
+            missing = missing => assert!(missing),
+        }
+    }
+    let mut book = bob.book();
+    let mut line = bob.line();
+    let sending = async {
+        for n in 32..96 {
+            alice.say(ID, chunk(n)).await;
+        }
+        assert!(
+            alice
+                .hear(|frame| frame.body == Body::Missing { attempt: 1 })
+                .await
+        );
+        offered.attempt = 2;
+        alice.say(ID, Body::Offer(offered)).await;
+        assert_eq!(alice.hear(granted).await, (2, 0));
+        for n in 0..100 {
+            alice.say(ID, chunk(n)).await;
+            if n % 32 == 31 {
+                let have = ((n + 1) * CHUNK) as u64;
+                assert_eq!(alice.hear(granted).await, (2, have));
+            }
+        }
+        assert!(alice.hear(|frame| frame.body == Body::Done).await);
+    };
+    let (received, ()) = tokio::join!(
+        receive(&mut line, &mut book, &into, LIMITS, ignore),
+        sending
+    );
+    assert!(std::fs::read(received.unwrap().path).unwrap() == bytes);
+}
+
+/// It claims to have much, and that something is missing, again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_does_not_keep_a_sender_for_ever() {
+    let stage = Stage::new().await;
+    let (mut alice, mut liar) = stage.pair().await;
+    let path = alice.file("a", &content(100 * CHUNK));
+    let mut moves = 0;
+    let note = |report| moves += u32::from(matches!(report, Report::Moved(_)));
+    let mut book = alice.book();
+    let mut line = alice.line();
+    let lying = async {
+        loop {
+            let offered = liar.hear(|frame| match frame.body {
+                Body::Offer(offer) => Some((frame.id, offer.attempt)),
+                _ => None,
+            });
+            let Some((id, attempt)) = offered.await else {
+                return;
+            };
+            let have = 64 * CHUNK as u64;
+            let (until, attempt) = (have, attempt);
+            liar.say(
+                id,
+                Body::Grant {
+                    attempt,
+                    have,
+                    until,
+                },
+            )
+            .await;
+            liar.say(id, Body::Missing { attempt }).await;
+        }
+    };
+    let (sent, ()) = tokio::join!(send(&mut line, &mut book, &path, PATIENCE, note), lying);
+    assert!(
+        matches!(sent, Err(FilesError::Peer(Fault::Flood))),
+        "{sent:?}"
+    );
+    assert_eq!(moves, 1);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_that_cannot_be_recorded_are_refused_with_words() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let stage = Stage::new().await;
+    let (mut alice, _bob) = stage.pair().await;
+    let dir = alice.dir.join(std::ffi::OsStr::from_bytes(b"b\xffd"));
+    if std::fs::create_dir(&dir).is_err() {
+        // A file system that knows UTF-8 only.
+        return;
+    }
+    let file = dir.join("a");
+    std::fs::write(&file, b"x").unwrap();
+    let mut book = alice.book();
+    let mut line = alice.line();
+    let sent = send(&mut line, &mut book, &file, PATIENCE, ignore).await;
+    assert!(sent.unwrap_err().to_string().contains("not UTF-8"));
+    let received = receive(&mut line, &mut book, &dir, LIMITS, ignore).await;
+    assert!(received.unwrap_err().to_string().contains("not UTF-8"));
+    assert!(book.pending().is_empty());
 }
 
 /// Receives whatever comes until the sender knows that its file is there, or the receiver fails.

@@ -70,7 +70,7 @@ pub(crate) async fn recv(
             let event = contacts.event(end).await?;
             let is_shown = |body: &[u8]| !junto_files::frame::is_frame(body);
             let is_message = matches!(&event, Some(Event::Message { body, .. }) if is_shown(body));
-            for (of, verdict) in contacts.untold.drain(..) {
+            for (of, verdict) in contacts.notes.untold.drain(..) {
                 // What a message's own event says is shown with it.
                 if !is_message {
                     warn(&of, &verdict, output)?;

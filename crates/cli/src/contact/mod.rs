@@ -3,15 +3,14 @@
 //! Contacts have an agent and a database of their own, apart from those of sessions: neither sees what is the other's.
 
 mod messages;
+mod notes;
 mod upkeep;
 mod verdict;
 
 pub(crate) use messages::{message_json, recv, refuse_frame, send, warn};
 pub(crate) use upkeep::show_json;
-use verdict::Added;
 pub(crate) use verdict::{Noted, Verdict};
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,10 +21,11 @@ use junto_agent::{
     Agent, ConnectionId, ConnectionView, Event, Events, InvitationLink, Lines, Link, Overview,
     Progress, RequestView, Resync, ShortLink, Tag,
 };
+use junto_files::Line;
 use junto_smp::address::ServerAddress;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use self::notes::{Entry, Notes};
 use crate::args::{AddressCommand, Connect, ContactCommand, Global, NewContact, Patience};
 use crate::failure::{Context, Exit, Failure};
 use crate::open::{END, SETTLE, agent_failure, open_agent};
@@ -42,21 +42,8 @@ const BOOK: &str = "contacts";
 const NAME_MAX: usize = 64;
 /// What the profile's one address is called within its agent.
 const ADDRESS: &[u8] = b"junto contact address";
-/// How long after a write of what was noted the next one comes: a peer can cause such things at will.
-const SAVE_PAUSE: Duration = Duration::from_secs(1);
 /// How long relays may take where only the newest state is asked for.
 const GLANCE: Duration = Duration::from_secs(3);
-
-/// A name that the user gave to a connection.
-#[derive(Deserialize, Serialize)]
-struct Entry {
-    name: String,
-    /// Name of the intention, which the agent has the connection under.
-    tag: [u8; 32],
-    /// What was lost or altered lately, oldest first.
-    #[serde(default)]
-    verdicts: Vec<Noted>,
-}
 
 /// A connection that is offered, and the two links that lead to it.
 type Invitation = (ConnectionId, InvitationLink, ShortLink);
@@ -66,16 +53,8 @@ pub(crate) struct Contacts {
     pub(crate) profile: Arc<Profile>,
     pub(crate) agent: Agent,
     pub(crate) events: Events,
-    book: Vec<Entry>,
+    notes: Notes,
     socks: Option<junto_agent::client::SocksServer>,
-    /// Connections that stand, or cannot go on.
-    tags: BTreeMap<ConnectionId, Tag>,
-    /// What was noted and the user has not been told yet: the contact's name, and what.
-    untold: Vec<(String, Verdict)>,
-    /// When what was noted was written last.
-    saved: Option<Instant>,
-    /// When what was noted since is to be written.
-    save_at: Option<Instant>,
 }
 
 impl Contacts {
@@ -86,7 +65,7 @@ impl Contacts {
         let mut contacts = Self::open(global).await?;
         let result = command(&mut contacts).await;
         let told = contacts.end().await;
-        for (name, verdict) in &contacts.untold {
+        for (name, verdict) in &contacts.notes.untold {
             global.output().say(verdict.warning(name));
         }
         result.and(told)
@@ -96,56 +75,37 @@ impl Contacts {
     pub(crate) async fn end(&mut self) -> Result<(), Failure> {
         let _ = tokio::time::timeout(END, self.agent.clone().close()).await;
         while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, self.events.next()).await {
-            self.note(&event);
+            self.notes.note(&event);
         }
-        match self.save_at {
-            Some(_) => self.save(),
+        match self.notes.save_at {
+            Some(_) => self.notes.save(),
             None => Ok(()),
         }
     }
 
-    /// Writes down what an event says about something lost or altered.
-    fn note(&mut self, event: &Event) {
-        if let Event::Connected {
-            connection, tag, ..
+    /// A connection, for files to go over. What its events, and those of all other contacts, say about something lost or
+    /// altered is noted and told as they come: the agent says such things once.
+    pub(crate) async fn line(
+        &mut self,
+        connection: ConnectionId,
+        output: Output,
+    ) -> Result<Line<'_>, Failure> {
+        for known in self.overview().await?.connections {
+            self.notes.tags.insert(known.id, known.tag);
         }
-        | Event::Failed {
-            connection, tag, ..
-        } = event
-        {
-            self.tags.insert(*connection, *tag);
-        }
-        if let Some((connection, noted)) = Noted::of(event)
-            && let Some(&tag) = self.tags.get(&connection)
-        {
-            self.keep(tag, noted);
-        }
-    }
-
-    /// Keeps what was noted about a contact. It is written at once, or with what follows within a second.
-    pub(crate) fn keep(&mut self, tag: Tag, noted: Noted) {
-        let mut book = self.book.iter_mut();
-        let Some(entry) = book.find(|entry| entry.tag == *tag.as_bytes()) else {
-            return;
-        };
-        match noted.add_to(&mut entry.verdicts) {
-            Added::Known => return,
-            Added::Again => {}
-            Added::New => self.untold.push((entry.name.clone(), noted.verdict)),
-        }
-        let now = Instant::now();
-        let due = self.saved.map_or(now, |saved| saved + SAVE_PAUSE);
-        if *self.save_at.get_or_insert(due) <= now {
-            self.save_noted();
-        }
-    }
-
-    /// Writes what was noted. It is no reason to stop if that fails: it is tried again.
-    fn save_noted(&mut self) {
-        if let Err(failure) = self.save() {
-            tracing::error!("not noted, tried again: {}", failure.message);
-            self.save_at = Some(Instant::now() + SAVE_PAUSE);
-        }
+        let Self {
+            agent,
+            events,
+            notes,
+            ..
+        } = self;
+        let line = Line::new(agent, events, connection);
+        Ok(line.watched(move |event| {
+            notes.note(event);
+            for (name, verdict) in notes.untold.drain(..) {
+                let _ = warn(&name, &verdict, output);
+            }
+        }))
     }
 
     async fn open(global: &Global) -> Result<Self, Failure> {
@@ -164,16 +124,13 @@ impl Contacts {
         let opened = open_agent(&profile, global, "contacts.db", &succession, resync).await?;
         let (agent, events, socks) = opened;
         succession.finish(&profile)?;
+        let notes = Notes::new(Arc::clone(&profile), book);
         Ok(Self {
             profile,
             agent,
             events,
-            book,
+            notes,
             socks,
-            tags: BTreeMap::new(),
-            untold: Vec::new(),
-            saved: None,
-            save_at: None,
         })
     }
 
@@ -189,12 +146,13 @@ impl Contacts {
     }
 
     fn tag_of(&self, name: &str) -> Option<Tag> {
-        let entry = self.book.iter().find(|entry| entry.name == name)?;
+        let entry = self.notes.book.iter().find(|entry| entry.name == name)?;
         Some(Tag::new(entry.tag))
     }
 
     fn name_of(&self, tag: Tag) -> Option<&str> {
         let entry = self
+            .notes
             .book
             .iter()
             .find(|entry| entry.tag == *tag.as_bytes())?;
@@ -229,20 +187,12 @@ impl Contacts {
     fn enter(&mut self, name: String, tag: Tag) -> Result<(), Failure> {
         let tag = *tag.as_bytes();
         let verdicts = Vec::new();
-        self.book.push(Entry {
+        self.notes.book.push(Entry {
             name,
             tag,
             verdicts,
         });
-        self.save()
-    }
-
-    fn save(&mut self) -> Result<(), Failure> {
-        let book = serde_json::to_vec(&self.book).context("the names of the contacts")?;
-        self.profile.write_sealed(BOOK, &book)?;
-        self.saved = Some(Instant::now());
-        self.save_at = None;
-        Ok(())
+        self.notes.save()
     }
 
     fn fresh_tag() -> Tag {
@@ -288,7 +238,7 @@ impl Contacts {
     /// The next event. Safe to cancel.
     pub(crate) async fn next_event(&mut self) -> Result<Event, Failure> {
         loop {
-            let save_at = self.save_at;
+            let save_at = self.notes.save_at;
             let saving = async {
                 match save_at {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -297,10 +247,10 @@ impl Contacts {
             };
             tokio::select! {
                 biased;
-                () = saving => self.save_noted(),
+                () = saving => self.notes.save_noted(),
                 event = self.events.next() => {
                     let event = event.ok_or_else(|| Failure::failed("the agent has ended"))?;
-                    self.note(&event);
+                    self.notes.note(&event);
                     return Ok(event);
                 }
             }
@@ -309,7 +259,7 @@ impl Contacts {
 
     /// What was noted since the last call: the contact's name, and what was lost or altered.
     pub(crate) fn take_untold(&mut self) -> Vec<(String, Verdict)> {
-        core::mem::take(&mut self.untold)
+        core::mem::take(&mut self.notes.untold)
     }
 
     /// The agent of all contacts.
@@ -319,18 +269,18 @@ impl Contacts {
 
     /// Connections that stand, or cannot go on.
     pub(crate) fn connections(&self) -> Vec<ConnectionId> {
-        self.tags.keys().copied().collect()
+        self.notes.tags.keys().copied().collect()
     }
 
     /// The contact at the other end of a connection that stands, or cannot go on.
     pub(crate) fn name_at(&self, connection: ConnectionId) -> Option<&str> {
-        self.name_of(*self.tags.get(&connection)?)
+        self.name_of(*self.notes.tags.get(&connection)?)
     }
 
     /// The connection of a contact, if it stands, or cannot go on.
     pub(crate) fn connection_of(&self, name: &str) -> Option<ConnectionId> {
         let tag = self.tag_of(name)?;
-        let mut all = self.tags.iter();
+        let mut all = self.notes.tags.iter();
         all.find(|(_, it)| **it == tag).map(|(id, _)| *id)
     }
 
@@ -793,7 +743,7 @@ async fn close(contacts: &mut Contacts, name: &str, output: Output) -> Result<()
         Err(_) if contacts.tag_of(name).is_some() => {}
         Err(unknown) => return Err(unknown),
     }
-    contacts.book.retain(|entry| entry.name != name);
-    contacts.save()?;
+    contacts.notes.book.retain(|entry| entry.name != name);
+    contacts.notes.save()?;
     output.result(&json!({ "closed": name }), || format!("Closed {name}."))
 }

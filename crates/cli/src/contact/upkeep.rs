@@ -49,7 +49,7 @@ pub(super) async fn show(
     let _ = contacts.settle(one(id), GLANCE).await;
     // What the agent has told so far is noted.
     while contacts.event(Instant::now()).await?.is_some() {}
-    contacts.untold.retain(|(of, _)| of != name);
+    contacts.notes.untold.retain(|(of, _)| of != name);
     let contact = contacts.contact(name).await?;
     let relays = views(contacts, &contact).await?;
     let verdicts = verdicts(contacts, name);
@@ -78,7 +78,7 @@ async fn views(contacts: &Contacts, contact: &ConnectionView) -> Result<Views, F
 }
 
 fn verdicts<'a>(contacts: &'a Contacts, name: &str) -> &'a [Noted] {
-    let entry = contacts.book.iter().find(|entry| entry.name == name);
+    let entry = contacts.notes.book.iter().find(|entry| entry.name == name);
     entry.map_or(&[], |entry| &entry.verdicts)
 }
 
@@ -332,7 +332,7 @@ pub(super) async fn resync(
     // Ours may be the last word, without which the other side goes on waiting.
     contacts.settle(one(id), GLANCE).await?;
     progress.done();
-    contacts.untold.retain(|(of, _)| of != name);
+    contacts.notes.untold.retain(|(of, _)| of != name);
     let value = json!({ "contact": name, "resynchronised": true, "missing": missing });
     output.result(&value, || match missing {
         0 => format!("{name}: new keys are agreed, and nothing is lost."),

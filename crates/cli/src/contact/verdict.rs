@@ -248,7 +248,7 @@ mod tests {
         let noted: Noted = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(noted.verdict, Verdict::Missing { from: 2, to: 3 });
         assert_eq!(noted.times, 1);
-        let entry: super::super::Entry = serde_json::from_str(
+        let entry: super::super::notes::Entry = serde_json::from_str(
             r#"{"name":"bob","tag":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}"#,
         )
         .unwrap_or_else(|error| panic!("{error}"));
