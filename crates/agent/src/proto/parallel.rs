@@ -605,7 +605,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
-    use crate::proto::connection::{Keys, OUTBOX_MAX, STRIPES_AHEAD_MAX};
+    use crate::proto::connection::{AHEAD_MAX, Keys, OUTBOX_MAX, STRIPES_AHEAD_MAX};
     use crate::proto::link::InvitationLink;
     use crate::proto::{ConnectionId, Tag, layer, version};
 
@@ -890,6 +890,24 @@ mod tests {
         assert_eq!(connection.untaken(), 0);
         assert!(connection.kept.is_empty());
         assert!(connection.sends().all(|send| send.taken.is_empty()));
+    }
+
+    #[test]
+    fn a_relay_that_waits_for_a_queue_that_is_lost_goes_on() {
+        let (mut connection, mut effects, mut rng) = active();
+        let added = connection.add_queue(relay(1), &mut effects, &mut rng);
+        added.unwrap();
+        let (slot, ours) = &mut connection.parallel.ours[0];
+        created(&mut ours.queue, &mut rng);
+        ours.step = Step::Live;
+        let slot = *slot;
+        // Far ahead of what the other one is to bring.
+        connection.receive.last = connection.received.expected_id() + AHEAD_MAX;
+        connection.receive.held = Some(junto_smp::id::MessageId::random(&mut rng));
+        connection.acknowledge_held(&mut effects);
+        assert!(connection.receive.held.is_some());
+        connection.parallel_lost(slot, &mut effects);
+        assert!(connection.receive.held.is_none());
     }
 
     fn rows() -> Vec<Vec<u8>> {
