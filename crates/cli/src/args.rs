@@ -757,7 +757,7 @@ pub(crate) enum FileCommand {
     ///
     /// Ends when the other side has all of them, whole and verified; it runs `junto file recv` meanwhile. A file
     /// that was interrupted goes on from what the other side has; one that has changed since begins anew. One that has
-    /// arrived is sent once more when it is named once more: after an interruption, leave out those that were reported.
+    /// arrived is not sent again, unless it has changed: after an interruption, run the same command.
     Send {
         /// Name of the contact
         #[arg(long, value_name = "NAME")]
@@ -765,6 +765,9 @@ pub(crate) enum FileCommand {
         /// The files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Send also those that have arrived before
+        #[arg(long)]
+        again: bool,
         #[command(flatten)]
         wait: Stall,
     },

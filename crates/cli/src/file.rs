@@ -28,8 +28,9 @@ pub(crate) async fn run(
         FileCommand::Send {
             contact,
             files,
+            again,
             wait,
-        } => send(contacts, &contact, &files, wait, output).await,
+        } => send(contacts, &contact, (&files, again), wait, output).await,
         FileCommand::Recv {
             contact,
             into,
@@ -80,7 +81,7 @@ pub(crate) fn forget(profile: &Profile, tag: Tag) -> Result<(), Failure> {
 async fn send(
     contacts: &mut Contacts,
     name: &str,
-    files: &[PathBuf],
+    (files, again): (&[PathBuf], bool),
     wait: Stall,
     output: Output,
 ) -> Result<(), Failure> {
@@ -91,6 +92,9 @@ async fn send(
     let mut line = contacts.line(id.id, output).await?;
     let mut result = Ok(());
     for path in files {
+        if again && let Ok(path) = path.canonicalize() {
+            book.send_again(&path);
+        }
         let mut teller = Teller::new(name, output);
         let sending = junto_files::send(&mut line, &mut book, path, patience, |report| {
             teller.tell(&report);
@@ -105,10 +109,14 @@ async fn send(
         teller.done();
         let value = json!({
             "event": "sent", "contact": name, "transfer": sent.id.to_string(), "file": sent.name,
-            "bytes": sent.size, "sha256": hex::encode(sent.sha256),
+            "bytes": sent.size, "sha256": hex::encode(sent.sha256), "before": sent.before,
         });
-        output.result(&value, || {
-            format!("{name} has {}, {}.", sent.name, bytes(sent.size))
+        output.result(&value, || match sent.before {
+            true => format!(
+                "{name} had {} before; `--again` sends it once more.",
+                sent.name
+            ),
+            false => format!("{name} has {}, {}.", sent.name, bytes(sent.size)),
         })?;
     }
     drop((line, book));

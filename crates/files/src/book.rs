@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,9 @@ use crate::frame::{Offer, Reason, TransferId};
 /// Transfers that have ended and are remembered, so that an offer that comes again is answered and not taken: some 80
 /// bytes each.
 const ENDED_MAX: usize = 64;
+
+/// Files that have arrived at the peer and are remembered, so that they are not sent again unasked: some 300 bytes each.
+const SENT_MAX: usize = 256;
 
 /// Stores a book durably, in the place of the one before.
 type Keep<'a> = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send + 'a>;
@@ -30,6 +33,8 @@ struct Entries {
     /// The last one is that of the newest offer, and the only one with credit.
     incoming: Vec<Incoming>,
     ended: VecDeque<Ended>,
+    #[serde(default)]
+    sent: VecDeque<Outgoing>,
 }
 
 /// What both kinds of transfer have.
@@ -166,7 +171,7 @@ impl<'a> Book<'a> {
         all.find(|it| it.offer.id == id.0)
     }
 
-    pub(crate) fn outgoing_of(&self, path: &std::path::Path) -> Option<&Outgoing> {
+    pub(crate) fn outgoing_of(&self, path: &Path) -> Option<&Outgoing> {
         self.entries.outgoing.iter().find(|it| it.path == path)
     }
 
@@ -179,6 +184,30 @@ impl<'a> Book<'a> {
         let before = self.entries.outgoing.len();
         self.entries.outgoing.retain(|it| it.offer.id != id.0);
         self.entries.outgoing.len() < before
+    }
+
+    /// A file that we send has arrived; and whether there was such a one.
+    pub(crate) fn end_outgoing(&mut self, id: TransferId) -> bool {
+        let Some(entry) = self.outgoing(id).cloned() else {
+            return false;
+        };
+        self.drop_outgoing(id);
+        self.send_again(&entry.path);
+        if self.entries.sent.len() == SENT_MAX {
+            self.entries.sent.pop_front();
+        }
+        self.entries.sent.push_back(entry);
+        true
+    }
+
+    /// The file at this path, if it has arrived and is remembered.
+    pub(crate) fn sent(&self, path: &Path) -> Option<&Outgoing> {
+        self.entries.sent.iter().find(|it| it.path == path)
+    }
+
+    /// Forgets that the file at this path (with neither links nor dots in it) has arrived: the next call sends it again.
+    pub fn send_again(&mut self, path: &Path) {
+        self.entries.sent.retain(|it| it.path != path);
     }
 
     pub(crate) fn incoming(&mut self, id: TransferId) -> Option<&mut Incoming> {

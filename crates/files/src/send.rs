@@ -30,10 +30,25 @@ pub struct Sent {
     pub size: u64,
     /// Their hash.
     pub sha256: [u8; 32],
+    /// Whether it was there before this call, which has sent nothing then.
+    pub before: bool,
+}
+
+impl Sent {
+    fn of(offer: Offered, before: bool) -> Self {
+        Self {
+            id: offer.id(),
+            name: offer.name,
+            size: offer.size,
+            sha256: offer.sha256,
+            before,
+        }
+    }
 }
 
 /// Sends a file: goes on with it if it was being sent to this peer before and has not changed. Returns when the other
-/// side has all of it. `patience` is how long to wait without progress.
+/// side has all of it; at once if it had it before, by what the book remembers, and the file has not changed
+/// ([`Book::send_again`]). `patience` is how long to wait without progress.
 ///
 /// Dropping the future leaves everything as a crash would: the next call goes on.
 ///
@@ -48,6 +63,9 @@ pub async fn send(
 ) -> Result<Sent, FilesError> {
     let path = path.canonicalize().map_err(Step::Read.failed())?;
     check_text(&path, Step::Read)?;
+    if let Some(known) = arrived(book, &path)? {
+        return Ok(Sent::of(known, true));
+    }
     let entry = begin(line, book, path, patience).await?;
     line.begin();
     let mut sending = Sending {
@@ -59,7 +77,6 @@ pub async fn send(
         end: Instant::now() + patience,
         patience,
     };
-    let id = sending.entry.offer.id();
     report(Report::Offering(sending.entry.offer.progress(0)));
     sending.offer(line).await?;
     loop {
@@ -69,17 +86,19 @@ pub async fn send(
             None => line.next(sending.end).await?,
         };
         if sending.take(line, book, message, &mut report).await? {
-            let Offered {
-                name, size, sha256, ..
-            } = sending.entry.offer;
-            return Ok(Sent {
-                id,
-                name,
-                size,
-                sha256,
-            });
+            return Ok(Sent::of(sending.entry.offer, false));
         }
     }
+}
+
+/// A file that has arrived and is the same, as far as its length and time of change say.
+fn arrived(book: &Book<'_>, path: &Path) -> Result<Option<Offered>, FilesError> {
+    let Some(known) = book.sent(path).filter(|it| it.modified > 0) else {
+        return Ok(None);
+    };
+    let found = std::fs::metadata(path).map_err(Step::Read.failed())?;
+    let same = (known.offer.size, known.modified) == (found.len(), modified(&found));
+    Ok((same && book.outgoing_of(path).is_none()).then(|| known.offer.clone()))
 }
 
 /// A file on its way.
@@ -265,7 +284,11 @@ impl Sending {
                 }
             }
             Body::Done | Body::Refuse(_) => {
-                if book.drop_outgoing(id) {
+                let known = match frame.body {
+                    Body::Done => book.end_outgoing(id),
+                    _ => book.drop_outgoing(id),
+                };
+                if known {
                     book.save()?;
                 }
                 line.ack([message.id]).await?;

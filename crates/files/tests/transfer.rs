@@ -388,6 +388,34 @@ async fn a_partial_file_that_is_gone_is_not_the_senders_fault() {
     assert!(std::fs::read(received.unwrap().path).unwrap() == bytes);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_arrived_is_not_sent_again_unasked() {
+    let stage = Stage::new().await;
+    let (mut alice, mut bob) = stage.pair().await;
+    let path = alice.file("a", &content(7)).canonicalize().unwrap();
+    let book = bob.book();
+    until_sent(&mut alice, &path, &mut bob, book).await.unwrap();
+    // Nobody receives; and it is remembered.
+    let mut book = alice.book();
+    let again = send(&mut alice.line(), &mut book, &path, PATIENCE, ignore).await;
+    assert!(again.unwrap().before);
+    let (offering, mut offered) = tokio::sync::mpsc::unbounded_channel();
+    for change in [false, true] {
+        let mut book = alice.book();
+        if change {
+            std::fs::write(&path, content(8)).unwrap();
+        } else {
+            book.send_again(&path);
+        }
+        let note = |report| drop(offering.send(report));
+        let mut line = alice.line();
+        tokio::select! {
+            sent = send(&mut line, &mut book, &path, PATIENCE, note) => panic!("{sent:?}"),
+            report = offered.recv() => assert!(matches!(report, Some(Report::Offering(_)))),
+        }
+    }
+}
+
 /// It claims to have much, and that something is missing, again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_does_not_keep_a_sender_for_ever() {
