@@ -253,6 +253,12 @@ impl Connection {
         self.recent.contains(fingerprint)
     }
 
+    /// Whether these ratcheted bytes came before. A copy by another queue may say its number outside the ratchet,
+    /// or not.
+    pub(super) fn is_repeated_inside(&self, inner: &Fingerprint) -> bool {
+        self.recent.iter().any(|it| it[8..] == inner[8..])
+    }
+
     /// Whether a fingerprint is of a message with this number.
     pub(super) fn remembers_number(&self, number: u64) -> bool {
         let number = number.to_be_bytes();

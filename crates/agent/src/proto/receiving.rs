@@ -166,7 +166,7 @@ impl Connection {
         };
         let has_copies = number.is_some() || self.rotation.is_under_way() || self.has_several();
         let inner = inner_fingerprint(number, ratcheted);
-        if has_copies && self.is_repeated(&inner) {
+        if has_copies && self.is_repeated_inside(&inner) {
             return Err(Unusable::Ignored);
         }
         // Not a copy if it has another one's number: its sender went back in time.
