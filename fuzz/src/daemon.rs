@@ -46,6 +46,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         r#"{"jsonrpc":"2.0","method":"ack","params":{"contact":"bob","message":18446744073709551615}}"#,
         r#"{"jsonrpc":"2.0","id":7,"method":"session.list"}"#,
         r#"[{"jsonrpc":"2.0","id":8,"method":"version"}]"#,
+        r#"{"jsonrpc":"2.0","id":9,"method":"contact.noise","params":{"contact":"bob","noise":"random","interval_ms":2000}}"#,
     ]
     .map(|line| line.as_bytes().to_vec())
     .to_vec()

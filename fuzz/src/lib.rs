@@ -18,9 +18,12 @@
 )]
 
 mod agent;
+mod backup;
 mod bls;
+mod code;
 mod crypto;
 mod daemon;
+mod devices;
 mod files;
 mod input;
 mod ratchet;
@@ -43,6 +46,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("agent_message", agent::message),
     ("agent_queue_layer", agent::queue_layer),
     ("agent_rows", agent::rows),
+    ("backup_file", backup::file),
     ("bls_certificate", bls::certificate),
     ("bls_evidence", bls::evidence),
     ("bls_holding", bls::holding),
@@ -50,10 +54,15 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bls_pending", bls::pending),
     ("bls_round", bls::round),
     ("bls_setup", bls::setup),
+    ("code_exchange", code::exchange),
+    ("code_frame", code::frame),
+    ("code_nearby", code::nearby),
     ("crypto_boxes", crypto::boxes),
     ("crypto_kem", crypto::kem),
     ("crypto_keys", crypto::keys),
     ("daemon_request", daemon::line),
+    ("devices_frame", devices::frame),
+    ("devices_words", devices::words),
     ("files_frame", files::frame),
     ("files_transfer", files::transfer),
     ("ratchet_conversation", ratchet::conversation),
@@ -85,6 +94,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smp_transmission", smp::transmission),
     ("tls_chain", tls::chain),
     ("vault_messages", vault::messages),
+    ("vault_realm", vault::realm_messages),
 ];
 
 /// The target of that name, for the binaries.

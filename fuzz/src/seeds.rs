@@ -61,6 +61,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "agent_message" => agent_messages(),
         "agent_queue_layer" => vec![queue_message()],
         "agent_rows" => agent_rows(),
+        "backup_file" => crate::backup::seeds(),
         "bls_certificate" => vec![bls::HONEST.certificate.encode()],
         "bls_evidence" => bls::seeds_of_evidence(),
         "bls_keys" => bls_keys(),
@@ -72,6 +73,11 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "crypto_kem" => kem_values(),
         "crypto_keys" | "smp_keys" => spkis(),
         "daemon_request" => daemon::seeds(),
+        "code_exchange" => crate::code::exchanges(),
+        "code_frame" => crate::code::frames(),
+        "code_nearby" => crate::code::announcements(),
+        "devices_frame" => crate::devices::frames(),
+        "devices_words" => crate::devices::conversations(),
         "files_frame" => crate::files::frames(),
         "files_transfer" => crate::files::transfers(),
         "ratchet_conversation" => conversations(),
@@ -105,6 +111,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "smp_transmission" => transmissions(),
         "tls_chain" => chains(),
         "vault_messages" => crate::vault::seeds(),
+        "vault_realm" => crate::vault::realm_seeds(),
         other => panic!("no seeds for {other}"),
     }
 }
@@ -979,6 +986,15 @@ fn agent_rows() -> Vec<Vec<u8>> {
     request.extend_from_slice(b"info");
     more.extend_from_slice(&[1, 9, 0]);
     piece(&mut more, &request);
+    let noise = [
+        &b"\x01C"[..],
+        &2_000_u32.to_be_bytes(),
+        &[7],
+        &2_u64.to_be_bytes(),
+        &[3],
+    ];
+    more.extend_from_slice(&[19, 4, 0]);
+    piece(&mut more, &noise.concat());
     let mut late = vec![2, 1, 0, 4];
     piece(&mut late, &[5; 80]);
     late.extend_from_slice(&out);

@@ -1,10 +1,12 @@
 //! What realms and clients of the vault send each other.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
+use junto_crypto::{Zeroizing, ed25519::SigningKey};
 use junto_vault::{
-    Account, BlindedElement, Cost, Deposit, Evaluation, Given, GuessLimit, Part, Pin, RealmId,
-    RealmSet, Record, Roster, enrol,
+    Account, Answer, BlindedElement, Class, Cost, Deposit, Entry, Evaluation, Genesis, Given,
+    GuessLimit, Operation, Part, Pin, Realm, RealmId, RealmSet, Record, Roster, Seconds, Token,
+    enrol,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -31,7 +33,7 @@ pub(crate) fn messages(bytes: &[u8]) {
                 if let Ok(deposit) = Deposit::from_bytes(bytes, &realm(number)) {
                     assert_eq!(*deposit.to_bytes(), bytes);
                     let mut record = Record::default();
-                    record.stage(deposit).unwrap();
+                    record.stage(Box::new(deposit)).unwrap();
                 }
             }
         }
@@ -75,7 +77,7 @@ static STORED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let bytes = deposit.to_bytes();
     let version = deposit.version();
     let mut record = Record::default();
-    record.stage(deposit).unwrap();
+    record.stage(Box::new(deposit)).unwrap();
     record.activate(&version, &auth, None).unwrap();
     let (roster, _) = record.view().versions.remove(0);
     // Any point does for a blinded element: a realm cannot tell.
@@ -99,4 +101,90 @@ static STORED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     STORED.clone()
+}
+
+const BEGAN: Seconds = Seconds(1_700_000_000);
+
+fn tenant() -> SigningKey {
+    SigningKey::from_seed(&[9; 32])
+}
+
+fn new_realm() -> Realm {
+    Realm::new(Genesis {
+        realm: realm(1),
+        secret: Zeroizing::new([8; 32]),
+        tenants: BTreeMap::from([("junto".to_owned(), tenant().verifying_key())]),
+        records_max: 4,
+        time: BEGAN,
+    })
+    .unwrap()
+}
+
+fn token() -> Token {
+    let account = Account::new("junto", "ada").unwrap();
+    Token::issue(account, &realm(1), Seconds(BEGAN.0 + 300), &tenant())
+}
+
+/// What replicas and clients of a realm send each other; the first byte tells what the others are meant to be.
+pub(crate) fn realm_messages(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else {
+        return;
+    };
+    match kind {
+        0 => {
+            if let Ok(entry) = Entry::from_bytes(bytes, &realm(1)) {
+                assert_eq!(*entry.to_bytes(), bytes);
+                // Whatever is in a log, two replicas come to the same.
+                let (mut one, mut other) = (new_realm(), new_realm());
+                let _ = one.apply(entry);
+                let _ = other.apply(Entry::from_bytes(bytes, &realm(1)).unwrap());
+                assert_eq!(*one.snapshot(), *other.snapshot());
+            }
+        }
+        1 => {
+            if let Ok(realm) = Realm::restore(bytes) {
+                assert_eq!(*realm.snapshot(), bytes);
+            }
+        }
+        2 => {
+            if let Ok(token) = Token::from_bytes(bytes) {
+                assert_eq!(token.to_bytes(), bytes);
+                let admitted = new_realm().admit(&token, Operation::View, BEGAN).is_ok();
+                assert_eq!(admitted, token == self::token());
+            }
+        }
+        kind => {
+            let class = [Class::Small, Class::View, Class::Receipts][usize::from(kind % 3)];
+            let mut bytes = bytes.to_vec();
+            bytes.resize(class.bytes(), 0);
+            if let Ok(answer) = Answer::from_bytes(&bytes, class) {
+                assert_eq!(*answer.to_bytes(class), bytes);
+            }
+        }
+    }
+}
+
+pub(crate) fn realm_seeds() -> Vec<Vec<u8>> {
+    let mut realm = new_realm();
+    let deposit = &STORED[1][1..];
+    let stage = Operation::from_bytes(&[&[2], deposit].concat(), &self::realm(1)).unwrap();
+    let mut seeds = vec![[&[2][..], &token().to_bytes()].concat()];
+    for operation in [stage, Operation::View, Operation::Delete] {
+        let entry = realm.admit(&token(), operation, BEGAN).unwrap();
+        seeds.push([&[0][..], &entry.to_bytes()].concat());
+        let _ = realm.apply(entry);
+        seeds.push([&[1][..], &realm.snapshot()].concat());
+    }
+    seeds.push([&[0][..], &Entry::tick(BEGAN).to_bytes()].concat());
+    // An evaluation, a part, and a refusal.
+    seeds.push([&[3, 3][..], &STORED[3][1..]].concat());
+    seeds.push([&[3, 4][..], &STORED[4][1..]].concat());
+    seeds.push(vec![3, 5, 1, 0, 2]);
+    // A view of what is active, one of nothing, one receipt.
+    let roster = &STORED[0][1..];
+    let length = u16::try_from(roster.len()).unwrap().to_be_bytes();
+    seeds.push([&[4, 1, 1][..], &[7; 32], &[1, 0, 3], &length, roster].concat());
+    seeds.push(vec![4, 1]);
+    seeds.push(vec![5, 2, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 3]);
+    seeds
 }

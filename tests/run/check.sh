@@ -11,19 +11,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 junto=$(realpath "$1"); shift
 tools=${CARGO_TARGET_DIR:-$here/../../target}/run
-# environment NAME: the packages that the programs in that folder need.
-environment() {
-  local wanted=$here/$1/requirements.txt venv=$tools/$1
-  mkdir -p "$tools"
-  cmp -s "$wanted" "$venv/stamp" && return
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: -r "$wanted" || { rm -rf "$venv"; return 1; }
-  cp "$wanted" "$venv/stamp"
-}
-environment mpyc
+"$here/environment.sh" mpyc > /dev/null
 # There are wheels of it for some machines and versions of Python only.
-environment spu || [ -z "${JUNTO_CI:-}" ] || exit 1
+"$here/environment.sh" spu > /dev/null || [ -z "${JUNTO_CI:-}" ] || exit 1
 
 work=$(mktemp -d)
 prefix=junto-$$-

@@ -1,6 +1,6 @@
 //! `cargo bench -p junto-agent`: the figures of `junto_agent::bench`, and messages by turns over
 //! loopback: through one relay, and through that of the sender to that of the receiver; then one way over several
-//! queues, near relays and relays 20 ms away. `-- stripes` measures the last alone.
+//! queues, near relays and relays 20 ms away; then what noise costs. `-- stripes` and `-- noise` measure these alone.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -12,9 +12,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use junto_agent::bench::BenchOptions;
+use junto_agent::bench::{BenchOptions, distant};
 use junto_agent::{
-    Agent, AgentConfig, ConnectionId, Event, Events, PostQuantum, Routing, Spread, Tag,
+    Agent, AgentConfig, ConnectionId, Event, Events, Noise, Pace, PostQuantum, Routing, Spread, Tag,
 };
 use junto_crypto::aead::StoreKey;
 use junto_relay::{Relay, RelayConfig, RunningRelay};
@@ -23,10 +23,6 @@ use junto_tls::ServerIdentity;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rustls::pki_types::UnixTime;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 
 struct Party {
     agent: Agent,
@@ -145,43 +141,9 @@ async fn by_turns(turns: usize, post_quantum: PostQuantum, detour: bool) {
 
 /// A relay's address by a way on which everything takes that much longer.
 async fn far(relay: &RunningRelay, delay: Duration) -> ServerAddress {
-    let address = relay.address();
-    if delay.is_zero() {
-        return address;
-    }
-    let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let port = door.local_addr().unwrap().port();
-    let behind = (Ipv4Addr::LOCALHOST, address.port());
-    tokio::spawn(async move {
-        while let Ok((near, _)) = door.accept().await {
-            let far = TcpStream::connect(behind).await.unwrap();
-            let _ = (near.set_nodelay(true), far.set_nodelay(true));
-            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            tokio::spawn(carry(near_in, far_out, delay));
-            tokio::spawn(carry(far_in, near_out, delay));
-        }
-    });
-    ServerAddress::new(address.fingerprint(), address.hosts().to_vec(), port).unwrap()
-}
-
-/// Passes bytes on, each after the delay, whatever comes meanwhile.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
-    let (later, mut due) = mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
-    tokio::spawn(async move {
-        while let Some((at, bytes)) = due.recv().await {
-            tokio::time::sleep_until(at).await;
-            if to.write_all(&bytes).await.is_err() {
-                return;
-            }
-        }
-    });
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let bytes = buffer[..count].to_vec();
-        let at = tokio::time::Instant::now() + delay;
-        if later.send((at, bytes)).is_err() {
-            return;
-        }
+    match delay.is_zero() {
+        true => relay.address(),
+        false => distant(&relay.address(), delay).await.unwrap(),
     }
 }
 
@@ -263,6 +225,87 @@ async fn stripes() {
     }
 }
 
+/// The processor time that this process has used, where the system tells.
+fn worked() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // After the name in brackets: state, then numbers; user and system time are the 14th and 15th of the whole.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: u64 = fields
+        .get(11..13)?
+        .iter()
+        .map(|it| it.parse::<u64>().unwrap_or(0))
+        .sum();
+    // Linux tells them in hundredths of a second to all programs.
+    Some(Duration::from_millis(10 * ticks))
+}
+
+/// What a talk of two agents costs with noise: both, and their relay, in this process.
+async fn with_noise(noise: Noise, time: Duration) {
+    let scratch = tempfile::tempdir_in(".").unwrap();
+    let folder = scratch.path();
+    let relay = relay(1).await;
+    let home = relay.address();
+    let (mut alice, mut bob) = (
+        open(&folder.join("alice.db"), PostQuantum::Sparing, &home).await,
+        open(&folder.join("bob.db"), PostQuantum::Sparing, &home).await,
+    );
+    let made = alice.agent.create_invitation(Tag::new([1; 32]), &home, b"");
+    let link = made.await.unwrap().1.into();
+    let joined = bob.agent.join(Tag::new([2; 32]), &link, &home, b"");
+    joined.await.unwrap();
+    let (to_bob, to_alice) = (alice.connected().await, bob.connected().await);
+    alice.agent.set_noise(to_bob, noise).await.unwrap();
+    bob.agent.set_noise(to_alice, noise).await.unwrap();
+    let is_running = noise != Noise::Off;
+    while bob.agent.overview().await.unwrap().connections[0]
+        .noise
+        .is_running
+        != is_running
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (begun, work, before) = (Instant::now(), worked(), relay.stats());
+    let mut times = Vec::new();
+    while begun.elapsed() < time {
+        let start = Instant::now();
+        alice.agent.send(to_bob, &[1; 100]).await.unwrap();
+        bob.take().await;
+        times.push(start.elapsed());
+        // At no fixed phase of any interval.
+        let pause = Duration::from_millis(700 + 137 * (times.len() as u64 % 7));
+        tokio::time::sleep(pause).await;
+    }
+    let (elapsed, after) = (begun.elapsed().as_secs_f64(), relay.stats());
+    let work = work.zip(worked()).map(|(before, after)| after - before);
+    let blocks =
+        after.blocks_received - before.blocks_received + after.blocks_sent - before.blocks_sent;
+    times.sort();
+    let at = |share: usize| times[times.len() * share / 100];
+    println!(
+        "{noise:?}: {} messages, from send to take median {:?}, p90 {:?}; {:.0} MiB an hour through the relay; {:.2} % of a core",
+        times.len(),
+        at(50),
+        at(90),
+        blocks as f64 / 64.0 / elapsed * 3_600.0,
+        work.map_or(f64::NAN, |work| work.as_secs_f64() / elapsed * 100.0)
+    );
+}
+
+async fn noise() {
+    println!(
+        "noise: two agents with their databases and a relay in one process, a message now and then:"
+    );
+    let pace = |millis| Pace::new(Duration::from_millis(millis)).unwrap();
+    for noise in [
+        Noise::Off,
+        Noise::Constant(pace(250)),
+        Noise::Constant(pace(2_000)),
+        Noise::Random(pace(2_000)),
+    ] {
+        with_noise(noise, Duration::from_secs(40)).await;
+    }
+}
+
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -271,11 +314,15 @@ fn main() {
     if std::env::args().any(|argument| argument == "stripes") {
         return runtime.block_on(stripes());
     }
+    if std::env::args().any(|argument| argument == "noise") {
+        return runtime.block_on(noise());
+    }
     let folder = tempfile::tempdir_in(".").unwrap();
     runtime.block_on(by_turns(100, PostQuantum::EachStep, false));
     runtime.block_on(by_turns(100, PostQuantum::Sparing, false));
     runtime.block_on(by_turns(100, PostQuantum::Sparing, true));
     runtime.block_on(stripes());
+    runtime.block_on(noise());
     let report = junto_agent::bench::run(BenchOptions::default(), folder.path());
     println!("{:#?}", report.unwrap());
 }

@@ -1,6 +1,14 @@
 //! A conversation at the terminal with any agent of the protocol, ours or SimpleX's: every line read is
-//! sent to the last peer that connected, every message is printed and acknowledged. The line `/sync` asks for
-//! new ratchet keys, `/rotate [RELAY]` for another queue to receive on.
+//! sent to the last peer that connected, every message is printed and acknowledged. Lines that ask for something else:
+//!
+//! | line | what it does |
+//! |---|---|
+//! | `/sync` | new ratchet keys |
+//! | `/rotate [RELAY]` | another queue to receive on |
+//! | `/queue RELAY`, `/unqueue RELAY` | one queue more to receive on, or less |
+//! | `/copies`, `/stripes` | how messages go to several queues of the peer |
+//! | `/noise MILLISECONDS`, `/noise off` | a message at each interval, whatever is said |
+//! | `/show` | what the agent knows of the connection |
 //!
 //! `cargo run -p junto-agent --example converse -- FOLDER RELAY ACTION [OPTION...]`
 //!
@@ -11,10 +19,11 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::time::Duration;
 
 use junto_agent::{
-    Agent, AgentConfig, ConnectionId, Event, Events, Lines, Link, PostQuantum, RequestId, Routing,
-    Tag,
+    Agent, AgentConfig, ConnectionId, Event, Events, Lines, Link, Noise, Pace, PostQuantum,
+    RequestId, Routing, Spread, Tag,
 };
 use junto_crypto::aead::StoreKey;
 use junto_smp::address::ServerAddress;
@@ -153,18 +162,42 @@ async fn converse(
     }
 }
 
-/// A line of the terminal: a message, `/sync`, or `/rotate [RELAY]`.
+/// A line of the terminal: a message, or one of those that ask for something else.
 async fn obey(agent: &Agent, peer: ConnectionId, line: &str) -> Fallible<()> {
-    match line {
-        "/sync" => agent.resynchronise(peer).await?,
-        text if text.starts_with("/rotate") => {
-            let relay = text.strip_prefix("/rotate ").map(str::parse).transpose()?;
-            agent.rotate(peer, relay.as_ref()).await?;
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let asked = match word {
+        "/sync" => agent.resynchronise(peer).await,
+        "/rotate" if rest.is_empty() => agent.rotate(peer, None).await,
+        "/rotate" => agent.rotate(peer, Some(&rest.parse()?)).await,
+        "/queue" => agent.add_queue(peer, &rest.parse()?).await,
+        "/unqueue" => agent.remove_queue(peer, &rest.parse()?).await,
+        "/copies" => agent.set_spread(peer, Spread::Copies).await,
+        "/stripes" => agent.set_spread(peer, Spread::Stripes).await,
+        "/noise" => agent.set_noise(peer, noise(rest)?).await,
+        "/show" => {
+            let overview = agent.overview().await?;
+            let ours = overview.connections.iter().find(|it| it.id == peer);
+            let ours = ours.ok_or("there is no such connection any more")?;
+            let open = ours.receives.iter().filter(|it| it.is_open).count();
+            let (all, noise) = (ours.receives.len(), ours.noise);
+            show("state", &format!("open {open} of {all} {noise:?}"));
+            return Ok(());
         }
-        text => return say(agent, peer, text.as_bytes()).await,
+        _ => return say(agent, peer, line.as_bytes()).await,
+    };
+    match asked {
+        Ok(()) => show("done", line),
+        Err(error) => show("refused", &error.to_string()),
     }
-    show("done", line);
     Ok(())
+}
+
+fn noise(text: &str) -> Fallible<Noise> {
+    if text == "off" {
+        return Ok(Noise::Off);
+    }
+    let pace = Pace::new(Duration::from_millis(text.parse()?));
+    Ok(Noise::Constant(pace.ok_or("too short or too long")?))
 }
 
 async fn accept(agent: &Agent, request: RequestId, relay: &ServerAddress) -> Fallible<()> {

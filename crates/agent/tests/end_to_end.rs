@@ -11,6 +11,7 @@
 mod place;
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use junto_agent::proto::{Committed, Delta, Row, RowKey};
 use junto_agent::store::{MemoryStore, Store, StoreError};
 use junto_agent::{
     ABOUT_MAX, Agent, AgentConfig, AgentError, ConnectionFault, ConnectionId, Event, Events,
-    Integrity, Lines, Link, MAX_BODY, MessageId, Misuse, Progress, Reconnect, Tag,
+    Integrity, Lines, Link, MAX_BODY, MessageId, Misuse, Noise, Pace, Progress, Reconnect, Tag,
 };
 use junto_crypto::aead::StoreKey;
 use junto_relay::{Relay, RelayConfig, RunningRelay, Storage};
@@ -180,6 +181,40 @@ async fn pair(site: &Site) -> ((Party, ConnectionId), (Party, ConnectionId)) {
 }
 
 #[tokio::test]
+async fn two_contacts_find_nothing_in_common_but_the_relay() {
+    let site = Site::new().await;
+    let alice = site.open("alice").await;
+    let mut given = Vec::new();
+    for contact in ["bob", "carol"] {
+        let (name, relay) = (tag(contact), &site.address);
+        let full = alice.agent.create_invitation(name, relay, b"").await;
+        given.push((full.unwrap().1.to_string(), BTreeSet::new()));
+        let short = format!("short {contact}");
+        let short = alice.agent.publish_invitation(tag(&short), relay, b"", b"");
+        let (_, full, short) = short.await.unwrap();
+        let (texts, _) = given.last_mut().unwrap();
+        *texts = format!("{texts} {full} {short}");
+    }
+    // Names, keys and secrets are long words of base64, between percent signs with two digits and other signs.
+    for (texts, words) in &mut given {
+        let texts = format!("  {}", texts.replace("%25", "%"));
+        let parts = texts.split('%').flat_map(|part| {
+            part[2..].split(|it: char| !it.is_ascii_alphanumeric() && !"-_".contains(it))
+        });
+        *words = parts
+            .filter(|word| word.len() >= 24)
+            .map(str::to_owned)
+            .collect();
+        assert!(words.len() >= 9, "{words:?}");
+    }
+    let (bob, carol) = (&given[0].1, &given[1].1);
+    let fingerprint = site.address.to_string();
+    for word in bob.intersection(carol) {
+        assert!(fingerprint.contains(word.as_str()), "{word}");
+    }
+}
+
+#[tokio::test]
 async fn two_agents_connect_by_link_and_talk() {
     let site = Site::new().await;
     let ((mut alice, to_bob), (mut bob, to_alice)) = pair(&site).await;
@@ -227,6 +262,106 @@ async fn many_messages_keep_their_order_and_receipts_come() {
         if let Some(Event::Delivered { .. }) = event {
             delivered += 1;
         }
+    }
+}
+
+/// Waits until a relay has taken that many messages since it started.
+async fn taken(site: &Site, count: u64) {
+    let relay = site.relay.as_ref().unwrap();
+    let reached = async {
+        while relay.stats().messages_received < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    reached.expect("the relay gets no messages");
+}
+
+/// Takes messages until as many have come, and as many of ours were delivered.
+async fn talk(party: &mut Party, to: ConnectionId, count: u8) -> Vec<Vec<u8>> {
+    let (mut bodies, mut delivered) = (Vec::new(), 0);
+    while bodies.len() < count.into() || delivered < count {
+        let event = tokio::time::timeout(PATIENCE, party.events.next()).await;
+        match event
+            .expect("nothing happens")
+            .expect("the agent has ended")
+        {
+            Event::Message {
+                id,
+                integrity,
+                body,
+                ..
+            } => {
+                assert_eq!(integrity, Integrity::Ok);
+                bodies.push(body);
+                party.agent.ack(to, id).await.unwrap();
+            }
+            Event::Delivered { .. } => delivered += 1,
+            Event::RelayUp { .. } => {}
+            event => panic!("{event:?}"),
+        }
+    }
+    bodies
+}
+
+#[tokio::test]
+async fn a_real_relay_gets_no_more_with_noise_when_there_is_much_to_say() {
+    const COUNT: u8 = 12;
+    let site = Site::new().await;
+    let ((mut alice, to_bob), (mut bob, to_alice)) = pair(&site).await;
+    let every = Duration::from_millis(250);
+    let noise = Noise::Constant(Pace::new(every).unwrap());
+    alice.agent.set_noise(to_bob, noise).await.unwrap();
+    bob.agent.set_noise(to_alice, noise).await.unwrap();
+    let running = async {
+        for agent in [&alice.agent, &bob.agent] {
+            while !agent.overview().await.unwrap().connections[0]
+                .noise
+                .is_running
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    let running = tokio::time::timeout(PATIENCE, running).await;
+    running.expect("they do not understand each other");
+    let relay = site.relay.as_ref().unwrap();
+    // Nobody says anything, and messages come.
+    taken(&site, relay.stats().messages_received + 8).await;
+
+    let (start, before) = (tokio::time::Instant::now(), relay.stats());
+    for number in 0..COUNT {
+        alice.agent.send(to_bob, &[number]).await.unwrap();
+        bob.agent.send(to_alice, &[number]).await.unwrap();
+    }
+    let (at_alice, at_bob) = tokio::join!(
+        talk(&mut alice, to_bob, COUNT),
+        talk(&mut bob, to_alice, COUNT)
+    );
+    let expected: Vec<_> = (0..COUNT).map(|number| vec![number]).collect();
+    assert_eq!((&at_alice, &at_bob), (&expected, &expected));
+    let (elapsed, after) = (start.elapsed(), relay.stats());
+    // One for each slot, one that was on its way, and one that came late; never the 24 at once.
+    let slots = elapsed.as_millis() / every.as_millis() + 3;
+    let sent = u128::from(after.messages_received - before.messages_received);
+    assert!(sent <= 2 * slots, "{sent} messages in {elapsed:?}");
+    assert!(slots > COUNT.into(), "{elapsed:?}");
+
+    // And none without it.
+    alice.agent.set_noise(to_bob, Noise::Off).await.unwrap();
+    bob.agent.set_noise(to_alice, Noise::Off).await.unwrap();
+    for (agent, connection) in [(&alice.agent, to_bob), (&bob.agent, to_alice)] {
+        let connections = [connection].into();
+        let lines = Lines {
+            connections,
+            ..Lines::default()
+        };
+        let settled = tokio::time::timeout(PATIENCE, agent.settle(lines)).await;
+        settled.expect("not settled").unwrap();
+    }
+    let running = [&alice.agent, &bob.agent].map(|agent| agent.overview());
+    for overview in running {
+        assert!(!overview.await.unwrap().connections[0].noise.is_running);
     }
 }
 

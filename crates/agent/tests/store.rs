@@ -233,7 +233,7 @@ fn a_newer_format_is_named_and_left_as_it_is() {
         error(open(&path, 1)),
         StoreError::Newer {
             found: 99,
-            known: 3
+            known: 4
         }
     ));
 }

@@ -2,6 +2,8 @@
 //!
 //! Machines are shared and noisy: the ratio to the floor means more than the figure.
 
+mod programs;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,7 +50,20 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> Result<(), Fai
             Some((address, process)) => outside_relay(&address, process, messages, output).await,
             None => relay(messages, threads, journal, output).await,
         },
-        BenchCommand::Run { messages, bulk } => programs(messages, bulk, output).await,
+        BenchCommand::Run {
+            messages,
+            bulk,
+            stripes,
+            distance,
+        } => {
+            let options = Options {
+                small_messages: messages,
+                large_messages: bulk,
+                ..Options::default()
+            };
+            let distance = Duration::from_millis(distance);
+            programs::run(options, usize::from(stripes), distance, output).await
+        }
         BenchCommand::Session { messages, memory } => session(messages, memory, output).await,
         BenchCommand::Files { mib } => files(mib, output).await,
     }
@@ -234,7 +249,7 @@ async fn session(messages: u32, memory: bool, output: Output) -> Result<(), Fail
     let table = if memory {
         Table::in_memory()?
     } else {
-        Table::over_queues().await?
+        Table::over_queues(Duration::ZERO).await?
     };
     let [near, far] = table.seats;
     let report = junto_session::bench::run(near, far, options)
@@ -264,53 +279,6 @@ async fn session(messages: u32, memory: bool, output: Output) -> Result<(), Fail
     })
 }
 
-async fn programs(messages: u32, bulk: u32, output: Output) -> Result<(), Failure> {
-    let options = Options {
-        small_messages: messages,
-        large_messages: bulk,
-        ..Options::default()
-    };
-    let progress = output.progress("measuring plain TCP on loopback");
-    let measured = async {
-        let (near, far) = loopback().await?;
-        stream_figures(near, far, options).await
-    };
-    let tcp = measured.await.context("TCP on loopback")?;
-    let mut rows = Vec::new();
-    for (carrier, table) in [
-        ("memory", Table::in_memory()?),
-        ("queues", Table::over_queues().await?),
-    ] {
-        progress.step(format!("measuring a connection over {carrier}"));
-        let [near, far] = table.seats;
-        let figures = junto_session::bench::programs(near, far, options).await;
-        rows.push((carrier, figures.map_err(Failure::failed)?));
-    }
-    progress.done();
-    let mut value = json!({ "tcp": to_json(&tcp) });
-    for (carrier, figures) in &rows {
-        value[carrier] = to_json(figures);
-        value[carrier]["hop_over_tcp"] = json!(ratio(figures.hop_p50, tcp.hop_p50));
-        value[carrier]["bulk_over_tcp"] =
-            json!(figures.bulk_bytes_per_second / tcp.bulk_bytes_per_second);
-    }
-    output.result(&value, || {
-        let mut lines = vec![
-            format!("{HEADINGS}   hop × TCP   bulk / TCP"),
-            row("TCP on loopback", &tcp),
-        ];
-        lines.extend(rows.iter().map(|(carrier, figures)| {
-            format!(
-                "{} {:>11.0} {:>10.2} %",
-                row(&format!("junto run, {carrier}"), figures),
-                ratio(figures.hop_p50, tcp.hop_p50),
-                figures.bulk_bytes_per_second / tcp.bulk_bytes_per_second * 100.0
-            )
-        }));
-        lines.join("\n")
-    })
-}
-
 const HEADINGS: &str = "                      hop µs    p99 µs    40 B msgs/s   bulk MB/s";
 
 fn row(name: &str, f: &Figures) -> String {
@@ -326,6 +294,8 @@ fn row(name: &str, f: &Figures) -> String {
 /// Two parties, and what they need as long as they are measured.
 struct Table {
     seats: [Seat; 2],
+    /// Over queues only.
+    agents: Vec<Agent>,
     _relay: Option<RunningRelay>,
     _dir: TempDir,
 }
@@ -339,20 +309,27 @@ impl Table {
                 seat_in_memory(&hub, &dir, "a")?,
                 seat_in_memory(&hub, &dir, "b")?,
             ],
+            agents: Vec::new(),
             _relay: None,
             _dir: dir,
         })
     }
 
-    async fn over_queues() -> Result<Self, Failure> {
+    /// Through a relay that is so far away.
+    async fn over_queues(distance: Duration) -> Result<Self, Failure> {
         let dir = TempDir::new().context("cannot make a temporary folder")?;
         let relay = embedded_relay().await?;
-        let address = relay.address().to_string();
+        let mut address = relay.address();
+        if !distance.is_zero() {
+            let far = junto_agent::bench::distant(&address, distance).await;
+            address = far.context("cannot listen on loopback")?;
+        }
+        let address = address.to_string();
+        let (near, near_agent) = seat_over_queues(&address, &dir, "a").await?;
+        let (far, far_agent) = seat_over_queues(&address, &dir, "b").await?;
         Ok(Self {
-            seats: [
-                seat_over_queues(&address, &dir, "a").await?,
-                seat_over_queues(&address, &dir, "b").await?,
-            ],
+            seats: [near, far],
+            agents: vec![near_agent, far_agent],
             _relay: Some(relay),
             _dir: dir,
         })
@@ -373,17 +350,22 @@ fn seat_in_memory(hub: &Hub, dir: &TempDir, name: &str) -> Result<Seat, Failure>
     })
 }
 
-async fn seat_over_queues(relay: &str, dir: &TempDir, name: &str) -> Result<Seat, Failure> {
+async fn seat_over_queues(
+    relay: &str,
+    dir: &TempDir,
+    name: &str,
+) -> Result<(Seat, Agent), Failure> {
     let dir = folder(dir, name)?;
     let key = StoreKey::generate(&mut random());
     let (agent, events) = Agent::open(AgentConfig::new(dir.join("agent.db"), key))
         .await
         .context("cannot open an agent")?;
-    Ok(Seat {
-        carriage: carrier::agent::carriage(agent, events),
+    let seat = Seat {
+        carriage: carrier::agent::carriage(agent.clone(), events),
         relay: relay.to_owned(),
         dir,
-    })
+    };
+    Ok((seat, agent))
 }
 
 async fn files(mib: u64, output: Output) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::fmt;
 /// Exit codes of the CLI contract. Success is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Exit {
+pub enum Exit {
     /// The command could not do its work.
     Failed = 1,
     /// The command line or an input file makes no sense.
@@ -19,13 +19,16 @@ pub(crate) enum Exit {
 }
 
 /// Why a command ended without success.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) exit: Exit,
-    pub(crate) message: String,
-    pub(crate) help: Option<String>,
-    /// The party at fault, where there is one.
-    pub(crate) party: Option<String>,
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Of which kind.
+    pub exit: Exit,
+    /// What happened.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The parties at fault, where there are some: their numbers, with `, ` between them.
+    pub party: Option<String>,
 }
 
 impl Failure {

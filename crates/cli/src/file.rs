@@ -87,6 +87,7 @@ async fn send(
 ) -> Result<(), Failure> {
     let patience = wait.patience();
     let id = connected(contacts, name, patience).await?;
+    contact::refuse_apps(&id, name, "files of Junto")?;
     let profile = Arc::clone(&contacts.profile);
     let mut book = book(&profile, id.tag)?;
     let mut line = contacts.line(id.id, output).await?;
@@ -179,9 +180,9 @@ async fn connected(
     patience: Duration,
 ) -> Result<ConnectionView, Failure> {
     let end = Instant::now() + patience;
-    let contact = contacts.contact(name).await?;
-    contacts.connected(contact.id, end).await?;
-    Ok(contact)
+    let id = contacts.contact(name).await?.id;
+    contacts.connected(id, end).await?;
+    contacts.contact(name).await
 }
 
 async fn list(contacts: &Contacts, name: &str, output: Output) -> Result<(), Failure> {

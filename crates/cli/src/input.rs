@@ -32,6 +32,45 @@ pub(crate) fn read_stdin() -> Result<Vec<u8>, Failure> {
     read_bounded(io::stdin().lock(), "standard input")
 }
 
+/// The first line of standard input that is not empty, without the white space around it. What follows stays there, for
+/// a program that is run.
+///
+/// # Errors
+/// If it cannot be read, is longer than `max` bytes, or not text.
+pub(crate) fn read_stdin_line(max: usize) -> Result<String, Failure> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    // Byte by byte: the library's reader would take more than the line.
+    while rustix::io::read(io::stdin(), &mut byte).context("cannot read standard input")? == 1 {
+        match byte[0] {
+            b'\n' if line.is_empty() => {}
+            b'\n' => break,
+            space if line.is_empty() && space.is_ascii_whitespace() => {}
+            other if line.len() < max => line.push(other),
+            _ => return Err(Failure::usage("the line on standard input is too long")),
+        }
+    }
+    let line = String::from_utf8(line)
+        .map_err(|_| Failure::usage("the line on standard input is not text"))?;
+    Ok(line.trim().to_owned())
+}
+
+/// The text of a file of at most `max` bytes.
+///
+/// # Errors
+/// If it cannot be read, is longer, or not text.
+pub(crate) fn read_short(path: &Path, max: u64) -> Result<String, Failure> {
+    let name = path.display();
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(max + 1).read_to_string(&mut text));
+    read.map_err(|error| Failure::usage(format_args!("cannot read {name}: {error}")))?;
+    if text.len() as u64 > max {
+        return Err(Failure::usage(format_args!(
+            "{name} is longer than {max} bytes"
+        )));
+    }
+    Ok(text)
+}
+
 fn read_bounded(source: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     source

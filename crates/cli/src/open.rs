@@ -8,7 +8,6 @@ use std::time::Duration;
 use junto_agent::client::SocksServer;
 use junto_agent::store::StoreError;
 use junto_agent::{Agent, AgentConfig, AgentError, Events, Lines, Resync, Route};
-use junto_crypto::ed25519::SigningKey;
 use junto_session::carrier::TroubleKind;
 use junto_session::{
     Blame, Entry, Fault, LocalError, LocalId, Members, Misuse, PartyIndex, Session, SessionError,
@@ -21,7 +20,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::profile::{Profile, Succession};
 use crate::talk::printable;
-use crate::{random, way};
+use crate::way;
 
 /// How long a process that is done waits for the relays to take what it said.
 pub(crate) const SETTLE: Duration = Duration::from_secs(20);
@@ -51,7 +50,7 @@ impl Junto {
     ) -> Result<(), Failure> {
         let junto = Junto::open(global).await?;
         let result = command(&junto).await;
-        let result = result.map_err(|failure| junto.with_names(junto.explain_storage(failure)));
+        let result = result.map_err(|failure| junto.explain(failure));
         junto.warn(global.output());
         if result.is_err() {
             // The others wait for us: tell them rather than let them run into their deadlines.
@@ -61,7 +60,7 @@ impl Junto {
         result
     }
 
-    async fn open(global: &Global) -> Result<Self, Failure> {
+    pub(crate) async fn open(global: &Global) -> Result<Self, Failure> {
         let profile = Profile::open(&global.profile_dir()?, &global.passphrase())?;
         Self::on(Arc::new(profile), global).await
     }
@@ -129,6 +128,11 @@ impl Junto {
         drop(profile);
     }
 
+    /// What short codes need: the profile, and what connections go through.
+    pub(crate) fn visitor(&self) -> (&Profile, Option<&SocksServer>) {
+        (&self.profile, self.socks.as_ref())
+    }
+
     /// The formed session of that name.
     pub(crate) async fn session(&self, name: &str, patience: Duration) -> Result<Session, Failure> {
         let forming = self.sessions.resume(name).await.map_err(session_failure)?;
@@ -147,9 +151,20 @@ impl Junto {
 
     /// Tells people what was lost or altered on its way lately: the session makes up for it, and they may want to ask.
     pub(crate) fn warn(&self, output: Output) {
-        for warning in self.sessions.take_warnings() {
-            output.say(self.warning(&warning));
+        for warning in self.warnings() {
+            output.say(warning);
         }
+    }
+
+    /// The same, as lines.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let warnings = self.sessions.take_warnings();
+        warnings.iter().map(|it| self.warning(it)).collect()
+    }
+
+    /// Says what only this profile knows: the names of those at fault, and whether it is a disk that is at fault.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        self.with_names(self.explain_storage(failure))
     }
 
     fn warning(&self, warning: &Warning) -> String {
@@ -179,6 +194,19 @@ impl Junto {
             failure.message = format!("{} ({})", failure.message, named.join(", "));
         }
         failure
+    }
+
+    /// What carries the sessions.
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// What a session uses.
+    pub(crate) async fn lines(&self, session: LocalId) -> Result<Used, Failure> {
+        let mut used = Used::default();
+        let noted = self.sessions.note(session, &mut used).await;
+        noted.map_err(session_failure)?;
+        Ok(used)
     }
 
     /// Which relays the agent uses for these lines, and which way.
@@ -241,21 +269,6 @@ impl Junto {
             }
             Some(_) | None => failure,
         }
-    }
-
-    /// The profile's long-term key; made on first use.
-    pub(crate) fn identity(&self) -> Result<SigningKey, Failure> {
-        const FILE: &str = "identity";
-        if let Some(seed) = self.profile.read_sealed(FILE)? {
-            let seed: &[u8; 32] = seed
-                .as_slice()
-                .try_into()
-                .map_err(|_| Failure::failed("the identity file is damaged"))?;
-            return Ok(SigningKey::from_seed(seed));
-        }
-        let key = SigningKey::generate(&mut random());
-        self.profile.write_sealed(FILE, key.seed().as_slice())?;
-        Ok(key)
     }
 }
 

@@ -1,25 +1,39 @@
 //! `junto session`: form and inspect sessions.
 
+pub(crate) mod relays;
+
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
+use junto_code::Code;
+use junto_crypto::ed25519::VerifyingKey;
 use junto_session::carrier::agent::agents_lines;
 use junto_session::{
-    Culprit, DisplayName, Fault, Forming, Params, PartyCount, Persona, Policy, Session,
-    SessionError, SessionLink, Stage, Summary, Used,
+    DisplayName, Forming, LocalId, Params, PartyCount, PartyIndex, Persona, Policy, SessionLink,
+    Stage, Summary,
 };
+use junto_smp::address::ServerAddress;
 use serde_json::{Value, json};
 
-use crate::args::{Global, Seat, SessionCommand};
+use crate::args::{CodeRelay, Global, OfferCode, Seat, SessionCommand};
 use crate::bls::KeyFile;
+use crate::code::{self, Offer};
 use crate::failure::{Exit, Failure};
 use crate::input;
+use crate::lan;
+use crate::lobby;
 use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::{Output, qr_code};
+use crate::parties;
 use crate::profile;
 use crate::relay::parse_address;
 use crate::way::{self, Views};
+
+/// How long relays may take where others are told or asked, and nothing waits for it.
+const GLANCE: Duration = Duration::from_secs(3);
+/// How long `junto session show` looks for what the others said, if it may matter.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Longest link read from standard input, in bytes.
 const LINK_MAX: usize = 8 * 1024;
@@ -36,34 +50,84 @@ pub(crate) async fn run(
             name,
             seat,
             policy,
+            code,
+            wait,
+        } => {
+            code.check()?;
+            Junto::with(global, async |junto| {
+                let patience = wait.patience();
+                let more = more_relays(junto, &seat)?;
+                let (forming, link) =
+                    open(junto, parties, name, policy, &seat, patience, output).await?;
+                let offer = link.offer(junto, &code, output).await;
+                output.result(&link.json(offer.as_ref()), || link.shown(offer.as_ref()))?;
+                link.show(offer.as_ref(), "junto session join {}", output);
+                let local = forming.local();
+                lobby::wait(junto, forming, patience, offer, output).await?;
+                relays::add_all(junto, local, &more, output).await
+            })
+            .await
+        }
+        SessionCommand::Join {
+            link,
+            code,
+            seat,
+            wait,
+        } => {
+            let way_in = match link {
+                Some(link) => WayIn::read(&link)?,
+                None => WayIn::ask(output).await?,
+            };
+            Junto::with(global, async |junto| {
+                let more = more_relays(junto, &seat)?;
+                let link = way_in.link(junto, &code, &seat, output).await?;
+                let forming = join(junto, link, &seat, output).await?;
+                let local = forming.local();
+                lobby::wait(junto, forming, wait.patience(), None, output).await?;
+                relays::add_all(junto, local, &more, output).await
+            })
+            .await
+        }
+        SessionCommand::Wait {
+            session,
+            relays,
+            code,
+            wait,
+        } => {
+            code.check()?;
+            Junto::with(global, async |junto| {
+                let more = addresses(junto, &relays)?;
+                let found = junto.sessions.find(&session).await;
+                let local = found.map_err(session_failure)?.local;
+                go_on(junto, &session, &code, wait.patience(), output).await?;
+                relays::add_all(junto, local, &more, output).await
+            })
+            .await
+        }
+        SessionCommand::AddRelay {
+            session,
+            relay,
             wait,
         } => {
             Junto::with(global, async |junto| {
-                let patience = wait.patience();
-                let (forming, link) =
-                    open(junto, parties, name, policy, &seat, patience, output).await?;
-                output.result(&link.json(), || link.text.clone())?;
-                link.show("They run: junto session join 'LINK'", output);
-                wait_formed(junto, forming, patience, output).await
+                let relay = parse_address(&check_relay(junto, relay)?)?;
+                junto.session(&session, wait.patience()).await?;
+                let found = junto.sessions.find(&session).await;
+                let local = found.map_err(session_failure)?.local;
+                relays::add(junto, &session, local, &relay, wait.patience(), output).await
             })
             .await
         }
-        SessionCommand::Join { link, seat, wait } => {
-            let link = read_link(&link)?;
-            Junto::with(global, async |junto| {
-                let forming = join(junto, link, &seat, output).await?;
-                wait_formed(junto, forming, wait.patience(), output).await
-            })
-            .await
+        SessionCommand::Near => {
+            let near = lan::look().await?;
+            output.result(&lan::json_of(&near), || lan::text_of(&near))
         }
-        SessionCommand::Wait { session, wait } => {
+        SessionCommand::RemoveRelay { session, relay } => {
             Junto::with(global, async |junto| {
-                let forming = junto
-                    .sessions
-                    .resume(&session)
-                    .await
-                    .map_err(session_failure)?;
-                wait_formed(junto, forming, wait.patience(), output).await
+                let relay = parse_address(&relay)?;
+                let found = junto.sessions.find(&session).await;
+                let local = found.map_err(session_failure)?.local;
+                relays::remove(junto, &session, local, &relay, output).await
             })
             .await
         }
@@ -98,17 +162,33 @@ async fn show(junto: &Junto, session: &str, output: Output) -> Result<(), Failur
         .find(session)
         .await
         .map_err(session_failure)?;
-    let mut used = Used::default();
-    let noted = junto.sessions.note(summary.local, &mut used).await;
-    noted.map_err(session_failure)?;
+    let used = junto.lines(summary.local).await?;
+    let summary = newest(junto, summary).await?;
     let relays = Views::of(junto.routes(agents_lines(used.lines())).await?);
+    let queues = relays::queues(junto, summary.local).await?;
     let mut report = describe(&summary);
     report["relays"] = relays.json();
+    report["queues"] = queues.json();
     output.result(&report, || {
         let mut lines = vec![describe_text(&summary)];
+        lines.extend(queues.text());
         lines.extend(relays.text(junto.socks.is_some()));
         lines.join("\n")
     })
+}
+
+/// The same session after a moment, if its user may wonder who else has verified it: the relays may know.
+async fn newest(junto: &Junto, summary: Summary) -> Result<Summary, Failure> {
+    let all = summary.verified_by.len() + 1 == summary.parties;
+    if summary.stage != Stage::Formed || !summary.verified || all {
+        return Ok(summary);
+    }
+    let resumed = junto.sessions.resume(&summary.local.to_string()).await;
+    let forming = resumed.map_err(session_failure)?;
+    match tokio::time::timeout(MOMENT, forming.changed(&summary)).await {
+        Ok(changed) => changed.map_err(session_failure),
+        Err(_) => Ok(summary),
+    }
 }
 
 async fn turn_away(
@@ -186,19 +266,115 @@ fn check_relay(junto: &Junto, text: String) -> Result<String, Failure> {
     Ok(text)
 }
 
-pub(crate) fn read_link(argument: &str) -> Result<SessionLink, Failure> {
-    let read = if argument == "-" {
-        let bytes = input::read_stdin()?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Failure::usage("the link on standard input is not text"))?;
-        text.trim().to_owned()
-    } else {
-        argument.trim().to_owned()
+/// Goes on with a session that forms, on request with a code for those who are missing.
+async fn go_on(
+    junto: &Junto,
+    session: &str,
+    code: &OfferCode,
+    patience: Duration,
+    output: Output,
+) -> Result<(), Failure> {
+    let resumed = junto.sessions.resume(session).await;
+    let forming = resumed.map_err(session_failure)?;
+    let summary = forming.summary().await.map_err(session_failure)?;
+    let missing = summary.parties.saturating_sub(summary.connected);
+    let offer = match &summary.link {
+        Some(link) if code.code && summary.stage == Stage::Meeting && missing > 0 => {
+            let text = link.to_string();
+            let relay = code.relay.code_relay.as_deref().unwrap_or(link.relay());
+            let mut offer = Offer::make(junto.visitor(), relay, text, missing).await?;
+            offer.announce(code, output);
+            let made = json!({ "session": summary.name, "code": offer.text().as_str() });
+            output.result(&made, || offer.text().to_string())?;
+            offer.show("junto session join {}", output);
+            Some(offer)
+        }
+        Some(_) | None if code.code => {
+            return Err(Failure::usage(
+                "only the host of a session that waits for parties can give a code for it",
+            ));
+        }
+        Some(_) | None => None,
     };
-    if read.len() > LINK_MAX {
+    lobby::wait(junto, forming, patience, offer, output).await
+}
+
+/// What a user gives to join: a link, or a code for one.
+pub(crate) enum WayIn {
+    Link(Box<SessionLink>),
+    Code(Code),
+    /// A code, and the relay that the local network names for it.
+    Near(Code, String),
+}
+
+impl WayIn {
+    /// Reads it, `-` from standard input.
+    pub(crate) fn read(argument: &str) -> Result<Self, Failure> {
+        let read = match argument {
+            "-" => input::read_stdin_line(LINK_MAX)?,
+            given => given.to_owned(),
+        };
+        match code::read(&read) {
+            Some(code) => code.map(Self::Code),
+            None => parse_link(&read).map(|link| Self::Link(Box::new(link))),
+        }
+    }
+
+    /// Shows which codes can be used near here, and asks for one.
+    async fn ask(output: Output) -> Result<Self, Failure> {
+        let progress = output.progress("looking for codes in the local network");
+        let near = lan::look().await?;
+        progress.done();
+        if near.is_empty() {
+            return Err(Failure::new(Exit::Unreachable, lan::text_of(&near))
+                .help("the host gives a code with `--code --lan`, and its command has to run, in the same network"));
+        }
+        match output.json {
+            true => output.result(&lan::json_of(&near), String::new)?,
+            false => output.say(lan::text_of(&near)),
+        }
+        output.say("The code that you were told, with its number:");
+        let code = input::read_stdin_line(LINK_MAX)?;
+        let code = code::read(&code)
+            .unwrap_or_else(|| Err(Failure::usage("that is no code: it begins with a number")))?;
+        let relay = lan::relay_of(code.number(), &near)?;
+        Ok(Self::Near(code, relay))
+    }
+
+    /// The link.
+    pub(crate) async fn link(
+        self,
+        junto: &Junto,
+        relay: &CodeRelay,
+        seat: &Seat,
+        output: Output,
+    ) -> Result<SessionLink, Failure> {
+        let (code, relay) = match self {
+            Self::Link(link) => return Ok(*link),
+            Self::Near(code, relay) => (code, Some(relay)),
+            Self::Code(code) => {
+                let own = own_relay(junto, seat);
+                let relay = code::relay_for(&code, relay, own, output).await?;
+                (code, relay)
+            }
+        };
+        let link = code::redeem(junto.visitor(), relay.as_deref(), &code, output).await?;
+        if !link.starts_with("junto:") {
+            return Err(
+                Failure::usage("the code is for a contact, not for a session")
+                    .help("ask for another one, and use it with `junto connect CODE`"),
+            );
+        }
+        parse_link(&link)
+    }
+}
+
+pub(crate) fn parse_link(text: &str) -> Result<SessionLink, Failure> {
+    let text = text.trim();
+    if text.len() > LINK_MAX {
         return Err(Failure::usage("that is too long for a session link"));
     }
-    read.parse().map_err(|error| {
+    text.parse().map_err(|error| {
         Failure::usage(format_args!("that is no session link: {error}"))
             .help("it begins with `junto:`; copy all of it, in quotes, or pass it through `junto session join -`")
     })
@@ -212,68 +388,81 @@ fn to_policy(policy: profile::Policy) -> Policy {
     }
 }
 
-async fn persona(
-    junto: &Junto,
-    policy: Policy,
-    nickname: &str,
-    relay: String,
-) -> Result<Persona, Failure> {
-    let display_name = DisplayName::new(nickname)
+fn persona(junto: &Junto, policy: Policy, seat: &Seat, relay: String) -> Result<Persona, Failure> {
+    let display_name = DisplayName::new(&seat.nickname)
         .map_err(|error| Failure::usage(format_args!("--as: {error}")))?;
     let profile = match policy {
         Policy::Anonymous => None,
-        Policy::Tofu | Policy::Pinned => Some(Arc::new(junto.identity()?)),
+        Policy::Tofu | Policy::Pinned => Some(Arc::new(junto.profile.identity()?)),
     };
-    for (position, pinned) in junto.profile.config.pinned.iter().enumerate() {
-        let key = pinned_key(pinned)?;
-        junto
-            .sessions
-            .trust(&format!("pinned {}", position + 1), key)
-            .await
-            .map_err(session_failure)?;
-    }
+    let pinned = match (policy, &seat.parties_file) {
+        (Policy::Pinned, file) => parties::read(&junto.profile, file.as_deref())?,
+        (Policy::Anonymous | Policy::Tofu, None) => Vec::new(),
+        (Policy::Anonymous | Policy::Tofu, Some(_)) => {
+            return Err(Failure::refused(
+                "the session does not ask for pinned parties, so nobody in it can be told by the file",
+            )
+            .help("the host opens it with `--parties-file FILE` or `--policy pinned`"));
+        }
+    };
     Ok(Persona {
         display_name,
         profile,
         relay,
+        pinned,
     })
-}
-
-fn pinned_key(text: &str) -> Result<junto_crypto::ed25519::VerifyingKey, Failure> {
-    let wrong = || {
-        Failure::usage(format_args!(
-            "profile.toml: `{text}` in `pinned` is not a profile key (64 hexadecimal digits)"
-        ))
-    };
-    let bytes: [u8; 32] = hex::decode(text)
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(wrong)?;
-    junto_crypto::ed25519::VerifyingKey::from_bytes(&bytes).map_err(|_| wrong())
 }
 
 /// The link to a new session.
 pub(crate) struct Invitation {
     session: String,
     text: String,
+    relay: String,
+    /// How many others there are to be.
+    others: usize,
 }
 
 impl Invitation {
-    pub(crate) fn json(&self) -> Value {
-        json!({ "session": self.session, "link": self.text })
+    /// A code for the link, if one is asked for.
+    pub(crate) async fn offer(
+        &self,
+        junto: &Junto,
+        code: &OfferCode,
+        output: Output,
+    ) -> Option<Offer> {
+        if !code.code {
+            return None;
+        }
+        let relay = code.relay.code_relay.as_deref().unwrap_or(&self.relay);
+        let (visitor, link) = (junto.visitor(), self.text.clone());
+        Offer::make_or_say(visitor, relay, link, self.others, code, output).await
     }
 
-    pub(crate) fn text(&self) -> &str {
-        &self.text
+    pub(crate) fn json(&self, offer: Option<&Offer>) -> Value {
+        let mut value = json!({ "session": self.session, "link": self.text });
+        if let Some(offer) = offer {
+            value["code"] = json!(offer.text().as_str());
+        }
+        value
     }
 
-    /// For a person at a terminal, who is to hand it on.
-    pub(crate) fn show(&self, how: &str, output: Output) {
-        if !output.json && std::io::stderr().is_terminal() {
+    /// What is handed on: the code, or the link where there is none.
+    pub(crate) fn shown(&self, offer: Option<&Offer>) -> String {
+        offer.map_or_else(|| self.text.clone(), |offer| offer.text().to_string())
+    }
+
+    /// For a person at a terminal, who is to hand it on; `command`: what the others run, `{}` standing for it.
+    pub(crate) fn show(&self, offer: Option<&Offer>, command: &str, output: Output) {
+        if let Some(offer) = offer {
+            offer.show(command, output);
+        } else if !output.json && std::io::stderr().is_terminal() {
             if let Some(code) = qr_code(&self.text) {
                 output.say(code);
             }
-            output.say(format_args!("Give this link to the others. {how}"));
+            output.say(format_args!(
+                "Give this link to the others. They run: {}",
+                command.replace("{}", "'LINK'")
+            ));
         }
     }
 }
@@ -290,7 +479,10 @@ pub(crate) async fn open(
 ) -> Result<(Forming, Invitation), Failure> {
     let parties = PartyCount::new(usize::from(parties))
         .map_err(|error| Failure::usage(format_args!("the number of parties: {error}")))?;
-    let policy = to_policy(policy.unwrap_or(junto.profile.config.policy));
+    let policy = match (&seat.parties_file, policy) {
+        (Some(_), None) => Policy::Pinned,
+        (_, policy) => to_policy(policy.unwrap_or(junto.profile.config.policy)),
+    };
     let relay = own_relay(junto, seat).ok_or_else(no_relay)?;
     let relay = check_relay(junto, relay)?;
     let taken = junto.sessions.list().await.map_err(session_failure)?;
@@ -300,7 +492,13 @@ pub(crate) async fn open(
         ))
         .help("choose another `--name`, go on with that one by `junto session wait`, or close it by `junto session close`"));
     }
-    let persona = persona(junto, policy, &seat.nickname, relay).await?;
+    let persona = persona(junto, policy, seat, relay)?;
+    if policy == Policy::Pinned && persona.pinned.len() + 1 < parties.as_usize() {
+        return Err(Failure::usage(format_args!(
+            "{} others are pinned, too few for a session of {parties}",
+            persona.pinned.len()
+        )));
+    }
     let params = Params {
         name: name.clone(),
         parties,
@@ -310,20 +508,49 @@ pub(crate) async fn open(
     let made = junto.sessions.new_session(params, persona, patience).await;
     let (forming, link) = made.map_err(session_failure)?;
     progress.done();
-    let text = link.to_string();
-    Ok((
-        forming,
-        Invitation {
-            session: name,
-            text,
-        },
-    ))
+    let invitation = Invitation {
+        session: name,
+        text: link.to_string(),
+        relay: link.relay().to_owned(),
+        others: parties.as_usize() - 1,
+    };
+    Ok((forming, invitation))
 }
 
 /// The relay that this party names to receive on.
 fn own_relay(junto: &Junto, seat: &Seat) -> Option<String> {
     let listed = || junto.profile.config.relays.first().cloned();
-    seat.relay.clone().or_else(listed)
+    seat.relays.first().cloned().or_else(listed)
+}
+
+/// Receives on the relays that this party names besides the first, now that the session has formed.
+pub(crate) async fn add_relays(
+    junto: &Junto,
+    session: LocalId,
+    seat: &Seat,
+    output: Output,
+) -> Result<(), Failure> {
+    relays::add_all(junto, session, &more_relays(junto, seat)?, output).await
+}
+
+/// The relays that it names to receive on as well.
+fn more_relays(junto: &Junto, seat: &Seat) -> Result<Vec<ServerAddress>, Failure> {
+    let all = addresses(junto, &seat.relays)?;
+    Ok(all.into_iter().skip(1).collect())
+}
+
+/// Relays to receive on besides the first.
+fn addresses(junto: &Junto, named: &[String]) -> Result<Vec<ServerAddress>, Failure> {
+    if named.len() > junto_agent::QUEUES_MAX {
+        return Err(Failure::usage("a party receives on four relays at most"));
+    }
+    let read = |text: &String| parse_address(&check_relay(junto, text.clone())?);
+    let addresses = named.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    match relays::repeated(&addresses) {
+        Some(twice) => Err(Failure::usage(format_args!("{twice} is named twice"))
+            .help("a relay that dies takes all queues on it along: name another one")),
+        None => Ok(addresses),
+    }
 }
 
 /// Joins by a link, or goes on with what joined by it before.
@@ -349,6 +576,7 @@ pub(crate) async fn join(
     if let Some(joined) = joined {
         let local = joined.local.to_string();
         let Some(failure) = &joined.failure else {
+            still_listed(junto, joined, seat)?;
             // The same command again, after a crash say: one party takes one place.
             let forming = junto.sessions.resume(&local).await;
             return forming.map_err(session_failure);
@@ -360,92 +588,29 @@ pub(crate) async fn join(
         let closed = junto.sessions.close(&local).await;
         closed.map_err(session_failure)?;
     }
-    let persona = persona(junto, link.params().policy, &seat.nickname, relay).await?;
+    let persona = persona(junto, link.params().policy, seat, relay)?;
     let forming = junto.sessions.join(link, persona).await;
     forming.map_err(session_failure)
 }
 
-/// Shows the lobby until all have joined, then the session.
-async fn wait_formed(
-    junto: &Junto,
-    forming: Forming,
-    patience: Duration,
-    output: Output,
-) -> Result<(), Failure> {
-    let (_, summary) = formed(junto, forming, patience, output).await?;
-    output.result(&describe(&summary), || {
-        format!(
-            "{}\n\nCompare the safety code with the others, by voice or in person; then\n  junto session verify {} --code '…'",
-            describe_text(&summary),
-            summary.name
-        )
-    })
-}
-
-/// Shows the lobby until all have joined.
-pub(crate) async fn formed(
-    junto: &Junto,
-    forming: Forming,
-    patience: Duration,
-    output: Output,
-) -> Result<(Session, Summary), Failure> {
-    junto.uses(forming.local()).await?;
-    let summary = forming.summary().await.map_err(session_failure)?;
-    let progress = output.progress(lobby(&summary));
-    let mut met_nobody = summary.connected < 2;
-    let session = {
-        let formed = forming.formed(patience);
-        tokio::pin!(formed);
-        let mut before = summary;
-        loop {
-            tokio::select! {
-                result = &mut formed => break result,
-                changed = forming.changed(&before) => {
-                    before = changed.map_err(session_failure)?;
-                    met_nobody &= before.connected < 2;
-                    progress.step(lobby(&before));
-                }
-            }
-        }
-    };
-    progress.done();
-    let session: Session = session.map_err(|error| explain(junto, met_nobody, error))?;
-    junto.settle(SETTLE).await?;
-    let summary = junto.sessions.find(&session.id().to_string()).await;
-    Ok((session, summary.map_err(session_failure)?))
-}
-
-/// Says more about why a session did not form. `met_nobody`: no other party ever answered.
-fn explain(junto: &Junto, met_nobody: bool, error: SessionError) -> Failure {
-    if let SessionError::Peer(blame) = &error
-        && (blame.culprit, &blame.fault) == (Culprit::Host, &Fault::Unreachable)
-        && met_nobody
-    {
-        return Failure::refused(
-            "the link leads nowhere any more: its session is complete or closed",
-        )
-        .help("ask the host for a new session");
+/// Whether a session that was joined before takes just those whom the file lists that is named now.
+fn still_listed(junto: &Junto, joined: &Summary, seat: &Seat) -> Result<(), Failure> {
+    if seat.parties_file.is_none() {
+        return Ok(());
     }
-    let incomplete = matches!(error, SessionError::Incomplete { .. });
-    let mut failure = session_failure(error);
-    if let Some(trouble) = junto.sessions.carrier_trouble().filter(|_| incomplete) {
-        failure.message = format!("{}; last trouble: {}", failure.message, trouble.text);
+    let listed = persona(junto, joined.policy, seat, String::new())?.pinned;
+    let same =
+        listed.len() == joined.pinned.len() && listed.iter().all(|key| joined.pinned.contains(key));
+    if same {
+        return Ok(());
     }
-    failure
-}
-
-fn lobby(summary: &Summary) -> String {
-    let (connected, parties) = (summary.connected, summary.parties);
-    match summary.stage {
-        Stage::Preparing => "asking the relay for a queue".to_owned(),
-        Stage::Meeting => format!("waiting for parties: {connected} of {parties} are here"),
-        Stage::Binding => format!(
-            "all {parties} are known; connecting each two of them: {connected} of {parties}"
-        ),
-        Stage::Formed => "formed".to_owned(),
-        Stage::Failed => "failed".to_owned(),
-        Stage::Closing => "closing".to_owned(),
-    }
+    Err(Failure::refused(
+        "this link was joined before with other listed parties than the file has, and those count",
+    )
+    .help(format_args!(
+        "to ask again with the file: `junto session close {}`, then join once more",
+        joined.name
+    )))
 }
 
 fn stage_name(stage: Stage) -> &'static str {
@@ -471,7 +636,21 @@ async fn summaries(junto: &Junto) -> Result<Vec<Summary>, Failure> {
     Ok(summaries)
 }
 
-fn describe(summary: &Summary) -> Value {
+/// Whether a party compared the safety code: we, or one that told us so.
+fn has_verified(summary: &Summary, party: PartyIndex) -> bool {
+    if summary.me == Some(party) {
+        summary.verified
+    } else {
+        summary.verified_by.contains(party)
+    }
+}
+
+/// The beginning of a key, for people: 8 bytes.
+pub(crate) fn fingerprint(key: &VerifyingKey) -> String {
+    hex::encode(&key.as_bytes()[..8])
+}
+
+pub(crate) fn describe(summary: &Summary) -> Value {
     let parties: Vec<Value> = summary
         .roster
         .iter()
@@ -482,6 +661,8 @@ fn describe(summary: &Summary) -> Value {
                 "name": entry.name.as_str(),
                 "key": hex::encode(entry.key.as_bytes()),
                 "profile_key": entry.profile.as_ref().map(|profile| hex::encode(profile.key.as_bytes())),
+                // What it says of itself; what we checked ourselves is `verified` of the session.
+                "says_verified": has_verified(summary, index),
             })
         })
         .collect();
@@ -492,6 +673,7 @@ fn describe(summary: &Summary) -> Value {
             json!({
                 "number": joiner.number,
                 "name": joiner.name.as_str(),
+                "profile_key": joiner.profile.map(|key| hex::encode(key.as_bytes())),
                 "connected": joiner.connected,
             })
         })
@@ -513,7 +695,7 @@ fn describe(summary: &Summary) -> Value {
     })
 }
 
-fn describe_text(summary: &Summary) -> String {
+pub(crate) fn describe_text(summary: &Summary) -> String {
     let mut lines = vec![
         format!("session      {}", summary.name),
         format!(
@@ -542,15 +724,20 @@ fn describe_text(summary: &Summary) -> String {
         lines.push(format!("id           {id}"));
     }
     for (index, entry) in summary.roster.iter().flat_map(|roster| roster.iter()) {
-        let own = if summary.me == Some(index) {
-            "  (you)"
-        } else {
-            ""
+        let own = match (summary.me == Some(index), has_verified(summary, index)) {
+            (true, _) => "  (you)",
+            (false, true) => "  (says that it verified the code)",
+            (false, false) => "",
         };
+        // A name is what a party calls itself; its profile key is what it is known by.
+        let profile = entry.profile.as_ref().map(|profile| &profile.key);
+        let profile = profile.map_or_else(String::new, |key| {
+            format!("  profile key {}", fingerprint(key))
+        });
         let name = entry.name.as_str();
         lines.push(format!(
-            "party {index:<6} {}  {name}{own}",
-            hex::encode(&entry.key.as_bytes()[..8])
+            "party {index:<6} {}  {name}{profile}{own}",
+            fingerprint(&entry.key)
         ));
     }
     if let Some(code) = summary.safety_code {
@@ -609,8 +796,15 @@ async fn verify(junto: &Junto, name: &str, code: &str, output: Output) -> Result
         .verify(name, true)
         .await
         .map_err(session_failure)?;
+    junto.uses(summary.local).await?;
+    if junto.settle(GLANCE).await.is_err() {
+        output.say(
+            "The others are told when the relays are back and a command of this profile runs.",
+        );
+    }
     let verified = json!({ "session": summary.name, "verified": true });
     output.result(&verified, || {
-        "Verified: nobody sits between you and the others.".to_owned()
+        "Verified: nobody sits between you and the others. They are told that you compared it."
+            .to_owned()
     })
 }

@@ -157,3 +157,45 @@ fn what_makes_no_sense_is_a_usage_error() {
         assert_eq!(stage.run("alice", arguments).code, Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn what_only_junto_has_is_refused_to_a_contact_of_simplexs_apps() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let relay = ["--relay", &address];
+    let invite = ["contact", "invite", "--name", "gina", "--as", "Alice"];
+    let mut alice = stage.start("alice", &[&invite[..], &relay].concat());
+    let link = alice.link();
+    // What SimpleX's apps say about themselves; the rest of an app is not needed for this.
+    let says = r#"{"v":"1-16","event":"x.info","params":{"profile":{"displayName":"gina","fullName":""}}}"#;
+    let connect = ["connect", &link, "--name", "alice", "--as", says];
+    stage.run("gina", &[&connect[..], &relay].concat()).ok();
+    assert_eq!(alice.wait().text("says"), says);
+    let file = stage.file("a file", b"text");
+    let queue = ["contact", "queue", "add", "gina"];
+    let (queue, file) = (
+        [&queue[..], &relay].concat(),
+        ["file", "send", "--contact", "gina", &file],
+    );
+    let noise = ["contact", "noise", "gina", "constant", "--every", "2s"];
+    for refused in [&queue[..], &noise, &file] {
+        let error = stage.run("alice", refused);
+        let text = error.failed(5)["message"].as_str().unwrap();
+        assert!(text.contains("SimpleX"), "{text}");
+    }
+    stage
+        .run("alice", &["contact", "noise", "gina", "off"])
+        .ok();
+    let shown = stage.run("alice", &["contact", "show", "gina"]);
+    let shown = shown.ok();
+    assert_eq!(shown["queues"].as_array().unwrap().len(), 1);
+    assert_eq!(shown["noise"]["kind"], "off");
+    // What it gets is what was said to it.
+    stage
+        .run("alice", &["send", "--contact", "gina", "hello"])
+        .ok();
+    let heard = stage.run("gina", &["recv", "--contact", "alice"]);
+    assert_eq!(heard.text("text"), "hello");
+    let rest = ["recv", "--contact", "alice", "--timeout", "3"];
+    stage.run("gina", &rest).failed(3);
+}

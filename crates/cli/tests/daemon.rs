@@ -3,126 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod stage;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use serde_json::{Value, json};
+use stage::daemon::{Client, daemon};
 use stage::{Process, Stage};
-
-/// Whatever takes longer hangs.
-const DEADLINE: Duration = Duration::from_secs(120);
-
-/// A client of a daemon. Its calls are numbered; what comes in between is kept.
-struct Client {
-    from: BufReader<UnixStream>,
-    to: UnixStream,
-    last: i64,
-    told: Vec<Value>,
-}
-
-impl Client {
-    fn of(stage: &Stage, profile: &str) -> Self {
-        let to = UnixStream::connect(stage.path(profile).join("daemon/socket")).unwrap();
-        to.set_read_timeout(Some(DEADLINE)).unwrap();
-        to.set_write_timeout(Some(DEADLINE)).unwrap();
-        Self {
-            from: BufReader::new(to.try_clone().unwrap()),
-            to,
-            last: 0,
-            told: Vec::new(),
-        }
-    }
-
-    fn say(&mut self, line: &str) {
-        self.to.write_all(line.as_bytes()).unwrap();
-        self.to.write_all(b"\n").unwrap();
-    }
-
-    /// The next line; nothing at the end.
-    fn line(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        match self.from.read_line(&mut line) {
-            Ok(0) | Err(_) => None,
-            Ok(_) => Some(serde_json::from_str(&line).unwrap()),
-        }
-    }
-
-    fn begin(&mut self, method: &str, params: &Value) -> i64 {
-        self.last += 1;
-        let call = json!({ "jsonrpc": "2.0", "id": self.last, "method": method, "params": params });
-        self.say(&call.to_string());
-        self.last
-    }
-
-    fn answer(&mut self, id: i64) -> Value {
-        loop {
-            let line = self.line().expect("an answer");
-            if line["id"] == id {
-                return line;
-            }
-            self.told.push(line);
-        }
-    }
-
-    #[track_caller]
-    fn call(&mut self, method: &str, params: &Value) -> Value {
-        let id = self.begin(method, params);
-        let answer = self.answer(id);
-        assert!(answer["error"].is_null(), "{method}: {answer}");
-        answer["result"].clone()
-    }
-
-    #[track_caller]
-    fn refused(&mut self, method: &str, params: &Value) -> Value {
-        let id = self.begin(method, params);
-        let answer = self.answer(id);
-        assert!(!answer["error"].is_null(), "{method}: {answer}");
-        answer["error"].clone()
-    }
-
-    /// The next notification of this kind; others are dropped.
-    fn next(&mut self, method: &str) -> Value {
-        loop {
-            let line = if self.told.is_empty() {
-                self.line().expect("a notification")
-            } else {
-                self.told.remove(0)
-            };
-            if line["method"] == method {
-                return line["params"].clone();
-            }
-        }
-    }
-
-    /// Asks until the answer is as it should be.
-    fn wait_until(&mut self, method: &str, params: &Value, is_so: impl Fn(&Value) -> bool) {
-        let begun = std::time::Instant::now();
-        while !is_so(&self.call(method, params)) {
-            assert!(begun.elapsed() < DEADLINE, "{method} says something else");
-        }
-    }
-
-    fn subscribe_to(&mut self, contact: &str) {
-        self.call("subscribe", &json!({ "contact": contact }));
-    }
-
-    fn ack(&mut self, message: &Value) {
-        let params = json!({ "contact": message["contact"], "message": message["message"] });
-        self.call("ack", &params);
-    }
-}
-
-fn daemon(stage: &Stage, profile: &str) -> Process {
-    let mut daemon = stage.start(profile, &["daemon"]);
-    let line = daemon.line();
-    assert!(
-        line["socket"].as_str().unwrap().ends_with("daemon/socket"),
-        "{line}"
-    );
-    daemon
-}
 
 /// Two daemons whose profiles are contacts of each other, `alice` and `bob`.
 fn pair(stage: &Stage, address: &str) -> [Process; 2] {
@@ -357,6 +243,44 @@ fn a_send_that_would_wait_is_refused_and_other_calls_go_on() {
     alice.call("ack", &json!({ "contact": "bob", "message": 1 }));
     running.signal("TERM");
     assert_eq!(running.wait().code, Some(0));
+}
+
+/// Where notes are written there is something else: the daemon goes on, and writes them when it can.
+#[test]
+fn a_disk_that_takes_no_notes_does_not_end_the_daemon() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.contacts(&address);
+    stage.copy_profile("alice", "alice of before");
+    let running = daemon(&stage, "bob");
+    let mut bob = Client::of(&stage, "bob");
+    bob.call("subscribe", &json!({}));
+    let say = |text| stage.run("alice", &["send", "--contact", "bob", text]);
+    say("one").ok();
+    let first = bob.next("message");
+    bob.ack(&first);
+    let obstacle = stage.path("bob").join("contacts.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    stage.copy_profile("alice of before", "alice");
+    say("two").ok();
+    assert_eq!(bob.next("warning")["warning"]["what"], "unreadable");
+    // It is told, and tried again and again; all else goes on.
+    let begun = std::time::Instant::now();
+    while !running.has_logged("not noted, tried again") {
+        bob.call("contact.list", &json!({}));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(120));
+    }
+    bob.call("send", &json!({ "contact": "alice", "text": "still here" }));
+    std::fs::remove_dir(&obstacle).unwrap();
+    let book = stage.path("bob").join("contacts");
+    let before = std::fs::read(&book).unwrap();
+    while std::fs::read(&book).unwrap() == before {
+        bob.call("contact.list", &json!({}));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(240));
+    }
+    running.kill();
+    let shown = stage.run("bob", &["contact", "show", "alice"]);
+    assert_eq!(shown.ok()["verdicts"][0]["what"], "unreadable");
 }
 
 #[test]

@@ -6,8 +6,8 @@
 mod stage;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 const ADDRESS: &str = "smp://FINGERPRINT@relay.example.org";
 const LINK: &str = "junto:…";
+const CONTACT_LINK: &str = "simplex:/i#…";
 const CODE: &str = "12345 67890 …";
 const PUBLIC_KEY: &str = "PUBLIC_KEY";
 const SIGNATURE: &str = "SIGNATURE";
@@ -50,6 +51,8 @@ fn blocks(guide: &str) -> Vec<Block> {
 struct Told {
     facts: Mutex<BTreeMap<&'static str, String>>,
     news: Condvar,
+    /// What programs wrote on their standard outputs.
+    outputs: Mutex<Vec<String>>,
 }
 
 impl Told {
@@ -64,8 +67,13 @@ impl Told {
         let hex = |text: &&str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if line.starts_with("junto:") {
             self.tell(LINK, line);
+        } else if line.starts_with("simplex:/i#") {
+            self.tell(CONTACT_LINK, line);
         } else if let Some(code) = line.strip_prefix("safety code  ") {
             let code = code.split("  ").next().unwrap();
+            self.tell(CODE, code);
+        } else if let Some((_, code)) = line.split_once(". Safety code ") {
+            let (code, _) = code.split_once(" (").unwrap();
             self.tell(CODE, code);
         } else if let Some(key) = line.strip_prefix("public key  ") {
             self.tell(PUBLIC_KEY, key);
@@ -77,7 +85,7 @@ impl Told {
     /// The commands, with what the reader replaces.
     fn replace(&self, commands: &str) -> String {
         let mut commands = commands.to_owned();
-        for what in [ADDRESS, LINK, CODE, PUBLIC_KEY, SIGNATURE] {
+        for what in [ADDRESS, LINK, CONTACT_LINK, CODE, PUBLIC_KEY, SIGNATURE] {
             if !commands.contains(what) {
                 continue;
             }
@@ -121,50 +129,144 @@ fn shell(home: &Path, commands: &str) -> Shell {
     Shell(child.unwrap())
 }
 
+/// Lets the parties read what comes, and keeps it.
+fn read(from: impl Read, told: &Told) -> String {
+    let mut all = String::new();
+    for line in BufReader::new(from).lines() {
+        let line = line.unwrap();
+        told.read(&line);
+        all.push_str(&line);
+        all.push('\n');
+    }
+    all
+}
+
 /// One party does what the guide tells it, block after block.
 fn follow(home: &Path, blocks: &[&Block], told: &Told) {
     for block in blocks {
         let commands = told.replace(&block.commands);
         let mut shell = shell(home, &commands);
-        let mut errors = shell.0.stderr.take().unwrap();
-        let errors = std::thread::spawn(move || {
-            let mut text = String::new();
-            errors.read_to_string(&mut text).map(|_| text)
+        let stdout = shell.0.stdout.take().unwrap();
+        let stderr = shell.0.stderr.take().unwrap();
+        let errors = std::thread::scope(|scope| {
+            let errors = scope.spawn(|| read(stderr, told));
+            let output = read(stdout, told);
+            told.outputs.lock().unwrap().push(output);
+            errors.join().unwrap()
         });
-        for line in BufReader::new(shell.0.stdout.take().unwrap()).lines() {
-            told.read(&line.unwrap());
-        }
         let ended = shell.0.wait().unwrap();
-        let errors = errors.join().unwrap().unwrap();
         assert!(ended.success(), "{commands}\n{errors}");
     }
 }
 
-#[test]
-fn sign_with_two_of_three() {
-    let guide = include_str!("../../../docs/guides/sign.md");
-    let blocks = blocks(guide);
+/// The parties do what the guide tells them, at the same time, after a relay was made as it says. `prepare` gives each party what it has.
+fn follow_all(blocks: &[Block], parties: &[&str], prepare: impl Fn(&Path)) -> Told {
     let stage = Stage::new();
     // As the guide says, but for a host and a port that this machine has.
     let expected = "junto relay init --dir my-relay --host relay.example.org\n\
                     junto relay start --dir my-relay";
-    assert_eq!(blocks[0].parties, ["relay"]);
-    assert_eq!(blocks[0].commands, expected);
+    let relay = blocks.iter().find(|block| block.parties == ["relay"]);
+    assert_eq!(relay.unwrap().commands, expected);
     let (_relay, address) = stage.relay();
     let told = Told::default();
     told.tell(ADDRESS, &address);
     std::thread::scope(|scope| {
-        for party in ["alice", "bob", "carol"] {
+        for party in parties {
             let home = stage.path(party);
             std::fs::create_dir(&home).unwrap();
-            std::fs::write(home.join("payment.txt"), "42 for Dave").unwrap();
-            let mine = |block: &&Block| block.parties.iter().any(|it| it == party);
+            prepare(&home);
+            let mine = |block: &&Block| block.parties.iter().any(|it| it == *party);
             let mine: Vec<_> = blocks.iter().filter(mine).collect();
-            assert!(mine.len() >= 4, "{party}");
+            assert!(mine.len() >= 3, "{party}");
             let told = &told;
             scope.spawn(move || follow(&home, &mine, told));
         }
     });
+    told
+}
+
+#[test]
+fn sign_with_two_of_three() {
+    let blocks = blocks(include_str!("../../../docs/guides/sign.md"));
+    let told = follow_all(&blocks, &["alice", "bob", "carol"], |home| {
+        std::fs::write(home.join("payment.txt"), "42 for Dave").unwrap();
+    });
     let facts = told.facts.lock().unwrap();
     assert_eq!(facts.len(), 5, "{facts:?}");
+}
+
+/// The environment with MPyC that the tests of `junto run` use as well; none where it cannot be had.
+fn mpyc() -> Option<PathBuf> {
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/run/environment.sh"
+    );
+    let made = Command::new(script).arg("mpyc").output();
+    let trouble = match made {
+        Ok(made) if made.status.success() => {
+            return Some(PathBuf::from(
+                String::from_utf8(made.stdout).unwrap().trim(),
+            ));
+        }
+        Ok(made) => String::from_utf8_lossy(&made.stderr).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert!(std::env::var_os("JUNTO_CI").is_none(), "{trouble}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "skipped, as MPyC cannot be installed here: {trouble}"
+    );
+    None
+}
+
+#[test]
+fn run_an_mpyc_program_with_friends() {
+    const GUIDE: &str = include_str!("../../../docs/guides/mpyc.md");
+    let Some(venv) = mpyc() else {
+        return;
+    };
+    let mut blocks = blocks(GUIDE);
+    // It is made once for all tests, by the same commands.
+    let install = blocks.remove(0);
+    let expected = "python3 -m venv venv\nvenv/bin/pip install mpyc";
+    assert_eq!(install.commands, expected);
+    let (_, program) = GUIDE.split_once("```python santa.py\n").unwrap();
+    let (program, _) = program.split_once("```").unwrap();
+    let told = follow_all(&blocks, &["alice", "bob", "carol"], |home| {
+        std::fs::write(home.join("santa.py"), program).unwrap();
+        std::os::unix::fs::symlink(&venv, home.join("venv")).unwrap();
+    });
+    let facts = told.facts.lock().unwrap();
+    assert_eq!(facts.len(), 3, "{facts:?}");
+    // Twice, each gives to another one, and each gets from one.
+    let outputs = told.outputs.lock().unwrap().concat();
+    let mut gifts = Vec::new();
+    for line in outputs.lines().filter(|line| line.starts_with("You are")) {
+        let numbers = line.split(|it: char| !it.is_ascii_digit());
+        let numbers: Vec<u8> = numbers.filter_map(|it| it.parse().ok()).collect();
+        assert!(numbers.len() == 2 && numbers[0] != numbers[1], "{line}");
+        gifts.push(numbers);
+    }
+    for of in [0, 1] {
+        let mut parties: Vec<_> = gifts.iter().map(|gift| gift[of]).collect();
+        parties.sort_unstable();
+        assert_eq!(parties, [0, 0, 1, 1, 2, 2], "{outputs}");
+    }
+}
+
+#[test]
+fn talk_over_a_simplex_server() {
+    let blocks = blocks(include_str!("../../../docs/guides/simplex.md"));
+    let told = follow_all(&blocks, &["alice", "bob"], |_| {});
+    let facts = told.facts.lock().unwrap();
+    assert_eq!(facts.len(), 2, "{facts:?}");
+    let outputs = told.outputs.lock().unwrap().concat();
+    for said in [
+        "alice: hello\n",
+        "bob: hello yourself\n",
+        "you receive on another queue now",
+        "alice: moved\n",
+    ] {
+        assert!(outputs.contains(said), "{said}: {outputs}");
+    }
 }

@@ -313,3 +313,163 @@ fn a_profile_of_a_newer_version_is_refused_and_left_alone() {
         stage.run("p1", &["session", "list"]).ok();
     }
 }
+
+/// Kills the command at moments that come later each time, until it ends by itself; after each, looks at what is there.
+#[cfg(unix)]
+fn killed_ever_later(start: impl Fn() -> stage::Process, mut look: impl FnMut(bool)) {
+    let mut pause = std::time::Duration::from_millis(2);
+    for _ in 0..60 {
+        let ended = start().kill_after(pause);
+        let whole = ended.code == Some(0);
+        assert!(whole || ended.code.is_none(), "{ended:#?}");
+        look(whole);
+        if whole {
+            return;
+        }
+        pause = pause * 13 / 10 + std::time::Duration::from_millis(1);
+    }
+    start().wait().ok();
+    look(true);
+}
+
+#[cfg(unix)]
+#[test]
+fn killed_at_any_moment_a_backup_is_whole_or_none_and_so_is_what_it_restores() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.contacts(&address);
+    // Something that takes its time.
+    let large = vec![7; 4_000_000];
+    stage.file("alice/large", &large);
+    let passphrase = stage.file("passphrase", b"a long one\n");
+    let given = ["--backup-passphrase-file", passphrase.as_str()];
+    let file = stage.path("alice.backup");
+    let name = file.to_str().unwrap();
+    let backup = both(&["profile", "backup", name], &given);
+    killed_ever_later(
+        || stage.start("alice", &backup),
+        |is_done| {
+            // What is there under its name is whole.
+            if file.exists() {
+                let restore = both(&["profile", "restore", name], &given);
+                stage.run("tried", &restore).ok();
+                std::fs::remove_dir_all(stage.path("tried")).unwrap();
+            }
+            assert!(file.exists() || !is_done);
+            stage.run("alice", &["profile", "check"]).ok();
+            if !is_done {
+                let _ = std::fs::remove_file(&file);
+            }
+        },
+    );
+
+    let restore = both(&["profile", "restore", name], &given);
+    let open = ["--passphrase-file", passphrase.as_str()];
+    let list = ["contact", "list"];
+    let (back, staging) = (stage.path("back"), stage.path("back.restoring"));
+    killed_ever_later(
+        || stage.start("back", &restore),
+        |is_done| {
+            assert!(back.exists() || !is_done);
+            if back.exists() {
+                let check = both(&open, &["profile", "check"]);
+                assert_eq!(stage.run("back", &check).ok()["connections"], 1);
+                assert!(!staging.exists());
+                if !is_done {
+                    std::fs::remove_dir_all(&back).unwrap();
+                }
+            }
+            // What is half made does not pass for a profile.
+            if staging.join("contacts.db").exists() && !staging.join("key.sealed").exists() {
+                for arguments in [list.to_vec(), both(&open, &list)] {
+                    let refused = stage.run("back.restoring", &arguments);
+                    let message = refused.failed(1)["message"].as_str().unwrap();
+                    assert!(message.contains("no key"), "{message}");
+                }
+            }
+            // Ended in its last moment: it is a whole one, and no restore removes it.
+            if staging.join("key.sealed").exists() {
+                stage.run("back", &restore).failed(1);
+                let check = both(&open, &["profile", "check"]);
+                assert_eq!(stage.run("back.restoring", &check).ok()["connections"], 1);
+                std::fs::remove_dir_all(&staging).unwrap();
+            }
+        },
+    );
+    assert_eq!(std::fs::read(back.join("large")).unwrap(), large);
+    let bob = stage.start("bob", &["recv", "--contact", "alice"]);
+    let say = ["contact", "resync", "bob"];
+    stage.run("back", &both(&open, &say)).ok();
+    let say = ["send", "--contact", "bob", "I am back"];
+    stage.run("back", &both(&open, &say)).ok();
+    assert_eq!(bob.wait().text("text"), "I am back");
+}
+
+#[test]
+fn contacts_come_back_with_fresh_keys_their_queues_and_a_file_in_progress() {
+    const SIZE: usize = 6_000_000;
+    let stage = Stage::new();
+    let (_relay, first) = stage.relay();
+    let (_second, second) = stage.relay_in("second");
+    stage.contacts(&first);
+    let present = stage.start("bob", &["contact", "requests", "--timeout", "90"]);
+    let add = ["contact", "queue", "add", "bob", "--relay", &second];
+    let added = stage.run("alice", &[&add[..], &["--timeout", "90"]].concat());
+    assert_eq!(added.ok()["queues"].as_array().unwrap().len(), 2);
+    present.kill();
+
+    // A file is on its way when the backup is made.
+    let large: Vec<u8> = (0..SIZE).map(|at| (at / 7 + at) as u8).collect();
+    let large = stage.file("large.bin", &large);
+    let into = stage.path("into").to_str().unwrap().to_owned();
+    std::fs::create_dir(&into).unwrap();
+    let sending = ["file", "send", "--contact", "alice", &large];
+    let receiving = ["file", "recv", "--contact", "bob", "--into", &into];
+    let sender = stage.start("bob", &sending);
+    let mut receiver = stage.start("alice", &receiving);
+    while receiver.line()["event"] != "progress" {}
+    receiver.kill();
+    sender.kill();
+
+    let passphrase = stage.file("passphrase", b"a long one\n");
+    let file = stage.path("alice.backup");
+    let file = file.to_str().unwrap();
+    let with = ["--backup-passphrase-file", passphrase.as_str()];
+    let backup = ["profile", "backup", file];
+    stage.run("alice", &[&backup[..], &with].concat()).ok();
+    // The original says one thing more, with the key that would come next in the copy.
+    let say = |text| ["send", "--contact", "bob", text];
+    stage.run("alice", &say("by the original")).ok();
+    let hear = ["recv", "--contact", "alice"];
+    assert_eq!(stage.run("bob", &hear).text("text"), "by the original");
+
+    let restore = ["profile", "restore", file];
+    stage.run("back", &[&restore[..], &with].concat()).ok();
+    let open = ["--passphrase-file", passphrase.as_str()];
+    let back = |arguments: &[&str]| stage.run("back", &both(&open, arguments));
+    // It has no keys to speak with before bob has answered with his.
+    let resync = ["contact", "resync", "bob", "--timeout", "90"];
+    let listener = stage.start("bob", &["recv", "--contact", "alice", "--timeout", "90"]);
+    back(&resync).ok();
+    back(&say("by the copy")).ok();
+    let heard = listener.wait();
+    assert_eq!(heard.text("text"), "by the copy");
+    stage
+        .run("bob", &["send", "--contact", "alice", "welcome"])
+        .ok();
+    let heard = back(&["recv", "--contact", "bob"]);
+    assert_eq!(heard.text("text"), "welcome");
+    let shown = stage.run("bob", &["contact", "show", "alice"]);
+    assert_eq!(shown.text("keys"), "in-step");
+    let shown = back(&["contact", "show", "bob"]);
+    assert_eq!(shown.text("keys"), "in-step");
+    assert_eq!(shown.ok()["queues"].as_array().unwrap().len(), 2);
+
+    // The file goes on.
+    let sender = stage.start("bob", &sending);
+    let receiver = stage.start("back", &both(&open, &receiving));
+    sender.wait().ok();
+    receiver.wait().ok();
+    let arrived = std::fs::read(std::path::Path::new(&into).join("large.bin")).unwrap();
+    assert_eq!(arrived, std::fs::read(&large).unwrap());
+}

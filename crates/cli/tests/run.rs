@@ -21,9 +21,10 @@ CENSUS_PEERS = "{peers}"
 CENSUS_ME = "{id}"
 "#;
 
-/// Each party dials each other one, tells its number, and adds up what it hears. `CENSUS_OUT` names the folder
-/// for its result; `CENSUS_STAY` is the number of one that only stays until a connection breaks, `CENSUS_FAIL` of one
-/// that fails.
+/// Each party dials each other one, says who it is and whom it wants, and lists whom it hears, whom it knows by the
+/// address as well. `CENSUS_OUT` names the
+/// folder for its result; `CENSUS_STAY` is the number of one that only stays until a connection breaks, `CENSUS_FAIL`
+/// of one that fails; with `CENSUS_PAUSE`, all stop in the middle until `go` is in the folder.
 #[test]
 fn program() {
     let Ok(me) = std::env::var("CENSUS_ME") else {
@@ -48,24 +49,44 @@ fn program() {
     let mut calls = Vec::new();
     for (party, peer) in peers.iter().enumerate().filter(|(party, _)| *party != me) {
         let mut call = TcpStream::connect(peer).unwrap();
-        call.write_all(&vec![me as u8 + 1; 100_000]).unwrap();
-        call.shutdown(std::net::Shutdown::Write).unwrap();
+        call.write_all(&[me as u8, party as u8]).unwrap();
         calls.push((party, call));
     }
-    let mut heard = vec![me as u64 + 1];
+    let mut heard = vec![me];
+    let mut answers = Vec::new();
     for _ in &calls {
-        let (mut answer, _) = listener.accept().unwrap();
+        let (mut answer, from) = listener.accept().unwrap();
+        let mut said = [0; 2];
+        answer.read_exact(&mut said).unwrap();
+        assert_eq!(usize::from(said[1]), me, "meant for another party");
+        if cfg!(target_os = "linux") {
+            let (host, _) = peers[usize::from(said[0])].split_once(':').unwrap();
+            assert_eq!(from.ip().to_string(), host, "called from its own place");
+        }
+        heard.push(usize::from(said[0]));
+        answers.push(answer);
+    }
+    if std::env::var("CENSUS_PAUSE").is_ok() {
+        fs::write(format!("{out}/middle{me}"), "").unwrap();
+        while !fs::exists(format!("{out}/go")).unwrap() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    for (party, call) in &mut calls {
+        call.write_all(&vec![*party as u8; 100_000]).unwrap();
+        call.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    for mut answer in answers {
         let mut said = Vec::new();
         answer.read_to_end(&mut said).unwrap();
-        assert!(said.len() == 100_000 && said.iter().all(|byte| *byte == said[0]));
-        heard.push(u64::from(said[0]));
-        answer.write_all(&said[..1]).unwrap();
+        assert!(said.len() == 100_000 && said.iter().all(|byte| *byte == me as u8));
+        answer.write_all(&[me as u8]).unwrap();
     }
     for (party, mut call) in calls {
-        let mut echo = Vec::new();
-        call.read_to_end(&mut echo)
+        let mut answer = Vec::new();
+        call.read_to_end(&mut answer)
             .unwrap_or_else(|error| panic!("party {party}: {error}"));
-        assert_eq!(echo, [me as u8 + 1]);
+        assert_eq!(answer, [party as u8]);
     }
     heard.sort_unstable();
     fs::write(format!("{out}/result{me}"), format!("{heard:?}")).unwrap();
@@ -115,6 +136,43 @@ fn wait_for(stage: &Stage, file: &str) {
 }
 
 #[test]
+fn one_party_asks_for_several_queues_and_all_heed_it() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let new = ["--new", "3", "--stripes", "4", "--relay", &address];
+    let mut host = start(&stage, 1, &new, &[]);
+    let link = host.link();
+    let mut all = vec![host];
+    all.extend([2, 3].map(|party| start(&stage, party, &["--join", &link], &[])));
+    ran_well(&wait_all(all));
+    assert_eq!(results(&stage, 3), ["[0, 1, 2]"; 3]);
+
+    let queues = |party: &str| stage.run(party, &["session", "show", "run"]).ok()["queues"].clone();
+    let count =
+        |queues: &serde_json::Value| (queues[0]["parties"].clone(), queues[0]["queues"].clone());
+    let host = queues("p1");
+    assert_eq!(count(&host["receives"]), (2.into(), 8.into()));
+    assert_eq!(count(&host["sends"]), (2.into(), 2.into()));
+    let other = queues("p2");
+    assert_eq!(count(&other["receives"]), (2.into(), 2.into()));
+    assert_eq!(count(&other["sends"]), (2.into(), 5.into()));
+
+    // They stay, another run finds them, and another relay beside them would save nothing.
+    let again: Vec<Process> = (1..=3)
+        .map(|party| start(&stage, party, &["--session", "run", "--stripes", "2"], &[]))
+        .collect();
+    ran_well(&wait_all(again));
+    let receives = queues("p1")["receives"].clone();
+    assert_eq!(count(&receives), (2.into(), 8.into()));
+    let add = ["session", "add-relay", "run", "--relay", &address];
+    stage.run("p1", &add).failed(5);
+    // What is sent to all relays goes no faster by more queues.
+    let both = ["run", "--new", "2", "--stripes", "2", "--relay", &address];
+    let both = [&both[..], &["--relay", &address, "--", "true"]].concat();
+    stage.run("p4", &both).failed(2);
+}
+
+#[test]
 fn one_command_each_from_a_link_to_the_result() {
     let stage = Stage::new();
     let (_relay, address) = stage.relay();
@@ -123,14 +181,14 @@ fn one_command_each_from_a_link_to_the_result() {
     let second = start(&stage, 2, &["--join", &link], &[]);
     let third = start(&stage, 3, &["--join", &link], &[]);
     ran_well(&wait_all(vec![host, second, third]));
-    assert_eq!(results(&stage, 3), ["[1, 2, 3]"; 3]);
+    assert_eq!(results(&stage, 3), ["[0, 1, 2]"; 3]);
     // Once more, with the same parties, in another order.
     for party in 0..3 {
         fs::remove_file(stage.path(&format!("result{party}"))).unwrap();
     }
     let again = [3, 1, 2].map(|party| start(&stage, party, &["--session", "run"], &[]));
     ran_well(&wait_all(again.into()));
-    assert_eq!(results(&stage, 3), ["[1, 2, 3]"; 3]);
+    assert_eq!(results(&stage, 3), ["[0, 1, 2]"; 3]);
 }
 
 #[test]
@@ -138,14 +196,17 @@ fn a_relay_that_restarts_is_not_noticed() {
     let stage = Stage::new();
     let (relay, address) = stage.relay();
     stage.session(&address, 2);
-    let first = start(&stage, 1, &["--session", "s"], &[]);
-    wait_for(&stage, "p1/session.db");
-    // Killed while the two look for each other, or run: whichever it is, nothing is lost.
+    let pause = [("CENSUS_PAUSE", "")];
+    let both = [1, 2].map(|party| start(&stage, party, &["--session", "s"], &pause));
+    for middle in ["middle0", "middle1"] {
+        wait_for(&stage, middle);
+    }
     relay.kill();
-    let second = start(&stage, 2, &["--session", "s"], &[]);
+    // What they say now waits for it.
+    fs::write(stage.path("go"), "").unwrap();
     let _relay = stage.restart_relay();
-    ran_well(&wait_all(vec![first, second]));
-    assert_eq!(results(&stage, 2), ["[1, 2]"; 2]);
+    ran_well(&wait_all(both.into()));
+    assert_eq!(results(&stage, 2), ["[0, 1]"; 2]);
 }
 
 #[test]

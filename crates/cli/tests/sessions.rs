@@ -441,13 +441,130 @@ fn only_pinned_keys_are_let_in() {
         &pair(&stage, &address, "pinned", "bob", "friends"),
         "safety_code",
     );
-    let [host, _] = pair(&stage, &address, "pinned", "eve", "strangers");
+    // Who is not listed hears why, and the host who it was; the place stays free for who is.
+    let new = ["session", "new", "--name", "again", "--parties", "2"];
+    let as_ada = ["--relay", &address, "--policy", "pinned", "--as", "Ada"];
+    let mut host = stage.start("p1", &[&new[..], &as_ada].concat());
+    let link = host.link();
+    let eve = stage.run("eve", &["session", "join", &link, "--as", "Bob"]);
+    let refused = eve.failed(5);
     assert!(
-        host.failed(5)["message"]
+        refused["message"]
             .as_str()
             .unwrap()
-            .contains("not pinned")
+            .contains("not on its list")
     );
+    let key = stage.run("eve", &["profile", "key"]).text("key");
+    let bob = stage.run("bob", &["session", "join", &link, "--as", "Bob"]);
+    let host = host.wait();
+    assert!(host.stderr.contains(&key), "{host:#?}");
+    agreed(&[host, bob], "safety_code");
+}
+
+#[test]
+fn parties_of_a_file_meet_and_nobody_else() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let listed = |profile: &str| {
+        let key = stage.run(profile, &["profile", "key"]).text("key");
+        format!("[[party]]\nname = \"{profile}\"\nkey = \"{key}\"\n")
+    };
+    // The same file for both.
+    let parties = stage.file("parties.toml", (listed("ada") + &listed("bob")).as_bytes());
+    let others = stage.file("others.toml", (listed("bob") + &listed("carol")).as_bytes());
+    let new = |name: &str, parties: &str, count: &str| {
+        [
+            "session",
+            "new",
+            "--name",
+            name,
+            "--parties",
+            count,
+            "--relay",
+            &address,
+            "--parties-file",
+            parties,
+        ]
+        .map(str::to_owned)
+    };
+    let start = |name: &str| {
+        let arguments = new(name, &parties, "2");
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut host = stage.start("ada", &arguments);
+        let link = host.link();
+        (host, link)
+    };
+    let (host, link) = start("friends");
+    let pinned = ["--parties-file", parties.as_str()];
+    let bob = stage.start("bob", &[&["session", "join", &link][..], &pinned].concat());
+    let met = wait_all(vec![host, bob]);
+    agreed(&met, "safety_code");
+    assert_eq!(met[0].ok()["policy"], "pinned");
+
+    // Whoever names a file when the link was joined already is not told that all is well with another one.
+    let again = ["session", "join", link.as_str()];
+    stage.run("bob", &[&again[..], &pinned].concat()).ok();
+    let others_now = ["--parties-file", others.as_str()];
+    let refused = stage.run("bob", &[&again[..], &others_now].concat());
+    assert!(
+        refused.failed(5)["message"]
+            .to_string()
+            .contains("joined before")
+    );
+    let run = ["run", "--session", "friends"];
+    let command = ["--", "true", "{peers}"];
+    stage
+        .run("bob", &[&run[..], &pinned, &command].concat())
+        .failed(2);
+
+    // A joiner whose file has somebody else in the host's place does not go on.
+    let (host, link) = start("strangers");
+    let wary = ["session", "join", &link, "--parties-file", &others];
+    let wary = stage.run("bob", &wary);
+    let error = wary.failed(5);
+    assert!(
+        error["message"].as_str().unwrap().contains("not pinned"),
+        "{error}"
+    );
+    // The host hears that it was this party who stopped.
+    let stopped = host.wait();
+    let message = stopped.failed(4)["message"].to_string();
+    assert!(message.contains("gave up"), "{message}");
+    // What it was shown meanwhile did not say otherwise.
+    assert!(!wary.stderr.contains("(pinned)"), "{}", wary.stderr);
+
+    // Too few for so many parties, and a session that shows no keys.
+    let many = new("many", &parties, "3");
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    stage.run("ada", &many).failed(2);
+    let (host, link) = stage.host(&address, 2);
+    let unpinned = ["session", "join", &link, "--parties-file", &parties];
+    stage.run("bob", &unpinned).failed(5);
+    host.kill();
+}
+
+#[test]
+fn who_verified_is_told_to_the_others() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    let formed = stage.session(&address, 2);
+    let code = formed[0]["safety_code"].as_str().unwrap();
+    let verify = ["session", "verify", "s", "--code", code];
+    let party_of = |position: usize| formed[position]["me"].as_u64().unwrap();
+    let verified_at = |profile: &str, party: u64| {
+        let shown = stage.run(profile, &["session", "show", "s"]);
+        let roster = shown.ok()["roster"].as_array().unwrap().clone();
+        let entry = roster.iter().find(|entry| entry["index"] == party).unwrap();
+        entry["says_verified"] == true
+    };
+    assert!(!verified_at("p1", party_of(0)) && !verified_at("p2", party_of(0)));
+    stage.run("p1", &verify).ok();
+    assert!(verified_at("p1", party_of(0)) && !verified_at("p1", party_of(1)));
+    stage.run("p2", &verify).ok();
+    for (profile, other) in [("p1", 1), ("p2", 0)] {
+        let told = (0..TRIES).any(|_| verified_at(profile, party_of(other)));
+        assert!(told, "{profile} never hears of it");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod stage;
-use serde_json::Value;
+use serde_json::{Value, json};
 use stage::{Ended, Process, Stage};
 
 /// How often something that other processes bring about is looked for.
@@ -137,6 +137,58 @@ fn with_two_queues_messages_survive_a_relay_that_dies_with_what_it_has() {
     assert_eq!(stage.run("alice", &spread).text("spread"), "stripes");
 }
 
+#[test]
+fn noise_begins_when_the_other_side_understands_and_messages_go_among_it() {
+    let stage = Stage::new();
+    let (_relay, relay) = stage.relay();
+    stage.contacts(&relay);
+    let noise = |arguments: &[&str]| {
+        let command = [&["contact", "noise", "bob"], arguments].concat();
+        stage.run("alice", &command)
+    };
+    let shown = stage.run("alice", &["contact", "show", "bob"]);
+    let off = json!({ "kind": "off", "interval_ms": null, "running": false, "peer": false });
+    assert_eq!(shown.ok()["noise"], off);
+    // Bob is not there: it is told to him, and what is sent goes at once.
+    let chosen = noise(&["constant", "--every", "250ms"]);
+    assert_eq!(chosen.ok()["noise"]["kind"], "constant");
+    assert_eq!(chosen.ok()["noise"]["interval_ms"], 250);
+    assert_eq!(chosen.ok()["noise"]["running"], false);
+    let send = ["send", "--contact", "bob", "before"];
+    stage.run("alice", &send).ok();
+    let receive = ["recv", "--contact", "alice"];
+    assert_eq!(stage.run("bob", &receive).text("text"), "before");
+
+    let present = stage.start("bob", &["contact", "requests", "--timeout", "90"]);
+    let running = (0..TRIES).any(|_| {
+        let shown = stage.run("alice", &["contact", "show", "bob"]);
+        shown.ok()["noise"]["running"] == true
+    });
+    assert!(running, "bob has not answered");
+    present.kill();
+    stage
+        .run("alice", &["send", "--contact", "bob", "among noise"])
+        .ok();
+    let received = stage.run("bob", &receive);
+    assert_eq!(received.text("text"), "among noise");
+    assert_eq!(received.ok()["intact"], true);
+    let shown = stage.run("bob", &["contact", "show", "alice"]);
+    assert_eq!(shown.ok()["noise"]["peer"], true);
+
+    assert_eq!(noise(&["off"]).ok()["noise"]["running"], false);
+    for wrong in [
+        &["constant", "--every", "2"][..],
+        &["random", "--mean", "1ms"],
+        &["loud"],
+        &[],
+    ] {
+        assert_eq!(noise(wrong).code, Some(2));
+    }
+    stage
+        .run("alice", &["contact", "noise", "nobody", "off"])
+        .failed(2);
+}
+
 /// Receives until a warning is given, and gives it.
 fn warning(stage: &Stage) -> Value {
     for _ in 0..TRIES {
@@ -219,4 +271,43 @@ fn a_party_of_a_session_that_goes_back_in_time_is_told() {
         }
     }
     panic!("nobody said that something was lost");
+}
+
+/// A contact of alice's that goes back in time, and has sent something that she cannot read.
+fn liar(stage: &Stage, address: &str, name: &str) {
+    let invite = ["contact", "invite", "--name", name, "--relay", address];
+    let mut alice = stage.start("alice", &invite);
+    let link = alice.link();
+    let connect = ["connect", &link, "--name", "alice", "--relay", address];
+    stage.run(name, &connect).ok();
+    alice.wait().ok();
+    let before = format!("{name} of before");
+    stage.copy_profile(name, &before);
+    let say = |text| stage.run(name, &["send", "--contact", "alice", text]);
+    say("one").ok();
+    let received = stage.run("alice", &["recv", "--contact", name]);
+    assert_eq!(received.text("text"), "one");
+    stage.copy_profile(&before, name);
+    say("two").ok();
+}
+
+#[test]
+fn a_command_about_one_contact_tells_what_is_lost_of_another() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.contacts(&address);
+    for (name, command) in [("carol", "show"), ("dave", "resync")] {
+        liar(&stage, &address, name);
+        // For new keys bob has to be there.
+        let present = stage.start("bob", &["recv", "--contact", "alice", "--timeout", "100"]);
+        let told = (0..TRIES).any(|_| {
+            let ended = stage.run("alice", &["contact", command, "bob"]);
+            ended.ok();
+            ended.stderr.contains(&format!("warning: {name}: "))
+        });
+        assert!(told, "{command} says nothing of {name}");
+        present.kill();
+        let shown = stage.run("alice", &["contact", "show", name]);
+        assert_eq!(shown.ok()["verdicts"][0]["what"], "unreadable");
+    }
 }

@@ -91,6 +91,12 @@ impl SkippedDelta {
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }
+
+    /// Whether the message was opened with a key that was kept for it: others had overtaken it.
+    #[must_use]
+    pub fn is_use(&self) -> bool {
+        self.added.is_empty() && !self.removed.is_empty()
+    }
 }
 
 struct Epoch {

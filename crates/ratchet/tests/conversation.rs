@@ -63,12 +63,19 @@ fn genuine_messages_decrypt_in_reverse() {
 
 #[test]
 fn a_conversation_with_key_encapsulation_made_elsewhere() {
-    let names = ["pq_maker_1", "pq_maker_2", "pq_maker_kem"];
-    let stored = [vec![1], names.map(vector).concat()].concat();
+    // By other code, and by genuine code.
+    for maker in ["pq", "g_pq"] {
+        follow_a_conversation_with_key_encapsulation(|name| vector(&format!("{maker}_{name}")));
+    }
+}
+
+fn follow_a_conversation_with_key_encapsulation(vector: impl Fn(&str) -> Vec<u8>) {
+    let names = ["maker_1", "maker_2", "maker_kem"];
+    let stored = [vec![1], names.map(&vector).concat()].concat();
     let keys = MakerKeys::decode(&stored).unwrap();
-    let joiner = Params::decode(&vector("pq_joiner_params")).unwrap();
-    assert_eq!(joiner.encode(), vector("pq_joiner_params"));
-    let (first, second) = (vector("pq_message_0"), vector("pq_message_1"));
+    let joiner = Params::decode(&vector("joiner_params")).unwrap();
+    assert_eq!(joiner.encode(), vector("joiner_params"));
+    let (first, second) = (vector("message_0"), vector("message_1"));
     for (order, added) in [([0, 1], 0), ([1, 0], 1)] {
         let mut maker = keys.accept(&joiner, hybrid()).unwrap();
         for (place, index) in order.into_iter().enumerate() {
@@ -81,7 +88,7 @@ fn a_conversation_with_key_encapsulation_made_elsewhere() {
         assert_eq!(maker.encrypt(b"answer", 32).unwrap().len(), first.len());
     }
     // A maker that proposed nothing refuses, one that turned it off again still follows.
-    let plain = MakerKeys::decode(&[vec![1], vector("pq_maker_1"), vector("pq_maker_2")].concat());
+    let plain = MakerKeys::decode(&[vec![1], vector("maker_1"), vector("maker_2")].concat());
     let refused = plain.unwrap().accept(&joiner, hybrid());
     assert_eq!(refused.err(), Some(RatchetError::KemNotOffered));
     let mut off = keys.accept(&joiner, classical()).unwrap();
@@ -480,3 +487,32 @@ fn versions_rise_with_the_peer_and_never_fall() {
 static_assertions::assert_not_impl_any!(Ratchet: Clone, PartialEq);
 static_assertions::assert_not_impl_any!(MakerKeys: std::fmt::Debug, Clone, PartialEq);
 static_assertions::assert_not_impl_any!(junto_ratchet::SkippedKey: std::fmt::Debug, Clone, PartialEq);
+
+#[test]
+fn who_only_saw_the_link_cannot_pose_as_its_maker_nor_read() {
+    for (options, seed) in [(classical(), 1), (hybrid(), 2)] {
+        let mut rng = rng(seed);
+        let maker = MakerKeys::generate(options.pq, &mut rng);
+        let offer = maker.offer(VersionRange::OURS);
+        // All that a link has is an offer; the joiner's answer goes by a relay that may help.
+        let seen = Offer::decode(&offer.encode()).unwrap();
+        let (mut joiner, answer) = join(&seen, options, &mut rng).unwrap();
+        let question = joiner.encrypt(b"are you there?", PADDED).unwrap();
+        let own = MakerKeys::generate(options.pq, &mut rng);
+        let mut impostor = own.accept(&answer, options).unwrap();
+        assert!(impostor.decrypt(&question, &mut rng).is_err());
+        // Without what only the maker can open it has nothing to answer with.
+        let lie = impostor.encrypt(b"I am", PADDED);
+        assert_eq!(lie.err(), Some(RatchetError::NotReady));
+        // Nor is a conversation of its own, with the same link, this one.
+        let (mut another, _) = join(&seen, options, &mut rng).unwrap();
+        let lie = another.encrypt(b"I am", PADDED).unwrap();
+        assert!(joiner.decrypt(&lie, &mut rng).is_err());
+        let mut made = maker.accept(&answer, options).unwrap();
+        let heard = made.decrypt(&question, &mut rng).unwrap();
+        assert_eq!(&**heard.plaintext, b"are you there?");
+        let truth = made.encrypt(b"I am", PADDED).unwrap();
+        let heard = joiner.decrypt(&truth, &mut rng).unwrap();
+        assert_eq!(&**heard.plaintext, b"I am");
+    }
+}

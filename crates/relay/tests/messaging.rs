@@ -4,6 +4,8 @@
 
 mod site;
 
+use std::collections::HashSet;
+
 use junto_crypto::x25519;
 use junto_relay::bench::{Heard, Peer, PeerError, Said};
 use junto_relay::{Limits, Relay};
@@ -16,8 +18,9 @@ use junto_smp::message::BODY_BYTES_MAX;
 use junto_smp::version::{Version, VersionRange};
 use junto_tls::ChainError;
 use junto_tls::handshake::HandshakeError;
+use rand_chacha::rand_core::Rng as _;
 
-use site::{C, M, acked, config, connect, heard, identity, in_time, refused, start};
+use site::{C, M, acked, config, connect, heard, identity, in_time, opened, refused, start};
 
 /// Create, secure by the sender, send, receive, acknowledge, in one version.
 async fn conversation(recipient: &mut Peer, sender: &mut Peer, key: AuthSecret) {
@@ -140,6 +143,59 @@ async fn who_may_set_the_senders_key() {
             .unwrap(),
         Said::Ok
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_all_that_the_recipient_has_sends_nothing_to_its_queue() {
+    let relay = start(config()).await;
+    let (mut owner, mut sender) = (connect(&relay).await, connect(&relay).await);
+    let queue = owner.create(M, true, None).await.unwrap();
+    let to = queue.sender();
+    let secret = AuthSecret::generate(sender.rng());
+    assert_eq!(sender.secure(to, &secret).await.unwrap(), Said::Ok);
+    // A thief of the recipient's database has its names and keys, and may subscribe.
+    let mut thief = connect(&relay).await;
+    let own = AuthSecret::generate(thief.rng());
+    for key in [None, Some(&queue.key), Some(&own)] {
+        for name in [to, SenderId(queue.recipient().0)] {
+            assert_eq!(
+                refused(thief.send_message(name, key, b"from a friend").await),
+                ErrorCode::Auth
+            );
+        }
+    }
+    // Nor can it put itself in the sender's place, by either side's command.
+    assert_eq!(refused(thief.secure(to, &own).await), ErrorCode::Auth);
+    let other = Command::Key(own.public_key());
+    assert_eq!(refused(thief.own(&queue, other).await), ErrorCode::Auth);
+    let sent = sender.send_message(to, Some(&secret), b"hello").await;
+    assert_eq!(sent.unwrap(), Said::Ok);
+    let (_, body) = heard(&mut owner, &queue).await;
+    assert_eq!(body.unwrap(), b"hello");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_out_has_nothing_of_what_came_in() {
+    // What somebody sees who has broken TLS on both sides of the relay.
+    let relay = start(config()).await;
+    let (mut recipient, mut sender) = (connect(&relay).await, connect(&relay).await);
+    let mut lengths = Vec::new();
+    for length in [BODY_BYTES_MAX, 40] {
+        let queue = recipient.create(M, true, None).await.unwrap();
+        let mut body = vec![0; length];
+        sender.rng().fill_bytes(&mut body);
+        let sent = sender.send_message(queue.sender(), None, &body).await;
+        assert_eq!(sent.unwrap(), Said::Ok);
+        let Heard::Message(_, id, sealed) = in_time(recipient.event()).await.unwrap() else {
+            panic!("not a message");
+        };
+        let went_in: HashSet<_> = body.windows(8).collect();
+        assert!(sealed.windows(8).all(|part| !went_in.contains(part)));
+        assert_eq!(opened(&queue.delivery, &id, &sealed).unwrap(), body);
+        assert_ne!(queue.ids.sender.0, queue.ids.recipient.0);
+        lengths.push(sealed.len());
+    }
+    assert_eq!(lengths[0], lengths[1], "a short one and the longest");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     Channel, DisplayName, Execution, Kind, LocalError, Members, Params, PartyCount, PartyIndex,
     Persona, Policy, Session, SessionError, Sessions,
-    adapters::tcp::{Mesh, MeshError},
+    adapters::tcp::{Greeting, Mesh, MeshError},
     carrier::Carriage,
 };
 
@@ -111,13 +111,21 @@ pub async fn run(a: Seat, b: Seat, options: Options) -> Result<Report, SessionEr
 }
 
 /// Forms a session between two parties and measures a connection of two programs through it, as `junto run` has
-/// them.
+/// them. Before that, `formed` may change what carries it.
 ///
 /// # Errors
-/// Whatever ends the mesh; [`MeshError::Listen`] if loopback fails.
-pub async fn programs(a: Seat, b: Seat, options: Options) -> Result<Figures, MeshError> {
+/// Whatever ends the mesh; [`MeshError::Listen`] if loopback fails; what `formed` returns.
+pub async fn programs(
+    a: Seat,
+    b: Seat,
+    options: Options,
+    formed: impl AsyncFnOnce() -> Result<(), LocalError>,
+) -> Result<Figures, MeshError> {
     let ([host, joiner], [a, b]) = form(a, b, options.patience).await?;
-    let figures = program_figures(&a, &b, options).await;
+    let figures = match formed().await {
+        Ok(()) => program_figures(&a, &b, options).await,
+        Err(error) => Err(SessionError::from(error).into()),
+    };
     // Before the runtime of their tasks ends.
     drop((a, b));
     host.end().await;
@@ -132,8 +140,8 @@ async fn program_figures(a: &Session, b: &Session, options: Options) -> Result<F
         program().await.map_err(failed)?,
         program().await.map_err(failed)?,
     );
-    let near = Mesh::open(a, dials.local_addr().map_err(failed)?).await?;
-    let far = Mesh::open(b, answers.local_addr().map_err(failed)?).await?;
+    let near = Mesh::open(a, dials.local_addr().map_err(failed)?, Greeting::Unknown).await?;
+    let far = Mesh::open(b, answers.local_addr().map_err(failed)?, Greeting::Unknown).await?;
     for mesh in [&near, &far] {
         let deadline = tokio::time::Instant::now() + options.patience;
         mesh.more(Members::NONE, deadline).await?;
@@ -165,6 +173,7 @@ async fn form(
             display_name: DisplayName::default(),
             profile: None,
             relay: seat.relay,
+            pinned: Vec::new(),
         };
         Ok((Sessions::open(&seat.dir, key, seat.carriage)?, persona))
     };

@@ -31,7 +31,7 @@ pub use proto::{
     fault::{Blame, Fault, Reason},
     identity::{IdentityFault, KnownKeys, Policy},
     link::{Params, SessionLink},
-    node::{Joiner, Persona, Stage, Summary},
+    node::{Joiner, Persona, Stage, Stranger, Summary},
     party::{DisplayName, Members, PartyCount, PartyIndex},
     roster::{Entry, FormationId, Roster, SessionId},
     safety_code::SafetyCode,

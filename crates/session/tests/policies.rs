@@ -14,7 +14,7 @@ use std::sync::Arc;
 use junto_crypto::ed25519::SigningKey;
 use junto_session::{
     DisplayName, Fault, IdentityFault, Misuse, Params, PartyCount, Persona, Policy, Refusal,
-    Session, SessionError, Sessions, carrier::memory::Hub,
+    Session, SessionError, Sessions, Stage, carrier::memory::Hub,
 };
 use table::{PATIENCE, open};
 
@@ -47,6 +47,7 @@ impl Person {
             display_name: DisplayName::new(self.name).unwrap(),
             profile: Some(self.profile()),
             relay: String::new(),
+            pinned: Vec::new(),
         }
     }
 }
@@ -111,12 +112,31 @@ async fn pinned_admits_the_listed_only() {
     let (ada, bob) = (Person::new(&hub, "Ada", 1), Person::new(&hub, "Bob", 2));
     let key = ada.profile().verifying_key();
     bob.sessions.trust("whatever", key).await.unwrap();
-    let [at_ada, at_bob] = meet(&ada, &bob, Policy::Pinned).await;
-    assert!(matches!(
-        identity_fault(&at_ada),
-        Some(IdentityFault::NotPinned { .. })
-    ));
-    at_bob.unwrap_err();
+    // Bob knows Ada, and not the other way round: he hears why, and she who it was. His place stays free.
+    let params = Params {
+        name: "meeting".to_owned(),
+        parties: PartyCount::new(2).unwrap(),
+        policy: Policy::Pinned,
+    };
+    let opened = ada.sessions.new_session(params, ada.persona(), PATIENCE);
+    let (hosting, link) = opened.await.unwrap();
+    let before = hosting.summary().await.unwrap();
+    let joining = bob.sessions.join(link.clone(), bob.persona()).await;
+    let refused = joining.unwrap().formed(PATIENCE).await;
+    assert!(
+        matches!(refused, Err(SessionError::Refused(Refusal::NotPinned))),
+        "{refused:?}"
+    );
+    let seen = hosting.changed(&before).await.unwrap();
+    let [stranger] = seen.strangers.as_slice() else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(stranger.name.as_str(), "Bob");
+    assert_eq!(stranger.key, bob.profile().verifying_key());
+    assert_eq!((seen.stage, seen.connected), (Stage::Meeting, 1));
+    for person in [&ada, &bob] {
+        person.sessions.close("meeting").await.unwrap();
+    }
     let key = bob.profile().verifying_key();
     ada.sessions.trust("Bob", key).await.unwrap();
     for result in meet(&ada, &bob, Policy::Pinned).await {
@@ -124,12 +144,123 @@ async fn pinned_admits_the_listed_only() {
     }
 }
 
+/// What a session lists is all that it admits, whatever else the profile knows.
+#[tokio::test]
+async fn a_session_may_list_its_parties() {
+    let hub = Hub::new();
+    let [ada, bob, eve] =
+        [("Ada", 1), ("Bob", 2), ("Eve", 3)].map(|(name, key)| Person::new(&hub, name, key));
+    let pinning = |person: &Person, others: &[&Person]| Persona {
+        pinned: others
+            .iter()
+            .map(|other| other.profile().verifying_key())
+            .collect(),
+        ..person.persona()
+    };
+    for (name, known) in [("Eve", &eve), ("Bob", &bob)] {
+        let key = known.profile().verifying_key();
+        ada.sessions.trust(name, key).await.unwrap();
+    }
+    let params = Params {
+        name: "meeting".to_owned(),
+        parties: PartyCount::new(2).unwrap(),
+        policy: Policy::Pinned,
+    };
+    let opened = ada
+        .sessions
+        .new_session(params, pinning(&ada, &[&bob]), PATIENCE);
+    let (hosting, link) = opened.await.unwrap();
+    let knocking = eve
+        .sessions
+        .join(link.clone(), pinning(&eve, &[&ada]))
+        .await;
+    let refused = knocking.unwrap().formed(PATIENCE).await;
+    assert!(
+        matches!(refused, Err(SessionError::Refused(Refusal::NotPinned))),
+        "{refused:?}"
+    );
+    let joining = bob
+        .sessions
+        .join(link, pinning(&bob, &[&ada]))
+        .await
+        .unwrap();
+    let (hosted, joined) = tokio::join!(hosting.formed(PATIENCE), joining.formed(PATIENCE));
+    hosted.unwrap();
+    joined.unwrap();
+}
+
+/// Who joins lists whom it expects, too: a host that admits somebody else does not get its session.
+#[tokio::test]
+async fn a_joiner_meets_nobody_whom_it_does_not_list() {
+    let hub = Hub::new();
+    let [ada, bob, eve] =
+        [("Ada", 1), ("Bob", 2), ("Eve", 3)].map(|(name, key)| Person::new(&hub, name, key));
+    let pinning = |person: &Person, other: &Person| Persona {
+        pinned: vec![other.profile().verifying_key()],
+        ..person.persona()
+    };
+    let params = Params {
+        name: "meeting".to_owned(),
+        parties: PartyCount::new(2).unwrap(),
+        policy: Policy::Pinned,
+    };
+    let opened = eve
+        .sessions
+        .new_session(params, pinning(&eve, &bob), PATIENCE);
+    let (hosting, link) = opened.await.unwrap();
+    let joining = bob.sessions.join(link, pinning(&bob, &ada)).await.unwrap();
+    let (hosted, joined) = tokio::join!(hosting.formed(PATIENCE), joining.formed(PATIENCE));
+    assert!(
+        matches!(
+            identity_fault(&joined),
+            Some(IdentityFault::NotPinned { .. })
+        ),
+        "{joined:?}"
+    );
+    hosted.unwrap_err();
+}
+
 #[tokio::test]
 async fn one_profile_cannot_sit_twice() {
     let hub = Hub::new();
     let (ada, twin) = (Person::new(&hub, "Ada", 1), Person::new(&hub, "Eve", 1));
-    for result in meet(&ada, &twin, Policy::Tofu).await {
-        result.unwrap_err();
+    let params = Params {
+        name: "meeting".to_owned(),
+        parties: PartyCount::new(3).unwrap(),
+        policy: Policy::Tofu,
+    };
+    let (hosting, link) = ada
+        .sessions
+        .new_session(params, ada.persona(), PATIENCE)
+        .await
+        .unwrap();
+    let bob = Person::new(&hub, "Bob", 2);
+    let first = bob.sessions.join(link.clone(), bob.persona());
+    let first = first.await.unwrap();
+    let mut seen = hosting.summary().await.unwrap();
+    while seen.connected < 2 {
+        seen = hosting.changed(&seen).await.unwrap();
+    }
+    // The host's own profile, and one that sits already.
+    let second = Person::new(&hub, "Bob again", 2);
+    for double in [&twin, &second] {
+        let joining = double.sessions.join(link.clone(), double.persona()).await;
+        let refused = joining.unwrap().formed(PATIENCE).await;
+        assert!(
+            matches!(refused, Err(SessionError::Refused(Refusal::Seated))),
+            "{refused:?}"
+        );
+    }
+    // Nobody lost a place by that.
+    let carol = Person::new(&hub, "Carol", 3);
+    let third = carol.sessions.join(link, carol.persona()).await.unwrap();
+    let (a, b, c) = tokio::join!(
+        hosting.formed(PATIENCE),
+        first.formed(PATIENCE),
+        third.formed(PATIENCE)
+    );
+    for formed in [a, b, c] {
+        formed.unwrap();
     }
 }
 

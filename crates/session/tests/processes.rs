@@ -58,6 +58,7 @@ async fn party(home: PathBuf, role: String) -> Result<(), run::FrostError> {
             display_name: DisplayName::new("somebody")?,
             profile: None,
             relay: relay.to_owned(),
+            pinned: Vec::new(),
         })
     };
     let forming = match role.split_once(' ') {

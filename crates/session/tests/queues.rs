@@ -97,6 +97,7 @@ async fn meet(queues: &Queues, parties: usize) -> (Vec<Sessions>, Vec<Session>) 
         display_name: DisplayName::new(name).unwrap(),
         profile: None,
         relay: String::new(),
+        pinned: Vec::new(),
     };
     let params = Params {
         name: "queues".to_owned(),

@@ -5,33 +5,28 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use junto_agent::proto::{
-    Answer, CallError, Command, Committed, Event, Instant, LinkBytes, LinkParts, Machine,
-    MachineConfig, Operation, Output, Overview, Refusal, RelayId, RelayNotice, RelayTrouble, Reply,
-    Resync, RoutePolicy, Routing, Row, RowKey, Schedule, Step, Ticket, Token,
+    CallError, Command, Committed, Event, Instant, Machine, MachineConfig, Operation, Output,
+    Overview, RelayId, RelayTrouble, Reply, Resync, RoutePolicy, Routing, Row, RowKey, Schedule,
+    Step, Ticket, Token,
 };
 use junto_smp::{
     address::ServerAddress,
     block::{Block, OutgoingBlock, SessionId, new_block},
-    client::{self, Client, Incoming, Options, ReplyFault, Request},
-    command::{Command as Smp, NewMode, NewQueue, QueueMode},
-    error::ErrorCode,
-    id::{Entity, RecipientId},
-    link::{LinkBlobs, LinkData},
-    message::MessageFlags,
-    response::Response,
+    client::{Client, Options},
 };
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
     dice::{Dice, Seed},
-    faults::Faults,
+    faults::{Death, Faults},
+    malice::Malice,
     mutation::Mutation,
     relay::{Line, Relay, Sent},
     timeline::Timeline,
     trace::Trace,
     verdict::Tally,
+    words::{Asked, Heard, Unfit, is_acknowledgement, with_request},
 };
 
 /// What a party's application learns.
@@ -59,7 +54,12 @@ enum Happening {
     Timeout(usize, u64),
     Flush(usize, u64),
     Start(usize),
+    /// An agent has waited for an answer for long enough.
+    GiveUp(usize, Line),
 }
+
+/// How long an agent waits for an answer: less than its shell does, to see more of what comes then.
+const ANSWER_MS: u64 = 3_000;
 
 /// A connection as both ends hope that it is.
 struct Wire {
@@ -78,12 +78,6 @@ struct Link {
     client: Option<Client<Asked>>,
 }
 
-/// A command under way: its name, and the queue that a message in the answer belongs to.
-struct Asked {
-    token: Token,
-    queue: Option<RecipientId>,
-}
-
 struct Process {
     machine: Machine,
     addresses: BTreeMap<RelayId, usize>,
@@ -98,6 +92,24 @@ struct Party {
     incarnation: u64,
     gone: bool,
     rng: ChaCha8Rng,
+    work: Work,
+}
+
+/// What an agent has been given to do, and what it made of that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Answers and news of relays.
+    pub heard: u64,
+    /// Those that say that a queue is gone.
+    pub buried: u64,
+    /// Connections to relays that came up, after each of which all that waits is said again.
+    pub greeted: u64,
+    /// Calls of the application, and times that it was woken.
+    pub called: u64,
+    /// Commands for relays.
+    pub commands: u64,
+    /// Rows in its store.
+    pub rows: usize,
 }
 
 /// See the module.
@@ -139,6 +151,7 @@ impl Agents {
                 incarnation: 0,
                 gone: false,
                 rng: seed.stream(&format!("agent {party}")),
+                work: Work::default(),
             })
             .collect();
         let mut timeline = Timeline::new(seed.dice("agents' ties"));
@@ -239,6 +252,7 @@ impl Agents {
                 if let Some((process, rng)) = self.process(party, incarnation) {
                     process.timeout_ms = None;
                     process.machine.handle_timeout(now, rng);
+                    self.parties[party].work.called += 1;
                     self.settle(party);
                 }
             }
@@ -249,6 +263,7 @@ impl Agents {
                 }
             }
             Happening::Start(party) => self.start(party),
+            Happening::GiveUp(relay, line) => self.cut(relay, line),
         }
         true
     }
@@ -355,6 +370,38 @@ impl Agents {
         for (relay, line) in wires.copied().collect::<Vec<_>>() {
             self.cut(relay, line);
         }
+    }
+
+    /// A relay lies from now on, or no more.
+    pub fn corrupt_relay(&mut self, relay: usize, malice: Option<Malice>) {
+        self.trace.note(self.timeline.now_ms(), b"H", || {
+            let what = if malice.is_some() {
+                "LIES"
+            } else {
+                "is honest"
+            };
+            format!("relay {relay} {what} from now on")
+        });
+        self.relays[relay].corrupt(malice);
+    }
+
+    /// How much a party's agent has been given to do and has done.
+    #[must_use]
+    pub fn work(&self, party: usize) -> Work {
+        Work {
+            rows: self.parties[party].disk.len(),
+            ..self.parties[party].work
+        }
+    }
+
+    /// The lies that all relays have told.
+    #[must_use]
+    pub fn lies(&self) -> Tally {
+        let mut all = Tally::default();
+        for relay in &self.relays {
+            all.add(&relay.told);
+        }
+        all
     }
 
     /// What a party's agent has, if it runs.
@@ -468,8 +515,12 @@ impl Agents {
             return self.cut(relay, line);
         };
         assert!(!garbled, "a relay takes a garbled block");
+        for line in self.relays[relay].take_withheld() {
+            self.timeline
+                .after(ANSWER_MS, Happening::GiveUp(relay, line));
+        }
         // A relay that dies here has stored what it was about to answer.
-        if self.dice.chance(self.faults.relay_restart) {
+        if self.dice.chance(self.faults.relay_restart) || self.relays[relay].goes_back() {
             return self.restart_relay(relay);
         }
         self.forward(relay, sent);
@@ -540,8 +591,15 @@ impl Agents {
         let (party, relay_id) = (wire.party, wire.relay_id);
         let now = self.instant();
         let leaf = self.relays[relay].leaf().clone();
+        let is_hostile = self.relays[relay].is_hostile();
         let identity = self.relays[relay].address().fingerprint();
-        let Some((process, rng)) = self.running(party) else {
+        let Party {
+            process: Some(process),
+            rng,
+            work,
+            ..
+        } = &mut self.parties[party]
+        else {
             return;
         };
         let Some(link) = process
@@ -559,6 +617,7 @@ impl Agents {
                     Client::open(&options, link.session, &leaf, &mut block, &mut answer, rng)
                         .unwrap_or_else(|fault| panic!("server hello: {fault}"));
                 link.client = Some(client);
+                work.greeted += 1;
                 process.machine.handle_relay_up(now, relay_id);
                 self.give(relay, line, answer);
             }
@@ -567,14 +626,30 @@ impl Agents {
                     block[place] ^= 1;
                 }
                 let Ok(incoming) = client.receive(&mut block) else {
-                    assert!(garbled, "an agent cannot open a relay's block");
+                    // One that lies may have left out a block that the next ones are sealed after.
+                    assert!(
+                        garbled || is_hostile,
+                        "an agent cannot open a relay's block"
+                    );
                     self.tally.count("garbled blocks");
                     return self.cut(relay, line);
                 };
                 assert!(!garbled, "an agent takes a garbled block");
                 let incoming: Vec<_> = incoming.map(Heard::new).collect();
                 for heard in incoming {
-                    heard.tell(&mut process.machine, now, relay_id, rng);
+                    match heard {
+                        Ok(heard) => {
+                            work.heard += 1;
+                            work.buried += u64::from(heard.buries());
+                            heard.tell(&mut process.machine, now, relay_id, rng);
+                        }
+                        Err(Unfit) => {
+                            assert!(is_hostile, "an honest relay breaks the protocol");
+                            self.tally.count("broken protocols noticed");
+                            self.settle(party);
+                            return self.cut(relay, line);
+                        }
+                    }
                 }
             }
         }
@@ -595,6 +670,7 @@ impl Agents {
         let now = self.instant();
         if let Some((process, rng)) = self.running(party) {
             process.machine.handle_command(now, ticket, command, rng);
+            self.parties[party].work.called += 1;
             self.settle(party);
         }
     }
@@ -641,8 +717,7 @@ impl Agents {
 
     /// Stores a step, then does what it asks for. False if the process dies in between.
     fn carry_out(&mut self, party: usize, step: Step) -> bool {
-        let dies = self.dice.chance(self.faults.crash);
-        let place = self.dice.below(3);
+        let death = Death::draw(&mut self.dice, &self.faults);
         let rows: Vec<_> = step
             .delta()
             .rows()
@@ -652,7 +727,7 @@ impl Agents {
         let outputs = match self.mutation {
             Mutation::SendBeforeStore => {
                 let outputs = step.release(Committed::promised());
-                self.release(party, outputs, None);
+                self.release(party, outputs, usize::MAX);
                 Vec::new()
             }
             Mutation::AckBeforeStore => {
@@ -660,30 +735,29 @@ impl Agents {
                     .release(Committed::promised())
                     .into_iter()
                     .partition(is_acknowledgement);
-                self.release(party, early, None);
+                self.release(party, early, usize::MAX);
                 late
             }
             _ => {
-                if dies && place == 0 {
+                if death == Some(Death::BeforeCommit) {
                     self.tally.count("crashes before a commit");
                     return false;
                 }
                 self.commit(party, rows);
                 let outputs = step.release(Committed::promised());
-                if dies && place == 1 {
+                let limit = Death::limit(death, &mut self.dice, outputs.len());
+                if death.is_some() {
                     self.tally.count("crashes after a commit");
-                    return false;
                 }
-                let stop = dies.then(|| self.dice.index(outputs.len() + 1));
-                self.release(party, outputs, stop);
-                return !dies;
+                self.release(party, outputs, limit);
+                return death.is_none();
             }
         };
-        if dies {
+        if death.is_some() {
             return false;
         }
         self.commit(party, rows);
-        self.release(party, outputs, None);
+        self.release(party, outputs, usize::MAX);
         true
     }
 
@@ -698,18 +772,24 @@ impl Agents {
     }
 
     /// Does what a step released, up to the position where the process dies.
-    fn release(&mut self, party: usize, outputs: Vec<Output>, stop: Option<usize>) {
+    fn release(&mut self, party: usize, outputs: Vec<Output>, limit: usize) {
         let mut last = None;
-        let limit = stop.unwrap_or(outputs.len());
         for output in outputs.into_iter().take(limit) {
             match output {
                 Output::Dial { relay, path } => self.dial_later(party, relay, &path.relay),
-                Output::Hang { relay } => self.hang(party, relay),
+                Output::Hang { relay } => {
+                    // What was said before still goes out.
+                    if last.take_if(|last| *last == relay).is_some() {
+                        self.flush(party, relay);
+                    }
+                    self.hang(party, relay);
+                }
                 Output::Command {
                     relay,
                     token,
                     operation,
                 } => {
+                    self.parties[party].work.commands += 1;
                     // One block is being filled at a time.
                     if let Some(before) = last.replace(relay)
                         && before != relay
@@ -807,198 +887,5 @@ impl Agents {
         if let Some(block) = sealed.map(|block| Box::new(*block)) {
             self.give(relay, line, block);
         }
-    }
-}
-
-fn is_acknowledgement(output: &Output) -> bool {
-    matches!(
-        output,
-        Output::Command {
-            operation: Operation::Acknowledge { .. },
-            ..
-        }
-    )
-}
-
-fn blobs(parts: &LinkParts) -> LinkBlobs<'_> {
-    LinkBlobs::new(&parts.fixed, &parts.user).unwrap_or_default()
-}
-
-/// The command of the queue protocol for an operation.
-fn with_request<T>(operation: &Operation, push: impl FnOnce(&Request<'_>) -> T) -> T {
-    let request = |entity, key, command| Request {
-        entity,
-        key,
-        command,
-    };
-    match operation {
-        Operation::Create {
-            auth,
-            delivery_key,
-            mode,
-            link,
-        } => {
-            let data = link.as_ref().map(|link| LinkData {
-                sender: link.correlation.derived_sender_id(),
-                blobs: blobs(&link.parts),
-            });
-            let id = link.as_ref().and_then(|link| link.id);
-            let new = NewQueue {
-                auth_key: auth.public_key(),
-                dh_key: *delivery_key,
-                password: None,
-                subscribe: true,
-                mode: match mode {
-                    QueueMode::Messaging => NewMode::Messaging(data),
-                    QueueMode::Contact => NewMode::Contact(id.zip(data)),
-                },
-                notifier: None,
-            };
-            push(&request(Entity::None, Some(auth), Smp::New(Box::new(new))))
-        }
-        Operation::Subscribe { queue, auth } => {
-            push(&request(Entity::Queue(&queue.0), Some(auth), Smp::Sub))
-        }
-        Operation::Secure { queue, auth } => {
-            let command = Smp::SenderKey(auth.public_key());
-            push(&request(Entity::Queue(&queue.0), Some(auth), command))
-        }
-        Operation::Allow { queue, auth, key } => {
-            let command = Smp::Key((**key).clone());
-            push(&request(Entity::Queue(&queue.0), Some(auth), command))
-        }
-        Operation::ReadLink { link } => push(&request(Entity::Queue(&link.0), None, Smp::ReadLink)),
-        Operation::SecureByLink { link, auth } => {
-            let command = Smp::LinkKey(auth.public_key());
-            push(&request(Entity::Queue(&link.0), Some(auth), command))
-        }
-        Operation::SetLink {
-            queue,
-            auth,
-            link,
-            parts,
-        } => {
-            let command = Smp::SetLink {
-                link: *link,
-                blobs: blobs(parts),
-            };
-            push(&request(Entity::Queue(&queue.0), Some(auth), command))
-        }
-        Operation::Send { queue, auth, body } => {
-            let command = Smp::Send {
-                flags: MessageFlags { notify: true },
-                body,
-            };
-            push(&request(Entity::Queue(&queue.0), auth.as_deref(), command))
-        }
-        Operation::Acknowledge {
-            queue,
-            auth,
-            message,
-        } => push(&request(
-            Entity::Queue(&queue.0),
-            Some(auth),
-            Smp::Ack(Some(*message)),
-        )),
-        Operation::Suspend { queue, auth } => {
-            push(&request(Entity::Queue(&queue.0), Some(auth), Smp::Off))
-        }
-        Operation::Delete { queue, auth } => {
-            push(&request(Entity::Queue(&queue.0), Some(auth), Smp::Delete))
-        }
-    }
-}
-
-/// What a block says to a machine.
-struct Heard {
-    answer: Option<(Token, Answer)>,
-    notice: Option<RelayNotice>,
-}
-
-impl Heard {
-    fn new(incoming: Incoming<'_, Asked>) -> Self {
-        match incoming {
-            Incoming::Reply {
-                ticket: Asked { token, queue },
-                result,
-            } => {
-                let (answer, notice) = answer(result, queue);
-                Self {
-                    answer: Some((token, answer)),
-                    notice,
-                }
-            }
-            Incoming::Event(event) => Self {
-                answer: None,
-                notice: Some(notice(&event)),
-            },
-            Incoming::Stray => panic!("a relay answers what nobody asked"),
-        }
-    }
-
-    fn tell(self, machine: &mut Machine, now: Instant, relay: RelayId, rng: &mut ChaCha8Rng) {
-        if let Some(notice) = self.notice {
-            machine.handle_notice(now, relay, notice, rng);
-        }
-        if let Some((token, answer)) = self.answer {
-            machine.handle_answer(now, token, answer, rng);
-        }
-    }
-}
-
-fn message(queue: RecipientId, message: junto_smp::id::MessageId, sealed: &[u8]) -> RelayNotice {
-    RelayNotice::Message {
-        queue,
-        message,
-        sealed: Bytes::copy_from_slice(sealed),
-    }
-}
-
-fn answer(
-    result: Result<Response<'_>, ReplyFault>,
-    queue: Option<RecipientId>,
-) -> (Answer, Option<RelayNotice>) {
-    match (result, queue) {
-        (Ok(Response::Ids(ids)), _) => {
-            let created = Answer::Created {
-                recipient_id: ids.recipient,
-                sender_id: ids.sender,
-                relay_key: ids.server_dh_key,
-                link: ids.link,
-            };
-            (created, None)
-        }
-        (Ok(Response::Message { id, sealed }), Some(queue)) => {
-            (Answer::Done, Some(message(queue, id, sealed)))
-        }
-        (Ok(Response::Link(data)), _) => {
-            let data = LinkBytes::new(data.sender, &data.blobs);
-            (Answer::Link(Box::new(data)), None)
-        }
-        (Ok(_), _) => (Answer::Done, None),
-        (Err(ReplyFault::Refused(code)), _) => {
-            let refusal = match code {
-                ErrorCode::Auth => Refusal::Auth,
-                ErrorCode::Quota => Refusal::Quota,
-                ErrorCode::NoMessage => Refusal::NoMessage,
-                _ => Refusal::Other,
-            };
-            (Answer::Refused(refusal), None)
-        }
-        (Err(ReplyFault::Unexpected | ReplyFault::Proxy(_)), _) => {
-            panic!("a relay gives an answer of the wrong kind")
-        }
-    }
-}
-
-fn notice(event: &client::Event<'_>) -> RelayNotice {
-    match event {
-        client::Event::Message { queue, id, sealed } => message(*queue, *id, sealed),
-        client::Event::End(queue) => RelayNotice::Ended { queue: *queue },
-        client::Event::Deleted(queue) => RelayNotice::Deleted { queue: *queue },
-        client::Event::Fault => panic!("a relay cannot read what an agent sent"),
-        client::Event::Notification { .. }
-        | client::Event::AllDelivered
-        | client::Event::ServiceEnd(_) => panic!("no agent asked for this: {event:?}"),
     }
 }

@@ -74,3 +74,38 @@ impl Faults {
         }
     }
 }
+
+/// Where a process dies while it carries out a step: the script that all simulated shells follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Nothing is stored, nothing has left.
+    BeforeCommit,
+    /// All is stored, nothing has left.
+    AfterCommit,
+    /// All is stored, some of it has left.
+    Between,
+}
+
+impl Death {
+    /// Whether a process dies with this step, and where. Always draws as often.
+    #[must_use]
+    pub fn draw(dice: &mut Dice, faults: &Faults) -> Option<Self> {
+        let dies = dice.chance(faults.crash);
+        let place = match dice.below(3) {
+            0 => Self::BeforeCommit,
+            1 => Self::AfterCommit,
+            _ => Self::Between,
+        };
+        dies.then_some(place)
+    }
+
+    /// How many of `count` effects leave.
+    #[must_use]
+    pub fn limit(death: Option<Self>, dice: &mut Dice, count: usize) -> usize {
+        match death {
+            None => count,
+            Some(Self::BeforeCommit | Self::AfterCommit) => 0,
+            Some(Self::Between) => dice.index(count + 1),
+        }
+    }
+}

@@ -6,7 +6,7 @@
 //!
 //! | module | layer under test |
 //! |---|---|
-//! | [`messengers`] | agents over relays that speak the queue protocol: links die, relays restart, processes die at any commit |
+//! | [`messengers`] | agents over relays that speak the queue protocol: links die, relays restart, lie or are lost, processes die at any commit |
 //! | [`sessions`] over [`post`] | sessions over a carrier that is nothing but its contract: formation, protocols, channels, liars, parties that vanish |
 //! | [`sessions`] over [`stack`] | all of it: sessions over agents over relays |
 //!
@@ -30,6 +30,7 @@ pub mod carrier;
 pub mod dice;
 pub mod faults;
 pub mod invariants;
+pub mod malice;
 pub mod messengers;
 pub mod mutation;
 pub mod post;
@@ -41,6 +42,7 @@ pub mod stream;
 pub mod timeline;
 pub mod trace;
 pub mod verdict;
+mod words;
 
 pub use campaign::campaign;
 pub use dice::Seed;

@@ -6,9 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use junto_agent::proto::{
-    CallError, Command, ConnectionId, Event, Link, MAX_BODY, MessageId, Reply, RequestId, Tag,
-    Ticket,
+    CallError, Command, ConnectionId, Event, Integrity, Link, MAX_BODY, MessageId, Reply,
+    RequestId, Tag, Ticket,
 };
+
+mod lying;
+
+pub use lying::{run_with_a_liar_of_two, run_with_lying_relays};
 
 use crate::{
     agents::{Agents, Report},
@@ -16,7 +20,7 @@ use crate::{
     faults::Faults,
     invariants::{
         both_ends_agree, delivered_means_received, in_order, integrity_is_ok, no_connection_fails,
-        nobody_hangs, nothing_invented, nothing_lost, nothing_twice,
+        nobody_hangs, nothing_invented, nothing_lost, nothing_twice, work_is_bounded,
     },
     mutation::Mutation,
     stream::Stream,
@@ -36,6 +40,17 @@ enum Happening {
     /// A party's application does something of its own.
     Tick(usize),
     Acknowledge(usize, u64, ConnectionId, MessageId),
+}
+
+/// What a run promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Terms {
+    /// Relays lose nothing: everything arrives, and no connection ends.
+    Honest,
+    /// The same, though one relay of each party lies; what is asked of that one may fail.
+    Copies,
+    /// Relays lie: what does not arrive is told, and so is the end of a connection.
+    Told,
 }
 
 /// What a call was for.
@@ -83,6 +98,10 @@ struct World {
     homes: Vec<usize>,
     /// Whether each receives on a second relay as well.
     doubles: bool,
+    /// Which promises hold.
+    terms: Terms,
+    /// Whether a connection cannot go on, as its ends were told.
+    failed: bool,
     /// Whether a party gives one address to all instead of a link to each.
     public: Vec<bool>,
     quota: u64,
@@ -147,6 +166,8 @@ impl World {
             parties,
             homes: (0..parties).map(|_| dice.index(relays)).collect(),
             doubles: false,
+            terms: Terms::Honest,
+            failed: false,
             public: (0..parties).map(|_| dice.chance(400)).collect(),
             quota: dice.between(1, 10),
             notebooks: (0..parties).map(|_| Notebook::default()).collect(),
@@ -162,6 +183,7 @@ impl World {
     }
 
     fn end(mut self, result: Checked) -> Run {
+        self.agents.tally.add(&self.agents.lies());
         Run {
             tally: self.agents.tally.clone(),
             digest: self.agents.trace.digest(),
@@ -170,7 +192,8 @@ impl World {
         }
     }
 
-    fn play_with_lost_relays(&mut self, faults: Faults) -> Checked {
+    /// Both parties come to receive on two relays, and then the faults begin anew.
+    fn double_all(&mut self, faults: Faults) -> Checked {
         self.until(|_, now_ms| now_ms >= FAULTS_MS)?;
         self.agents.faults = Faults::NONE;
         // What was said before both ends use both queues had one relay: it arrives before that dies.
@@ -179,6 +202,11 @@ impl World {
         self.until(|_, now_ms| now_ms >= quiet)?;
         self.quota += self.dice.between(5, 30);
         self.agents.faults = faults;
+        Ok(())
+    }
+
+    fn play_with_lost_relays(&mut self, faults: Faults) -> Checked {
+        self.double_all(faults)?;
         let death = self.now_ms() + self.dice.between(0, FAULTS_MS);
         self.until(|_, now_ms| now_ms >= death)?;
         for party in 0..self.parties {
@@ -226,6 +254,7 @@ impl World {
     }
 
     fn until(&mut self, done: impl Fn(&Self, u64) -> bool) -> Checked {
+        (0..self.parties).try_for_each(|it| work_is_bounded::check(it, self.agents.work(it)))?;
         while !done(self, self.now_ms()) {
             let healed_for = self.now_ms().saturating_sub(FAULTS_MS);
             nobody_hangs::check(healed_for, || {
@@ -425,6 +454,7 @@ impl World {
                 self.memories[party].ids.insert((peer, id), number);
                 if let Some(stream) = self.streams.get_mut(&(party, peer)) {
                     stream.confirmed.insert(number);
+                    stream.ids.insert(number, id.number());
                 }
             }
             (Call::Offer(peers), Ok(Reply::Address(link, short))) => {
@@ -437,6 +467,10 @@ impl World {
             }
             (Call::Connect | Call::Other, Ok(_)) => {}
             (_, Ok(reply)) => return no_connection_fails::check(party, reply),
+            (
+                _,
+                Err(CallError::Connection(_) | CallError::Link(_) | CallError::QueueRefused(_)),
+            ) if self.terms != Terms::Honest => {}
             (_, Err(error)) => return no_connection_fails::check(party, error),
         }
         Ok(())
@@ -444,7 +478,16 @@ impl World {
 
     fn publish(&mut self, party: usize, peers: &[usize], link: Link) -> Checked {
         for peer in peers {
-            if let Some(before) = self.links.insert((party, *peer), link.clone()) {
+            let Some(before) = self.links.insert((party, *peer), link.clone()) else {
+                continue;
+            };
+            // An address whose relay says that its queue is gone, truly or not, gets another queue and so another link.
+            let may_change = self.terms == Terms::Told
+                && self.public[party]
+                && self.agents.work(party).buried > 0;
+            if may_change && before != link {
+                self.agents.tally.count("links that changed");
+            } else {
                 both_ends_agree::check("link under one tag", &before, &link)?;
             }
         }
@@ -471,11 +514,25 @@ impl World {
                     return Err(Violation::new("in_order", text));
                 };
                 let peer = contact.peer;
-                if let Some(stream) = self.streams.get(&(peer, party)) {
-                    integrity_is_ok::check(stream, integrity)?;
-                }
-                self.message(party, peer, connection, id, &body)
+                self.judge_chain(party, peer, integrity)?;
+                let is_late = matches!(integrity, Integrity::BadId { .. });
+                self.message(party, (peer, connection), (id, is_late), &body)
             }
+            Event::Irregular {
+                connection,
+                integrity,
+            } if self.terms == Terms::Told => {
+                let contact = self.notebooks[party].connections.get(&connection);
+                match contact.map(|contact| contact.peer) {
+                    Some(peer) => self.judge_chain(party, peer, integrity),
+                    None => Ok(()),
+                }
+            }
+            Event::Failed { .. } if self.terms == Terms::Told => {
+                self.failed = true;
+                Ok(())
+            }
+            Event::RotationFailed { .. } if self.terms == Terms::Copies => Ok(()),
             Event::Opened { .. } => {
                 self.agents.tally.count("short links opened");
                 Ok(())
@@ -501,6 +558,27 @@ impl World {
             | Event::Renewed { .. }
             | Event::Synchronised { .. }
             | Event::RotationFailed { .. }) => no_connection_fails::check(party, other),
+        }
+    }
+
+    /// What the chain says about a message, or in front of one: nothing bad, unless relays may lose some.
+    fn judge_chain(&mut self, party: usize, peer: usize, integrity: Integrity) -> Checked {
+        let Some(stream) = self.streams.get_mut(&(peer, party)) else {
+            return Ok(());
+        };
+        match integrity {
+            Integrity::Skipped { .. } if self.mutation == Mutation::DeafToLosses => Ok(()),
+            Integrity::Skipped { from, to } if self.terms == Terms::Told => {
+                self.agents.tally.count("losses told");
+                stream.missing.push((from, to));
+                Ok(())
+            }
+            // It was told as missing before, and now comes after all.
+            Integrity::BadId { id } if self.terms == Terms::Told && stream.is_told(id) => {
+                self.agents.tally.count("late messages told");
+                Ok(())
+            }
+            integrity => integrity_is_ok::check(stream, integrity),
         }
     }
 
@@ -551,9 +629,8 @@ impl World {
     fn message(
         &mut self,
         party: usize,
-        peer: usize,
-        connection: ConnectionId,
-        id: MessageId,
+        (peer, connection): (usize, ConnectionId),
+        (id, is_late): (MessageId, bool),
         body: &[u8],
     ) -> Checked {
         let forgetful = self.mutation == Mutation::NoDedup;
@@ -564,7 +641,9 @@ impl World {
             // The store of the application holds message and id in one transaction.
             if contact.last.is_none_or(|last| id > last) || forgetful {
                 nothing_twice::check(stream, number)?;
-                in_order::check(stream, number)?;
+                if !is_late {
+                    in_order::check(stream, number)?;
+                }
                 contact.last = Some(id);
                 stream.received.push(number);
                 self.agents.tally.count("messages");

@@ -15,6 +15,10 @@ pub enum Mutation {
     NoDedup,
     /// A restarted protocol says something else than before.
     ForgetSeed,
+    /// The application passes over what it is told of losses.
+    DeafToLosses,
+    /// No relay is honest, where one should be.
+    AllRelaysLie,
     /// An application puts its result away before the step is stored that it came out of.
     ResultBeforeStore,
 }

@@ -18,7 +18,13 @@ use junto_smp::{
 };
 use rand_chacha::ChaCha8Rng;
 
-use crate::dice::{Dice, Seed};
+mod lying;
+
+use crate::{
+    dice::{Dice, Seed},
+    malice::{Lie, Malice},
+    verdict::Tally,
+};
 
 /// Seconds since 1970 at the start of every run.
 const START_SECONDS: u64 = 1_800_000_000;
@@ -50,6 +56,11 @@ pub struct Relay {
     lines: u64,
     rng: ChaCha8Rng,
     sent: Sent,
+    malice: Option<Malice>,
+    /// Connections with a command that it does not answer.
+    withheld: Vec<Line>,
+    /// The lies that it has told.
+    pub told: Tally,
 }
 
 impl Relay {
@@ -85,7 +96,31 @@ impl Relay {
             lines: 0,
             rng: seed.stream(&format!("relay {number}")),
             sent: Vec::new(),
+            malice: None,
+            withheld: Vec::new(),
+            told: Tally::default(),
         }
+    }
+
+    /// It lies from now on, or no more.
+    pub fn corrupt(&mut self, malice: Option<Malice>) {
+        self.malice = malice;
+    }
+
+    /// Whether it lies.
+    #[must_use]
+    pub fn is_hostile(&self) -> bool {
+        self.malice.is_some()
+    }
+
+    /// Whether it stops now, to go back in time.
+    pub fn goes_back(&mut self) -> bool {
+        self.malice.as_mut().is_some_and(Malice::goes_back)
+    }
+
+    /// Connections with a command that will not be answered, since the last call.
+    pub fn take_withheld(&mut self) -> Vec<Line> {
+        core::mem::take(&mut self.withheld)
     }
 
     /// Where it is.
@@ -161,11 +196,25 @@ impl Relay {
         let now = Timestamp(START_SECONDS + now_ms / 1000);
         for request in requests {
             let request = request.unwrap_or_else(|refusal| panic!("client request: {refusal:?}"));
-            self.request(line, &mut connection, request, now);
+            self.lie_about(line, &mut connection, request, now);
         }
+        self.let_go(line, &mut connection);
+        self.copy_sometimes();
         self.flush(line, &mut connection);
         self.connections.insert(line, connection);
         Ok(core::mem::take(&mut self.sent))
+    }
+
+    /// The queue that a request is about.
+    fn named(&self, request: &server::Request<'_>) -> Option<RecipientId> {
+        let id = request.queue_id();
+        match request.party() {
+            Party::Recipient => id.map(|id| RecipientId(*id)),
+            Party::Sender => id.and_then(|id| self.senders.get(&SenderId(*id)).copied()),
+            Party::LinkReader => id.and_then(|id| self.linked(&LinkId(*id))),
+            // Agents use neither notifications nor services.
+            Party::Creator | Party::Notifier | Party::Service | Party::Nobody => None,
+        }
     }
 
     fn request(
@@ -175,14 +224,7 @@ impl Relay {
         request: server::Request<'_>,
         now: Timestamp,
     ) {
-        let id = request.queue_id();
-        let recipient = match request.party() {
-            Party::Recipient => id.map(|id| RecipientId(*id)),
-            Party::Sender => id.and_then(|id| self.senders.get(&SenderId(*id)).copied()),
-            Party::LinkReader => id.and_then(|id| self.linked(&LinkId(*id))),
-            // Agents use neither notifications nor services.
-            Party::Creator | Party::Notifier | Party::Service | Party::Nobody => None,
-        };
+        let recipient = self.named(&request);
         let queue = recipient.and_then(|recipient| self.queues.get(&recipient));
         let credential = match queue {
             Some(queue) => queue.credential(request.command()),
@@ -265,6 +307,9 @@ impl Relay {
                 self.queues.remove(&recipient);
             }
             (Some(Change::Removed(_)), Some(message)) => {
+                if let Some(malice) = &mut self.malice {
+                    malice.remember(message.clone());
+                }
                 self.last_removed = Some((recipient, message));
             }
             _ => {}
@@ -292,9 +337,19 @@ impl Relay {
         recipient: &RecipientId,
         event: &Event<Bytes>,
     ) {
-        let push = |writer: &ReplyWriter, block: &mut OutgoingBlock| {
+        self.push_over(line, connection, to, |writer, block| {
             writer.push_event(block, Entity::Queue(&recipient.0), event)
-        };
+        });
+    }
+
+    /// Pushes into the block of a connection, which may be the commanding one.
+    fn push_over(
+        &mut self,
+        line: Line,
+        connection: &mut Connection,
+        to: Line,
+        push: impl Fn(&ReplyWriter, &mut OutgoingBlock) -> Result<(), BlockFull>,
+    ) {
         if to == line {
             self.push(line, connection, push);
         } else if let Some(mut other) = self.connections.remove(&to) {
@@ -337,28 +392,40 @@ impl Relay {
     pub fn restart(&mut self, forget_ack: bool) {
         self.handshakes.clear();
         self.connections.clear();
+        let forgotten = self.last_removed.take().filter(|_| forget_ack);
         for queue in self.queues.values_mut() {
-            let mut restored = Queue::restore(QueueParts {
-                recipient: queue.recipient(),
-                sender: queue.sender(),
-                mode: queue.mode(),
-                recipient_key: queue.recipient_keys()[0].clone(),
-                sender_key: queue.sender_key().cloned(),
-                delivery_key: DeliveryKey::from_bytes(queue.delivery_key().as_bytes()),
-                suspended: queue.is_suspended(),
-            });
-            if let Some((recipient, message)) = &self.last_removed
-                && forget_ack
-                && *recipient == restored.recipient()
-            {
-                restored.restore_message(message.clone());
-            }
-            for message in queue.messages() {
-                restored.restore_message(message.clone());
-            }
-            restored.restore_link(queue.link().cloned());
-            *queue = restored;
+            let forgotten = forgotten.as_ref();
+            let own = forgotten.filter(|(recipient, _)| *recipient == queue.recipient());
+            *queue = restored(queue, own.map(|(_, message)| message));
         }
-        self.last_removed = None;
+        let Some(malice) = &mut self.malice else {
+            return;
+        };
+        if let Some(copy) = malice.copy.take() {
+            self.told.count(Lie::GoBack.name());
+            self.senders = copy
+                .iter()
+                .map(|it| (it.sender(), it.recipient()))
+                .collect();
+            self.queues = copy.into_iter().map(|it| (it.recipient(), it)).collect();
+        }
     }
+}
+
+/// A queue as its journal has it, perhaps with a message in front that was acknowledged already.
+fn restored(queue: &Queue, first: Option<&Message<Bytes>>) -> Queue {
+    let mut restored = Queue::restore(QueueParts {
+        recipient: queue.recipient(),
+        sender: queue.sender(),
+        mode: queue.mode(),
+        recipient_key: queue.recipient_keys()[0].clone(),
+        sender_key: queue.sender_key().cloned(),
+        delivery_key: DeliveryKey::from_bytes(queue.delivery_key().as_bytes()),
+        suspended: queue.is_suspended(),
+    });
+    for message in first.into_iter().chain(queue.messages()) {
+        restored.restore_message(message.clone());
+    }
+    restored.restore_link(queue.link().cloned());
+    restored
 }

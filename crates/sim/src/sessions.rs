@@ -23,7 +23,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     carrier::{Carrier, News},
     dice::{Dice, Seed},
-    faults::Faults,
+    faults::{Death, Faults},
     invariants::{
         honest_parties_agree, in_order, nobody_hangs, nothing_invented, nothing_lost,
         nothing_twice, the_culprit_is_named,
@@ -491,45 +491,39 @@ impl<C: Carrier> World<C> {
         if step.is_empty() {
             return self.parties[number].node.is_some();
         }
-        let may_die = !matches!(self.plan.trouble, Trouble::Liar { party, .. } if party == number);
-        let dies = self.dice.chance(self.faults.crash) && may_die;
-        let place = self.dice.below(3);
-        let mut disk = self.parties[number].disk.clone();
-        if dies && place == 0 && self.mutation != Mutation::SendBeforeStore {
-            self.carrier.tally().count("crashes before a commit");
-            self.carrier.crash(number, false);
-            self.parties[number].node = None;
-            return false;
+        let is_liar = matches!(self.plan.trouble, Trouble::Liar { party, .. } if party == number);
+        let death = Death::draw(&mut self.dice, &self.faults).filter(|_| !is_liar);
+        let early = self.mutation == Mutation::SendBeforeStore;
+        if death == Some(Death::BeforeCommit) && !early {
+            return self.die(number, "crashes before a commit");
         }
+        let mut disk = self.parties[number].disk.clone();
         let Ok(proof) = disk.commit(step.delta());
         let effects = step.release(proof);
-        if self.mutation == Mutation::SendBeforeStore {
+        if early {
             for effect in effects {
                 self.perform(number, false, effect, true);
             }
-            if dies {
-                self.carrier.crash(number, false);
-                self.parties[number].node = None;
-                return false;
+            if death.is_some() {
+                return self.die(number, "crashes before a commit");
             }
             self.parties[number].disk = disk;
             return true;
         }
         self.parties[number].disk = disk;
-        let stop = if dies {
-            self.dice.index(effects.len() + 1)
-        } else {
-            effects.len()
-        };
-        for effect in effects.into_iter().take(stop) {
+        let limit = Death::limit(death, &mut self.dice, effects.len());
+        for effect in effects.into_iter().take(limit) {
             self.perform(number, false, effect, false);
         }
-        if dies {
-            self.carrier.tally().count("crashes after a commit");
-            self.carrier.crash(number, false);
-            self.parties[number].node = None;
-        }
-        !dies
+        death.is_none() || self.die(number, "crashes after a commit")
+    }
+
+    /// A party's process dies with the step that it was carrying out; false, as nothing goes on there.
+    fn die(&mut self, number: usize, when: &'static str) -> bool {
+        self.carrier.tally().count(when);
+        self.carrier.crash(number, false);
+        self.parties[number].node = None;
+        false
     }
 
     fn settle_twin(&mut self, number: usize, step: Step) {

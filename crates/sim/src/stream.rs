@@ -1,6 +1,6 @@
 //! The reference model of messages from one party to another: what was sent, what arrived.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use junto_crypto::hash::sha256_of;
 
@@ -21,6 +21,10 @@ pub struct Stream {
     pub confirmed: BTreeSet<u64>,
     /// What the receiver recorded, in its order.
     pub received: Vec<u64>,
+    /// The sender's agent's numbers of those that were taken.
+    pub ids: BTreeMap<u64, u64>,
+    /// What the receiver was told is missing, by the numbers of the sender's agent, both ends included.
+    pub missing: Vec<(u64, u64)>,
 }
 
 impl Stream {
@@ -52,6 +56,29 @@ impl Stream {
         (self.body(number, body.len()) == body).then_some(number)
     }
 
+    /// Messages that were taken from the sender and have not come, and of which nothing was told though a later one
+    /// has come.
+    pub fn lost_untold(&self) -> impl Iterator<Item = u64> {
+        let last = self.received.iter().max();
+        let absent = self
+            .confirmed
+            .iter()
+            .filter(|it| !self.received.contains(it));
+        let untold = absent.filter(move |number| {
+            let is_over = last.is_some_and(|last| last > *number);
+            let is_told = self.ids.get(number).is_some_and(|id| self.is_told(*id));
+            is_over && !is_told
+        });
+        untold.copied()
+    }
+
+    /// Whether the receiver was told that this number of the sender's agent is missing.
+    #[must_use]
+    pub fn is_told(&self, id: u64) -> bool {
+        let mut missing = self.missing.iter();
+        missing.any(|(from, to)| (*from..=*to).contains(&id))
+    }
+
     /// Whether all that must arrive has arrived.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -64,8 +91,8 @@ impl core::fmt::Display for Stream {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(
             f,
-            "{} to {}: issued {}, confirmed {:?}, received {:?}",
-            self.from, self.to, self.issued, self.confirmed, self.received
+            "{} to {}: issued {}, confirmed {:?}, received {:?}, told missing {:?}",
+            self.from, self.to, self.issued, self.confirmed, self.received, self.missing
         )
     }
 }

@@ -25,3 +25,22 @@ fn lost_relays() {
     let tally = campaign("lost_relays", 1, messengers::run_with_lost_relays);
     eprintln!("{tally}");
 }
+
+/// Relays that lie about anything, to anybody: nothing altered, foreign or repeated comes to an application, what is
+/// lost is told with its numbers, what works goes on, nothing panics, and no lie makes much work.
+#[test]
+fn lying_relays() {
+    let tally = campaign("lying_relays", 1, |seed, keep| {
+        messengers::run_with_lying_relays(seed, keep, Mutation::Faithful)
+    });
+    eprintln!("{tally}");
+}
+
+/// With an honest relay beside the one that lies, nothing is lost at all.
+#[test]
+fn a_liar_of_two() {
+    let tally = campaign("a_liar_of_two", 3, |seed, keep| {
+        messengers::run_with_a_liar_of_two(seed, keep, Mutation::Faithful)
+    });
+    eprintln!("{tally}");
+}

@@ -137,3 +137,22 @@ fn a_result_put_away_too_early_is_noticed() {
     let violation = sessions(Mutation::ResultBeforeStore, Plan::bls);
     assert_among(&violation, &["the_culprit_is_named", "nobody_hangs"]);
 }
+
+#[test]
+fn an_application_that_passes_over_losses_is_noticed() {
+    let violation = first_violation(|seed| {
+        messengers::run_with_lying_relays(seed, false, Mutation::DeafToLosses)
+    });
+    assert_among(&violation, &["losses_are_told"]);
+}
+
+#[test]
+fn relays_that_all_lie_are_noticed() {
+    let violation = first_violation(|seed| {
+        messengers::run_with_a_liar_of_two(seed, false, Mutation::AllRelaysLie)
+    });
+    assert_among(
+        &violation,
+        &["integrity_is_ok", "no_connection_fails", "nobody_hangs"],
+    );
+}

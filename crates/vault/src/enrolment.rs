@@ -3,6 +3,7 @@
 use curve25519_dalek::{ristretto::RistrettoPoint, scalar::Scalar};
 use junto_crypto::{Zeroizing, kdf::hkdf_sha256};
 use rand_core::CryptoRng;
+use zeroize::Zeroize;
 
 use crate::{
     Account, AuthKey, Cost, DecodeError, GuessLimit, MasterKey, Pin, RealmId, RealmSet, Roster,
@@ -71,8 +72,8 @@ impl Deposit {
         };
         reader.finish()?;
         let (_, commitment) = deposit.roster.commitment(realm).ok_or(DecodeError)?;
-        let fits = RistrettoPoint::mul_base(&deposit.key_share) == commitment.key
-            && RistrettoPoint::mul_base(&deposit.share) == commitment.share
+        let fits = RistrettoPoint::mul_base(&deposit.key_share).compress() == commitment.key
+            && RistrettoPoint::mul_base(&deposit.share).compress() == commitment.share
             && wrapped_digest(&deposit.wrapped) == deposit.roster.wrapped_digest;
         fits.then_some(deposit).ok_or(DecodeError)
     }
@@ -81,6 +82,13 @@ impl Deposit {
     #[must_use]
     pub fn version(&self) -> Version {
         self.roster.version
+    }
+}
+
+impl Drop for Deposit {
+    fn drop(&mut self) {
+        self.verifier.zeroize();
+        self.wrapped.zeroize();
     }
 }
 
@@ -139,8 +147,8 @@ pub fn enrol(
             .iter()
             .zip(&shares)
             .map(|(key, share)| Commitment {
-                key: RistrettoPoint::mul_base(key),
-                share: RistrettoPoint::mul_base(share),
+                key: RistrettoPoint::mul_base(key).compress(),
+                share: RistrettoPoint::mul_base(share).compress(),
             })
             .collect(),
         wrapped_digest: wrapped_digest(&wrapped),

@@ -11,14 +11,20 @@
 //! | store | [`Pin`], [`Stretched`], [`enrol`] |
 //! | get back | [`Roster::agreed`], [`Attempt`], [`Claims`] |
 //! | keep a record | [`Record`] |
+//! | keep all records of a realm | [`Realm`], [`Entry`], [`Token`] |
+//! | answer only what enough replicas hold | [`Quorum`], [`Holders`] |
 //!
 //! Nothing here talks to anybody: bytes in, bytes out, and randomness is an argument.
 
 mod encoding;
 mod enrolment;
+#[cfg(test)]
+mod fixture;
 mod guesses;
 mod oprf;
 mod pin;
+mod quorum;
+mod realm;
 mod realms;
 mod record;
 mod recovery;
@@ -31,6 +37,13 @@ pub use enrolment::{Deposit, Part, enrol};
 pub use guesses::{GuessLimit, PolicyError};
 pub use oprf::{BlindedElement, Evaluation};
 pub use pin::{PIN_BYTES_MAX, PIN_CHARS_MIN, Pin, PinError};
+pub use quorum::{
+    Holders, Position, Quorum, QuorumError, REPLICAS_MAX, Released, ReplicaId, Unheld,
+};
+pub use realm::{
+    Answer, Class, Entry, Genesis, GenesisError, Operation, Pending, Realm, Request, Seconds,
+    Token, Unauthorised,
+};
 pub use realms::{Account, AccountError, REALMS_MAX, RealmId, RealmSet, RealmSetError};
 pub use record::{Charged, Event, Given, Receipt, Record, Refusal, State, View};
 pub use recovery::{Attempt, Claims, RecoveryError};

@@ -2,6 +2,8 @@
 
 use junto_crypto::hash::sha256_of;
 
+use crate::{DecodeError, encoding::Reader};
+
 /// Most realms of one set.
 pub const REALMS_MAX: usize = 32;
 
@@ -121,6 +123,20 @@ impl Account {
             out.extend_from_slice(name.as_bytes());
         }
         out
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut name = || {
+            let length = usize::from(reader.u8()?);
+            core::str::from_utf8(reader.bytes(length)?).map_err(|_| DecodeError)
+        };
+        Self::new(name()?, name()?).map_err(|AccountError| DecodeError)
+    }
+
+    /// Who answers for the user.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        &self.tenant
     }
 }
 

@@ -8,6 +8,7 @@ use curve25519_dalek::scalar::Scalar;
 use junto_crypto::{Zeroizing, hash::sha256_of};
 use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
 
 use crate::{
     AuthKey, BlindedElement, DecodeError, Deposit, Evaluation, Roster, Version,
@@ -15,14 +16,15 @@ use crate::{
 };
 
 /// Receipts that a record holds; older ones are gone, their digests still bound by the chain.
-const RECEIPTS_MAX: usize = 32;
+pub(crate) const RECEIPTS_MAX: usize = 32;
 /// Versions held at once: the newest, and the one before until the newest is settled.
-const VERSIONS_MAX: usize = 2;
+pub(crate) const VERSIONS_MAX: usize = 2;
 
 /// Everything that a realm holds for one id.
 #[derive(Default)]
 pub struct Record {
-    staged: Option<Deposit>,
+    /// In a box, like every deposit: moving it copies no secret.
+    staged: Option<Box<Deposit>>,
     /// The newest first.
     kept: Vec<Kept>,
     /// Guesses at versions that are gone, of which nobody showed that he knew the PIN.
@@ -34,7 +36,7 @@ pub struct Record {
 }
 
 struct Kept {
-    deposit: Deposit,
+    deposit: Box<Deposit>,
     /// Guesses until this version is erased.
     left: u16,
     /// Guesses since somebody last showed that he knew its PIN.
@@ -45,13 +47,14 @@ struct Kept {
 
 /// Whether and how a record is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum State {
     /// Nothing was ever activated, or it was deleted.
-    Absent,
+    Absent = 0,
     /// A secret can be got back.
-    Active,
+    Active = 1,
     /// Guesses ran out and everything was erased.
-    Exhausted,
+    Exhausted = 2,
 }
 
 /// What a realm tells before any guess.
@@ -83,6 +86,15 @@ pub enum Refusal {
     /// The budget of this id is spent: nothing can be stored under it any more.
     #[error("the guesses of this id's lifetime are spent: nothing more can be stored under it")]
     Spent,
+    /// Another guess was charged before this one was evaluated.
+    #[error("another guess came in between; ask again")]
+    Overtaken,
+    /// The realm keeps as many records as it can.
+    #[error("this realm has no room for another record")]
+    Full,
+    /// The token ran out before the realm came to this.
+    #[error("the token has run out")]
+    Late,
 }
 
 /// Proof that a guess was charged; the only way to [`Record::evaluate`].
@@ -96,6 +108,12 @@ pub struct Charged {
 pub struct Given {
     pub(crate) share: Zeroizing<Scalar>,
     pub(crate) wrapped: [u8; 32],
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        self.wrapped.zeroize();
+    }
 }
 
 impl Given {
@@ -158,7 +176,7 @@ impl Record {
     ///
     /// # Errors
     /// [`Refusal::Spent`].
-    pub fn stage(&mut self, deposit: Deposit) -> Result<(), Refusal> {
+    pub fn stage(&mut self, deposit: Box<Deposit>) -> Result<(), Refusal> {
         if self.spent() >= deposit.limit.lifetime {
             return Err(Refusal::Spent);
         }
@@ -350,6 +368,13 @@ impl Record {
         self.note(Event::Deleted, 0);
     }
 
+    /// Nothing is stored here, and nothing was guessed that an id has to answer for. The realm then forgets the record,
+    /// its receipts too.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.staged.is_none() && self.kept.is_empty() && self.debt == 0 && !self.exhausted
+    }
+
     /// What happened here, the oldest first: at most the last 32 events.
     #[must_use]
     pub fn receipts(&self) -> &[Receipt] {
@@ -412,5 +437,6 @@ fn matches(verifier: &[u8; 32], auth: &AuthKey) -> bool {
     verifier.ct_eq(&auth.verifier()).into()
 }
 
+mod stored;
 #[cfg(test)]
 mod tests;

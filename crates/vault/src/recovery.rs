@@ -61,7 +61,7 @@ impl Attempt {
     /// [`RecoveryError`], naming realms whose proofs are false.
     pub fn claims(self, answers: &BTreeMap<RealmId, Evaluation>) -> Result<Claims, RecoveryError> {
         let (sound, liars) = sift(&self.roster, answers, |place, commitment, answer| {
-            let element = answer.verified(&commitment.key, &self.element)?;
+            let element = answer.verified(&commitment.key.decompress()?, &self.element)?;
             Some((place, element))
         });
         let needed = self.roster.set.threshold();
@@ -106,7 +106,7 @@ impl Claims {
     /// [`RecoveryError`], naming realms that gave something else than they are bound to.
     pub fn open(&self, given: &BTreeMap<RealmId, Given>) -> Result<MasterKey, RecoveryError> {
         let (sound, liars) = sift(&self.roster, given, |place, commitment, given| {
-            let bound = RistrettoPoint::mul_base(&given.share) == commitment.share
+            let bound = RistrettoPoint::mul_base(&given.share).compress() == commitment.share
                 && wrapped_digest(&given.wrapped) == self.roster.wrapped_digest;
             bound.then_some((place, given))
         });

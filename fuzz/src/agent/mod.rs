@@ -97,6 +97,7 @@ fn read_rows(bytes: &[u8]) -> Vec<(RowKey, Row)> {
         let (kind, name, number) = (input.u8(), input.u8(), u64::from(input.u8()));
         let (connection, small) = (ConnectionId::new([name; 16]), u32::from(name));
         let key = match kind % 10 {
+            _ if kind == 19 => RowKey::Noise(connection),
             0 => RowKey::Address(Tag::new([name; 32])),
             1 => RowKey::Request(RequestId::new([name; 16])),
             2 => RowKey::LateKey(ConnectionId::new([input.u8(); 16]), small, small),

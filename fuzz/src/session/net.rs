@@ -58,6 +58,7 @@ fn persona() -> Persona {
         display_name: DisplayName::new("party").unwrap(),
         profile: None,
         relay: "relay".to_owned(),
+        pinned: Vec::new(),
     }
 }
 

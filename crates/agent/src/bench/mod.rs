@@ -4,7 +4,10 @@
 //! and of their stores, not of relay and network. The *floor*, measured in the same run, is what the
 //! protocol demands of any implementation: the ratchet and the box of the queue layer at both ends.
 
+mod distance;
 mod passage;
+
+pub use distance::distant;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -85,6 +85,9 @@ impl Machine {
             Command::Spread { connection, spread } => {
                 self.on_connection(connection, |it, effects| it.set_spread(spread, effects))
             }
+            Command::Noise { connection, noise } => {
+                self.on_connection(connection, |it, effects| it.set_noise(noise, effects, rng))
+            }
             Command::Resynchronise { connection } => self
                 .resynchronise(connection, rng)
                 .map(|()| Some(Reply::Done)),
@@ -371,6 +374,7 @@ impl Machine {
         self.effects.delta.delete(RowKey::Connection(id));
         self.effects.delta.delete(RowKey::Renewal(id));
         self.effects.delta.delete(RowKey::Parallel(id));
+        self.effects.delta.delete(RowKey::Noise(id));
         self.hang_up_unused();
     }
 

@@ -23,8 +23,8 @@ pub enum Integrity {
         /// Last missing number.
         to: u64,
     },
-    /// Its number is lower than the last one: the peer went back in time. A peer that restored an
-    /// old copy of its database shows like this.
+    /// Its number is lower than the last one: it counted as missing, and came after all; or the peer went back in
+    /// time. A peer that restored an old copy of its database shows like this.
     BadId {
         /// The number that it has.
         id: u64,

@@ -5,6 +5,7 @@ use junto_smp::address::ServerAddress;
 use super::event::ConnectionFault;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::link::{ContactLink, InvitationLink, Link, LinkError};
+use super::noise::Noise;
 use super::parallel::Spread;
 use super::short::ShortLink;
 
@@ -107,6 +108,13 @@ pub enum Command {
         connection: ConnectionId,
         /// How.
         spread: Spread,
+    },
+    /// Choose when messages go, and noise with them.
+    Noise {
+        /// Which connection.
+        connection: ConnectionId,
+        /// When.
+        noise: Noise,
     },
     /// Agree new keys with the peer.
     Resynchronise {

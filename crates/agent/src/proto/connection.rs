@@ -13,6 +13,7 @@ use super::event::{ConnectionFault, Event};
 use super::id::{ConnectionId, MessageId, Tag};
 use super::instant::Instant;
 use super::link::InvitationLink;
+use super::noise::Slots;
 use super::parallel::{Parallel, QUEUES_MAX};
 use super::publication::Publication;
 use super::queue::{ReceiveQueue, SendQueue};
@@ -121,6 +122,13 @@ pub(super) struct Gap {
     pub(super) until: Instant,
 }
 
+/// A message that came before one that precedes it.
+pub(super) struct Early {
+    pub(super) plain: Row,
+    /// Since when it waits, as far as this process knows.
+    pub(super) since: Option<Instant>,
+}
+
 /// See the module.
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
@@ -151,12 +159,14 @@ pub(super) struct Connection {
     pub(super) rotation: Rotation,
     /// Queues beside the first ones.
     pub(super) parallel: Parallel,
+    /// When it sends.
+    pub(super) slots: Slots,
     /// Encrypted queue messages by number.
     pub(super) outbox: BTreeMap<u64, Bytes>,
     /// Messages that the application has not acknowledged, with their receipts.
     pub(super) inbox: BTreeMap<u64, DueReceipt>,
     /// Decrypted messages that overtook an earlier one, by the sender's number.
-    pub(super) early: BTreeMap<u64, Row>,
+    pub(super) early: BTreeMap<u64, Early>,
     pub(super) link: Option<Box<InvitationLink>>,
     /// Keys of overtaken messages that the ratchet keeps.
     pub(super) late: BTreeSet<SkippedId>,
@@ -216,6 +226,7 @@ impl Connection {
             resync: Resynchronisation::default(),
             rotation: Rotation::default(),
             parallel: Parallel::default(),
+            slots: Slots::default(),
             kept: BTreeSet::new(),
             outbox: BTreeMap::new(),
             inbox: BTreeMap::new(),

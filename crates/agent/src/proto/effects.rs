@@ -38,6 +38,19 @@ pub(super) enum Owner {
     Parallel(ConnectionId, Slot),
 }
 
+impl Owner {
+    fn connection(self) -> Option<ConnectionId> {
+        match self {
+            Self::Address(_) => None,
+            Self::Connection(id)
+            | Self::Opening(id)
+            | Self::Next(id)
+            | Self::Retired(id, _)
+            | Self::Parallel(id, _) => Some(id),
+        }
+    }
+}
+
 /// What a command in flight does for its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -94,6 +107,8 @@ pub enum Timer {
     Rotation(ConnectionId),
     /// The peer's full queue, or the way to it, may have room again.
     Quota(ConnectionId),
+    /// It is time to choose what goes next, or to send it.
+    Noise(ConnectionId),
     /// A relay refused something for a reason that may have passed.
     Retry(RelayId),
     /// An address may take another request.
@@ -208,16 +223,30 @@ impl Effects {
             .any(|pending| pending.owner == owner && pending.purpose == Purpose::Acknowledge)
     }
 
-    /// Whether a command of one of these lines waits for its answer.
-    pub(super) fn awaits_answer(&self, lines: &Lines) -> bool {
-        self.pending.values().any(|pending| match pending.owner {
-            Owner::Address(tag) => lines.addresses.contains(&tag),
-            Owner::Connection(id)
-            | Owner::Opening(id)
-            | Owner::Next(id)
-            | Owner::Retired(id, _)
-            | Owner::Parallel(id, _) => lines.connections.contains(&id),
-        })
+    /// Whether a command of one of these lines waits for its answer. Messages that go or come all the time, by
+    /// `is_noisy`, count up to the command `last`.
+    pub(super) fn awaits_answer(
+        &self,
+        lines: &Lines,
+        last: Token,
+        is_noisy: impl Fn(ConnectionId) -> bool,
+    ) -> bool {
+        let counts = |(token, pending): (&Token, &Pending)| {
+            let is_passage = matches!(pending.purpose, Purpose::Send(_) | Purpose::Acknowledge);
+            match (pending.owner, pending.owner.connection()) {
+                (Owner::Address(tag), _) => lines.addresses.contains(&tag),
+                (_, Some(id)) if lines.connections.contains(&id) => {
+                    *token <= last || !is_passage || !is_noisy(id)
+                }
+                _ => false,
+            }
+        };
+        self.pending.iter().any(counts)
+    }
+
+    /// The last command so far.
+    pub(super) fn last_token(&self) -> Token {
+        Token(self.last_token)
     }
 
     pub(super) fn is_up(&self, relay: RelayId) -> bool {
@@ -282,6 +311,13 @@ impl Effects {
             let relay = state.path.relay.clone();
             self.event(Event::RelayDown { relay, trouble });
         }
+    }
+
+    /// A moment of the machine's clock in milliseconds since 1970.
+    pub(super) fn unix_millis(&self, at: Instant) -> u64 {
+        let since = Duration::from_millis(at.as_millis());
+        let millis = self.schedule.epoch.saturating_add(since).as_millis();
+        u64::try_from(millis).unwrap_or(u64::MAX)
     }
 
     /// Issues a command. The caller has checked that the relay is up.

@@ -11,7 +11,7 @@ use junto_crypto::CryptoRng;
 use junto_ratchet::{SkippedId, SkippedKey};
 use junto_smp::id::RecipientId;
 
-use super::connection::{Address, Connection, InboxRow, Request, Stage};
+use super::connection::{Address, Connection, Early, InboxRow, Request, Stage};
 use super::effects::{Effects, Owner, PostQuantum, Timer};
 use super::event::Event;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
@@ -19,7 +19,7 @@ use super::instant::Instant;
 use super::opening::{self, Opening};
 use super::path::{Route, RoutePolicy};
 use super::queue::ReceiveQueue;
-use super::relay::RelayId;
+use super::relay::{RelayId, Token};
 use super::relays::retry_refused;
 use super::resync::Resync;
 use super::rotation::{Place, Schedule};
@@ -46,6 +46,16 @@ pub struct Lines {
     pub addresses: BTreeSet<Tag>,
     /// Connections.
     pub connections: BTreeSet<ConnectionId>,
+}
+
+/// What a process waits for that wants to end: see [`Machine::settling`].
+#[derive(Clone, Debug)]
+pub struct Settling {
+    lines: Lines,
+    /// The last command that had been issued.
+    command: Token,
+    /// The last message that each connection with noise had; there is always another one.
+    rows: BTreeMap<ConnectionId, u64>,
 }
 
 /// A row that is not what this version writes, or rows that do not fit together.
@@ -104,6 +114,7 @@ impl Machine {
             connection.count_use(&mut machine.effects);
             connection.time_drain(&mut machine.effects);
             connection.time_switch(&mut machine.effects);
+            connection.resume_slots(&mut machine.effects);
         }
         machine.sort_queues();
         Ok(machine)
@@ -127,6 +138,7 @@ impl Machine {
             RowKey::Connection(_) => "connection",
             RowKey::Renewal(_) => "renewal",
             RowKey::Parallel(_) => "parallel queues",
+            RowKey::Noise(_) => "noise",
             RowKey::Invitation(_) => "invitation",
             RowKey::LateKey(..) => "late key",
             RowKey::Outbox(..) => "outgoing message",
@@ -167,6 +179,10 @@ impl Machine {
                 restored.map_err(bad)?;
                 self.effects.queues_changed();
             }
+            RowKey::Noise(id) => {
+                let connection = self.connections.get_mut(&id).ok_or(orphan)?;
+                connection.restore_slots(row).map_err(bad)?;
+            }
             RowKey::Invitation(id) => {
                 let connection = self.connections.get_mut(&id).ok_or(orphan)?;
                 connection.restore_invitation(row).map_err(bad)?;
@@ -183,7 +199,9 @@ impl Machine {
             }
             RowKey::Early(id, number) => {
                 let connection = self.connections.get_mut(&id).ok_or(orphan)?;
-                connection.early.insert(number, Row::new(row.to_vec()));
+                let plain = Row::new(row.to_vec());
+                let early = Early { plain, since: None };
+                connection.early.insert(number, early);
             }
             RowKey::Inbox(id, number) => {
                 let connection = self.connections.get_mut(&id).ok_or(orphan)?;
@@ -304,6 +322,11 @@ impl Machine {
                         connection.unblock(&mut self.effects);
                     }
                 }
+                Timer::Noise(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.slot_due(&mut self.effects, rng);
+                    }
+                }
                 Timer::Requests(tag) => self.ask_for_requests(tag),
                 Timer::Retry(relay) => {
                     for address in self.addresses.values_mut() {
@@ -355,10 +378,30 @@ impl Machine {
         !self.effects.has_work()
     }
 
-    /// Whether everything that was to leave on these lines has been taken by its relay, and the relays
-    /// are there to take more: a process that ends now keeps nobody waiting there.
+    /// What is to leave on these lines by now, for [`Machine::is_settled`].
     #[must_use]
-    pub fn is_settled(&self, lines: &Lines) -> bool {
+    pub fn settling(&self, lines: Lines) -> Settling {
+        let connections = lines.connections.iter();
+        let connections = connections.filter_map(|id| self.connections.get(id));
+        let noisy = connections.filter(|it| it.stage == Stage::Active && it.slots.is_noisy());
+        let rows = noisy.map(|it| (it.id, it.sent.next_id() - 1)).collect();
+        Settling {
+            lines,
+            command: self.effects.last_token(),
+            rows,
+        }
+    }
+
+    /// Whether everything that was to leave on these lines has been taken by its relay, and the relays
+    /// are there to take more: a process that ends now keeps nobody waiting there. Of connections with noise,
+    /// everything that was to leave when the waiting began.
+    #[must_use]
+    pub fn is_settled(&self, settling: &Settling) -> bool {
+        let Settling {
+            lines,
+            command,
+            rows,
+        } = settling;
         let is_sent = |connection: &Connection| {
             // With several queues one that works is enough.
             let mut sends = connection.sends();
@@ -370,7 +413,8 @@ impl Machine {
                 Stage::Failed(_) => true,
                 Stage::Deleting => false,
                 Stage::Inviting | Stage::Joining | Stage::Confirming | Stage::Active => {
-                    is_up && connection.untaken() == 0
+                    let last = rows.get(&connection.id).copied();
+                    is_up && !connection.has_untaken(last.unwrap_or(u64::MAX))
                 }
             }
         };
@@ -384,7 +428,9 @@ impl Machine {
         let connections = lines.connections.iter();
         let addresses = lines.addresses.iter();
         self.is_idle()
-            && !self.effects.awaits_answer(lines)
+            && !self
+                .effects
+                .awaits_answer(lines, *command, |id| rows.contains_key(&id))
             && lines.connections.iter().all(is_opened)
             && connections
                 .filter_map(|id| self.connections.get(id))

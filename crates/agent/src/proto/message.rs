@@ -96,7 +96,7 @@ pub enum Body<'a> {
     QueueKey(Vec<(QueueInfo, AuthKey)>),
     /// `QU`: these may be used, and whether as the first choice.
     QueueUse(Vec<(QueueName, bool)>),
-    /// `QT`: these are used.
+    /// `QT`: these are used; or noise (`docs/decisions/0015-noise.md`).
     QueueTest(Vec<QueueName>),
     /// Whatever else comes later: counted in the chain, not acted on.
     Other(&'a [u8]),

@@ -25,6 +25,7 @@ mod link_data;
 mod machine;
 mod message;
 mod newcomer;
+mod noise;
 mod offer;
 mod opening;
 mod overview;
@@ -57,10 +58,11 @@ pub use instant::Instant;
 pub use layer::{Confirmed, QueueLayerError, SealedBody};
 pub use link::{ContactLink, InvitationLink, Link, LinkError};
 pub use link_data::{ABOUT_MAX, Opened};
-pub use machine::{Lines, Machine, MachineConfig, RestoreError};
+pub use machine::{Lines, Machine, MachineConfig, RestoreError, Settling};
 pub use message::{AgentMessage, Body, MAX_BODY, MAX_INFO, Receipt};
+pub use noise::{NOISE_INTERVAL_MAX, NOISE_INTERVAL_MIN, Noise, Pace};
 pub use overview::{
-    AddressView, ConnectionView, KeyState, Overview, Progress, QueueView, RequestView,
+    AddressView, ConnectionView, KeyState, NoiseView, Overview, Progress, QueueView, RequestView,
 };
 pub use parallel::{QUEUES_MAX, Spread};
 pub use path::{RelayPath, Route, RoutePolicy, Routing};

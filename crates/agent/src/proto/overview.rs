@@ -7,6 +7,7 @@ use super::event::ConnectionFault;
 use super::id::{ConnectionId, RequestId, Tag};
 use super::link::ContactLink;
 use super::machine::Machine;
+use super::noise::Noise;
 use super::queue::ReceiveQueue;
 use super::resync::Sync;
 use super::rotation::Place;
@@ -76,6 +77,19 @@ pub struct ConnectionView {
     pub receives: Vec<QueueView>,
     /// The relays of the peer's queues that we send to.
     pub sends: Vec<ServerAddress>,
+    /// When we send, and the peer.
+    pub noise: NoiseView,
+}
+
+/// What the two sides of a connection do against being watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoiseView {
+    /// When we send, as chosen.
+    pub ours: Noise,
+    /// Whether it is in force: it is when the peer has said that it understands noise, which SimpleX's agents do not.
+    pub is_running: bool,
+    /// Whether the peer sends at times of its own, too, by its last word of it.
+    pub is_peers: bool,
 }
 
 /// A queue that we receive on.
@@ -145,6 +159,7 @@ impl Machine {
             retired: 0,
             receives: Vec::new(),
             sends: Vec::new(),
+            noise: NoiseView::default(),
         });
         let connections = self.connections.values().filter_map(view);
         Overview {
@@ -197,5 +212,10 @@ fn view(connection: &Connection) -> Option<ConnectionView> {
             .sends()
             .map(|send| send.address.relay.clone())
             .collect(),
+        noise: NoiseView {
+            ours: connection.slots.noise,
+            is_running: connection.slots.is_running(),
+            is_peers: connection.slots.is_peers,
+        },
     })
 }

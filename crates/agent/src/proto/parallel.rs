@@ -29,6 +29,7 @@ use super::effects::{Effects, Owner, Purpose};
 use super::event::ConnectionFault;
 use super::message::Body;
 use super::newcomer::{Newcomer, Offered, Progress, Step};
+use super::noise::is_noise;
 use super::queue::{ReceiveQueue, SendQueue};
 use super::relay::{Answer, RelayId};
 use super::rotation::Place;
@@ -128,6 +129,11 @@ impl Parallel {
             })?,
             offered: read_all(reader, Offered::read)?,
         })
+    }
+
+    /// Whether the peer has said that it understands.
+    pub(super) fn is_understood(&self) -> bool {
+        self.understood
     }
 
     /// Whether there is anything to keep.
@@ -401,13 +407,17 @@ impl Connection {
     }
 
     /// `QT`: which queues the peer receives on, if it names one of those that we send to. Otherwise it is the sender's
-    /// word that it uses a new queue of ours, and that it came is what counts.
+    /// word that it uses a new queue of ours, and that it came is what counts; or it is noise.
     pub(super) fn take_list(
         &mut self,
         names: &[QueueName],
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
+        if let Some(is_scheduled) = is_noise(names) {
+            self.take_noise(is_scheduled, effects);
+            return self.speak_of_queues(effects, rng);
+        }
         let is_named = |address: &QueueAddress| names.iter().any(|name| name.names(address));
         if !self.sends().any(|send| is_named(&send.address)) {
             return;

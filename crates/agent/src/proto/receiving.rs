@@ -12,8 +12,8 @@ use junto_smp::message::Delivered;
 
 use super::chain::Integrity;
 use super::connection::{
-    AHEAD_MAX, Address, Connection, DueReceipt, EARLY_MAX, EARLY_MAX_OF_SEVERAL, Fingerprint, Gap,
-    INBOX_MAX, InboxRow, Keys, RECEIPTS_DUE_MAX, Request, Stage,
+    AHEAD_MAX, Address, Connection, DueReceipt, EARLY_MAX, EARLY_MAX_OF_SEVERAL, Early,
+    Fingerprint, Gap, INBOX_MAX, InboxRow, Keys, RECEIPTS_DUE_MAX, Request, Stage,
 };
 use super::effects::{Effects, Owner, Timer};
 use super::envelope::Envelope;
@@ -22,6 +22,7 @@ use super::handshake::Unusable;
 use super::id::{MessageId, RequestId};
 use super::layer::SealedBody;
 use super::message::{AgentMessage, Body, Receipt};
+use super::noise::is_noise;
 use super::queue::ReceiveQueue;
 use super::resync::{Sync, is_parting};
 use super::rotation::Place;
@@ -200,6 +201,7 @@ impl Connection {
             }
         };
         let plain = opened.plaintext;
+        let was_overtaken = opened.delta.is_use();
         self.keep_late(opened.delta, effects);
         if has_copies {
             self.remember(inner);
@@ -217,6 +219,7 @@ impl Connection {
             return Err(Unusable::Unreadable);
         }
         self.heard_on(place, id, effects);
+        self.heard_before_switch();
         if self.stage == Stage::Confirming {
             // The peer has our confirmation, the relay's word for it was lost.
             self.activate(effects);
@@ -224,7 +227,11 @@ impl Connection {
         let is_first = self.heard(was_silent, effects, rng);
         if id > self.received.expected_id() && !is_first {
             self.hold(id, plain, effects);
-        } else if number.is_some() && id < self.received.expected_id() && !is_first {
+        } else if (number.is_some() || was_overtaken)
+            && id < self.received.expected_id()
+            && !is_first
+        {
+            // Its sender is further by now: what comes next follows the last one, not this one.
             self.act_on_late(&plain, effects);
         } else {
             self.act_on(&plain, effects, rng);
@@ -235,6 +242,7 @@ impl Connection {
         if is_first {
             self.resume(effects, rng);
         }
+        self.heard_peer(effects, rng);
         Ok(())
     }
 
@@ -270,7 +278,8 @@ impl Connection {
     /// come again.
     fn hold(&mut self, id: u64, plain: Row, effects: &mut Effects) {
         effects.delta.put(RowKey::Early(self.id, id), plain.clone());
-        self.early.insert(id, plain);
+        let since = Some(effects.now);
+        self.early.insert(id, Early { plain, since });
     }
 
     /// Gives the messages that are missing now, if any, their time to come.
@@ -335,9 +344,9 @@ impl Connection {
     }
 
     fn release_first(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        if let Some((id, plain)) = self.early.pop_first() {
+        if let Some((id, early)) = self.early.pop_first() {
             effects.delta.delete(RowKey::Early(self.id, id));
-            self.act_on(&plain, effects, rng);
+            self.act_on(&early.plain, effects, rng);
             effects.changed(self.owner());
         }
     }
@@ -345,6 +354,9 @@ impl Connection {
     /// As [`Connection::time_gap`], now that our relay is there: what did not come before may be waiting there.
     pub(super) fn time_gap_anew(&mut self, effects: &mut Effects) {
         let until = effects.now.after(self.gap_delay(effects));
+        for early in self.early.values_mut() {
+            early.since = Some(effects.now);
+        }
         if let Some(gap) = &mut self.gap {
             gap.until = until.min(gap.began.after(GAP_MAX));
         }
@@ -364,11 +376,27 @@ impl Connection {
                 // What a dead relay had is missing in many places.
                 self.release_all(effects, rng);
             } else {
-                self.release_first(effects, rng);
+                self.release_overdue(effects, rng);
             }
             self.release_early(effects, rng);
         }
         self.time_gap(effects);
+    }
+
+    /// Acts on the first message that waits and on those behind it that have waited for as long: a relay that drops
+    /// messages here and there holds up the others by one delay, not by one for each.
+    fn release_overdue(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
+        let delay = self.gap_delay(effects);
+        self.release_first(effects, rng);
+        self.release_early(effects, rng);
+        while let Some((_, first)) = self.early.first_key_value()
+            && first
+                .since
+                .is_some_and(|since| since.after(delay) <= effects.now)
+        {
+            self.release_first(effects, rng);
+            self.release_early(effects, rng);
+        }
     }
 
     /// Judges a message and acts on it.
@@ -411,11 +439,21 @@ impl Connection {
             return;
         };
         let integrity = Integrity::BadId { id };
+        if !matches!(body, Body::Message(_)) {
+            effects.event(Event::Irregular {
+                connection: self.id,
+                integrity,
+            });
+        }
         match body {
             Body::Message(body) => self.take_message((id, plain), integrity, body, effects),
             Body::Receipts(receipts) => self.take_receipts(&receipts, effects),
             Body::QueueContinues(_) => self.unblock(effects),
             Body::Ready(_) => self.take_ready(integrity, effects),
+            // Whoever keeps a schedule says so again with its next noise; that it keeps none any more it says once.
+            Body::QueueTest(names) if is_noise(&names) == Some(false) => {
+                self.take_noise(false, effects);
+            }
             Body::QueueAdd(_)
             | Body::QueueKey(_)
             | Body::QueueUse(_)

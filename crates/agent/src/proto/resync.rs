@@ -326,6 +326,10 @@ impl Connection {
         if self.parallel.is_used() {
             self.store_parallel(effects);
         }
+        self.slots.say_again();
+        if self.slots.is_used() {
+            self.store_slots(effects);
+        }
         self.resync.sync = Sync::Agreed;
         self.agreed_until = Some(effects.now.after(AGREED_PATIENCE));
         effects.event(Event::Renewed {
@@ -391,7 +395,7 @@ impl Connection {
         if self.may_speak() && self.stage == Stage::Active {
             self.speak_of_queues(effects, rng);
             self.admit_waiting(effects, rng);
-            if !self.receipts.is_empty() && !self.receipts_timed {
+            if self.slots.wants_receipts(!self.receipts.is_empty()) && !self.receipts_timed {
                 self.receipts_timed = true;
                 effects.wake_after(Duration::ZERO, Timer::Receipts(self.id));
             }

@@ -42,6 +42,10 @@ const RETIRED_MAX: usize = 4;
 /// deletes the old one with the first message in the new one, as SimpleX's agent does, takes what is there.
 const SWITCH_PAUSE: Duration = Duration::from_secs(2);
 
+/// How often that time begins again because the peer has said something meanwhile: it may be behind with what it reads,
+/// and takes from both queues at once then.
+const SWITCH_TRIES: u8 = 5;
+
 /// How long the new queue waits for the rest of the old one while the old one's relay is away.
 const DRAIN_DELAY: Duration = Duration::from_secs(30);
 
@@ -77,6 +81,10 @@ pub(super) struct Rotation {
     pub(super) copies: bool,
     /// A queue that the peer wants us to use in place of the one that we do.
     offered: Option<Box<Offered>>,
+    /// Whether the peer has said anything since the time before leaving its queue began. Not stored.
+    heard: bool,
+    /// How often that time has begun again. Not stored.
+    switch_tries: u8,
     /// Since when our queue is used, in seconds since 1970; 0 if we did not count.
     since: u64,
 }
@@ -147,6 +155,8 @@ impl Rotation {
             drain_tries: 0,
             copies: flags & 2 != 0,
             offered: offered.map(Box::new),
+            heard: false,
+            switch_tries: 0,
             since: reader.u64()?,
         })
     }
@@ -608,6 +618,7 @@ impl Connection {
             .chain(offered.and_then(|offered| offered.speak()))
             .collect();
         bodies.extend(self.speak_of_parallel());
+        bodies.extend(self.speak_of_noise());
         if bodies.is_empty() {
             return;
         }
@@ -618,6 +629,9 @@ impl Connection {
         self.store_renewal(effects);
         if self.parallel.is_used() {
             self.store_parallel(effects);
+        }
+        if self.slots.is_used() {
+            self.store_slots(effects);
         }
     }
 
@@ -699,8 +713,15 @@ impl Connection {
     /// Starts the timer for leaving the peer's queue, if that is due.
     pub(super) fn time_switch(&mut self, effects: &mut Effects) {
         if self.rotation.is_leaving() {
+            self.rotation.heard = false;
             effects.wake_after(SWITCH_PAUSE, Timer::Switch(self.id));
         }
+    }
+
+    /// The peer has said something: what we leave its queue for may have to wait for what it has still to read there.
+    pub(super) fn heard_before_switch(&mut self) {
+        // Who takes part in noise or in several queues is of our kind, and reads the old queue first.
+        self.rotation.heard = !self.slots.is_understood() && !self.parallel.is_understood();
     }
 
     /// Leaves the peer's queue for the new one, unless an answer from there is awaited still. What the old
@@ -710,6 +731,11 @@ impl Connection {
         if !old.in_flight.is_empty() && effects.is_up(old.relay) {
             return self.time_switch(effects);
         }
+        if self.rotation.heard && self.rotation.switch_tries < SWITCH_TRIES {
+            self.rotation.switch_tries += 1;
+            return self.time_switch(effects);
+        }
+        self.rotation.switch_tries = 0;
         let offered = self.rotation.offered.take_if(|offered| offered.usable);
         let Some(offered) = offered.filter(|_| self.stage == Stage::Active) else {
             return;

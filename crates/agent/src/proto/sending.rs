@@ -50,6 +50,8 @@ const _: () = assert!(KEPT_MAX >= 2 * 128);
 struct Share<'a> {
     outbox: &'a BTreeMap<u64, Bytes>,
     barriers: &'a [u64],
+    /// The last one whose time to go has come.
+    open: u64,
     /// If each row goes to one queue only.
     stripe: Option<Stripe>,
 }
@@ -67,6 +69,9 @@ struct Stripe {
 impl Share<'_> {
     /// Whether this row is for the queue whose turn it is.
     fn has(&self, number: u64) -> bool {
+        if number > self.open {
+            return false;
+        }
         let Some(stripe) = &self.stripe else {
             return true;
         };
@@ -193,6 +198,7 @@ impl Connection {
         let mut share = Share {
             outbox: &self.outbox,
             barriers: &self.resync.barriers,
+            open: self.slots.open(),
             stripe: is_striped.then(|| Stripe {
                 turn: 0,
                 of,
@@ -266,6 +272,12 @@ impl Connection {
         for send in self.sends_mut() {
             send.taken.remove(&number);
         }
+    }
+
+    /// Whether an outbox row up to this one is at no relay.
+    pub(super) fn has_untaken(&self, last: u64) -> bool {
+        let mut rows = self.outbox.range(..=last);
+        rows.any(|(row, _)| !self.kept.contains(row))
     }
 
     /// Outbox rows that no relay has.
@@ -476,14 +488,25 @@ impl Connection {
     /// Tells the peer which of its messages our application has.
     pub(super) fn send_receipts(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         self.receipts_timed = false;
-        let may_send = self.may_speak() && self.can_send();
-        if self.stage != Stage::Active || self.receipts.is_empty() || !may_send {
+        let are_wanted = self.slots.wants_receipts(!self.receipts.is_empty());
+        let owes_answer = self.slots.take_answer();
+        // While the peer takes nothing, they wait where they are small, until something has left; an answer is no
+        // more than a sign that we are there.
+        let most = if owes_answer { WINDOW } else { OUTBOX_MAX };
+        let may_send = self.may_speak() && self.can_send() && self.untaken() < most;
+        if self.stage != Stage::Active || !are_wanted || !may_send {
             return;
         }
-        if self.untaken() >= OUTBOX_MAX {
-            // The peer takes nothing: they wait where they are small, until something has left.
-            return;
+        if self.receipts.is_empty() {
+            self.answer_with_noise(effects, rng);
+        } else {
+            self.enqueue_receipts(effects, rng);
         }
+        self.time_receipts(effects);
+    }
+
+    /// Encrypts receipts that are due into the outbox.
+    pub(super) fn enqueue_receipts(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         let count = self.receipts.len().min(RECEIPTS_MAX);
         let due: Vec<_> = self.receipts.drain(..count).collect();
         let receipts = due
@@ -496,12 +519,11 @@ impl Connection {
             .collect();
         // Sizes are constants; if this failed, receipts would be lost, not messages.
         let _ = self.enqueue(&Body::Receipts(receipts), effects, rng);
-        self.time_receipts(effects);
     }
 
     /// Starts the timer for receipts if some are due.
     pub(super) fn time_receipts(&mut self, effects: &mut Effects) {
-        if !self.receipts.is_empty() && !self.receipts_timed {
+        if self.slots.wants_receipts(!self.receipts.is_empty()) && !self.receipts_timed {
             self.receipts_timed = true;
             effects.wake_after(RECEIPTS_DELAY, Timer::Receipts(self.id));
         }

@@ -25,6 +25,8 @@ pub enum RowKey {
     Renewal(ConnectionId),
     /// What a connection keeps about queues beside its first ones.
     Parallel(ConnectionId),
+    /// When a connection sends, if not when there is something to say.
+    Noise(ConnectionId),
     /// The link of a connection that we invited to.
     Invitation(ConnectionId),
     /// A queue message that the relay has not accepted yet, encrypted, by number.

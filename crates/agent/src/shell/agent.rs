@@ -14,7 +14,7 @@ use crate::client::{ClientOptions, Password};
 use crate::error::AgentError;
 use crate::proto::{
     Command, ConnectionId, ContactLink, Event, InvitationLink, Lines, Link, MessageId, Misuse,
-    Overview, PostQuantum, Reply, RequestId, Resync, Route, RoutePolicy, Routing, ShortLink,
+    Noise, Overview, PostQuantum, Reply, RequestId, Resync, Route, RoutePolicy, Routing, ShortLink,
     Spread, Tag,
 };
 use crate::store::{SqliteStore, Store, StoreError};
@@ -452,6 +452,22 @@ impl Agent {
         spread: Spread,
     ) -> Result<(), AgentError> {
         self.done(Command::Spread { connection, spread }).await
+    }
+
+    /// Chooses when a connection sends: with noise, in slots of time that have nothing to do with what the application
+    /// says, and what a relay sees is the same whether it says anything or not. What is sent waits for a slot then.
+    /// Returns when the choice is stored; slots begin when the peer has said that it understands them
+    /// ([`NoiseView::is_running`](crate::NoiseView::is_running)), which SimpleX's agents do not. What noise hides, and
+    /// what it does not, is in `docs/decisions/0015-noise.md`.
+    ///
+    /// # Errors
+    /// As [`Agent::rotate`].
+    pub async fn set_noise(
+        &self,
+        connection: ConnectionId,
+        noise: Noise,
+    ) -> Result<(), AgentError> {
+        self.done(Command::Noise { connection, noise }).await
     }
 
     /// Agrees new keys with the peer: for a connection whose messages cannot be read any more, because a side

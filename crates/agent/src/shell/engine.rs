@@ -20,7 +20,7 @@ use crate::error::{AgentError, RelayFault};
 use crate::proto::{
     Answer, CallError, Event, Instant, Lines, Machine, MachineConfig, Output, Overview,
     PostQuantum, RelayId, RelayNotice, RelayTrouble, Reply, Resync, Route, RoutePolicy, Schedule,
-    Ticket, Token,
+    Settling, Ticket, Token,
 };
 use crate::random::generator;
 use crate::store::{Store, StoreError};
@@ -79,7 +79,7 @@ pub(super) struct Engine {
     events: mpsc::UnboundedSender<Event>,
     replies: Replies,
     /// Who waits for everything to have left, and on which lines.
-    settling: Vec<(Lines, oneshot::Sender<()>)>,
+    settling: Vec<(Settling, oneshot::Sender<()>)>,
     /// Who waits until what was done so far is stored.
     storing: Vec<oneshot::Sender<()>>,
     last_ticket: u64,
@@ -238,7 +238,7 @@ impl Engine {
                 let _ = waiting.send(());
             }
             let machine = &self.machine;
-            let settled = |(lines, _): &mut (Lines, _)| machine.is_settled(lines);
+            let settled = |(settling, _): &mut (Settling, _)| machine.is_settled(settling);
             for (_, waiting) in self.settling.extract_if(.., settled) {
                 let _ = waiting.send(());
             }
@@ -301,7 +301,10 @@ impl Engine {
                 self.handle_relay(now, relay, input);
             }
             Input::Relay { .. } | Input::Tick => {}
-            Input::Settle(lines, waiting) => self.settling.push((lines, waiting)),
+            Input::Settle(lines, waiting) => {
+                let settling = self.machine.settling(lines);
+                self.settling.push((settling, waiting));
+            }
             Input::Routes(lines, waiting) => {
                 // The caller may have given up.
                 let _ = waiting.send(self.machine.routes(&lines));
@@ -507,7 +510,10 @@ impl Engine {
                     // Nothing is lost by stopping now; dropping the sender tells the caller.
                     drop(done);
                 }
-                Ok(Input::Settle(lines, waiting)) => self.settling.push((lines, waiting)),
+                Ok(Input::Settle(lines, waiting)) => {
+                    let settling = self.machine.settling(lines);
+                    self.settling.push((settling, waiting));
+                }
                 // Without an answer the caller hears that the agent is closed.
                 Ok(
                     Input::Relay { .. }

@@ -1,4 +1,4 @@
--- Schema of an agent's database, format 3. Checked by a test against what the migrations make.
+-- Schema of an agent's database, format 4. Checked by a test against what the migrations make.
 --
 -- Every `body` is sealed (XChaCha20-Poly1305 under the profile's key, bound to table and row).
 -- What the file shows without the key: how many connections, requests and undelivered messages.
@@ -56,3 +56,6 @@ CREATE TABLE renewal (connection BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) 
 
 -- What a connection keeps about queues beside its first ones.
 CREATE TABLE parallel (connection BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
+
+-- When a connection sends, if not when there is something to say.
+CREATE TABLE noise (connection BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;

@@ -217,6 +217,12 @@ impl Store for SqliteStore {
             &mut out,
         )?;
         self.rows_of(
+            "SELECT connection, body FROM noise ORDER BY connection",
+            connection,
+            |id| RowKey::Noise(ConnectionId::new(id)),
+            &mut out,
+        )?;
+        self.rows_of(
             "SELECT connection, body FROM invitation ORDER BY connection",
             connection,
             |id| RowKey::Invitation(ConnectionId::new(id)),
@@ -288,6 +294,11 @@ fn put(transaction: &Transaction<'_>, key: &RowKey, body: &[u8]) -> rusqlite::Re
              ON CONFLICT (connection) DO UPDATE SET body = excluded.body",
             &[id.as_bytes(), &body],
         ),
+        RowKey::Noise(id) => run(
+            "INSERT INTO noise (connection, body) VALUES (?1, ?2)
+             ON CONFLICT (connection) DO UPDATE SET body = excluded.body",
+            &[id.as_bytes(), &body],
+        ),
         RowKey::Invitation(id) => run(
             "INSERT OR REPLACE INTO invitation (connection, body) VALUES (?1, ?2)",
             &[id.as_bytes(), &body],
@@ -327,6 +338,7 @@ fn delete(transaction: &Transaction<'_>, key: &RowKey) -> rusqlite::Result<()> {
             "DELETE FROM parallel WHERE connection = ?1",
             &[id.as_bytes()],
         ),
+        RowKey::Noise(id) => run("DELETE FROM noise WHERE connection = ?1", &[id.as_bytes()]),
         RowKey::Invitation(id) => run(
             "DELETE FROM invitation WHERE connection = ?1",
             &[id.as_bytes()],
@@ -372,6 +384,10 @@ fn sealing_context(key: &RowKey) -> Vec<u8> {
         }
         RowKey::Parallel(id) => {
             out.push(b'P');
+            out.extend_from_slice(id.as_bytes());
+        }
+        RowKey::Noise(id) => {
+            out.push(b'S');
             out.extend_from_slice(id.as_bytes());
         }
         RowKey::Invitation(id) => {

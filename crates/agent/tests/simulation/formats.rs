@@ -16,7 +16,7 @@ use rusqlite::types::Value;
 use crate::world::{Faults, Pair, relay_address, tag};
 
 /// Each format with what its database holds.
-const FORMATS: [(i64, &str, Contents); 2] = [
+const FORMATS: [(i64, &str, Contents); 3] = [
     (
         1,
         include_str!("../formats/1.sql"),
@@ -29,6 +29,15 @@ const FORMATS: [(i64, &str, Contents); 2] = [
     (
         2,
         include_str!("../formats/2.sql"),
+        Contents {
+            rows: 6,
+            bytes: 0,
+            connections: 2,
+        },
+    ),
+    (
+        3,
+        include_str!("../formats/3.sql"),
         Contents {
             rows: 6,
             bytes: 0,

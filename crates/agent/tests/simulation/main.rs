@@ -13,6 +13,7 @@
 mod formats;
 mod growth;
 mod hostile;
+mod noise;
 mod parallel;
 mod relay;
 mod restored;
@@ -20,8 +21,10 @@ mod resync;
 mod rotation;
 mod world;
 
+use std::collections::BTreeSet;
+
 use junto_agent::proto::{
-    CallError, Command, ConnectionFault, HEAL_INTERVAL, Integrity, Lines, Reply,
+    CallError, Command, ConnectionFault, HEAL_INTERVAL, Integrity, Lines, MAX_BODY, Reply,
 };
 use junto_agent::store::Store;
 use world::{Faults, Pair, World, relay_address, tag};
@@ -154,6 +157,38 @@ fn a_message_that_is_missing_before_a_receipt_is_told_all_the_same() {
     assert_eq!(from, to);
     send_and_meddle(&mut pair, 1, |_| {});
     assert_eq!(last_verdicts(&pair, 1), [Integrity::Ok]);
+}
+
+#[test]
+fn what_relays_have_shows_nothing_of_what_was_said_nor_how_much() {
+    let mut pair = connected(1);
+    let text = b"what nobody is to read";
+    let connection = pair.connection(0).unwrap();
+    for body in [text.to_vec(), text.repeat(600), vec![b'a'; MAX_BODY]] {
+        pair.world.call(0, Command::Send { connection, body });
+    }
+    pair.world.settle();
+    assert_eq!(last_verdicts(&pair, 1), [Integrity::Ok; 3]);
+    let relays = pair.world.relays.iter();
+    let kept: Vec<_> = relays.flat_map(|(_, relay)| relay.kept()).collect();
+    // Ours, the handshake's, and receipts for all.
+    assert!(kept.len() > 8, "{}", kept.len());
+    let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|it| it == part);
+    assert!(has(&text.repeat(2), text), "this would find it");
+    for sent in &kept {
+        for part in [
+            &text[..8],
+            &text[8..16],
+            b"aaaaaaaa",
+            b"from zero",
+            b"from one",
+        ] {
+            assert!(!has(sent, part));
+        }
+    }
+    // Those of the handshake, which show themselves by the commands around them, and all others.
+    let sizes: BTreeSet<usize> = kept.iter().map(|sent| sent.len()).collect();
+    assert_eq!(sizes.len(), 2, "{sizes:?}");
 }
 
 #[test]
@@ -442,7 +477,8 @@ fn whoever_asked_before_an_address_was_closed_is_heard() {
         addresses: [tag("door")].into(),
         ..Lines::default()
     };
-    assert!(world.nodes[0].machine.is_settled(&gone));
+    let machine = &world.nodes[0].machine;
+    assert!(machine.is_settled(&machine.settling(gone)));
     world.nodes[0].app.requests.clear();
     world.crash(0);
     world.settle();

@@ -102,7 +102,12 @@ impl Relay {
 
     /// Messages that were ever sent here.
     pub fn kept_count(&self) -> usize {
-        self.queues.values().map(|queue| queue.kept.len()).sum()
+        self.kept().count()
+    }
+
+    /// All that was ever sent to its queues.
+    pub fn kept(&self) -> impl Iterator<Item = &Bytes> {
+        self.queues.values().flat_map(|queue| &queue.kept)
     }
 
     /// Every stored sender body can be altered by a hostile relay, to no avail.
@@ -408,6 +413,17 @@ impl Relay {
             }
         }
         false
+    }
+
+    /// Drops every second undelivered message.
+    pub fn drop_every_second(&mut self) {
+        for queue in self.queues.values_mut() {
+            let mut place = usize::from(queue.delivered);
+            while place < queue.messages.len() {
+                queue.messages.remove(place);
+                place += 1;
+            }
+        }
     }
 
     /// Turns the order of undelivered messages round.

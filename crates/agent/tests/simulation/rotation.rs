@@ -156,6 +156,48 @@ fn what_waits_in_the_old_queue_comes_first() {
     }
 }
 
+/// Seconds until a queue of node 1 is left by node 0, while node 1 goes on speaking or does not.
+fn seconds_until_left(pair: &mut Pair, is_speaking: bool) -> u32 {
+    let connection = pair.connection(1).unwrap();
+    rotate(pair, 1, None);
+    pair.world.rest();
+    for second in 0..60 {
+        let rotated = &pair.world.nodes[0].app.rotated;
+        if rotated.iter().any(|(receives, _)| !receives) {
+            return second;
+        }
+        if is_speaking {
+            let body = vec![1];
+            pair.world.call(1, Command::Send { connection, body });
+            pair.world.rest();
+        }
+        pair.world.wait(Duration::from_secs(1));
+        pair.world.rest();
+    }
+    panic!("the queue is never left");
+}
+
+#[test]
+fn a_peer_that_still_speaks_is_given_more_time_with_its_old_queue() {
+    // It may be of those that read both queues at once, and be behind with the old one.
+    for seed in [1, 3, 5, 7] {
+        let mut pair = connected(seed);
+        assert_eq!(seconds_until_left(&mut pair, false), 2);
+        let mut pair = connected(seed);
+        assert_eq!(seconds_until_left(&mut pair, true), 12);
+        pair.world.settle();
+        say(&mut pair, 0, 3);
+        pair.check_all_but_bodies();
+        // One of our kind, as its words about several queues have shown, reads the old one first.
+        let mut pair = connected(seed);
+        let connection = pair.connection(1).unwrap();
+        let relay = relay_address(1);
+        pair.world.call(1, Command::AddQueue { connection, relay });
+        pair.world.settle();
+        assert_eq!(seconds_until_left(&mut pair, true), 2);
+    }
+}
+
 #[test]
 fn an_old_relay_that_stays_away_holds_up_nothing_for_long() {
     let mut pair = connected(1);

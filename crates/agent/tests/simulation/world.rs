@@ -222,23 +222,7 @@ impl World {
     pub fn settle(&mut self) {
         let mut quiet = 0;
         for _ in 0..200_000 {
-            let mut busy = false;
-            for node in 0..self.nodes.len() {
-                self.dial(node);
-                self.step(node, Faults::NONE);
-                while self.relay_works(node, Faults::NONE) {
-                    busy = true;
-                }
-                while self.node_hears(node) {
-                    busy = true;
-                }
-                while !self.nodes[node].app.unacknowledged.is_empty() {
-                    self.acknowledge(node);
-                    busy = true;
-                }
-                self.step(node, Faults::NONE);
-            }
-            if busy {
+            if self.round() {
                 quiet = 0;
                 continue;
             }
@@ -249,6 +233,32 @@ impl World {
             }
         }
         panic!("the world does not come to rest");
+    }
+
+    /// Everything that happens without time passing.
+    pub fn rest(&mut self) {
+        while self.round() {}
+    }
+
+    /// Whatever anybody can do at once; whether there was anything.
+    fn round(&mut self) -> bool {
+        let mut busy = false;
+        for node in 0..self.nodes.len() {
+            self.dial(node);
+            self.step(node, Faults::NONE);
+            while self.relay_works(node, Faults::NONE) {
+                busy = true;
+            }
+            while self.node_hears(node) {
+                busy = true;
+            }
+            while !self.nodes[node].app.unacknowledged.is_empty() {
+                self.acknowledge(node);
+                busy = true;
+            }
+            self.step(node, Faults::NONE);
+        }
+        busy
     }
 
     /// Everything that node can do without the others hearing of it.

@@ -92,6 +92,7 @@ impl Table {
             display_name: DisplayName::new("one").unwrap(),
             profile: None,
             relay: "memory".to_owned(),
+            pinned: Vec::new(),
         };
         let params = Params {
             name: name.to_owned(),

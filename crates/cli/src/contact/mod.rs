@@ -2,12 +2,16 @@
 //!
 //! Contacts have an agent and a database of their own, apart from those of sessions: neither sees what is the other's.
 
+mod kin;
 mod messages;
+mod noise;
 mod notes;
 mod upkeep;
 mod verdict;
 
+pub(crate) use kin::{Kin, Reading, refuse_apps};
 pub(crate) use messages::{message_json, recv, refuse_frame, send, warn};
+pub(crate) use noise::noise_json;
 pub(crate) use upkeep::show_json;
 pub(crate) use verdict::{Noted, Verdict};
 
@@ -15,18 +19,24 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use junto_agent::{
     Agent, ConnectionId, ConnectionView, Event, Events, InvitationLink, Lines, Link, Overview,
     Progress, RequestView, Resync, ShortLink, Tag,
 };
+use junto_code::Code;
+use junto_devices::{ContactId, MessageName, News};
 use junto_files::Line;
 use junto_smp::address::ServerAddress;
 use serde_json::json;
 
+use self::kin::Fate;
 use self::notes::{Entry, Notes};
-use crate::args::{AddressCommand, Connect, ContactCommand, Global, NewContact, Patience};
+use crate::args::{
+    AddressCommand, Connect, ContactCommand, Global, NewContact, OfferCode, Patience,
+};
+use crate::code::{self, Offer};
 use crate::failure::{Context, Exit, Failure};
 use crate::open::{END, SETTLE, agent_failure, open_agent};
 use crate::output::{Output, qr_code};
@@ -53,6 +63,7 @@ pub(crate) struct Contacts {
     pub(crate) profile: Arc<Profile>,
     pub(crate) agent: Agent,
     pub(crate) events: Events,
+    pub(crate) kin: Kin,
     notes: Notes,
     socks: Option<junto_agent::client::SocksServer>,
 }
@@ -64,6 +75,8 @@ impl Contacts {
     ) -> Result<(), Failure> {
         let mut contacts = Self::open(global).await?;
         let result = command(&mut contacts).await;
+        contacts.attend().await;
+        contacts.tell_news(global.output());
         let told = contacts.end().await;
         for (name, verdict) in &contacts.notes.untold {
             global.output().say(verdict.warning(name));
@@ -75,7 +88,8 @@ impl Contacts {
     pub(crate) async fn end(&mut self) -> Result<(), Failure> {
         let _ = tokio::time::timeout(END, self.agent.clone().close()).await;
         while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, self.events.next()).await {
-            self.notes.note(&event);
+            let devices = &self.kin.devices;
+            self.notes.note(&event, |tag| kin::home(devices, tag));
         }
         match self.notes.save_at {
             Some(_) => self.notes.save(),
@@ -91,17 +105,20 @@ impl Contacts {
         output: Output,
     ) -> Result<Line<'_>, Failure> {
         for known in self.overview().await?.connections {
-            self.notes.tags.insert(known.id, known.tag);
+            let tag = kin::home(&self.kin.devices, known.tag);
+            self.notes.tags.insert(known.id, tag);
         }
         let Self {
             agent,
             events,
             notes,
+            kin,
             ..
         } = self;
+        let devices = &kin.devices;
         let line = Line::new(agent, events, connection);
         Ok(line.watched(move |event| {
-            notes.note(event);
+            notes.note(event, |tag| kin::home(devices, tag));
             for (name, verdict) in notes.untold.drain(..) {
                 let _ = warn(&name, &verdict, output);
             }
@@ -125,7 +142,11 @@ impl Contacts {
         let (agent, events, socks) = opened;
         succession.finish(&profile)?;
         let notes = Notes::new(Arc::clone(&profile), book);
+        let relay = profile.config.relays.first();
+        let relay = relay.and_then(|relay| relay.parse().ok());
+        let kin = Kin::open(&profile, &agent, relay).await?;
         Ok(Self {
+            kin,
             profile,
             agent,
             events,
@@ -134,7 +155,7 @@ impl Contacts {
         })
     }
 
-    fn relay(&self, given: Option<&str>) -> Result<ServerAddress, Failure> {
+    pub(crate) fn relay(&self, given: Option<&str>) -> Result<ServerAddress, Failure> {
         let own = self.profile.config.relays.first().map(String::as_str);
         let relay = parse_address(given.or(own).ok_or_else(no_relay)?)?;
         way::check_onion(&relay, self.socks.as_ref())?;
@@ -145,18 +166,13 @@ impl Contacts {
         self.agent.overview().await.map_err(agent_failure)
     }
 
-    fn tag_of(&self, name: &str) -> Option<Tag> {
+    pub(crate) fn tag_of(&self, name: &str) -> Option<Tag> {
         let entry = self.notes.book.iter().find(|entry| entry.name == name)?;
         Some(Tag::new(entry.tag))
     }
 
-    fn name_of(&self, tag: Tag) -> Option<&str> {
-        let entry = self
-            .notes
-            .book
-            .iter()
-            .find(|entry| entry.tag == *tag.as_bytes())?;
-        Some(&entry.name)
+    pub(crate) fn name_of(&self, tag: Tag) -> Option<&str> {
+        self.notes.name_of(tag)
     }
 
     /// A name that is free, and fit to be typed and shown.
@@ -166,12 +182,7 @@ impl Contacts {
             let free = numbered.find(|name| self.tag_of(name).is_none());
             return free.ok_or_else(|| Failure::failed("no name is free"));
         };
-        let fits = !name.is_empty()
-            && name.len() <= NAME_MAX
-            && name.trim() == name
-            && printable(name) == name
-            && !name.contains('\t');
-        if !fits {
+        if !is_fit(name) {
             return Err(Failure::usage(
                 "a contact's name has 1 to 64 bytes of printable text",
             ));
@@ -185,33 +196,228 @@ impl Contacts {
 
     /// Writes a name down, before the connection is made: a crash in between leaves a name without one.
     fn enter(&mut self, name: String, tag: Tag) -> Result<(), Failure> {
-        let tag = *tag.as_bytes();
-        let verdicts = Vec::new();
-        self.notes.book.push(Entry {
-            name,
-            tag,
-            verdicts,
-        });
+        self.notes.book.push(Entry::new(name, *tag.as_bytes()));
         self.notes.save()
     }
 
-    fn fresh_tag() -> Tag {
+    pub(crate) fn fresh_tag() -> Tag {
         use rand_core::Rng;
         let mut bytes = [0; 32];
         random().fill_bytes(&mut bytes);
         Tag::new(bytes)
     }
 
+    /// The tag of a contact, by its name.
+    pub(crate) fn known(&self, name: &str) -> Result<Tag, Failure> {
+        self.tag_of(name).ok_or_else(|| unknown(name))
+    }
+
     /// The connection of a contact.
     pub(crate) async fn contact(&self, name: &str) -> Result<ConnectionView, Failure> {
-        let unknown = || {
-            Failure::usage(format_args!("there is no contact `{name}`"))
-                .help("`junto contact list` shows the contacts of this profile")
-        };
-        let tag = self.tag_of(name).ok_or_else(unknown)?;
+        let tag = self.known(name)?;
         let connections = self.overview().await?.connections;
-        let found = connections.into_iter().find(|it| it.tag == tag);
-        found.ok_or_else(unknown)
+        let found = self.best(&connections, tag).cloned();
+        found.ok_or_else(|| match self.kin.devices.revoked_by() {
+            Some(by) => Failure::refused(format_args!(
+                "this device was revoked by `{}`: it has no connection with {name} any more",
+                printable(by)
+            ))
+            .help("`junto device link` makes it a device of the profile again, if you want that"),
+            None => unknown(name),
+        })
+    }
+
+    /// The connection that an ordinary message to a contact goes on: with the device that it prefers, or its only one.
+    pub(crate) async fn target(&self, name: &str) -> Result<ConnectionView, Failure> {
+        let best = self.contact(name).await?;
+        let contact = ContactId(*self.known(name)?.as_bytes());
+        let [only] = self.kin.targets(contact)[..] else {
+            return Ok(best);
+        };
+        let all = self.overview().await?.connections;
+        Ok(all.into_iter().find(|it| it.id == only).unwrap_or(best))
+    }
+
+    /// Sends a message to all devices of a contact, and copies to those of ours, if there are several: it is stored.
+    /// Gives its name, and how many devices of the contact it goes to.
+    ///
+    /// # Errors
+    /// Also if there may be word, behind messages that nobody has read, of a device that is revoked; and if too much waits
+    /// for a device that is away.
+    pub(crate) async fn post(
+        &mut self,
+        name: &str,
+        body: &[u8],
+    ) -> Result<Option<(MessageName, usize)>, Failure> {
+        let tag = self.known(name)?;
+        let contact = ContactId(*tag.as_bytes());
+        if !self.kin.devices.takes_part(contact) {
+            return Ok(None);
+        }
+        let all = self.overview().await?.connections;
+        let devices = &self.kin.devices;
+        let is_deaf =
+            |it: &ConnectionView| kin::home(devices, it.tag) == tag && it.unread >= kin::HELD_MAX;
+        if all.iter().any(is_deaf) {
+            return Err(Failure::new(
+                Exit::Unreachable,
+                format_args!("{} messages of a device of {name} wait to be read, and word of a revoked one may wait behind them", kin::HELD_MAX),
+            )
+            .help(format_args!("read them first: `junto recv --contact {name}`")));
+        }
+        if self.kin.waiting(contact) >= kin::POSTS_MAX {
+            return Err(Failure::new(
+                Exit::Unreachable,
+                format_args!("too many messages wait for a device of {name}"),
+            )
+            .help("send it again later"));
+        }
+        let posted = self.kin.post(contact, body)?;
+        Ok(posted.map(|message| (message, self.kin.targets(contact).len())))
+    }
+
+    /// Of the connections with a contact, one that stands, if there is one.
+    fn best<'a>(&self, all: &'a [ConnectionView], contact: Tag) -> Option<&'a ConnectionView> {
+        let links = self.kin.devices.links_of(ContactId(*contact.as_bytes()));
+        let tags: Vec<Tag> = core::iter::once(contact)
+            .chain(links.map(Tag::new))
+            .collect();
+        let found = tags
+            .iter()
+            .filter_map(|tag| all.iter().find(|it| it.tag == *tag));
+        let found: Vec<_> = found.collect();
+        let mut standing = found.iter().filter(|it| it.progress == Progress::Connected);
+        standing.next().or(found.first()).copied()
+    }
+
+    /// Whether a connection is with this contact, whichever of its devices.
+    pub(crate) fn is_with(&self, connection: ConnectionId, contact: Tag) -> bool {
+        self.notes.tags.get(&connection) == Some(&contact)
+    }
+
+    /// Hears what has come, and does what is due, for a moment.
+    pub(crate) async fn attend(&mut self) {
+        let attending = async {
+            loop {
+                let mut heard = false;
+                while let Ok(event) = tokio::time::timeout(Duration::ZERO, self.next_event()).await
+                {
+                    event?;
+                    heard = true;
+                }
+                let idle = self.kin.is_idle();
+                if !idle {
+                    let next = self.kin.running.next().await;
+                    next.map_or(Ok(()), |ended| self.kin.ended(ended))?;
+                    continue;
+                }
+                let connections = self.kin.take_touched();
+                if connections.is_empty() && !heard {
+                    return Ok::<_, Failure>(());
+                }
+                let lines = Lines {
+                    connections,
+                    ..Lines::default()
+                };
+                self.agent.settle(lines).await.map_err(agent_failure)?;
+            }
+        };
+        if let Ok(Err(failure)) = tokio::time::timeout(GLANCE, attending).await {
+            tracing::error!(
+                "what is due is left to the next command: {}",
+                failure.message
+            );
+        }
+    }
+
+    /// Tells the user what there is to know about devices.
+    pub(crate) fn tell_news(&mut self, output: Output) {
+        for news in core::mem::take(&mut self.kin.news) {
+            let name = |contact: ContactId| {
+                let name = self.notes.name_of(Tag::new(contact.0));
+                name.unwrap_or("a contact").to_owned()
+            };
+            let text = match news {
+                News::Contact(contact, _) => {
+                    format!(
+                        "{}: a contact of your other device, here as well",
+                        name(contact)
+                    )
+                }
+                News::Joined(contact, device) => format!(
+                    "{0} has another device ({1:.8}), says {0}: what you send goes there as well",
+                    name(contact),
+                    device.to_string()
+                ),
+                News::Left(contact, device) => format!(
+                    "{} has revoked its device {:.8}: nothing goes there any more",
+                    name(contact),
+                    device.to_string()
+                ),
+                News::Linked(device) => format!("your device {} is linked", printable(&device)),
+                News::Revoked(device, by) => format!(
+                    "your device {} was revoked by your device {}",
+                    printable(&device),
+                    printable(&by)
+                ),
+                News::RevokedHere(by) => format!(
+                    "THIS device was revoked by your device {}: it gets nothing new",
+                    printable(&by)
+                ),
+                News::AskedAll => continue,
+            };
+            output.say(text);
+        }
+    }
+
+    /// How many contacts there are.
+    pub(crate) fn count(&self) -> usize {
+        self.notes.book.len()
+    }
+
+    /// Gets what the relays have, if they are there.
+    pub(crate) async fn settle_all(&self) -> Result<(), Failure> {
+        let connections = self.overview().await?.connections;
+        let lines = Lines {
+            connections: connections.iter().map(|it| it.id).collect(),
+            ..Lines::default()
+        };
+        let _ = self.settle(lines, GLANCE).await;
+        Ok(())
+    }
+
+    /// All contacts may be told of a device that is new.
+    pub(crate) async fn meet_all(&mut self) -> Result<(), Failure> {
+        self.kin.meet_all(&self.notes).await
+    }
+
+    /// What has come from a contact's devices is heard before something is sent to them.
+    pub(crate) async fn catch_up(&mut self, contact: Tag) {
+        let contact = ContactId(*contact.as_bytes());
+        if self.kin.devices.takes_part(contact) {
+            self.glance_at(Tag::new(contact.0)).await;
+            self.attend().await;
+        }
+    }
+
+    /// Gets what the relays have of a contact, from all its devices, if they are there.
+    pub(crate) async fn glance_at(&self, contact: Tag) {
+        let links = self.kin.devices.links_of(ContactId(*contact.as_bytes()));
+        let tags: Vec<Tag> = core::iter::once(contact)
+            .chain(links.map(Tag::new))
+            .collect();
+        if let Ok(overview) = self.overview().await {
+            let all = overview.connections.iter();
+            let connections = all
+                .filter(|it| tags.contains(&it.tag))
+                .map(|it| it.id)
+                .collect();
+            let lines = Lines {
+                connections,
+                ..Lines::default()
+            };
+            let _ = self.settle(lines, GLANCE).await;
+        }
     }
 
     /// Waits until relays have taken what is to leave for these.
@@ -227,7 +433,7 @@ impl Contacts {
     }
 
     /// The next event until `end`.
-    async fn event(&mut self, end: Instant) -> Result<Option<Event>, Failure> {
+    pub(crate) async fn event(&mut self, end: Instant) -> Result<Option<Event>, Failure> {
         let left = end.saturating_duration_since(Instant::now());
         match tokio::time::timeout(left, self.next_event()).await {
             Ok(event) => event.map(Some),
@@ -245,13 +451,25 @@ impl Contacts {
                     None => core::future::pending().await,
                 }
             };
+            let retry_at = self.kin.retry_at();
+            let retrying = async {
+                match retry_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => core::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = saving => self.notes.save_noted(),
+                () = retrying => self.kin.retry()?,
+                Some(ended) = self.kin.running.next(), if !self.kin.is_idle() => self.kin.ended(ended)?,
                 event = self.events.next() => {
                     let event = event.ok_or_else(|| Failure::failed("the agent has ended"))?;
-                    self.notes.note(&event);
-                    return Ok(event);
+                    let devices = &self.kin.devices;
+                    self.notes.note(&event, |tag| kin::home(devices, tag));
+                    if let Fate::Told(event) = self.kin.look(event, &mut self.notes)? {
+                        return Ok(event);
+                    }
                 }
             }
         }
@@ -267,27 +485,39 @@ impl Contacts {
         &self.agent
     }
 
-    /// Connections that stand, or cannot go on.
-    pub(crate) fn connections(&self) -> Vec<ConnectionId> {
-        self.notes.tags.keys().copied().collect()
+    /// The tags of all contacts.
+    pub(crate) fn tags(&self) -> Vec<Tag> {
+        let book = self.notes.book.iter();
+        book.map(|entry| Tag::new(entry.tag)).collect()
     }
 
-    /// The contact at the other end of a connection that stands, or cannot go on.
-    pub(crate) fn name_at(&self, connection: ConnectionId) -> Option<&str> {
-        self.name_of(*self.notes.tags.get(&connection)?)
+    /// The contact at the other end of a connection that stands, or cannot go on, and its name.
+    pub(crate) fn contact_at(&self, connection: ConnectionId) -> Option<(Tag, String)> {
+        let tag = *self.notes.tags.get(&connection)?;
+        Some((tag, self.name_of(tag)?.to_owned()))
     }
 
-    /// The connection of a contact, if it stands, or cannot go on.
-    pub(crate) fn connection_of(&self, name: &str) -> Option<ConnectionId> {
-        let tag = self.tag_of(name)?;
-        let mut all = self.notes.tags.iter();
-        all.find(|(_, it)| **it == tag).map(|(id, _)| *id)
+    /// See [`Notes::place`].
+    pub(crate) fn place(
+        &mut self,
+        contact: Tag,
+        connection: ConnectionId,
+    ) -> Result<usize, Failure> {
+        self.notes.place(contact, connection)
+    }
+
+    /// See [`Notes::line_at`].
+    pub(crate) fn line_at(&self, contact: Tag, place: usize) -> Option<ConnectionId> {
+        self.notes.line_at(contact, place)
     }
 
     /// All contacts by name.
     pub(crate) async fn listed(&self) -> Result<Vec<(String, ConnectionView)>, Failure> {
-        let connections = self.overview().await?.connections.into_iter();
-        let named = connections.filter_map(|it| Some((self.name_of(it.tag)?.to_owned(), it)));
+        let connections = self.overview().await?.connections;
+        let named = self.notes.book.iter().filter_map(|entry| {
+            let best = self.best(&connections, Tag::new(entry.tag))?;
+            Some((entry.name.clone(), best.clone()))
+        });
         let mut named: Vec<_> = named.collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(named)
@@ -340,6 +570,27 @@ impl Contacts {
         Ok((name, joining.boxed()))
     }
 
+    /// The link that a code stands for.
+    async fn redeem(
+        &self,
+        code: &Code,
+        arguments: &Connect,
+        output: Output,
+    ) -> Result<Link, Failure> {
+        let listed = || self.profile.config.relays.first().cloned();
+        let own = arguments.new.relay.clone().or_else(listed);
+        let relay = code::relay_for(code, &arguments.code, own, output).await?;
+        let visitor = (&*self.profile, self.socks.as_ref());
+        let link = code::redeem(visitor, relay.as_deref(), code, output).await?;
+        if link.starts_with("junto:") {
+            return Err(
+                Failure::usage("the code is for a session, not for a contact")
+                    .help("ask for another one, and use it with `junto session join CODE`"),
+            );
+        }
+        read_contact_link(&link)
+    }
+
     /// Waits until messages flow.
     pub(crate) async fn connected(
         &mut self,
@@ -370,6 +621,20 @@ impl Contacts {
             }
         }
     }
+}
+
+/// Whether a name can be typed and shown.
+fn is_fit(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= NAME_MAX
+        && name.trim() == name
+        && printable(name) == name
+        && !name.contains('\t')
+}
+
+fn unknown(name: &str) -> Failure {
+    Failure::usage(format_args!("there is no contact `{name}`"))
+        .help("`junto contact list` shows the contacts of this profile")
 }
 
 /// A connection that cannot go on.
@@ -411,14 +676,24 @@ fn shown(info: &[u8]) -> String {
     }
 }
 
-/// Shows a link, on a terminal also as QR code.
 fn show_link(link: &ShortLink, hint: &str, output: Output) {
+    show_link_code(&link.to_string(), hint, output);
+}
+
+/// Shows a link as QR code, on a terminal.
+pub(crate) fn show_link_code(link: &str, hint: &str, output: Output) {
     if !output.json && std::io::stderr().is_terminal() {
-        if let Some(code) = qr_code(&link.to_string()) {
+        if let Some(code) = qr_code(link) {
             output.say(code);
         }
         output.say(hint);
     }
+}
+
+/// What a user gives to connect.
+enum Given {
+    Link(Box<Link>),
+    Code(Code),
 }
 
 pub(crate) async fn connect(
@@ -431,8 +706,15 @@ pub(crate) async fn connect(
             .map_err(|_| Failure::usage("the link on standard input is not text"))?,
         link => link.to_owned(),
     };
-    let link = read_contact_link(&text)?;
+    let given = match code::read(&text) {
+        Some(code) => Given::Code(code?),
+        None => Given::Link(Box::new(read_contact_link(&text)?)),
+    };
     Contacts::with(global, async |contacts| {
+        let link = match given {
+            Given::Link(link) => *link,
+            Given::Code(code) => contacts.redeem(&code, &arguments, output).await?,
+        };
         connect_with(contacts, &arguments, &link, output).await
     })
     .await
@@ -524,7 +806,10 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     Contacts::with(global, async |contacts| match command {
-        ContactCommand::Invite { new, wait } => invite(contacts, &new, wait, output).await,
+        ContactCommand::Invite { new, code, wait } => {
+            code.check()?;
+            invite(contacts, &new, &code, wait, output).await
+        }
         ContactCommand::List => list(contacts, output).await,
         ContactCommand::Address(command) => address(contacts, command, output).await,
         ContactCommand::Requests { timeout } => requests(contacts, timeout, output).await,
@@ -537,6 +822,7 @@ pub(crate) async fn run(
             upkeep::rotate(contacts, &name, relay.as_deref(), wait, output).await
         }
         ContactCommand::Queue(command) => upkeep::queue(contacts, command, output).await,
+        ContactCommand::Noise { name, how } => noise::choose(contacts, &name, &how, output).await,
         ContactCommand::Resync { name, wait } => {
             upkeep::resync(contacts, &name, wait, output).await
         }
@@ -548,18 +834,40 @@ pub(crate) async fn run(
 async fn invite(
     contacts: &mut Contacts,
     new: &NewContact,
+    code: &OfferCode,
     wait: Patience,
     output: Output,
 ) -> Result<(), Failure> {
     let end = Instant::now() + wait.patience();
     let (name, making) = contacts.invitation(new, wait.patience())?;
     let (id, full, link) = making.await?;
-    let value = json!({ "contact": name, "link": link.to_string(), "full_link": full.to_string() });
-    output.result(&value, || link.to_string())?;
-    let hint = "Give this link to one peer. It runs: junto connect 'LINK'";
-    show_link(&link, hint, output);
+    let mut value =
+        json!({ "contact": name, "link": link.to_string(), "full_link": full.to_string() });
+    let mut offer = None;
+    if code.code {
+        let relay = contacts.relay(new.relay.as_deref())?.to_string();
+        let relay = code.relay.code_relay.as_deref().unwrap_or(&relay);
+        let visitor = (&*contacts.profile, contacts.socks.as_ref());
+        offer = Offer::make_or_say(visitor, relay, link.to_string(), 1, code, output).await;
+    }
+    if let Some(made) = &offer {
+        value["code"] = json!(made.text().as_str());
+        output.result(&value, || made.text().to_string())?;
+        made.show("junto connect {}", output);
+    } else {
+        output.result(&value, || link.to_string())?;
+        let hint = "Give this link to one peer. It runs: junto connect 'LINK'";
+        show_link(&link, hint, output);
+    }
     let progress = output.progress("waiting for the other side");
-    contacts.connected(id, end).await?;
+    let connected = tokio::select! {
+        connected = contacts.connected(id, end) => connected,
+        failure = code::betrayed(offer.as_mut(), output) => Err(failure),
+    };
+    if let Some(offer) = offer {
+        offer.close().await;
+    }
+    connected?;
     // Ours is the last word of the handshake.
     contacts.settle(one(id), SETTLE).await?;
     progress.done();
@@ -575,13 +883,8 @@ fn unreachable(relay: &ServerAddress) -> Failure {
 }
 
 async fn list(contacts: &Contacts, output: Output) -> Result<(), Failure> {
-    let all = contacts.listed().await?;
-    let lines = Lines {
-        connections: all.iter().map(|(_, it)| it.id).collect(),
-        ..Lines::default()
-    };
     // What came meanwhile, if the relays are there.
-    let _ = contacts.settle(lines, GLANCE).await;
+    contacts.settle_all().await?;
     let all = contacts.listed().await?;
     for (name, contact) in &all {
         output.result(&json_of(name, contact), || text_of(name, contact))?;
@@ -742,6 +1045,10 @@ async fn close(contacts: &mut Contacts, name: &str, output: Output) -> Result<()
         // A name that a crash left without a connection goes as well.
         Err(_) if contacts.tag_of(name).is_some() => {}
         Err(unknown) => return Err(unknown),
+    }
+    if let Some(tag) = contacts.tag_of(name) {
+        contacts.kin.devices.forget(ContactId(*tag.as_bytes()));
+        contacts.kin.proceed()?;
     }
     contacts.notes.book.retain(|entry| entry.name != name);
     contacts.notes.save()?;

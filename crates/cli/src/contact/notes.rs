@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use junto_agent::{ConnectionId, Event, Tag};
+use junto_devices::ContactId;
 use serde::{Deserialize, Serialize};
 
 use super::verdict::Added;
-use super::{BOOK, Noted, Verdict};
+use super::{BOOK, Noted, Verdict, is_fit};
 use crate::failure::{Context, Failure};
 use crate::profile::Profile;
 
@@ -24,6 +25,20 @@ pub(super) struct Entry {
     /// What was lost or altered lately, oldest first.
     #[serde(default)]
     pub(super) verdicts: Vec<Noted>,
+    /// Connections with the contact whose messages `junto daemon` has told, in the order in which they first did.
+    #[serde(default)]
+    pub(super) lines: Vec<[u8; 16]>,
+}
+
+impl Entry {
+    pub(super) fn new(name: String, tag: [u8; 32]) -> Self {
+        Self {
+            name,
+            tag,
+            verdicts: Vec::new(),
+            lines: Vec::new(),
+        }
+    }
 }
 
 /// See the module.
@@ -53,8 +68,8 @@ impl Notes {
     }
 
     /// Notes what an event says about something lost or altered. It is written at once, or with what follows within a
-    /// second.
-    pub(super) fn note(&mut self, event: &Event) {
+    /// second. `home` gives the tag of the contact that a connection is with.
+    pub(super) fn note(&mut self, event: &Event, home: impl Fn(Tag) -> Tag) {
         if let Event::Connected {
             connection, tag, ..
         }
@@ -62,7 +77,7 @@ impl Notes {
             connection, tag, ..
         } = event
         {
-            self.tags.insert(*connection, *tag);
+            self.tags.insert(*connection, home(*tag));
         }
         if let Some((connection, noted)) = Noted::of(event)
             && let Some(&tag) = self.tags.get(&connection)
@@ -72,6 +87,66 @@ impl Notes {
         if self.save_at.is_some_and(|at| at <= Instant::now()) {
             self.save_noted();
         }
+    }
+
+    /// What the contact with this tag is called.
+    pub(super) fn name_of(&self, tag: Tag) -> Option<&str> {
+        let mut book = self.book.iter();
+        let entry = book.find(|entry| entry.tag == *tag.as_bytes())?;
+        Some(&entry.name)
+    }
+
+    /// A contact that another device has: by the name that it has there, if that is free and fit.
+    pub(super) fn welcome(&mut self, contact: ContactId, name: &str) -> Result<(), Failure> {
+        if self.name_of(Tag::new(contact.0)).is_some() {
+            return Ok(());
+        }
+        let name = if is_fit(name) { name } else { "contact" };
+        let numbered = (2..).map(|number: u32| format!("{name}-{number}"));
+        let mut names = core::iter::once(name.to_owned()).chain(numbered);
+        let is_free = |name: &String| is_fit(name) && self.book.iter().all(|it| it.name != *name);
+        // A name that leaves no room for a number.
+        let other = || format!("contact-{}", &contact.to_string()[..12]);
+        let name = names
+            .by_ref()
+            .take(1000)
+            .find(is_free)
+            .unwrap_or_else(other);
+        self.book.push(Entry::new(name, contact.0));
+        self.save()
+    }
+
+    /// The place of a connection among those with a contact: the same for ever, stored before it is given.
+    pub(super) fn place(
+        &mut self,
+        contact: Tag,
+        connection: ConnectionId,
+    ) -> Result<usize, Failure> {
+        let mut book = self.book.iter_mut();
+        let entry = book.find(|entry| entry.tag == *contact.as_bytes());
+        let entry = entry.ok_or_else(|| Failure::usage("there is no such contact"))?;
+        let line = *connection.as_bytes();
+        if let Some(place) = entry.lines.iter().position(|it| *it == line) {
+            return Ok(place);
+        }
+        let place = entry.lines.len();
+        entry.lines.push(line);
+        let saved = self.save();
+        if saved.is_err() {
+            let mut book = self.book.iter_mut();
+            let entry = book.find(|entry| entry.tag == *contact.as_bytes());
+            entry
+                .into_iter()
+                .for_each(|entry| entry.lines.truncate(place));
+        }
+        saved.map(|()| place)
+    }
+
+    /// The connection at that place.
+    pub(super) fn line_at(&self, contact: Tag, place: usize) -> Option<ConnectionId> {
+        let mut book = self.book.iter();
+        let entry = book.find(|entry| entry.tag == *contact.as_bytes())?;
+        entry.lines.get(place).map(|line| ConnectionId::new(*line))
     }
 
     fn keep(&mut self, tag: Tag, noted: Noted) {
@@ -104,5 +179,115 @@ impl Notes {
         self.saved = Some(Instant::now());
         self.save_at = None;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use junto_agent::Integrity;
+
+    use super::*;
+    use crate::profile::Source;
+
+    const BOB: [u8; 32] = [2; 32];
+
+    fn notes(dir: &std::path::Path) -> Notes {
+        let profile = Arc::new(Profile::open(dir, &Source::None).unwrap());
+        let book = vec![Entry::new("bob".to_owned(), BOB)];
+        let mut notes = Notes::new(profile, book);
+        notes.save().unwrap();
+        notes.tags.insert(bobs(), Tag::new(BOB));
+        notes
+    }
+
+    fn bobs() -> ConnectionId {
+        ConnectionId::new([3; 16])
+    }
+
+    /// A loss that was not noted before.
+    fn lost(notes: &mut Notes, number: u64) {
+        let integrity = Integrity::Skipped {
+            from: number,
+            to: number,
+        };
+        let connection = bobs();
+        let event = Event::Irregular {
+            connection,
+            integrity,
+        };
+        notes.note(&event, |tag| tag);
+    }
+
+    /// The verdicts that are on the disk.
+    fn written(notes: &Notes) -> usize {
+        let stored = notes.profile.read_sealed(BOOK).unwrap().unwrap();
+        let book: Vec<Entry> = serde_json::from_slice(&stored).unwrap();
+        book[0].verdicts.len()
+    }
+
+    #[test]
+    fn what_a_peer_causes_at_will_is_written_once_for_all_that_comes_in_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut notes = notes(dir.path());
+        // Nothing was written lately: at once.
+        notes.saved = None;
+        lost(&mut notes, 1);
+        assert_eq!((written(&notes), notes.save_at), (1, None));
+        // Just now, as far as this test takes: together, when that second is over.
+        let now = Instant::now() + Duration::from_secs(3600);
+        notes.saved = Some(now);
+        for number in 2..12 {
+            lost(&mut notes, number);
+        }
+        assert_eq!(
+            (written(&notes), notes.save_at),
+            (1, Some(now + SAVE_PAUSE))
+        );
+        assert_eq!(notes.untold.len(), 11, "all of them are told");
+        notes.save_noted();
+        assert_eq!((written(&notes), notes.save_at), (11, None));
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_tried_again_and_loses_no_note() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut notes = notes(dir.path());
+        // Where the next file is written there is a folder.
+        let obstacle = dir.path().join(format!("{BOOK}.new"));
+        std::fs::create_dir(&obstacle).unwrap();
+        notes.saved = None;
+        lost(&mut notes, 1);
+        assert!(notes.save_at.is_some() && written(&notes) == 0);
+        std::fs::remove_dir(&obstacle).unwrap();
+        notes.save_noted();
+        assert_eq!((written(&notes), notes.save_at), (1, None));
+    }
+
+    #[test]
+    fn a_connection_keeps_its_place_and_has_it_only_once_it_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut notes = notes(dir.path());
+        let (tag, other) = (Tag::new(BOB), ConnectionId::new([4; 16]));
+        assert_eq!(notes.place(tag, bobs()).unwrap(), 0);
+        let obstacle = dir.path().join(format!("{BOOK}.new"));
+        std::fs::create_dir(&obstacle).unwrap();
+        assert_eq!(
+            notes.place(tag, bobs()).unwrap(),
+            0,
+            "nothing is to be stored"
+        );
+        notes.place(tag, other).unwrap_err();
+        assert_eq!(notes.line_at(tag, 1), None);
+        std::fs::remove_dir(&obstacle).unwrap();
+        assert_eq!(notes.place(tag, other).unwrap(), 1);
+        assert_eq!(
+            (notes.line_at(tag, 0), notes.line_at(tag, 1)),
+            (Some(bobs()), Some(other))
+        );
+        let stored = notes.profile.read_sealed(BOOK).unwrap().unwrap();
+        let book: Vec<Entry> = serde_json::from_slice(&stored).unwrap();
+        assert_eq!(book[0].lines, [*bobs().as_bytes(), *other.as_bytes()]);
+        assert!(notes.place(Tag::new([9; 32]), other).is_err());
     }
 }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use junto_agent::{ConnectionView, Event, KeyState, Progress, Spread};
+use junto_agent::{ConnectionView, Event, KeyState, NoiseView, Progress, Spread};
+use junto_devices::ContactId;
 use serde_json::{Value, json};
 
+use super::noise::{noise_json, noise_text};
 use super::verdict::Noted;
-use super::{Contacts, GLANCE, failed, json_of, one, text_of};
+use super::{Contacts, GLANCE, failed, json_of, one, refuse_apps, text_of};
 use crate::args::{Patience, QueueCommand, Spreading};
 use crate::failure::{Exit, Failure};
 use crate::open::agent_failure;
@@ -44,20 +46,30 @@ pub(super) async fn show(
     name: &str,
     output: Output,
 ) -> Result<(), Failure> {
-    let id = contacts.contact(name).await?.id;
+    let tag = contacts
+        .contact(name)
+        .await
+        .map(|_| contacts.tag_of(name))?;
     // What came meanwhile, if the relays are there.
-    let _ = contacts.settle(one(id), GLANCE).await;
+    if let Some(tag) = tag {
+        contacts.glance_at(tag).await;
+    }
     // What the agent has told so far is noted.
-    while contacts.event(Instant::now()).await?.is_some() {}
+    contacts.attend().await;
     contacts.notes.untold.retain(|(of, _)| of != name);
     let contact = contacts.contact(name).await?;
     let relays = views(contacts, &contact).await?;
     let verdicts = verdicts(contacts, name);
-    let value = state(name, &contact, &relays, verdicts);
+    let mut value = state(name, &contact, &relays, verdicts);
+    let devices = devices(contacts, name);
+    value["devices"] = devices.into();
     let hidden = contacts.socks.is_some();
     output.result(&value, || {
         let mut lines = vec![text_of(name, &contact)];
         lines.extend(details(name, &contact));
+        if devices > 1 {
+            lines.push(format!("devices      {devices}: what you send goes to all"));
+        }
         lines.extend(relays.text(hidden));
         lines.extend(verdicts.iter().map(|noted| past(name, noted)));
         lines.join("\n")
@@ -69,7 +81,18 @@ pub(crate) async fn show_json(contacts: &Contacts, name: &str) -> Result<Value, 
     let contact = contacts.contact(name).await?;
     let relays = views(contacts, &contact).await?;
     let verdicts = verdicts(contacts, name);
-    Ok(state(name, &contact, &relays, verdicts))
+    let devices = devices(contacts, name);
+    let mut value = state(name, &contact, &relays, verdicts);
+    value["devices"] = devices.into();
+    Ok(value)
+}
+
+/// How many devices a contact has, as far as we reach them.
+fn devices(contacts: &Contacts, name: &str) -> usize {
+    let tag = contacts.tag_of(name);
+    tag.map_or(0, |tag| {
+        contacts.kin.devices.devices_of(ContactId(*tag.as_bytes()))
+    })
 }
 
 async fn views(contacts: &Contacts, contact: &ConnectionView) -> Result<Views, Failure> {
@@ -90,6 +113,7 @@ fn state(name: &str, contact: &ConnectionView, relays: &Views, verdicts: &[Noted
     value["rotating"] = contact.rotating.into();
     value["retired"] = contact.retired.into();
     value["queues"] = queues(contact);
+    value["noise"] = noise_json(contact.noise);
     value["relays"] = relays.json();
     value["verdicts"] = json!(verdicts);
     value
@@ -105,12 +129,22 @@ fn details(name: &str, contact: &ConnectionView) -> Vec<String> {
         };
         lines.push(format!("post-quantum {post_quantum}"));
     }
+    if contact.noise != NoiseView::default() {
+        lines.push(format!("noise        {}", noise_text(name, contact.noise)));
+    }
     if contact.unsent > 0 {
         lines.push(format!(
-            "unsent       {} messages wait for a relay, or for new keys",
+            "unsent       {} messages wait for a relay, for new keys, or for their time among noise",
             contact.unsent
         ));
     }
+    let waiting = contact.receives.iter().filter(|it| !it.is_open);
+    lines.extend(waiting.map(|it| {
+        format!(
+            "queue        one more on {}, as soon as {name} says that it understands",
+            it.relay
+        )
+    }));
     if contact.rotating {
         lines.push(format!(
             "queue        another one is to be used as soon as {name} answers; nothing to do"
@@ -262,6 +296,7 @@ async fn add(
     let relay = contacts.relay(Some(relay))?;
     let id = contacts.contact(name).await?.id;
     contacts.connected(id, end).await?;
+    refuse_apps(&contacts.contact(name).await?, name, "several queues")?;
     let open = |contact: &ConnectionView| {
         let queues = contact.receives.iter();
         queues.filter(|it| it.is_open && it.relay == relay).count()
@@ -272,7 +307,11 @@ async fn add(
     let progress = output.progress(format!("waiting for {name} to learn of the new queue"));
     while open(&contacts.contact(name).await?) <= before {
         if Instant::now() >= end {
-            return Err(unanswered(name, "the new queue"));
+            let waits = unanswered(name, "the new queue");
+            let help = waits.help.clone().unwrap_or_default();
+            return Err(waits.help(format_args!(
+                "{help}; a program that speaks SimpleX's protocol and is not Junto never answers: `junto contact queue remove {name} --relay …` takes it back"
+            )));
         }
         let look = Instant::now() + LOOK;
         contacts.event(look.min(end)).await?;

@@ -23,13 +23,16 @@ pub(super) struct Desks<C> {
 /// The messages of one contact.
 #[derive(Default)]
 struct Desk {
-    /// Those that are not acknowledged, as they are told. The agent holds as many: 256.
-    held: BTreeMap<u64, Value>,
+    /// Those that are not acknowledged, as they came: their number, and as they are told. The agent holds as many: 256
+    /// of each connection.
+    held: BTreeMap<u64, (u64, Value)>,
+    /// Messages that have come.
+    came: u64,
     /// Who reads them.
     reader: Option<ClientId>,
     /// Whether the reader asked for this contact by its name.
     by_name: bool,
-    /// The last one that the reader was given.
+    /// Which the reader was given last: what came as the how manieth.
     given: u64,
     /// When it was given.
     turn: u64,
@@ -48,7 +51,7 @@ impl Desk {
 
     fn next(&self) -> Option<u64> {
         let next = self.given.saturating_add(1);
-        self.held.range(next..).next().map(|(number, _)| *number)
+        self.held.range(next..).next().map(|(place, _)| *place)
     }
 
     fn give_to(&mut self, reader: Option<ClientId>, by_name: bool) {
@@ -84,14 +87,21 @@ impl<C: Copy + Ord> Desks<C> {
         self.desk(contact).reader
     }
 
-    /// Holds a message until it is acknowledged.
+    /// Holds a message until it is acknowledged; one that is held keeps its place.
     pub(super) fn hold(&mut self, contact: C, number: u64, message: Value) {
-        self.desk(contact).held.insert(number, message);
+        let desk = self.desk(contact);
+        let known = desk.held.iter().find(|(_, (held, _))| *held == number);
+        let place = known.map(|(place, _)| *place);
+        desk.came += u64::from(place.is_none());
+        let place = place.unwrap_or(desk.came);
+        desk.held.insert(place, (number, message));
     }
 
     /// A message is acknowledged.
     pub(super) fn release(&mut self, contact: C, number: u64) {
-        self.desk(contact).held.remove(&number);
+        self.desk(contact)
+            .held
+            .retain(|_, (held, _)| *held != number);
     }
 
     /// The connection stands. Who reads its messages is to hear of it.
@@ -132,19 +142,19 @@ impl<C: Copy + Ord> Desks<C> {
         for desk in own.filter(|desk| desk.reader == Some(client)) {
             let its = desk.out();
             out += its;
-            let Some(number) = desk.next().filter(|_| its < WINDOW) else {
+            let Some(place) = desk.next().filter(|_| its < WINDOW) else {
                 continue;
             };
             let rank = (its, desk.turn);
             if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
-                best = Some((rank, number, desk));
+                best = Some((rank, place, desk));
             }
         }
-        let (_, number, desk) = best.filter(|_| out < CLIENT_WINDOW)?;
+        let (_, place, desk) = best.filter(|_| out < CLIENT_WINDOW)?;
         self.turn += 1;
         desk.turn = self.turn;
-        desk.given = number;
-        desk.held.get(&number)
+        desk.given = place;
+        desk.held.get(&place).map(|(_, message)| message)
     }
 
     /// From now on this client reads a contact's messages, all that are not acknowledged to begin with. Gives who
@@ -242,6 +252,25 @@ mod tests {
             }
             assert_eq!(seen, contacts as usize * 40);
         }
+    }
+
+    #[test]
+    fn messages_come_as_they_came_whatever_their_numbers_are() {
+        let mut desks = Desks::new();
+        desks.subscribe_all(1, []);
+        for number in [1 << 32, 7, (1 << 32) + 1] {
+            desks.hold(0, number, json!([0, number]));
+        }
+        assert_eq!(
+            given(&mut desks, 1),
+            [(0, 1 << 32), (0, 7), (0, (1 << 32) + 1)]
+        );
+        // Told again by the agent, it is no other one; acknowledged, it is gone.
+        desks.hold(0, 7, json!([0, 7]));
+        assert_eq!(given(&mut desks, 1), []);
+        desks.release(0, 1 << 32);
+        desks.subscribe(2, 0);
+        assert_eq!(given(&mut desks, 2), [(0, 7), (0, (1 << 32) + 1)]);
     }
 
     #[test]

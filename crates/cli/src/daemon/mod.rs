@@ -6,6 +6,7 @@
 //! | `answer` | what a client is told |
 //! | `client` | one connection, bounded in all that it may hold |
 //! | `desks` | who reads which messages, and what comes next; no input or output |
+//! | `number` | what a message is called, whichever of the contact's devices it is from; no input or output |
 //! | `post` | the task that owns the contacts and their messages |
 //!
 //! For users: `docs/guides/daemon.md`. Why so: `docs/decisions/0013-the-daemon-speaks-lines-of-json-rpc.md`.
@@ -13,6 +14,7 @@
 mod answer;
 mod client;
 mod desks;
+mod number;
 mod post;
 pub(crate) mod request;
 

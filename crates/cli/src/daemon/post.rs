@@ -1,24 +1,30 @@
 //! The one task that owns the contacts: it hears what their agent tells, holds messages until a client has
 //! acknowledged them, and answers calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use junto_agent::{ConnectionId, ConnectionView, Event, KeyState, MAX_BODY, MessageId};
+use junto_agent::{
+    AgentError, ConnectionId, ConnectionView, Event, Integrity, KeyState, MAX_BODY, MessageId,
+    Misuse, Noise, Tag,
+};
+use junto_devices::{ContactId, MessageName};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::answer::notification;
 use super::client::{ClientId, Outlet, Reply};
 use super::desks::Desks;
+use super::number;
 use super::request::{Call, New};
 use crate::args::NewContact;
 use crate::contact::{
-    Contacts, Verdict, json_of, message_json, read_contact_link, refuse_frame, show_json,
+    Contacts, Reading, Verdict, json_of, message_json, noise_json, read_contact_link, refuse_apps,
+    refuse_frame, show_json,
 };
 use crate::failure::{Exit, Failure};
 use crate::open::{Junto, SETTLE, agent_failure};
@@ -49,8 +55,12 @@ pub(super) struct Post {
     junto: Junto,
     output: Output,
     clients: BTreeMap<ClientId, Outlet>,
-    desks: Desks<ConnectionId>,
-    /// Places for sends, by contact.
+    desks: Desks<Tag>,
+    /// Contacts of which a connection stands.
+    standing: BTreeSet<Tag>,
+    /// Messages that are held and went to several devices, with their numbers: one may come on several connections.
+    named: BTreeMap<(Tag, MessageName), u64>,
+    /// Places for sends, by connection.
     sends: BTreeMap<ConnectionId, Arc<Semaphore>>,
     /// Calls that take their time. The first poll of each is in the order in which they came, and the agent's queue is
     /// fair: what a client sends keeps its order.
@@ -61,7 +71,7 @@ pub(super) struct Post {
 type Done = (Reply, Result<Answer, Failure>);
 
 /// A result, and the message that it acknowledges.
-type Answer = (Value, Option<(ConnectionId, u64)>);
+type Answer = (Value, Option<(Tag, u64)>);
 
 /// What is left to do for an answer.
 type Work = BoxFuture<'static, Result<Answer, Failure>>;
@@ -74,6 +84,8 @@ impl Post {
             output,
             clients: BTreeMap::new(),
             desks: Desks::new(),
+            standing: BTreeSet::new(),
+            named: BTreeMap::new(),
             sends: BTreeMap::new(),
             calls: FuturesUnordered::new(),
         }
@@ -120,37 +132,37 @@ impl Post {
                 id,
                 integrity,
                 body,
-            } => {
-                let Some(name) = self.contacts.name_at(connection) else {
-                    return;
-                };
-                let mut message = message_json(name, Verdict::of(integrity), &body);
-                message["message"] = id.number().into();
-                self.desks.hold(connection, id.number(), message);
-                self.hand_out(connection);
-            }
+            } => self.message((connection, id), integrity, &body),
             Event::Connected {
                 connection, info, ..
             } => {
-                if let Some(name) = self.contacts.name_at(connection) {
+                // The first of those with its devices.
+                if let Some((contact, name)) = self.contacts.contact_at(connection)
+                    && self.standing.insert(contact)
+                {
                     let says = std::str::from_utf8(&info).ok();
                     let says = json!({ "contact": name, "says": says });
-                    self.desks.connected(connection, says);
-                    self.hand_out(connection);
+                    self.desks.connected(contact, says);
+                    self.hand_out(contact);
                 }
             }
-            Event::Delivered { connection, id } => self.mention(
-                connection,
-                "delivered",
-                |name| json!({ "contact": name, "message": id.number() }),
-            ),
+            Event::Delivered { connection, id } => {
+                // What goes to several devices has no number of one connection.
+                let contact = self.contacts.contact_at(connection);
+                let devices = &self.contacts.kin.devices;
+                let is_ordinary = |tag: &Tag| !devices.is_shared(ContactId(*tag.as_bytes()));
+                if let Some((contact, name)) = contact.filter(|(tag, _)| is_ordinary(tag)) {
+                    let params = json!({ "contact": name, "message": id.number() });
+                    self.mention(contact, "delivered", &params);
+                }
+            }
             Event::Failed {
                 connection, error, ..
             } => {
-                if let Some(name) = self.contacts.name_at(connection) {
+                if let Some((contact, name)) = self.contacts.contact_at(connection) {
                     let fault = json!({ "contact": name, "fault": error.to_string() });
-                    self.desks.failed(connection, fault);
-                    self.hand_out(connection);
+                    self.desks.failed(contact, fault);
+                    self.hand_out(contact);
                 }
             }
             // Noted, or of no interest.
@@ -158,9 +170,43 @@ impl Post {
         }
     }
 
+    /// A message, of whichever device of a contact. A copy of what another device of ours has sent stays with the agent.
+    fn message(&mut self, at: (ConnectionId, MessageId), integrity: Integrity, body: &[u8]) {
+        let (connection, id) = at;
+        let Some((contact, name)) = self.contacts.contact_at(connection) else {
+            return;
+        };
+        let Reading::Theirs(named, body) = self.contacts.kin.read(body) else {
+            return;
+        };
+        let number = self.contacts.place(contact, connection);
+        let number = match number.map(|place| number::of(place, id.number())) {
+            Ok(Some(number)) => number,
+            Ok(None) => {
+                return tracing::error!("a message has no number left: `junto recv` shows it");
+            }
+            Err(failure) => {
+                return tracing::error!("a message is left to the next start: {}", failure.message);
+            }
+        };
+        if let Some(named) = named {
+            let key = (contact, named);
+            let devices = &self.contacts.kin.devices;
+            let was_told = devices.is_heard(ContactId(*contact.as_bytes()), named, false);
+            if was_told || self.named.get(&key).is_some_and(|held| *held != number) {
+                return self.contacts.kin.acknowledge(connection, id);
+            }
+            self.named.insert(key, number);
+        }
+        let mut message = message_json(&name, Verdict::of(integrity), &body);
+        message["message"] = number.into();
+        self.desks.hold(contact, number, message);
+        self.hand_out(contact);
+    }
+
     /// Gives the reader of a contact's messages what waits for it.
-    fn hand_out(&mut self, connection: ConnectionId) {
-        if let Some(reader) = self.desks.reader(connection) {
+    fn hand_out(&mut self, contact: Tag) {
+        if let Some(reader) = self.desks.reader(contact) {
             self.serve(reader);
         }
     }
@@ -181,29 +227,20 @@ impl Post {
     }
 
     /// Tells the reader of a contact's messages something that it can do without, if it is not behind.
-    fn mention(
-        &mut self,
-        connection: ConnectionId,
-        method: &str,
-        params: impl FnOnce(&str) -> Value,
-    ) {
-        let reader = self.desks.reader(connection);
+    fn mention(&mut self, contact: Tag, method: &str, params: &Value) {
+        let reader = self.desks.reader(contact);
         let outlet = reader.and_then(|reader| self.clients.get(&reader));
-        let outlet = outlet.filter(|outlet| outlet.has_room());
-        if let (Some(outlet), Some(name)) = (outlet, self.contacts.name_at(connection)) {
-            outlet.tell(notification(method, &params(name)));
+        if let Some(outlet) = outlet.filter(|outlet| outlet.has_room()) {
+            outlet.tell(notification(method, params));
         }
     }
 
     fn warn(&mut self, name: &str, verdict: &Verdict) {
         self.output.say(verdict.warning(name));
-        if let Some(connection) = self.contacts.connection_of(name) {
+        if let Some(contact) = self.contacts.tag_of(name) {
             let advice = verdict.advice(name);
-            self.mention(
-                connection,
-                "warning",
-                |name| json!({ "contact": name, "warning": verdict, "advice": advice }),
-            );
+            let params = json!({ "contact": name, "warning": verdict, "advice": advice });
+            self.mention(contact, "warning", &params);
         }
     }
 
@@ -219,7 +256,7 @@ impl Post {
                 }
             }
             Input::Asked(client, Call::Subscribe { contact }, reply) => {
-                self.subscribe(client, contact, reply).await;
+                self.subscribe(client, contact, reply);
             }
             Input::Asked(client, call, reply) => {
                 // It reads: what found no room before may find it now.
@@ -239,21 +276,23 @@ impl Post {
             Err(failure) => (Err(failure), None),
         };
         reply.send(result);
-        if let Some((connection, message)) = acked {
-            self.desks.release(connection, message);
-            self.hand_out(connection);
+        if let Some((contact, number)) = acked {
+            self.desks.release(contact, number);
+            self.named
+                .retain(|(of, _), held| (*of, *held) != (contact, number));
+            self.hand_out(contact);
         }
     }
 
     /// Answers first, then come the messages that wait. Who read them before is told.
-    async fn subscribe(&mut self, client: ClientId, contact: Option<String>, reply: Reply) {
+    fn subscribe(&mut self, client: ClientId, contact: Option<String>, reply: Reply) {
         let before = match &contact {
             None => {
-                let known = self.contacts.connections();
+                let known = self.contacts.tags();
                 self.desks.subscribe_all(client, known)
             }
-            Some(name) => match self.contacts.contact(name).await {
-                Ok(contact) => self.desks.subscribe(client, contact.id),
+            Some(name) => match self.contacts.known(name) {
+                Ok(contact) => self.desks.subscribe(client, contact),
                 Err(failure) => return reply.send(Err(failure)),
             },
         };
@@ -279,6 +318,21 @@ impl Post {
         let places = places.or_insert_with(|| Arc::new(Semaphore::new(SENDS_MAX)));
         let place = Arc::clone(places).try_acquire_owned();
         place.map_err(|_| full("too many messages to this contact are being stored"))
+    }
+
+    /// A message is acknowledged: if it comes from another device as well, it is not told again. That is stored first.
+    fn heard(&mut self, contact: Tag, number: u64) -> Result<(), Failure> {
+        let mut named = self.named.iter();
+        let named = named.find(|((of, _), held)| (*of, **held) == (contact, number));
+        if let Some(((_, named), _)) = named {
+            let id = ContactId(*contact.as_bytes());
+            let devices = &mut self.contacts.kin.devices;
+            if !devices.is_heard(id, *named, false) {
+                devices.note(id, *named, false);
+                self.contacts.kin.proceed()?;
+            }
+        }
+        Ok(())
     }
 
     /// Does what can be done at once, and gives the rest.
@@ -312,6 +366,23 @@ impl Post {
                 ready(json!({ "contacts": all.collect::<Vec<_>>() }))
             }
             Call::Show { contact } => ready(show_json(&self.contacts, &contact).await?),
+            Call::Noise { contact, noise } => {
+                let view = self.contacts.contact(&contact).await?;
+                if noise != Noise::Off {
+                    refuse_apps(&view, &contact, "noise")?;
+                }
+                let id = view.id;
+                let work = async move {
+                    let set = agent.set_noise(id, noise).await;
+                    set.map_err(agent_failure)?;
+                    let overview = agent.overview().await.map_err(agent_failure)?;
+                    let mut views = overview.connections.iter();
+                    let view = views.find(|view| view.id == id).map(|it| it.noise);
+                    let noise = noise_json(view.unwrap_or_default());
+                    Ok((json!({ "contact": contact, "noise": noise }), None))
+                };
+                work.boxed()
+            }
             Call::Send { contact, body } => {
                 if body.len() > MAX_BODY {
                     return Err(Failure::usage(format_args!(
@@ -320,7 +391,12 @@ impl Post {
                     .help("send it in parts"));
                 }
                 refuse_frame(&body)?;
-                let view = self.contacts.contact(&contact).await?;
+                if let Some((id, devices)) = self.contacts.post(&contact, &body).await? {
+                    return Ok(ready(json!({
+                        "contact": contact, "id": id.to_string(), "bytes": body.len(), "devices": devices,
+                    })));
+                }
+                let view = self.contacts.target(&contact).await?;
                 let (id, place) = (view.id, self.send_place(&view)?);
                 let work = async move {
                     let sending = agent.send(id, &body);
@@ -335,14 +411,22 @@ impl Post {
                 work.boxed()
             }
             Call::Ack { contact, message } => {
-                let id = self.contacts.contact(&contact).await?.id;
+                let tag = self.contacts.known(&contact)?;
+                let value = json!({ "contact": contact, "acked": message });
+                let (place, count) = number::parts(message);
+                let Some(line) = self.contacts.line_at(tag, place) else {
+                    return Ok(ready(value));
+                };
+                self.heard(tag, message)?;
                 let work = async move {
-                    let acked = agent.ack(id, MessageId::new(message)).await;
-                    acked.map_err(agent_failure)?;
+                    match agent.ack(line, MessageId::new(count)).await {
+                        // The device is revoked, and what it said has gone with its connection.
+                        Ok(()) | Err(AgentError::Misuse(Misuse::NoConnection)) => {}
+                        Err(error) => return Err(agent_failure(error)),
+                    }
                     // An answer is a promise that it will not come again.
                     agent.stored().await.map_err(agent_failure)?;
-                    let value = json!({ "contact": contact, "acked": message });
-                    Ok((value, Some((id, message))))
+                    Ok((value, Some((tag, message))))
                 };
                 work.boxed()
             }

@@ -3,6 +3,9 @@
 //! A line comes from any program of the user, so it may be anything. Unknown members and methods are refused, and so are
 //! batches: a client that wants several things sends several lines.
 
+use std::time::Duration;
+
+use junto_agent::{Noise, Pace};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -50,6 +53,13 @@ pub(crate) enum Call {
     Show {
         /// Name of the contact.
         contact: String,
+    },
+    /// `contact.noise`
+    Noise {
+        /// Name of the contact.
+        contact: String,
+        /// When messages go.
+        noise: Noise,
     },
     /// `send`
     Send {
@@ -199,6 +209,22 @@ struct Contact {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct NoiseChoice {
+    contact: String,
+    noise: Kind,
+    interval_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Off,
+    Constant,
+    Random,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Message {
     contact: String,
     text: Option<String>,
@@ -273,6 +299,25 @@ fn read_call(method: &str, params: Value) -> Result<Call, Wrong> {
             let Contact { contact } = read(params)?;
             short([&contact])?;
             Call::Show { contact }
+        }
+        "contact.noise" => {
+            let NoiseChoice {
+                contact,
+                noise,
+                interval_ms,
+            } = read(params)?;
+            short([&contact])?;
+            let pace = interval_ms.and_then(|millis| Pace::new(Duration::from_millis(millis)));
+            let noise = match (noise, interval_ms, pace) {
+                (Kind::Off, None, _) => Noise::Off,
+                (Kind::Constant, Some(_), Some(pace)) => Noise::Constant(pace),
+                (Kind::Random, Some(_), Some(pace)) => Noise::Random(pace),
+                (Kind::Off, Some(_), _) => return Err(wrong("`off` has no interval")),
+                (Kind::Constant | Kind::Random, ..) => {
+                    return Err(wrong("`interval_ms` is 250 to 3600000"));
+                }
+            };
+            Call::Noise { contact, noise }
         }
         "send" => {
             let Message { contact, text, hex } = read(params)?;

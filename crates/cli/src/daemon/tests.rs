@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
+use junto_agent::{Noise, Pace};
 use proptest::prelude::*;
 
 use super::request::{Call, Code, Id, LINE_MAX, New, parse};
@@ -33,6 +36,22 @@ fn each_method_is_read() {
             r#""contact.show""#,
             r#"{"contact":"bob"}"#,
             Call::Show { contact: contact() },
+        ),
+        (
+            r#""contact.noise""#,
+            r#"{"contact":"bob","noise":"random","interval_ms":250}"#,
+            Call::Noise {
+                contact: contact(),
+                noise: Noise::Random(Pace::new(Duration::from_millis(250)).unwrap()),
+            },
+        ),
+        (
+            r#""contact.noise""#,
+            r#"{"contact":"bob","noise":"off"}"#,
+            Call::Noise {
+                contact: contact(),
+                noise: Noise::Off,
+            },
         ),
         (
             r#""send""#,
@@ -136,6 +155,22 @@ fn what_is_no_request_is_refused_with_the_code_that_the_protocol_has_for_it() {
         ),
         (
             r#"{"jsonrpc":"2.0","method":"ack","params":{"contact":"b","message":-1}}"#,
+            Code::Params,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","method":"contact.noise","params":{"contact":"b","noise":"constant"}}"#,
+            Code::Params,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","method":"contact.noise","params":{"contact":"b","noise":"random","interval_ms":249}}"#,
+            Code::Params,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","method":"contact.noise","params":{"contact":"b","noise":"off","interval_ms":250}}"#,
+            Code::Params,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","method":"contact.noise","params":{"contact":"b","noise":"loud","interval_ms":250}}"#,
             Code::Params,
         ),
         (&long_name, Code::Params),

@@ -31,12 +31,14 @@ pub(super) struct Problem {
 }
 
 /// Files that are sealed whole, if they are there.
-const SEALED: [&str; 5] = [
+const SEALED: [&str; 7] = [
     "identity",
+    "codes",
     "relay-passwords",
     "mark",
     "contacts.mark",
     "contacts",
+    "devices",
 ];
 
 const DATABASE: &str = "restore the profile from its latest backup into another folder (`junto profile restore`); keep this one, \

@@ -18,12 +18,19 @@ pub(crate) fn run(command: ProfileCommand, global: &Global, output: Output) -> R
         } => protect(global, new_passphrase_file.as_deref(), remove, output),
         ProfileCommand::Backup { file, passphrase } => back_up(global, &file, &passphrase, output),
         ProfileCommand::Restore { file, passphrase } => restore(global, &file, &passphrase, output),
+        ProfileCommand::Key => show_key(global, output),
         ProfileCommand::Check => look(global, output),
     }
 }
 
 fn open(global: &Global) -> Result<Profile, Failure> {
     Profile::open(&global.profile_dir()?, &global.passphrase())
+}
+
+fn show_key(global: &Global, output: Output) -> Result<(), Failure> {
+    let key = open(global)?.identity()?.verifying_key();
+    let key = hex::encode(key.as_bytes());
+    output.result(&json!({ "key": key }), || key.clone())
 }
 
 fn protect(

@@ -6,6 +6,8 @@
 //! lock           held while a process uses the profile
 //! agent.db       connections of sessions, ratchets, messages on their way
 //! contacts.db    the same of contacts, and contact addresses; contacts: their names
+//! codes          links that codes of the last day led to, so that a broken-off command goes on
+//! devices        other devices of this profile and of its contacts
 //! files/         files on their way to and from contacts, what is known of them: one for each contact
 //! session.db     sessions and protocol runs
 //! mark           tells older copies of the databases of sessions from those in use; contacts.mark: of contacts.db
@@ -23,12 +25,14 @@ mod key;
 mod passphrase;
 
 pub(crate) use command::run;
+pub(crate) use key::is_protected;
 pub(crate) use passphrase::{Source, read_first_line};
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use junto_crypto::aead::StoreKey;
+use junto_crypto::ed25519::SigningKey;
 use junto_crypto::kdf::hkdf_sha256;
 use junto_tls::files::{self, Mode};
 use serde::{Deserialize, Serialize};
@@ -65,7 +69,8 @@ socks = ""
 # How other parties' identities are treated:
 #   "anonymous"  nothing links one session to another
 #   "tofu"       remember a party's profile key, stop when it changes
-#   "pinned"     only the profile keys listed in `pinned`
+#   "pinned"     only the profile keys listed in `pinned`, or in the file of
+#                `--parties-file`; `junto profile key` prints the one of a profile
 policy = "anonymous"
 pinned = []
 "#;
@@ -179,6 +184,21 @@ impl Profile {
             names.extend(name.map(|name| format!("{folder}/{name}")));
         }
         Ok(names)
+    }
+
+    /// The profile's long-term key; made on first use.
+    pub(crate) fn identity(&self) -> Result<SigningKey, Failure> {
+        const FILE: &str = "identity";
+        if let Some(seed) = self.read_sealed(FILE)? {
+            let seed: &[u8; 32] = seed
+                .as_slice()
+                .try_into()
+                .map_err(|_| Failure::failed("the identity file is damaged"))?;
+            return Ok(SigningKey::from_seed(seed));
+        }
+        let key = SigningKey::generate(&mut random());
+        self.write_sealed(FILE, key.seed().as_slice())?;
+        Ok(key)
     }
 
     /// Reads a sealed file; `None` where there is none.

@@ -243,7 +243,7 @@ async fn status(text: &str, socks: Option<SocksServer>, output: Output) -> Resul
 }
 
 /// What an error of a connection to a relay means for the exit code.
-fn client_failure(error: ClientError) -> Failure {
+pub(crate) fn client_failure(error: ClientError) -> Failure {
     match &error {
         ClientError::Network(_) | ClientError::Timeout => Failure::new(Exit::Unreachable, &error)
             .help("check the host and the port, and that the relay runs"),

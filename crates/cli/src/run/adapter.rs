@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 
+use junto_session::adapters::tcp::Greeting;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 
@@ -14,6 +15,7 @@ use crate::failure::{Context, Failure};
 const FILE_MAX: u64 = 64 * 1024;
 /// The same for MPyC: <https://mpyc.readthedocs.io>, its arguments `-P` and `-I`.
 const MPYC: &str = r#"
+greeting = "mpyc"
 each = ["-P", "{peer}"]
 arguments = ["{each}", "-I", "{id}"]
 "#;
@@ -24,6 +26,8 @@ const PLACEHOLDERS: [&str; 5] = ["{id}", "{n}", "{port}", "{peers}", "{peers_fil
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Adapter {
+    /// By what the program takes a connection for one of a certain party.
+    greeting: Greets,
     /// What the program calls the first party.
     first: usize,
     /// One party, with `{host}`, `{port}` and `{id}`.
@@ -38,9 +42,18 @@ pub(crate) struct Adapter {
     environment: BTreeMap<String, String>,
 }
 
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Greets {
+    #[default]
+    Unknown,
+    Mpyc,
+}
+
 impl Default for Adapter {
     fn default() -> Self {
         Self {
+            greeting: Greets::default(),
             first: 0,
             peer: "{host}:{port}".to_owned(),
             separator: ",".to_owned(),
@@ -84,14 +97,17 @@ impl Adapter {
             None if placed => Ok(Self::default()),
             Some("mpyc") | None => Self::parse(MPYC, "mpyc"),
             Some(file) => {
-                let length = fs::metadata(file).map(|found| found.len()).map_err(|error| {
+                let open = fs::File::open(file).map_err(|error| {
                     Failure::usage(format_args!("--adapter {file}: {error}"))
                         .help("it is mpyc, tcp, or a file that describes the program (docs/guides/programs.md)")
                 })?;
-                if length > FILE_MAX {
+                let mut text = String::new();
+                open.take(FILE_MAX + 1)
+                    .read_to_string(&mut text)
+                    .context(format_args!("cannot read {file}"))?;
+                if text.len() as u64 > FILE_MAX {
                     return Err(Failure::usage(format_args!("{file} is too long for a description of a program")));
                 }
-                let text = fs::read_to_string(file).context(format_args!("cannot read {file}"))?;
                 Self::parse(&text, file)
             }
         }
@@ -102,6 +118,21 @@ impl Adapter {
             Failure::usage(format_args!("{name}: {}", error.message()))
                 .help("docs/guides/programs.md describes the format")
         })
+    }
+
+    /// What a connection has to begin with.
+    pub(crate) fn greeting(&self) -> Greeting {
+        match self.greeting {
+            Greets::Unknown => Greeting::Unknown,
+            Greets::Mpyc => Greeting::Mpyc,
+        }
+    }
+
+    /// Whether the command has TLS of its own hide what its connections begin with.
+    pub(crate) fn hides_greeting(&self, command: &[String]) -> bool {
+        // MPyC takes the beginning of an option for the option.
+        let is_ssl = |word: &String| word.len() > 2 && "--ssl".starts_with(word.as_str());
+        self.greeting() == Greeting::Mpyc && command.iter().any(is_ssl)
     }
 
     /// The command as the program is to see it.
@@ -232,6 +263,20 @@ mod tests {
     }
 
     #[test]
+    fn who_greets_is_known_of_mpyc_alone_and_hidden_by_its_tls() {
+        let of = |name, command: &str| {
+            let command = words(command);
+            let adapter = Adapter::of(name, &command).unwrap();
+            (adapter.greeting(), adapter.hides_greeting(&command))
+        };
+        let mpyc = Greeting::Mpyc;
+        assert_eq!(of(None, "python3 santa.py 4"), (mpyc, false));
+        assert_eq!(of(None, "python3 santa.py --ssl -K"), (mpyc, true));
+        assert_eq!(of(None, "python3 santa.py --ss -- -s"), (mpyc, true));
+        assert_eq!(of(None, "./p {peers} --ssl"), (Greeting::Unknown, false));
+    }
+
+    #[test]
     fn placeholders_are_filled() {
         assert_eq!(
             told(None, "./p --me={id}/{n} --at {port} {peers} {json} {"),
@@ -282,5 +327,7 @@ mod tests {
         let failure = Adapter::of(file.path().to_str(), &words("./p")).unwrap_err();
         assert!(failure.message.contains("frist"), "{}", failure.message);
         assert!(Adapter::of(Some("no such file"), &words("./p")).is_err());
+        // It has no length, and no end.
+        assert!(Adapter::of(Some("/dev/zero"), &words("./p")).is_err());
     }
 }

@@ -2,39 +2,57 @@
 
 mod adapter;
 mod port;
+mod program;
 
 use std::io::{self, Write};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use junto_session::adapters::tcp::{Mesh, MeshError, Outcome};
-use junto_session::{Members, PartyIndex, Session, Summary};
+use junto_session::{LocalId, Members, PartyIndex, Session, Summary};
 use serde_json::json;
-use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
-use crate::args::{Global, Run};
+use crate::args::{Global, Run, Seat};
 use crate::failure::{Context, Exit, Failure};
+use crate::lobby;
 use crate::open::{Junto, SETTLE, failure_of, session_failure};
 use crate::output::Output;
-use crate::session;
+use crate::session::{self, WayIn, relays};
 use adapter::{Adapter, Places};
 use port::Port;
+use program::Program;
+pub(crate) use program::tethered;
 
 /// How long a program may take to end once the run cannot go on, before it is told to.
 const NOTICE: Duration = Duration::from_secs(10);
-/// How long it may take then, before it is killed.
-const TERMINATION: Duration = Duration::from_secs(5);
+/// After so long, what the end of a run waits for is told.
+const WAITS: Duration = Duration::from_secs(3);
 /// After so long without a sign of life, the user hears of it.
 const QUIET: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(arguments: Run, global: &Global, output: Output) -> Result<(), Failure> {
     let adapter = Adapter::of(arguments.adapter.as_deref(), &arguments.command)?;
+    if let Some(program) = arguments.command.first().filter(|word| !word.contains('{')) {
+        program::find(program)?;
+    }
     Junto::with(global, async |junto| {
         let (session, summary) = meet(junto, &arguments, output).await?;
         output.say(introduction(&summary));
-        play(junto, &session, &arguments, &adapter, output).await
+        let stripes = usize::from(arguments.stripes);
+        if stripes > 1 {
+            let patience = arguments.wait.patience();
+            relays::stripe(junto, summary.local, stripes, patience, output).await?;
+        }
+        play(
+            junto,
+            (&session, summary.local),
+            &arguments,
+            &adapter,
+            output,
+        )
+        .await
     })
     .await
 }
@@ -47,8 +65,28 @@ async fn meet(
 ) -> Result<(Session, Summary), Failure> {
     let patience = arguments.wait.patience();
     let seat = &arguments.seat;
+    if arguments.code.code && arguments.new.is_none() {
+        return Err(Failure::usage("`--code` goes with `--new`"));
+    }
+    if arguments.join.is_none() {
+        arguments.code.check()?;
+    }
+    if arguments.stripes > 1 && seat.relays.len() > 1 {
+        return Err(Failure::usage(
+            "`--stripes` goes with one `--relay`: to several, everything is sent",
+        ));
+    }
+    if arguments.session.is_some() && *seat != Seat::default() {
+        return Err(Failure::usage(
+            "`--relay`, `--as` and `--parties-file` go with `--new` and `--join`: the session that is named stands already",
+        )
+        .help("`junto session show` tells who is in it; `junto session add-relay` lets it receive on another relay"));
+    }
+    let mut offer = None;
     let forming = if let Some(link) = &arguments.join {
-        session::join(junto, session::read_link(link)?, seat, output).await?
+        let way_in = WayIn::read(link)?;
+        let link = way_in.link(junto, &arguments.code.relay, seat, output);
+        session::join(junto, link.await?, seat, output).await?
     } else if let Some(parties) = arguments.new {
         let name = match &arguments.name {
             Some(name) => name.clone(),
@@ -64,12 +102,13 @@ async fn meet(
             output,
         );
         let (forming, link) = opened.await?;
+        offer = link.offer(junto, &arguments.code, output).await;
         if output.json {
-            output.result(&link.json(), String::new)?;
+            output.result(&link.json(offer.as_ref()), String::new)?;
         } else {
             // Standard output is the program's own.
-            let _ = writeln!(io::stderr().lock(), "{}", link.text());
-            link.show("They run: junto run --join 'LINK' -- COMMAND", output);
+            let _ = writeln!(io::stderr().lock(), "{}", link.shown(offer.as_ref()));
+            link.show(offer.as_ref(), "junto run --join {} -- COMMAND", output);
         }
         forming
     } else {
@@ -79,15 +118,16 @@ async fn meet(
         return Ok((session, summary));
     };
     let local = forming.local().to_string();
-    session::formed(junto, forming, patience, output).await?;
+    lobby::formed(junto, forming, patience, offer, output).await?;
     // Names of the parties come with the session by its name.
     let session = junto.session(&local, patience).await?;
     let summary = junto.sessions.find(&local).await.map_err(session_failure)?;
+    session::add_relays(junto, summary.local, seat, output).await?;
     Ok((session, summary))
 }
 
 /// `run`, or the first of `run-2` and so on that no session has.
-async fn free_name(junto: &Junto) -> Result<String, Failure> {
+pub(crate) async fn free_name(junto: &Junto) -> Result<String, Failure> {
     let taken = junto.sessions.list().await.map_err(session_failure)?;
     let is_free = |name: &String| taken.iter().all(|summary| summary.name != *name);
     let numbered = (2..).map(|number: u32| format!("run-{number}"));
@@ -127,7 +167,7 @@ enum End {
 
 async fn play(
     junto: &Junto,
-    session: &Session,
+    (session, local): (&Session, LocalId),
     arguments: &Run,
     adapter: &Adapter,
     output: Output,
@@ -137,7 +177,14 @@ async fn play(
     let mut port = Port::reserve().context("no free port on this machine")?;
     let own = port.place();
     let failed = |error| mesh_failure(session, error);
-    let mesh = Mesh::open(session, own).await.map_err(failed)?;
+    let mesh = Mesh::open(session, own, adapter.greeting()).await;
+    let mesh = mesh.map_err(failed)?;
+    if adapter.hides_greeting(&arguments.command) {
+        output.say(
+            "With --ssl, MPyC believes every party that has a certificate of the same authority to be whichever it says. \
+             Without it, none can pose as another: the session has seen to it.",
+        );
+    }
     let places = Places {
         me: session.me().as_usize(),
         all: (0..session.parties().as_usize())
@@ -145,18 +192,30 @@ async fn play(
             .map(|party| mesh.ways().get(&party).copied().unwrap_or(own))
             .collect(),
     };
-    let told = adapter.tell(&arguments.command, &places)?;
-    tokio::select! {
-        begun = begin(&mesh, session, arguments.wait.patience(), output) => begun?,
-        () = stop.wait() => {
+    let ready = async {
+        let told = adapter.tell(&arguments.command, &places)?;
+        begin(&mesh, session, arguments.wait.patience(), output).await?;
+        // Who makes further queues has done so before it began.
+        relays::follow(junto, local).await?;
+        Ok(told)
+    };
+    let ready = tokio::select! {
+        ready = ready => ready,
+        () = stop.wait() => Err(Failure::failed("stopped before everybody began")),
+    };
+    let told = match ready {
+        Ok(told) => told,
+        Err(failure) => {
+            // The others are not to begin without us.
             let _ = mesh.finish(Outcome::Stopped).await;
-            return Err(Failure::failed("stopped before everybody began"));
+            junto.part().await;
+            return Err(failure);
         }
-    }
+    };
     let silence = Duration::from_secs(arguments.silence);
     mesh.run(silence);
     port.hand_over();
-    let mut program = match start(&told, session) {
+    let mut program = match Program::start(&told, session, output.json) {
         Ok(program) => program,
         Err(failure) => {
             let _ = mesh.finish(Outcome::Failed).await;
@@ -164,12 +223,19 @@ async fn play(
         }
     };
     let end = tokio::select! {
-        status = program.wait() => End::Program(status.context("cannot wait for the program")?),
+        status = program.wait() => End::Program(status?),
         error = mesh.failed() => End::Streams(error),
         () = stop.wait() => End::Stop,
         () = tell_of_silence(&mesh, session, silence, output) => End::Stop,
     };
-    finish(junto, session, mesh, program, end, output).await
+    let mut ending = Ending {
+        junto,
+        session,
+        silence,
+        stop,
+        output,
+    };
+    ending.end(mesh, program, end).await
 }
 
 /// Waits until everybody has begun.
@@ -194,81 +260,107 @@ async fn begin(
     Ok(())
 }
 
-fn start(told: &adapter::Told, session: &Session) -> Result<Child, Failure> {
-    let [program, arguments @ ..] = told.command.as_slice() else {
-        return Err(Failure::usage("there is no program to run"));
-    };
-    Command::new(program)
-        .args(arguments)
-        .envs(&told.environment)
-        .env("JUNTO_PARTY", session.me().to_string())
-        .env("JUNTO_PARTIES", session.parties().to_string())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| {
-            Failure::usage(format_args!("cannot run {program}: {error}"))
-                .help("what follows `--` is a program on this machine, with its arguments")
-        })
-}
-
-async fn finish(
-    junto: &Junto,
-    session: &Session,
-    mesh: Mesh,
-    mut program: Child,
-    end: End,
+/// What the end of a run needs.
+struct Ending<'a> {
+    junto: &'a Junto,
+    session: &'a Session,
+    /// Without a sign of life for so long, a party is not waited for.
+    silence: Duration,
+    stop: Stop,
     output: Output,
-) -> Result<(), Failure> {
-    let status = match end {
-        End::Program(status) => status,
-        End::Streams(error) => {
-            // The others hear of it first.
-            let _ = mesh.finish(Outcome::Stopped).await;
-            output.say("The run cannot go on; waiting for the program to end.");
-            if timeout(NOTICE, program.wait()).await.is_err() {
-                terminate(&mut program).await;
-            }
-            return Err(mesh_failure(session, error));
-        }
-        End::Stop => {
-            terminate(&mut program).await;
-            let _ = mesh.finish(Outcome::Stopped).await;
-            return Err(Failure::failed("stopped"));
-        }
-    };
-    let outcome = if status.success() {
-        Outcome::Done
-    } else {
-        Outcome::Failed
-    };
-    let carried = mesh.finish(outcome).await;
-    // What broke the streams broke the program as well.
-    carried.map_err(|error| mesh_failure(session, error))?;
-    junto.settle(SETTLE).await?;
-    if !status.success() {
-        return Err(Failure::failed(format_args!(
-            "the program failed: {status}"
-        )));
-    }
-    if output.json {
-        output.result(
-            &json!({ "session": session.name(), "program": { "exit_code": 0 } }),
-            String::new,
-        )?;
-    }
-    Ok(())
 }
 
-/// Asks the program to end, and makes it.
-async fn terminate(program: &mut Child) {
-    let id = program.id().and_then(|id| i32::try_from(id).ok());
-    if let Some(id) = id.and_then(rustix::process::Pid::from_raw) {
-        // It may have ended this moment.
-        let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+impl Ending<'_> {
+    async fn end(&mut self, mesh: Mesh, mut program: Program, end: End) -> Result<(), Failure> {
+        let status = match end {
+            End::Program(status) => status,
+            End::Streams(error) => {
+                // The others hear of it first.
+                let _ = mesh.finish(Outcome::Stopped).await;
+                self.output
+                    .say("The run cannot go on; waiting for the program to end.");
+                if timeout(NOTICE, program.wait()).await.is_err() {
+                    program.terminate().await;
+                }
+                return Err(mesh_failure(self.session, error));
+            }
+            End::Stop => {
+                program.terminate().await;
+                let _ = mesh.finish(Outcome::Stopped).await;
+                return Err(Failure::failed("stopped"));
+            }
+        };
+        let outcome = if status.success() {
+            Outcome::Done
+        } else {
+            Outcome::Failed
+        };
+        // What broke the streams broke the program as well.
+        self.carry(mesh, outcome).await?;
+        if !status.success() {
+            self.junto.part().await;
+            return Err(Failure::failed(format_args!(
+                "the program failed: {status}"
+            )));
+        }
+        self.settle().await?;
+        if self.output.json {
+            let result = json!({ "session": self.session.name(), "program": { "exit_code": 0 } });
+            self.output.result(&result, String::new)?;
+        }
+        Ok(())
     }
-    if timeout(TERMINATION, program.wait()).await.is_err() {
-        let _ = program.kill().await;
+
+    /// Carries what the program wrote to its end.
+    async fn carry(&mut self, mut mesh: Mesh, outcome: Outcome) -> Result<(), Failure> {
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            tokio::select! {
+                // Whatever ended it is said once more below.
+                _ = mesh.drain(outcome) => break,
+                () = tokio::time::sleep_until(began + WAITS), if !told => told = true,
+                () = self.stop.wait() => {
+                    let behind = mesh.behind();
+                    let _ = mesh.finish(Outcome::Stopped).await;
+                    return Err(Failure::failed(format_args!(
+                        "stopped before {} had taken what the program wrote",
+                        names(self.session, behind)
+                    ))
+                    .party(behind.to_string()));
+                }
+            }
+            self.output.say(format_args!(
+                "The program has ended; waiting for {} to take what it wrote.",
+                names(self.session, mesh.behind())
+            ));
+        }
+        let carried = mesh.finish(outcome).await;
+        carried.map_err(|error| mesh_failure(self.session, error))
     }
+
+    /// Hands to the relays what was said last. They may be away for as long as a party may.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        let patience = self.silence.max(SETTLE);
+        let settled = self.junto.settle(patience);
+        tokio::pin!(settled);
+        tokio::select! {
+            settled = &mut settled => return settled,
+            () = tokio::time::sleep(WAITS) => {}
+            () = self.stop.wait() => return Err(unsettled()),
+        }
+        self.output
+            .say("The program has ended; waiting for the relays to take its last words.");
+        tokio::select! {
+            settled = settled => settled,
+            () = self.stop.wait() => Err(unsettled()),
+        }
+    }
+}
+
+fn unsettled() -> Failure {
+    Failure::failed("stopped before the relays had taken the program's last words")
+        .help("they are stored and go out with the next command on this profile")
 }
 
 /// Says who is not heard of, and who is again. Never returns.
@@ -293,25 +385,25 @@ async fn tell_of_silence(mesh: &Mesh, session: &Session, limit: Duration, output
     }
 }
 
-/// SIGINT and SIGTERM.
-struct Stop {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
+/// SIGINT, SIGTERM, and SIGHUP: the terminal is gone.
+struct Stop([tokio::signal::unix::Signal; 3]);
 
 impl Stop {
     fn listen() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
     }
 
     async fn wait(&mut self) {
+        let Self([interrupt, terminate, hangup]) = self;
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
     }
 }
@@ -366,10 +458,18 @@ fn mesh_failure(session: &Session, error: MeshError) -> Failure {
             };
             Failure::new(Exit::Unreachable, message).help(help)
         }
+        MeshError::Left { .. } => {
+            Failure::failed(message).help(format_args!("ask them what happened there; {again}"))
+        }
         MeshError::Over { .. } => Failure::failed(message)
             .help("ask that party what its program said, then all run it once more"),
         MeshError::Lied { .. } => Failure::new(Exit::Misbehaved, message),
         MeshError::Session(error) => return failure_of(&error),
+        MeshError::Stuck { .. } => Failure::new(Exit::Unreachable, message).help(format_args!(
+            "its program may hang, or what it reads may wait for something else; {again}"
+        )),
+        MeshError::Stranger { .. } => Failure::failed(message)
+            .help("somebody else on this machine took the port; run it once more"),
         MeshError::Listen(_) => Failure::failed(message),
     };
     if parties.is_empty() {

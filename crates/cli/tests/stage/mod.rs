@@ -9,10 +9,14 @@
     clippy::print_stderr
 )]
 
-use std::io::{BufRead, BufReader, Read, Write};
+#[cfg(unix)]
+pub(crate) mod daemon;
+
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,6 +37,8 @@ pub(crate) struct Process {
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
+    /// What it has said on stderr so far.
+    logged: Arc<Mutex<String>>,
 }
 
 /// How a process ended.
@@ -313,11 +319,18 @@ impl Process {
                 }
             }
         });
-        let mut pipe = child.stderr.take().unwrap();
+        let mut pipe = BufReader::new(child.stderr.take().unwrap());
+        let logged = Arc::new(Mutex::new(String::new()));
+        let log = Arc::clone(&logged);
         let stderr = std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = pipe.read_to_end(&mut bytes);
-            String::from_utf8_lossy(&bytes).into_owned()
+            let mut line = Vec::new();
+            while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                log.lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+            log.lock().unwrap().clone()
         });
         Process {
             name,
@@ -325,6 +338,7 @@ impl Process {
             child,
             lines,
             stderr: Some(stderr),
+            logged,
         }
     }
 
@@ -402,6 +416,11 @@ impl Process {
     pub(crate) fn kill_after(self, pause: Duration) -> Ended {
         std::thread::sleep(pause);
         self.kill()
+    }
+
+    /// Whether it has said so on stderr by now.
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
+        self.logged.lock().unwrap().contains(text)
     }
 
     /// The process id.

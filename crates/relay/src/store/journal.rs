@@ -284,8 +284,10 @@ impl JournalStore {
 
     fn copy(&self, cell: &Cell) -> Result<(), StoreFailed> {
         let queue = cell.lock();
-        // A queue deleted since has its `D` behind whatever the old segments say.
-        if self.find(Name::Recipient, &queue.recipient().0).is_none() {
+        // A queue deleted since has its `D` behind whatever the old segments say. Another one may have its name by now, whose
+        // end this lock does not put off.
+        let found = self.find(Name::Recipient, &queue.recipient().0);
+        if !found.is_some_and(|found| core::ptr::eq(&*found, cell)) {
             return Ok(());
         }
         let pending = self.log.append(|out| record::append_queue(out, &queue));

@@ -220,6 +220,11 @@ fn encode<M: Serialize>(message: &M) -> Result<Bytes, DeliveryError> {
     Ok(bytes.into())
 }
 
+/// The guide, whose code runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/guides/round-based.md")]
+struct Guide;
+
 /// CBOR is not canonical, and need not be: what was signed and echoed are these bytes.
 fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, Malformed> {
     let mut rest = bytes;

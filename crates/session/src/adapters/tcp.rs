@@ -5,10 +5,15 @@
 //! is held until the program at the far end listens; each direction ends by itself; nothing is lost
 //! while relays restart or networks vanish, and a party that stays away is named.
 
+mod greeting;
+mod inbox;
 mod mesh;
+mod owner;
+mod place;
 mod silence;
 mod stream;
 
+pub use greeting::Greeting;
 pub use mesh::{Mesh, MeshError};
 
 pub use crate::proto::streams::{Outcome, STREAMS_MAX, WINDOW};

@@ -6,7 +6,7 @@ use super::{
     evidence::{Culprit, Evidence},
     identity::IdentityFault,
     limits::ABORT_TEXT_BYTES_MAX,
-    party::{Members, PartyIndex, check_text},
+    party::{Members, PartyIndex, check_text, shown_text},
     statement::Round,
     wire::{Malformed, Put, Reader},
 };
@@ -49,16 +49,8 @@ impl Reason {
     }
 
     pub(crate) fn gave_up(text: &str, accused: Members) -> Self {
-        let mut end = text.len().min(ABORT_TEXT_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let text: String = text[..end]
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
         Self::GaveUp {
-            text: text.trim().to_owned(),
+            text: shown_text(text, ABORT_TEXT_BYTES_MAX),
             accused,
         }
     }
@@ -91,16 +83,25 @@ impl Reason {
         bytes
     }
 
+    /// A reason as a party sent it.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let reason = Self::read_stored(bytes)?;
+        if let Self::GaveUp { text, .. } = &reason {
+            check_text(text, ABORT_TEXT_BYTES_MAX, "abort text")?;
+        }
+        Ok(reason)
+    }
+
+    /// A reason as our own store has it. It was checked before it was stored, but not always as strictly as today, and a text
+    /// that is not fit to be shown is no damage.
+    fn read_stored(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new("abort reason", bytes);
         let reason = match reader.u8()? {
             0 => {
                 let accused = Members::from_bits(reader.u64()?);
                 let text = reader.short()?;
-                let text = reader.text(text)?;
-                check_text(text, ABORT_TEXT_BYTES_MAX, "abort text")?;
                 Self::GaveUp {
-                    text: text.to_owned(),
+                    text: reader.text(text)?.to_owned(),
                     accused,
                 }
             }
@@ -320,13 +321,21 @@ impl Blame {
             },
             13 => Fault::Proven(Box::new(Evidence::read(reader)?)),
             14 => Fault::FalseAccusation,
-            15 => Fault::GaveUp(Box::new(Reason::decode(reader.long()?)?)),
+            15 => Fault::GaveUp(Box::new(stored_reason(reader)?)),
             16 => Fault::Left,
             17 => Fault::Unreachable,
             _ => return Err(reader.malformed()),
         };
         Ok(Self { culprit, fault })
     }
+}
+
+fn stored_reason(reader: &mut Reader<'_>) -> Result<Reason, Malformed> {
+    let mut reason = Reason::read_stored(reader.long()?)?;
+    if let Reason::GaveUp { text, .. } = &mut reason {
+        *text = shown_text(text, ABORT_TEXT_BYTES_MAX);
+    }
+    Ok(reason)
 }
 
 fn read_identity_fault(reader: &mut Reader<'_>) -> Result<IdentityFault, Malformed> {
@@ -348,7 +357,40 @@ fn read_identity_fault(reader: &mut Reader<'_>) -> Result<IdentityFault, Malform
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn stored(reason: Reason) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Blame::party(PartyIndex::new(2).unwrap(), Fault::GaveUp(Box::new(reason))).put(&mut bytes);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_reason_others_and_our_own_store_read_it(text in "[\\s\\S]{0,300}|[a \u{85}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2060}-\u{206f}\u{feff}]{0,90}") {
+            let reason = Reason::gave_up(&text, Members::NONE);
+            prop_assert_eq!(&Reason::decode(&reason.encode()).unwrap(), &reason);
+            let bytes = stored(reason.clone());
+            let read = Blame::read(&mut Reader::new("stored fault", &bytes)).unwrap();
+            prop_assert_eq!(read.fault, Fault::GaveUp(Box::new(reason)));
+        }
+    }
+
+    /// As versions that let them through have stored them.
+    #[test]
+    fn a_stored_reason_that_hides_something_is_read_and_shown_without_it() {
+        let hidden = "\u{200b}\u{645}\u{6cc}\u{200c}\u{62e} \u{feff}".to_owned();
+        let reason = Reason::GaveUp {
+            text: hidden,
+            accused: Members::NONE,
+        };
+        assert!(Reason::decode(&reason.encode()).is_err(), "of a peer");
+        let bytes = stored(reason);
+        let read = Blame::read(&mut Reader::new("stored fault", &bytes)).unwrap();
+        assert_eq!(read.fault.to_string(), "gave up: \u{645}\u{6cc} \u{62e}");
+    }
 
     /// Everything that has ever been stored: what an update cannot read makes the whole profile unreadable.
     #[test]

@@ -8,9 +8,11 @@ use super::{
     error::Misuse,
     evidence::{Court, Culprit, Evidence},
     fault::{Blame, Fault, Reason},
-    identity,
-    limits::{CARRIER_LINK_BYTES_MAX, CONTACT_BYTES_MAX, REFUSALS_MAX},
-    machine::{Agreed, Failure, Machine, Phase, Role, Work},
+    identity::{self, KnownKeys, Policy},
+    limits::{CARRIER_LINK_BYTES_MAX, CONTACT_BYTES_MAX, REFUSALS_MAX, STRANGERS_MAX},
+    machine::{Agreed, Failure, Machine, Peer, Phase, Role, Work},
+    node::Stranger,
+    party::Members,
     record::{Bind, Hello, Introduction, Offer, Record, Refusal, Welcome},
     roster::{FormationId, Roster},
     statement,
@@ -125,7 +127,8 @@ impl Machine {
     }
 
     /// Somebody came through the link.
-    pub(crate) fn request(&mut self, request: RequestId, info: &[u8], step: &mut Step) {
+    pub(crate) fn request(&mut self, request: RequestId, info: &[u8], work: &mut Work<'_>) {
+        let step = &mut *work.step;
         if self.refused.contains_key(&request)
             || self
                 .peers
@@ -141,7 +144,7 @@ impl Machine {
         }
         let answer = match Hello::decode(info) {
             Err(_) => Welcome::Refused(Refusal::Unfit),
-            Ok(hello) => self.judge(&hello),
+            Ok(hello) => self.judge(&hello, work.known),
         };
         if let (Welcome::Admitted, Ok(hello)) = (answer, Hello::decode(info)) {
             let Some(slot) = (0..PeerSlot::MAX).find(|slot| !self.peers.contains_key(slot)) else {
@@ -192,7 +195,7 @@ impl Machine {
         Ok(())
     }
 
-    fn judge(&self, hello: &Hello) -> Welcome {
+    fn judge(&mut self, hello: &Hello, known: &KnownKeys) -> Welcome {
         let formation = self.link.formation();
         let statement = statement::hello(&formation, &hello.entry.encode());
         let own = self.keys.signing.verifying_key();
@@ -217,6 +220,26 @@ impl Machine {
             || met.any(|entry| entry.name == hello.entry.name);
         if name_taken && self.link.params.policy.remembers_names() {
             return Welcome::Refused(Refusal::NameTaken);
+        }
+        if let (Policy::Pinned, Some(profile)) = (self.link.params.policy, &hello.entry.profile)
+            && !identity::is_pinned(&profile.key, &self.pinned, known)
+        {
+            if self.strangers.len() >= STRANGERS_MAX {
+                self.strangers.pop_front();
+            }
+            self.strangers.push_back(Stranger {
+                name: hello.entry.name.clone(),
+                key: profile.key,
+            });
+            return Welcome::Refused(Refusal::NotPinned);
+        }
+        if let Some(profile) = &hello.entry.profile {
+            let own = self.profile.as_ref().map(|own| own.key);
+            let met = self.peers.values().filter_map(|peer| peer.entry.as_ref());
+            let mut keys = met.filter_map(|entry| Some(entry.profile.as_ref()?.key));
+            if own == Some(profile.key) || keys.any(|key| key == profile.key) {
+                return Welcome::Refused(Refusal::Seated);
+            }
         }
         Welcome::Admitted
     }
@@ -390,7 +413,8 @@ impl Machine {
         let Some(me) = roster.index_of(&self.keys.signing.verifying_key()) else {
             return; // checked by both callers
         };
-        let checked = identity::check(self.link.params.policy, work.known, &roster, me);
+        let policy = self.link.params.policy;
+        let checked = identity::check(policy, (work.known, &self.pinned), &roster, me);
         self.agreed = Some(Agreed {
             id: roster.session_id(&formation),
             roster,
@@ -480,6 +504,7 @@ impl Machine {
                 self.receive_failed(slot, reason, work)
             }
             Record::Unformed(_) => Ok(()),
+            Record::Verified(verified) => self.receive_verified(slot, verified, work),
             Record::Closed => Err(Fault::Left),
             Record::P2p { .. }
             | Record::Broadcast { .. }
@@ -761,6 +786,44 @@ impl Machine {
         Ok(())
     }
 
+    /// The user here compared the safety code, or takes that back: the others are told.
+    pub(crate) fn verify(&mut self, verified: bool, step: &mut Step) {
+        if self.verified == verified {
+            return;
+        }
+        self.verified = verified;
+        self.store(&mut step.delta);
+        let heard = |peer: &Peer| peer.broken.is_none() && peer.binding.is_some();
+        let peers = self.peers.iter().filter(|(_, peer)| heard(peer));
+        let slots: Vec<_> = peers.map(|(slot, _)| *slot).collect();
+        for slot in slots {
+            self.push(slot, &Record::Verified(verified), step);
+        }
+    }
+
+    /// The peer's user compared the safety code: its word, for its own part.
+    fn receive_verified(
+        &mut self,
+        slot: PeerSlot,
+        verified: bool,
+        work: &mut Work<'_>,
+    ) -> Result<(), Fault> {
+        match self.peers.get_mut(&slot) {
+            Some(peer) if peer.ready => peer.verified = verified,
+            _ => return Err(Fault::OutOfPlace("verification")),
+        }
+        self.store_peer(slot, &mut work.step.delta);
+        Ok(())
+    }
+
+    /// Who said that its user compared the safety code, of the others.
+    pub(crate) fn verified_by(&self) -> Members {
+        let verified = self.peers.iter().filter(|(_, peer)| peer.verified);
+        verified
+            .filter_map(|(slot, _)| self.party_of(*slot))
+            .collect()
+    }
+
     /// Whether we are bound with everybody.
     fn is_bound(&self) -> bool {
         self.peers.len() + 1 == self.link.params.parties.as_usize()
@@ -790,7 +853,7 @@ impl Machine {
         let Some(agreed) = &self.agreed else { return };
         if let Ok(new) = identity::check(
             self.link.params.policy,
-            work.known,
+            (work.known, &self.pinned),
             &agreed.roster,
             agreed.me,
         ) {
@@ -879,7 +942,7 @@ impl Machine {
     }
 
     /// For a caller that waited: who is missing.
-    pub(crate) fn unbound(&self) -> (usize, super::party::Members) {
+    pub(crate) fn unbound(&self) -> (usize, Members) {
         let bound = self
             .peers
             .values()

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{
     execution::Execution,
     fault::Reason,
-    party::PartyIndex,
+    party::{Members, PartyIndex},
     pipe::Bundle,
     record::{Hello, Record, Welcome},
     roster::SessionId,
@@ -61,7 +61,7 @@ pub fn key(bytes: &[u8]) -> Option<Vec<u8>> {
 /// whether it stayed within the rules. Whatever it says, no stream brings more than its window.
 #[must_use]
 pub fn streams(messages: &[Bytes]) -> (usize, bool) {
-    let mut link = Link::new(Life([1; 16]), true);
+    let mut link = Link::new(Life([1; 16]), true, Members::from_bits(0b111));
     let hello = [&[0][..], &[2; 16], &[1; 16]].concat();
     let met = link.receive(&hello.into());
     debug_assert_eq!(met, Ok(vec![Event::Met]));

@@ -129,6 +129,15 @@ impl IdentityFault {
     }
 }
 
+/// Whether `pinned` admits a key: one of those that the session lists, or, where it lists none, any that is known.
+pub(crate) fn is_pinned(key: &VerifyingKey, pinned: &[VerifyingKey], known: &KnownKeys) -> bool {
+    if pinned.is_empty() {
+        known.lists(key)
+    } else {
+        pinned.contains(key)
+    }
+}
+
 /// Judges a roster whose profile signatures are verified already. Returns the keys met for the
 /// first time, to be remembered (`tofu`).
 ///
@@ -136,7 +145,7 @@ impl IdentityFault {
 /// The first [`IdentityFault`], by party index.
 pub fn check(
     policy: Policy,
-    known: &KnownKeys,
+    (known, pinned): (&KnownKeys, &[VerifyingKey]),
     roster: &Roster,
     me: PartyIndex,
 ) -> Result<KnownKeys, IdentityFault> {
@@ -158,7 +167,7 @@ pub fn check(
         }
         let name = entry.name.as_str();
         match (policy, known.key(name)) {
-            (Policy::Pinned, _) if !known.lists(&profile.key) => {
+            (Policy::Pinned, _) if !is_pinned(&profile.key, pinned, known) => {
                 return Err(IdentityFault::NotPinned { party });
             }
             (Policy::Tofu, Some(before)) if *before != profile.key => {

@@ -79,5 +79,9 @@ pub const EXECUTIONS_OPEN_MAX: usize = 1024;
 pub const REFUSALS_MAX: usize = 64;
 /// Carrier events kept for connections that no session claims yet (the claim is under way).
 pub const ORPHANS_MAX: usize = 1024;
+/// Profile keys that a session lists as admitted: one for each other party.
+pub const PINNED_MAX: usize = PARTIES_MAX - 1;
+/// Those that a host turned away, of whom it tells its user.
+pub const STRANGERS_MAX: usize = 8;
 /// Sessions in one profile.
 pub const SESSIONS_MAX: usize = 1024;

@@ -7,7 +7,7 @@
 //! | `Meeting`, `Binding` | a fault, a refusal | `Failed` |
 //! | any | `close` | `Closing`, then gone |
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use junto_crypto::{
@@ -23,9 +23,9 @@ use super::{
     execution::Execution,
     fault::{Blame, Fault},
     identity::{KnownKeys, ProfileBinding},
-    limits::{CHANNELS_BEGUN_MAX, INBOX_BYTES, INBOX_MESSAGES},
+    limits::{CHANNELS_BEGUN_MAX, INBOX_BYTES, INBOX_MESSAGES, PINNED_MAX},
     link::SessionLink,
-    node::Joiner,
+    node::{Joiner, Stranger},
     party::{DisplayName, Members, PartyIndex},
     pipe::{Arrived, Bundle, Pipe},
     record::{Record, Refusal},
@@ -99,6 +99,8 @@ pub(crate) struct Peer {
     pub(crate) bound: Option<(Signature, [u8; 32])>,
     /// Whether it said that it is bound with everybody.
     pub(crate) ready: bool,
+    /// Whether it said that its user compared the safety code.
+    pub(crate) verified: bool,
     pub(crate) broken: Option<Fault>,
     pub(crate) pipe: Pipe,
 }
@@ -123,6 +125,10 @@ pub(crate) struct Machine {
     pub(crate) phase: Phase,
     pub(crate) agreed: Option<Agreed>,
     pub(crate) verified: bool,
+    /// The profile keys that `pinned` admits here; none: all that the profile knows.
+    pub(crate) pinned: Vec<VerifyingKey>,
+    /// The last of those whom the host turned away as they are not pinned. Not stored.
+    pub(crate) strangers: VecDeque<Stranger>,
     pub(crate) peers: BTreeMap<PeerSlot, Peer>,
     /// Those that run.
     pub(crate) executions: BTreeMap<InstanceId, Execution>,
@@ -434,6 +440,7 @@ impl Machine {
             | Record::Ready
             | Record::Failed(_)
             | Record::Closed
+            | Record::Verified(_)
             | Record::Unformed(_) => {
                 self.drop_rows(slot, &arrived, &mut work.step.delta);
                 if let Err(fault) = self.formation_record(slot, record, work) {
@@ -614,6 +621,10 @@ impl Machine {
                 .entry
                 .as_ref()
                 .map_or_else(DisplayName::default, |entry| entry.name.clone()),
+            profile: peer
+                .entry
+                .as_ref()
+                .and_then(|entry| Some(entry.profile.as_ref()?.key)),
             connected: if binding {
                 peer.bound.is_some()
             } else {
@@ -719,6 +730,10 @@ impl Machine {
                 .put(agreed.offer.as_bytes())
                 .put(&agreed.roster.encode());
         }
+        // Where there are none, nothing: as it was before there could be.
+        for key in &self.pinned {
+            bytes.put(key.as_bytes());
+        }
         delta.put(Key::Session(self.local), bytes);
     }
 
@@ -780,11 +795,18 @@ impl Machine {
         } else {
             None
         };
-        reader.finish()?;
+        let mut pinned = Vec::new();
+        while !reader.is_empty() {
+            if pinned.len() >= PINNED_MAX {
+                return Err(reader.malformed());
+            }
+            pinned.push(reader.verifying_key()?);
+        }
         Ok(Self {
             phase,
             agreed,
             verified,
+            pinned,
             ..Self::new(
                 local,
                 role,
@@ -820,6 +842,8 @@ impl Machine {
             phase: Phase::Meeting,
             agreed: None,
             verified: false,
+            pinned: Vec::new(),
+            strangers: VecDeque::new(),
             peers: BTreeMap::new(),
             executions: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -844,6 +868,7 @@ impl Machine {
             binding: None,
             bound: None,
             ready: false,
+            verified: false,
             broken: None,
             pipe: Pipe::new(self.local, slot, self.body_bytes),
         }
@@ -878,6 +903,10 @@ impl Machine {
             }
             .put(&mut bytes);
         }
+        // Where it did not, nothing: as it was before it could.
+        if peer.verified {
+            bytes.put_flag(true);
+        }
         delta.put(Key::Peer(self.local, slot), bytes);
     }
 
@@ -907,6 +936,10 @@ impl Machine {
         } else {
             None
         };
+        let verified = !reader.is_empty();
+        if verified && !reader.flag()? {
+            return Err(reader.malformed());
+        }
         reader.finish()?;
         let peer = Peer {
             entry,
@@ -917,6 +950,7 @@ impl Machine {
             binding,
             bound,
             ready,
+            verified,
             broken,
             ..self.new_peer(slot, key)
         };

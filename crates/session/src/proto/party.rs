@@ -169,7 +169,7 @@ impl Members {
         self.0
     }
 
-    pub(crate) fn from_bits(bits: u64) -> Self {
+    pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 }
@@ -218,25 +218,37 @@ impl DisplayName {
     }
 }
 
-/// Text that a terminal may show: bounded, without control characters, trimmed, and without the
-/// characters that reorder a line (a name must not be able to rewrite its neighbour).
+/// Control characters, and those that nobody sees or that reorder a line: a text must not be able to rewrite its
+/// neighbour, or to look like another one.
+fn hides_text(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Text that a terminal may show: bounded, trimmed, and nothing in it hides.
 pub(crate) fn check_text(
     text: &str,
     bytes_max: usize,
     what: &'static str,
 ) -> Result<(), Malformed> {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    if text.len() > bytes_max || text.chars().any(hostile) || text.trim() != text {
+    if text.len() > bytes_max || text.chars().any(hides_text) || text.trim() != text {
         return Err(Malformed(what));
     }
     Ok(())
 }
 
+/// What [`check_text`] lets pass of any text: spaces for what hides, as much of it as there is room for.
+pub(crate) fn shown_text(text: &str, bytes_max: usize) -> String {
+    let visible = |c| if hides_text(c) { ' ' } else { c };
+    let mut shown: String = text.chars().map(visible).collect();
+    shown.truncate(shown.floor_char_boundary(bytes_max));
+    shown.trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -255,6 +267,17 @@ mod tests {
     fn counts_are_2_to_64() {
         assert!(PartyCount::new(1).is_err());
         assert!(PartyCount::new(65).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_can_be_shown(text in "\\PC{0,20}|[\\s\\S]{0,300}|[a \u{85}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2060}-\u{206f}\u{feff}]{0,90}", bytes_max in 0usize..300) {
+            let shown = shown_text(&text, bytes_max);
+            prop_assert!(check_text(&shown, bytes_max, "text").is_ok(), "{:?}", shown);
+            if check_text(&text, bytes_max, "text").is_ok() {
+                prop_assert_eq!(shown, text);
+            }
+        }
     }
 
     #[test]

@@ -57,6 +57,12 @@ pub enum Refusal {
     /// Another party has the name, by which `tofu` remembers keys.
     #[error("another party of the session has that name")]
     NameTaken,
+    /// The profile key is none of those that the host admits.
+    #[error("the host admits listed parties only, and this profile's key is not on its list")]
+    NotPinned,
+    /// The profile key has a place already.
+    #[error("this profile has a place in the session already")]
+    Seated,
 }
 
 impl Refusal {
@@ -65,6 +71,8 @@ impl Refusal {
             Self::Full => 1,
             Self::Unfit => 2,
             Self::NameTaken => 3,
+            Self::NotPinned => 4,
+            Self::Seated => 5,
         }
     }
 
@@ -73,6 +81,8 @@ impl Refusal {
             1 => Some(Self::Full),
             2 => Some(Self::Unfit),
             3 => Some(Self::NameTaken),
+            4 => Some(Self::NotPinned),
+            5 => Some(Self::Seated),
             _ => None,
         }
     }
@@ -208,6 +218,8 @@ pub(crate) enum Record {
     Failed(Reason),
     /// The sender closed the session.
     Closed,
+    /// The sender's user compared the safety code; or took that back.
+    Verified(bool),
     /// Formation failed for another party, though not for the sender: who still forms can stop.
     Unformed(Reason),
     P2p {
@@ -272,6 +284,9 @@ impl Record {
             }
             Self::Closed => {
                 bytes.put_u8(5);
+            }
+            Self::Verified(verified) => {
+                bytes.put_u8(8).put_flag(*verified);
             }
             Self::Unformed(reason) => {
                 bytes.put_u8(6).put(&reason.encode());
@@ -340,6 +355,7 @@ impl Record {
             5 => Self::Closed,
             6 => Self::Unformed(Reason::decode(reader.rest())?),
             7 => Self::Ready,
+            8 => Self::Verified(reader.flag()?),
             16 => Self::P2p {
                 header: read_header(&mut reader)?,
                 payload: payload(&mut reader, bytes)?,

@@ -23,6 +23,8 @@ pub const STREAMS_MAX: usize = 128;
 pub(crate) const PIECE_MAX: usize = 64 * 1024;
 /// Frames beyond this go into the next message, bytes.
 const MESSAGE_BYTES: usize = 256 * 1024;
+/// Longest message of an honest party, bytes: one that was not full yet, and a largest frame.
+const MESSAGE_MAX: usize = MESSAGE_BYTES + PIECE_MAX + 9;
 /// Bytes taken by the program after which the other end hears of it.
 const CREDIT_STEP: usize = WINDOW / 4;
 
@@ -30,8 +32,16 @@ const CREDIT_STEP: usize = WINDOW / 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Life(pub(crate) [u8; 16]);
 
-/// A stream between two parties: the lowest bit tells who opened it.
-pub(crate) type StreamId = u32;
+/// A stream between two parties: the lowest bit tells who opened it. Numbers begin again with each life.
+type Number = u32;
+
+/// A stream in the life of the other party in which it was opened: means nothing in a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StreamId {
+    /// Lives of the other party before that one.
+    era: u64,
+    number: Number,
+}
 
 /// How a party's program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +52,7 @@ pub enum Outcome {
     Failed,
     /// Its user stopped it.
     Stopped,
-    /// The run could not go on, and these parties are named for it.
+    /// The run could not go on, and these parties are named for it: none if the cause is on that side alone.
     GaveUp(Members),
 }
 
@@ -81,14 +91,19 @@ struct Flow {
 /// One party's end of all streams with another.
 pub(crate) struct Link {
     life: Life,
+    everybody: Members,
     theirs: Option<Life>,
+    /// Lives of the other party that are over.
+    era: u64,
     met: bool,
     over: Option<Outcome>,
+    /// See [`Link::has_left`].
+    left: bool,
     /// The lowest bit of the streams that we open.
     side: u32,
     opened_here: u32,
     opened_there: u32,
-    flows: BTreeMap<StreamId, Flow>,
+    flows: BTreeMap<Number, Flow>,
     out: VecDeque<Frame>,
 }
 
@@ -96,11 +111,11 @@ pub(crate) struct Link {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Frame {
     Hello { life: Life, named: Life },
-    Open(StreamId),
-    Data(StreamId, Bytes),
-    End(StreamId),
-    Break(StreamId),
-    Credit(StreamId, u32),
+    Open(Number),
+    Data(Number, Bytes),
+    End(Number),
+    Break(Number),
+    Credit(Number, u32),
     Alive,
     Over(Outcome),
 }
@@ -122,7 +137,11 @@ impl Frame {
         };
     }
 
-    fn read(reader: &mut Reader<'_>, message: &Bytes) -> Result<Self, Malformed> {
+    fn read(
+        reader: &mut Reader<'_>,
+        message: &Bytes,
+        everybody: Members,
+    ) -> Result<Self, Malformed> {
         Ok(match reader.u8()? {
             0 => Self::Hello {
                 life: Life(reader.array()?),
@@ -141,13 +160,13 @@ impl Frame {
             4 => Self::Break(reader.u32()?),
             5 => Self::Credit(reader.u32()?, reader.u32()?),
             6 => Self::Alive,
-            7 => Self::Over(Outcome::read(reader)?),
+            7 => Self::Over(Outcome::read(reader, everybody)?),
             _ => return Err(reader.malformed()),
         })
     }
 
     /// Of a stream, or of the link itself.
-    fn stream(&self) -> Option<StreamId> {
+    fn stream(&self) -> Option<Number> {
         match self {
             Self::Data(id, _) | Self::End(id) | Self::Break(id) | Self::Credit(id, _) => Some(*id),
             Self::Hello { .. } | Self::Open(_) | Self::Alive | Self::Over(_) => None,
@@ -156,13 +175,16 @@ impl Frame {
 }
 
 impl Link {
-    /// The end of the party with the lower index (`lower`), or of the other.
-    pub(crate) fn new(life: Life, lower: bool) -> Self {
+    /// The end of the party with the lower index (`lower`), or of the other, in a session of `everybody`.
+    pub(crate) fn new(life: Life, lower: bool, everybody: Members) -> Self {
         let mut link = Self {
             life,
+            everybody,
             theirs: None,
+            era: 0,
             met: false,
             over: None,
+            left: false,
             side: u32::from(!lower),
             opened_here: 0,
             opened_there: 0,
@@ -183,9 +205,21 @@ impl Link {
         self.over
     }
 
+    /// Whether the other end broke off a stream, or is over, before the program here had ended what it says on it;
+    /// since this was asked last.
+    pub(crate) fn has_left(&mut self) -> bool {
+        core::mem::take(&mut self.left)
+    }
+
     /// Whether everything that the program here wrote is in messages that were taken.
     pub(crate) fn is_drained(&self) -> bool {
         self.is_said() && (self.over.is_some() || self.flows.values().all(|flow| flow.ended_here))
+    }
+
+    /// Whether the other end has left no room for more on a stream, which is not ended here.
+    pub(crate) fn is_full(&self) -> bool {
+        let full = |flow: &Flow| flow.credit == 0 && !flow.ended_here;
+        self.over.is_none() && self.flows.values().any(full)
     }
 
     /// Whether everything said is in messages that were taken.
@@ -198,16 +232,16 @@ impl Link {
         if !self.met || self.over.is_some() || self.open_of(self.side) >= STREAMS_MAX {
             return None;
         }
-        let id = self.opened_here.checked_mul(2)? | self.side;
+        let number = self.opened_here.checked_mul(2)? | self.side;
         self.opened_here += 1;
-        self.flows.insert(id, Flow::new());
-        self.say(Frame::Open(id));
-        Some(id)
+        self.flows.insert(number, Flow::new());
+        self.say(Frame::Open(number));
+        Some(self.id(number))
     }
 
     /// Bytes that may be sent now; `None` if the stream is gone.
     pub(crate) fn room(&self, id: StreamId) -> Option<usize> {
-        let flow = self.flows.get(&id)?;
+        let flow = self.flows.get(&self.number(id)?)?;
         // Nobody is left to read: what the program still writes goes nowhere, as with TCP.
         Some(if self.over.is_some() {
             PIECE_MAX
@@ -218,34 +252,35 @@ impl Link {
 
     /// Sends bytes, at most [`Link::room`] and [`PIECE_MAX`] of them.
     pub(crate) fn send(&mut self, id: StreamId, piece: Bytes) {
-        if let Some(flow) = self.flows.get_mut(&id) {
+        if let Some((number, flow)) = self.flow(id) {
             flow.credit = flow.credit.saturating_sub(piece.len());
-            self.say(Frame::Data(id, piece));
+            self.say(Frame::Data(number, piece));
         }
     }
 
     /// Sends no more on this stream.
     pub(crate) fn end(&mut self, id: StreamId) {
-        if let Some(flow) = self.flows.get_mut(&id) {
+        if let Some((number, flow)) = self.flow(id) {
             flow.ended_here = true;
             let closed = flow.ended_there;
             if closed {
-                self.flows.remove(&id);
+                self.flows.remove(&number);
             }
-            self.say(Frame::End(id));
+            self.say(Frame::End(number));
         }
     }
 
     /// Gives the stream up in both directions.
     pub(crate) fn reset(&mut self, id: StreamId) {
-        if self.flows.remove(&id).is_some() {
-            self.say(Frame::Break(id));
+        if let Some((number, _)) = self.flow(id) {
+            self.flows.remove(&number);
+            self.say(Frame::Break(number));
         }
     }
 
     /// The program here took `count` bytes: the other end may send as many more.
     pub(crate) fn taken(&mut self, id: StreamId, count: usize) {
-        let Some(flow) = self.flows.get_mut(&id) else {
+        let Some((number, flow)) = self.flow(id) else {
             return;
         };
         flow.taken += count;
@@ -253,7 +288,7 @@ impl Link {
             let credit = core::mem::take(&mut flow.taken);
             flow.window += credit;
             let credit = u32::try_from(credit).unwrap_or(u32::MAX);
-            self.say(Frame::Credit(id, credit));
+            self.say(Frame::Credit(number, credit));
         }
     }
 
@@ -284,10 +319,19 @@ impl Link {
     /// # Errors
     /// [`Malformed`]: the other party breaks the rules.
     pub(crate) fn receive(&mut self, message: &Bytes) -> Result<Vec<Event>, Malformed> {
+        if message.len() > MESSAGE_MAX {
+            return Err(Malformed("stream message: it is too long"));
+        }
         let mut reader = Reader::new("stream frame", message);
         let mut events = Vec::new();
+        let mut first = true;
         while !reader.is_empty() {
-            let frame = Frame::read(&mut reader, message)?;
+            let frame = Frame::read(&mut reader, message, self.everybody)?;
+            // Nothing of one life is in a message with another.
+            if matches!(frame, Frame::Hello { .. }) && !first {
+                return Err(reader.malformed());
+            }
+            first = false;
             self.take(frame, &mut events).ok_or(reader.malformed())?;
         }
         Ok(events)
@@ -303,34 +347,35 @@ impl Link {
         if !self.met || self.over.is_some() {
             return Some(());
         }
-        if let Some(id) = frame.stream()
-            && !self.flows.contains_key(&id)
+        if let Some(number) = frame.stream()
+            && !self.flows.contains_key(&number)
         {
             // What was under way when the stream was given up is late; what never was open is a lie.
-            return self.was_open(id).then_some(());
+            return self.was_open(number).then_some(());
         }
         match frame {
             Frame::Hello { .. } | Frame::Alive => {}
             Frame::Over(outcome) => self.end_of_peer(outcome, events),
-            Frame::Open(id) => {
-                self.opened(id)?;
-                events.push(Event::Opened(id));
+            Frame::Open(number) => {
+                self.opened(number)?;
+                events.push(Event::Opened(self.id(number)));
             }
-            Frame::Data(id, piece) => {
-                self.filled(id, piece.len())?;
-                events.push(Event::Data(id, piece));
+            Frame::Data(number, piece) => {
+                self.filled(number, piece.len())?;
+                events.push(Event::Data(self.id(number), piece));
             }
-            Frame::End(id) => {
-                self.ended(id)?;
-                events.push(Event::Ended(id));
+            Frame::End(number) => {
+                self.ended(number)?;
+                events.push(Event::Ended(self.id(number)));
             }
-            Frame::Break(id) => {
-                self.flows.remove(&id);
-                events.push(Event::Broken(id));
+            Frame::Break(number) => {
+                let flow = self.flows.remove(&number);
+                self.left |= flow.is_some_and(|flow| !flow.ended_here);
+                events.push(Event::Broken(self.id(number)));
             }
-            Frame::Credit(id, count) => {
-                self.credited(id, count as usize)?;
-                events.push(Event::Room(id));
+            Frame::Credit(number, count) => {
+                self.credited(number, count as usize)?;
+                events.push(Event::Room(self.id(number)));
             }
         }
         Some(())
@@ -342,7 +387,8 @@ impl Link {
                 events.push(Event::Restarted);
             }
             self.theirs = Some(theirs);
-            (self.met, self.over) = (false, None);
+            self.era += 1;
+            (self.met, self.over, self.left) = (false, None, false);
             (self.opened_here, self.opened_there) = (0, 0);
             self.flows.clear();
             self.out.clear();
@@ -354,43 +400,49 @@ impl Link {
         }
     }
 
-    fn was_open(&self, id: StreamId) -> bool {
-        let opened = if id & 1 == self.side {
+    fn was_open(&self, number: Number) -> bool {
+        let opened = if number & 1 == self.side {
             self.opened_here
         } else {
             self.opened_there
         };
-        id >> 1 < opened
+        number >> 1 < opened
     }
 
-    fn opened(&mut self, id: StreamId) -> Option<()> {
+    fn opened(&mut self, number: Number) -> Option<()> {
         let theirs = 1 - self.side;
-        let next = id & 1 == theirs && id >> 1 == self.opened_there;
+        let next = number & 1 == theirs && number >> 1 == self.opened_there;
         if !next || self.open_of(theirs) >= STREAMS_MAX {
             return None;
         }
         self.opened_there += 1;
-        self.flows.insert(id, Flow::new());
+        self.flows.insert(number, Flow::new());
         Some(())
     }
 
-    fn filled(&mut self, id: StreamId, length: usize) -> Option<()> {
-        let flow = self.flows.get_mut(&id).filter(|flow| !flow.ended_there)?;
+    fn filled(&mut self, number: Number, length: usize) -> Option<()> {
+        let flow = self
+            .flows
+            .get_mut(&number)
+            .filter(|flow| !flow.ended_there)?;
         flow.window = flow.window.checked_sub(length)?;
         Some(())
     }
 
-    fn ended(&mut self, id: StreamId) -> Option<()> {
-        let flow = self.flows.get_mut(&id).filter(|flow| !flow.ended_there)?;
+    fn ended(&mut self, number: Number) -> Option<()> {
+        let flow = self
+            .flows
+            .get_mut(&number)
+            .filter(|flow| !flow.ended_there)?;
         flow.ended_there = true;
         if flow.ended_here {
-            self.flows.remove(&id);
+            self.flows.remove(&number);
         }
         Some(())
     }
 
-    fn credited(&mut self, id: StreamId, credit: usize) -> Option<()> {
-        let flow = self.flows.get_mut(&id)?;
+    fn credited(&mut self, number: Number, credit: usize) -> Option<()> {
+        let flow = self.flows.get_mut(&number)?;
         flow.credit = Some(flow.credit + credit).filter(|sum| credit > 0 && *sum <= WINDOW)?;
         Some(())
     }
@@ -399,19 +451,37 @@ impl Link {
     fn end_of_peer(&mut self, outcome: Outcome, events: &mut Vec<Event>) {
         self.over = Some(outcome);
         self.out.clear();
-        self.flows.retain(|id, flow| {
-            if flow.ended_there {
-                events.push(Event::Room(*id));
-            } else {
-                events.push(Event::Broken(*id));
-            }
+        self.left |= self.flows.values().any(|flow| !flow.ended_here);
+        let era = self.era;
+        self.flows.retain(|&number, flow| {
+            let id = StreamId { era, number };
+            events.push(match flow.ended_there {
+                true => Event::Room(id),
+                false => Event::Broken(id),
+            });
             flow.ended_there
         });
         events.push(Event::Over(outcome));
     }
 
     fn open_of(&self, side: u32) -> usize {
-        self.flows.keys().filter(|id| *id & 1 == side).count()
+        let numbers = self.flows.keys();
+        numbers.filter(|number| *number & 1 == side).count()
+    }
+
+    fn id(&self, number: Number) -> StreamId {
+        let era = self.era;
+        StreamId { era, number }
+    }
+
+    /// `None` in another life than the stream's.
+    fn number(&self, id: StreamId) -> Option<Number> {
+        (id.era == self.era).then_some(id.number)
+    }
+
+    fn flow(&mut self, id: StreamId) -> Option<(Number, &mut Flow)> {
+        let number = self.number(id)?;
+        self.flows.get_mut(&number).map(|flow| (number, flow))
     }
 
     fn hello(&mut self) {
@@ -449,12 +519,18 @@ impl Outcome {
         }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn read(reader: &mut Reader<'_>, everybody: Members) -> Result<Self, Malformed> {
         Ok(match reader.u8()? {
             0 => Self::Done,
             1 => Self::Failed,
             2 => Self::Stopped,
-            3 => Self::GaveUp(Members::from_bits(reader.u64()?)),
+            3 => {
+                let named = Members::from_bits(reader.u64()?);
+                if !everybody.covers(named) {
+                    return Err(reader.malformed());
+                }
+                Self::GaveUp(named)
+            }
             _ => return Err(reader.malformed()),
         })
     }

@@ -58,11 +58,11 @@ impl Forming {
     /// As [`Forming::summary`].
     pub async fn changed(&self, before: &Summary) -> Result<Summary, SessionError> {
         let local = self.local;
-        let (stage, connected) = (before.stage, before.connected);
+        let before = before.clone();
         self.handle
             .call(Answer::AtOnce, move |node, _, _| {
                 match node.summary(&local) {
-                    Ok(now) if now.stage == stage && now.connected == connected => None,
+                    Ok(now) if now.shows_the_same(&before) => None,
                     other => Some(other),
                 }
             })

@@ -179,8 +179,10 @@ impl Sessions {
     pub async fn verify(&self, name_or_id: &str, verified: bool) -> Result<(), SessionError> {
         let local = self.find(name_or_id).await?.local;
         self.handle
-            .call(Answer::Durable, move |node, _, step| {
-                Some(node.verify(&local, verified).map(|more| step.absorb(more)))
+            .call(Answer::Durable, move |node, rng, step| {
+                let (done, more) = node.verify(&local, verified, rng);
+                step.absorb(more);
+                Some(done)
             })
             .await
     }

@@ -218,6 +218,32 @@ fn a_receiver_of_an_abort_may_die_before_it_has_passed_it_on() {
 }
 
 #[test]
+fn a_reason_that_would_hide_something_is_told_and_stored_without_it() {
+    let hiding = [
+        '\0', '\u{85}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{2028}', '\u{202e}', '\u{2060}',
+        '\u{206f}', '\u{feff}',
+    ];
+    for c in hiding {
+        let (mut world, order, id) = begun(3);
+        let teller = &mut world.parties[order[0]];
+        let text = format!("{c}not{c}now{c}");
+        let local = teller.local.unwrap();
+        let (told, step) = teller
+            .node
+            .give_up(&local, &id, &text, Members::NONE, &mut teller.rng);
+        told.unwrap();
+        world.settle(order[0], step);
+        world.run();
+        for &place in &order {
+            world.reboot(place);
+            let blame = blame(&mut world, place, &id);
+            assert_eq!(blame.culprit, Culprit::Party(party(0)), "{c:?}");
+            assert_eq!(blame.fault.to_string(), "gave up: not now", "{c:?}");
+        }
+    }
+}
+
+#[test]
 fn an_abort_finds_those_who_open_the_execution_later_and_leaves_those_who_have_finished() {
     let (mut world, order) = formed(4);
     let all = all_of(4);

@@ -386,6 +386,19 @@ fn a_changed_reveal_is_seen() {
 }
 
 #[test]
+fn a_verification_before_its_time_is_seen() {
+    let world = lying(
+        3,
+        1,
+        Box::new(|_, _, record| match record {
+            Record::Ready => Record::Verified(true),
+            record => record,
+        }),
+    );
+    assert_seen(&world, 1, &Fault::OutOfPlace("verification"));
+}
+
+#[test]
 fn a_false_roster_signature_is_seen() {
     let world = lying(
         3,

@@ -48,6 +48,7 @@ pub fn persona(name: &str) -> Persona {
         display_name: DisplayName::new(name).unwrap(),
         profile: None,
         relay: "memory".to_owned(),
+        pinned: Vec::new(),
     }
 }
 

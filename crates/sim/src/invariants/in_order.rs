@@ -7,7 +7,12 @@ use crate::{stream::Stream, verdict::Violation};
 /// # Errors
 /// The violation.
 pub fn check(stream: &Stream, number: u64) -> Result<(), Violation> {
-    if stream.received.last().is_some_and(|last| *last > number) {
+    if stream
+        .received
+        .iter()
+        .max()
+        .is_some_and(|last| *last > number)
+    {
         let text = format!("message {number} too late; {stream}");
         return Err(Violation::new("in_order", text));
     }

@@ -1,45 +1,16 @@
 use super::*;
-use crate::{Account, Cost, GuessLimit, Part, Pin, RealmId, RealmSet, enrol};
-use proptest::prelude::*;
+use crate::fixture::{EACH, LIFETIME, auth, deposit, version};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},
+};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
-use std::sync::LazyLock;
-
-const EACH: u16 = 3;
-const LIFETIME: u16 = 7;
-const REALM: RealmId = RealmId([1; 32]);
-
-/// Deposits of four versions, and the keys that prove their PINs.
-static DEPOSITS: LazyLock<Vec<(Vec<u8>, [u8; 32])>> = LazyLock::new(|| {
-    let set = RealmSet::new(vec![REALM], 1).unwrap();
-    (0..4)
-        .map(|i| {
-            let (_, mut deposits) = enrol(
-                &Pin::new("2841").unwrap(),
-                &Account::new("junto", "ada").unwrap(),
-                &set,
-                Cost::new(16 * 1024, 12, 1).unwrap(),
-                GuessLimit::new(EACH, LIFETIME).unwrap(),
-                &mut ChaCha20Rng::from_seed([i; 32]),
-            )
-            .unwrap();
-            let Part { deposit, auth, .. } = deposits.remove(0);
-            (deposit.to_bytes().to_vec(), *auth.as_bytes())
-        })
-        .collect()
-});
-
-fn deposit(i: usize) -> Deposit {
-    Deposit::from_bytes(&DEPOSITS[i].0, &REALM).unwrap()
-}
-
-fn auth(i: usize) -> AuthKey {
-    AuthKey::from_bytes(&DEPOSITS[i].1)
-}
 
 #[derive(Clone, Debug)]
 enum Step {
     Stage(usize),
-    Activate(usize, Option<usize>),
+    /// Which, and whose PIN is shown besides, rightly or not.
+    Activate(usize, Option<(usize, bool)>),
     Settle(usize),
     Charge(usize, u8),
     Claim(usize, bool),
@@ -47,14 +18,126 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let former = prop::option::of((0..4_usize, any::<bool>()));
     prop_oneof![
         2 => (0..4_usize).prop_map(Step::Stage),
-        2 => (0..4_usize, prop::option::of(0..4_usize)).prop_map(|(i, former)| Step::Activate(i, former)),
+        2 => (0..4_usize, former).prop_map(|(i, former)| Step::Activate(i, former)),
         1 => (0..4_usize).prop_map(Step::Settle),
         8 => (0..4_usize, 0..40_u8).prop_map(|(i, element)| Step::Charge(i, element)),
         2 => (0..4_usize, any::<bool>()).prop_map(|(i, right)| Step::Claim(i, right)),
         1 => Just(Step::Delete),
     ]
+}
+
+/// A rule of the record that a test breaks on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    /// Staging what is kept gives its guesses back.
+    RestagingResets,
+    /// Activating the newest once more gives its guesses back.
+    ActivatingResets,
+    /// Not only the last element is free, but every one that was charged for.
+    EveryElementAgain,
+    /// A guess goes on when none is left.
+    NoLimit,
+    /// A wrong claim counts as a right one.
+    WrongClaimForgives,
+    /// Any key counts as proof of a former PIN.
+    AnyFormer,
+    /// Settling forgets what was guessed at the version that it drops.
+    SettlingForgets,
+    /// Deleting forgets what was guessed.
+    DeletingForgets,
+}
+
+/// A record, with one rule broken or none.
+struct Subject {
+    record: Record,
+    broken: Option<Broken>,
+    charged: Vec<(usize, u8)>,
+}
+
+impl Subject {
+    fn is(&self, broken: Broken) -> bool {
+        self.broken == Some(broken)
+    }
+
+    fn refill(&mut self, i: usize) {
+        for kept in self
+            .record
+            .kept
+            .iter_mut()
+            .filter(|kept| kept.is(&version(i)))
+        {
+            kept.left = EACH;
+            kept.unproven = 0;
+        }
+    }
+
+    /// Whether the record did it.
+    fn perform(&mut self, step: &Step) -> bool {
+        match *step {
+            Step::Stage(i) => {
+                if self.is(Broken::RestagingResets) {
+                    self.refill(i);
+                }
+                self.record.stage(deposit(i)).is_ok()
+            }
+            Step::Activate(i, former) => {
+                let any = self.is(Broken::AnyFormer);
+                let former = former.map(|(i, right)| (version(i), key(i, right || any)));
+                let former = former.as_ref().map(|(version, auth)| (version, auth));
+                let done = self.record.activate(&version(i), &auth(i), former).is_ok();
+                if done && self.is(Broken::ActivatingResets) {
+                    self.refill(i);
+                }
+                done
+            }
+            Step::Settle(i) => {
+                let debt = self.record.debt;
+                let done = self.record.settle(&version(i), &auth(i)).is_ok();
+                if self.is(Broken::SettlingForgets) {
+                    self.record.debt = debt;
+                }
+                done
+            }
+            Step::Charge(i, element) => {
+                let held = versions(&self.record).contains(&version(i));
+                if held
+                    && self.is(Broken::EveryElementAgain)
+                    && self.charged.contains(&(i, element))
+                {
+                    return true;
+                }
+                if held && self.is(Broken::NoLimit) {
+                    self.refill(i);
+                }
+                self.charged.push((i, element));
+                self.record.charge(&version(i), [element; 32]).is_ok()
+            }
+            Step::Claim(i, right) => {
+                if self.is(Broken::WrongClaimForgives) {
+                    self.refill(i);
+                }
+                self.record.claim(&version(i), &key(i, right)).is_ok()
+            }
+            Step::Delete => {
+                self.record.delete();
+                if self.is(Broken::DeletingForgets) {
+                    self.record = Record::default();
+                }
+                true
+            }
+        }
+    }
+}
+
+fn key(i: usize, right: bool) -> AuthKey {
+    if right {
+        auth(i)
+    } else {
+        AuthKey::from_bytes(&[0; 32])
+    }
 }
 
 /// What an adversary has guessed, counted apart from the record.
@@ -68,11 +151,10 @@ struct Guessed {
 
 impl Guessed {
     fn dropped(&mut self, before: &[Version], after: &[Version]) {
-        for i in (0..4).filter(|i| {
-            let version = deposit(*i).version();
-            before.contains(&version) && !after.contains(&version)
-        }) {
-            self.gone += core::mem::take(&mut self.of[i]).0;
+        for i in 0..4 {
+            if before.contains(&version(i)) && !after.contains(&version(i)) {
+                self.gone += core::mem::take(&mut self.of[i]).0;
+            }
         }
     }
 }
@@ -85,51 +167,96 @@ fn versions(record: &Record) -> Vec<Version> {
         .collect()
 }
 
+/// Counts what comes of the steps, and says when that is a guess too many.
+fn count(steps: &[Step], broken: Option<Broken>) -> Result<(), TestCaseError> {
+    let mut subject = Subject {
+        record: Record::default(),
+        broken,
+        charged: Vec::new(),
+    };
+    let mut guessed = Guessed::default();
+    for step in steps {
+        let before = versions(&subject.record);
+        let done = subject.perform(step);
+        match *step {
+            Step::Activate(i, Some((former, true))) if done && !before.contains(&version(i)) => {
+                guessed.of[former].0 = 0;
+            }
+            Step::Charge(i, element) if done && guessed.of[i].1 != Some(element) => {
+                guessed.of[i].0 += 1;
+                guessed.of[i].1 = Some(element);
+                prop_assert!(guessed.of[i].0 <= EACH);
+            }
+            Step::Claim(i, right) => {
+                prop_assert!(right || !done);
+                if done {
+                    guessed.of[i].0 = 0;
+                }
+            }
+            Step::Stage(_)
+            | Step::Activate(..)
+            | Step::Settle(_)
+            | Step::Charge(..)
+            | Step::Delete => {}
+        }
+        guessed.dropped(&before, &versions(&subject.record));
+        let all = guessed.gone + guessed.of.iter().map(|(count, _)| count).sum::<u16>();
+        prop_assert!(all <= LIFETIME);
+    }
+    Ok(())
+}
+
 proptest! {
     /// G1: at any version there are no more guesses between two proofs than it grants, whatever happens.
     /// G3: over all versions there are no more without a proof than a lifetime's.
     #[test]
     fn guesses_are_bounded(steps in prop::collection::vec(step(), 1..80)) {
-        let mut record = Record::default();
-        let mut guessed = Guessed::default();
-        for step in steps {
-            let before = versions(&record);
-            match step {
-                Step::Stage(i) => drop(record.stage(deposit(i))),
-                Step::Activate(i, former) => {
-                    let proof = former.map(|i| (deposit(i).version(), auth(i)));
-                    let proof = proof.as_ref().map(|(version, auth)| (version, auth));
-                    let held = before.contains(&deposit(i).version());
-                    if record.activate(&deposit(i).version(), &auth(i), proof).is_ok()
-                        && !held
-                        && let Some(former) = former
-                    {
-                        guessed.of[former].0 = 0;
-                    }
-                }
-                Step::Settle(i) => drop(record.settle(&deposit(i).version(), &auth(i))),
-                Step::Charge(i, element) => {
-                    let charged = record.charge(&deposit(i).version(), [element; 32]);
-                    if charged.is_ok() && guessed.of[i].1 != Some(element) {
-                        guessed.of[i].0 += 1;
-                        guessed.of[i].1 = Some(element);
-                        prop_assert!(guessed.of[i].0 <= EACH);
-                    }
-                }
-                Step::Claim(i, right) => {
-                    let key = if right { auth(i) } else { AuthKey::from_bytes(&[0; 32]) };
-                    let outcome = record.claim(&deposit(i).version(), &key);
-                    prop_assert!(right || outcome.is_err());
-                    if outcome.is_ok() {
-                        guessed.of[i].0 = 0;
-                    }
-                }
-                Step::Delete => record.delete(),
-            }
-            guessed.dropped(&before, &versions(&record));
-            let all = guessed.gone + guessed.of.iter().map(|(count, _)| count).sum::<u16>();
-            prop_assert!(all <= LIFETIME);
+        count(&steps, None)?;
+    }
+
+    /// What a replica gives another is all there is.
+    #[test]
+    fn a_record_survives_being_written(steps in prop::collection::vec(step(), 1..60)) {
+        let mut subject = Subject { record: Record::default(), broken: None, charged: Vec::new() };
+        for step in &steps {
+            subject.perform(step);
         }
+        let mut bytes = Vec::new();
+        subject.record.write(&mut bytes);
+        prop_assert!(bytes.len() <= Record::BYTES_MAX);
+        let mut reader = Reader::new(&bytes);
+        let read = Record::read(&mut reader, &crate::fixture::REALM).unwrap();
+        reader.finish().unwrap();
+        let mut again = Vec::new();
+        read.write(&mut again);
+        prop_assert_eq!(bytes, again);
+    }
+}
+
+/// The count above finds each rule that is broken, so it would find that rule missing.
+#[test]
+fn every_broken_rule_is_noticed() {
+    for broken in [
+        Broken::RestagingResets,
+        Broken::ActivatingResets,
+        Broken::EveryElementAgain,
+        Broken::NoLimit,
+        Broken::WrongClaimForgives,
+        Broken::AnyFormer,
+        Broken::SettlingForgets,
+        Broken::DeletingForgets,
+    ] {
+        let config = Config {
+            cases: 20_000,
+            failure_persistence: None,
+            max_shrink_iters: 0,
+            ..Config::default()
+        };
+        let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        let steps = prop::collection::vec(step(), 1..80);
+        let outcome =
+            TestRunner::new_with_rng(config, rng).run(&steps, |steps| count(&steps, Some(broken)));
+        assert!(matches!(outcome, Err(TestError::Fail(..))), "{broken:?}");
     }
 }
 

@@ -50,7 +50,7 @@ impl World {
             let record = self.records.get_mut(&realm).unwrap();
             let deposit = Deposit::from_bytes(&deposit.to_bytes(), &realm).unwrap();
             let version = deposit.version();
-            record.stage(deposit).unwrap();
+            record.stage(Box::new(deposit)).unwrap();
             if i < activated {
                 record.activate(&version, &auth, None).unwrap();
             }

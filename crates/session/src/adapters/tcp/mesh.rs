@@ -3,37 +3,43 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use bytes::Bytes;
 use rand_core::Rng;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, watch},
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    silence::{self, Heard, LOOK_EVERY, WEIGHED},
-    stream,
+    greeting::{GREETING, Greeting},
+    inbox::{Inbound, Inbox},
+    owner, place,
+    silence::{self, Claim, Heard, LOOK_EVERY, OVERDUE},
+    stream::{self, Connection},
 };
 use crate::{
     Channel, Members, PartyIndex, Session, SessionError,
     proto::{
         Malformed,
-        streams::{Event, LABEL, Life, Link, Outcome, StreamId},
+        streams::{Event, LABEL, Life, Link, Outcome, STREAMS_MAX, StreamId},
     },
 };
 
 /// A party that says nothing else says this often that it is there.
-pub(super) const ALIVE_EVERY: Duration = Duration::from_secs(10);
+pub(super) const ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// Connections with one party that our program has, or is to have: both may have opened as many as they may. Another
+/// one is broken off, for its stream may be gone long before our program has taken what came for it.
+const CONNECTIONS_MAX: usize = 2 * STREAMS_MAX;
 /// How long the last words of a party may take: ours to be stored, another's to come after its connections have ended.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -63,16 +69,49 @@ pub enum MeshError {
         /// For how long at least.
         waited: Duration,
     },
+    /// Another user of this machine listens where our program is expected.
+    #[error("another user of this machine listens on {program}, the port of our program")]
+    Stranger {
+        /// Where.
+        program: SocketAddr,
+    },
+    /// Our program has ended, and parties do not take what it wrote to theirs.
+    #[error("{} taken nothing of what our program wrote for {} s", match parties.len() {
+        1 => format!("party {parties} has"),
+        _ => format!("parties {parties} have"),
+    }, waited.as_secs())]
+    Stuck {
+        /// Who.
+        parties: Members,
+        /// For how long at least.
+        waited: Duration,
+    },
     /// A party began anew while programs ran: what its program had open is gone.
     #[error("party {party} began anew in the middle")]
     Restarted {
         /// Who.
         party: PartyIndex,
     },
+    /// Our program ended with an error, after parties had broken off connections of it or had ended: as far as can be
+    /// seen, that may be why.
+    #[error("the program ended with an error, {} s after {} broken off connections of it, or had ended", since.as_secs(), match parties.len() {
+        1 => format!("party {parties} had"),
+        _ => format!("parties {parties} had"),
+    })]
+    Left {
+        /// Who.
+        parties: Members,
+        /// The time since the last of them did so.
+        since: Duration,
+    },
     /// A party's program ended with an error, or was stopped; or that party gave up.
     #[error("{}", match outcome {
         Outcome::Stopped => format!("the program of party {party} was stopped there"),
-        Outcome::GaveUp(named) => format!("party {party} gave up and names party {named}"),
+        Outcome::GaveUp(named) => format!("party {party} gave up and names {}", match named.len() {
+            0 => "nobody: it cannot go on itself".to_owned(),
+            1 => format!("party {named}"),
+            _ => format!("parties {named}"),
+        }),
         Outcome::Done | Outcome::Failed => format!("the program of party {party} ended with an error"),
     })]
     Over {
@@ -97,14 +136,16 @@ impl MeshError {
     pub fn parties(&self) -> Members {
         match self {
             Self::Session(error) => error.blamed(),
-            Self::Listen(_) => Members::NONE,
+            Self::Listen(_) | Self::Stranger { .. } => Members::NONE,
             Self::Absent { missing } => *missing,
             // Nobody here can tell which of them it is.
             Self::Over {
                 party,
                 outcome: Outcome::GaveUp(named),
             } => named.with(*party),
-            Self::Silent { parties, .. } => *parties,
+            Self::Silent { parties, .. }
+            | Self::Stuck { parties, .. }
+            | Self::Left { parties, .. } => *parties,
             Self::Restarted { party } | Self::Over { party, .. } | Self::Lied { party, .. } => {
                 Members::NONE.with(*party)
             }
@@ -131,6 +172,7 @@ pub(super) struct Hub {
     channel: Channel,
     /// Where our program listens.
     program: SocketAddr,
+    greeting: Greeting,
     peers: BTreeMap<PartyIndex, Peer>,
     /// Counts changes of who is there and what is under way.
     changed: watch::Sender<u64>,
@@ -153,53 +195,57 @@ pub(super) struct Peer {
     state: Mutex<State>,
     /// There is something to say.
     woken: Notify,
+    /// One for each connection of our program.
+    streams: Mutex<JoinSet<()>>,
 }
 
 struct State {
     link: Link,
     flows: BTreeMap<StreamId, Flow>,
     heard: Heard,
+    /// When it last took something, once our program has ended.
+    took: Heard,
+    /// When it last broke off a stream, or was over, before our program had ended it.
+    left: Option<Instant>,
+    /// What it gave up with is being weighed.
+    claim: Option<Claim>,
     /// A message is on its way to the store.
     sending: bool,
 }
 
 /// How a stream's task hears of what the other end did.
+#[derive(Default)]
 struct Flow {
-    inbound: mpsc::UnboundedSender<Inbound>,
-    room: Arc<Notify>,
-}
-
-/// What comes for a stream, in order.
-pub(super) enum Inbound {
-    Data(Bytes),
-    End,
-    Break,
+    inbox: Inbox,
+    woken: Arc<stream::Woken>,
 }
 
 impl Mesh {
-    /// Begins to meet the others, who do the same. Our program will listen on `program`; the ports that
-    /// lead to the others are open from now on, and hold what connects to them.
+    /// Begins to meet the others, who do the same. Our program will listen on `program`, and know whose a
+    /// connection is by `greeting`; the ports that lead to the others are open from now on, and hold what connects to
+    /// them.
     ///
     /// # Errors
     /// [`MeshError::Listen`] and [`MeshError::Session`].
-    pub async fn open(session: &Session, program: SocketAddr) -> Result<Self, MeshError> {
+    pub async fn open(
+        session: &Session,
+        program: SocketAddr,
+        greeting: Greeting,
+    ) -> Result<Self, MeshError> {
         let listen = |error| MeshError::Listen(Arc::new(error));
         let mut life = [0; 16];
         rand_core::UnwrapErr(getrandom::SysRng).fill_bytes(&mut life);
         let others: Vec<PartyIndex> = session.everybody().without(session.me()).iter().collect();
-        let peer = |party: &PartyIndex| Peer {
-            party: *party,
-            state: Mutex::new(State {
-                link: Link::new(Life(life), session.me() < *party),
-                flows: BTreeMap::new(),
-                heard: Heard::at(Instant::now()),
-                sending: false,
-            }),
-            woken: Notify::new(),
+        let peer = |party: &PartyIndex| {
+            Peer::new(
+                *party,
+                Link::new(Life(life), session.me() < *party, session.everybody()),
+            )
         };
         let hub = Arc::new(Hub {
             channel: session.channel(LABEL).await?,
             program,
+            greeting,
             peers: others.iter().map(|party| (*party, peer(party))).collect(),
             changed: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Meeting),
@@ -209,7 +255,7 @@ impl Mesh {
         });
         let (mut ways, mut doors) = (BTreeMap::new(), JoinSet::new());
         for party in others {
-            let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+            let door = TcpListener::bind((place::of(party), 0)).await;
             let door = door.map_err(listen)?;
             ways.insert(party, door.local_addr().map_err(listen)?);
             doors.spawn(accept(hub.clone(), party, door));
@@ -219,17 +265,21 @@ impl Mesh {
         Ok(Self { hub, ways, doors })
     }
 
-    /// Where each other party is to be found on this machine.
+    /// Where each other party is to be found on this machine. On Linux each has an address of its own, from which it
+    /// calls our program as well.
     #[must_use]
     pub fn ways(&self) -> &BTreeMap<PartyIndex, SocketAddr> {
         &self.ways
     }
 
-    /// Who has begun as well.
+    /// Who has begun as well, and is there still: it did not give up waiting, and was heard of lately.
     #[must_use]
     pub fn present(&self) -> Members {
-        self.hub
-            .members(|state| state.link.is_met() && state.link.over().is_none())
+        let now = Instant::now();
+        self.hub.members(|state| {
+            let met = state.link.is_met() && state.link.over().is_none();
+            met && state.heard.silence(now) < OVERDUE
+        })
     }
 
     /// Waits until somebody else has begun, or everybody has; `deadline` bounds the wait.
@@ -250,7 +300,7 @@ impl Mesh {
             }
         };
         tokio::select! {
-            present = tokio::time::timeout_at(deadline, more) => present.map_err(|_| MeshError::Absent {
+            present = timeout_at(deadline, more) => present.map_err(|_| MeshError::Absent {
                 missing: self.others().minus(self.present()),
             }),
             error = self.failed() => Err(error),
@@ -292,26 +342,49 @@ impl Mesh {
         self.hub.failed().await
     }
 
-    /// Our program has ended: carries what it wrote to its end, and tells the others.
+    /// Our program has ended, as `outcome` says: carries what it wrote to its end. It may be dropped and begun again.
+    ///
+    /// # Errors
+    /// Whatever ends the mesh before that: [`MeshError::Stuck`] if a party takes nothing for as long as it may be
+    /// silent.
+    pub async fn drain(&mut self, outcome: Outcome) -> Result<(), MeshError> {
+        let hub = self.hub.clone();
+        if *hub.phase.borrow() != Phase::Ending {
+            if outcome == Outcome::Failed {
+                hub.cause().await;
+            }
+            let now = Instant::now();
+            hub.each(|state| state.took = Heard::at(now));
+            hub.phase.send_replace(Phase::Ending);
+        }
+        let drained = async {
+            // What it had connected is taken first.
+            while self.doors.join_next().await.is_some() {}
+            hub.until(State::is_drained).await;
+        };
+        tokio::select! {
+            biased;
+            error = hub.failed() => Err(error),
+            () = drained => Ok(()),
+        }
+    }
+
+    /// Whom what our program wrote still waits for.
+    #[must_use]
+    pub fn behind(&self) -> Members {
+        self.hub.members(|state| !state.is_drained())
+    }
+
+    /// Our program has ended: carries what it wrote to its end, unless it was stopped, and tells the others.
     ///
     /// # Errors
     /// Whatever ended the mesh before that; the others are told so.
     pub async fn finish(mut self, outcome: Outcome) -> Result<(), MeshError> {
-        if outcome == Outcome::Failed {
-            self.hub.cause().await;
-        }
+        let result = match outcome {
+            Outcome::Stopped => self.hub.failed.borrow().clone().map_or(Ok(()), Err),
+            Outcome::Done | Outcome::Failed | Outcome::GaveUp(_) => self.drain(outcome).await,
+        };
         self.hub.phase.send_replace(Phase::Ending);
-        let (hub, mut doors) = (self.hub.clone(), core::mem::take(&mut self.doors));
-        let drained = async {
-            // What it had connected is taken first.
-            while doors.join_next().await.is_some() {}
-            hub.until(State::is_drained).await;
-        };
-        let result = tokio::select! {
-            biased;
-            error = self.failed() => Err(error),
-            () = drained => Ok(()),
-        };
         let outcome = match &result {
             Ok(()) => outcome,
             Err(error) => Outcome::GaveUp(error.parties()),
@@ -328,6 +401,15 @@ impl Mesh {
 }
 
 impl State {
+    /// For `lost` until now, this process could not hear that party.
+    fn forgive(&mut self, lost: Duration, now: Instant) {
+        self.heard.forgive(lost, now);
+        self.took.forgive(lost, now);
+        if let Some(claim) = &mut self.claim {
+            claim.forgive(lost, now);
+        }
+    }
+
     fn is_drained(&mut self) -> bool {
         self.link.is_drained() && !self.sending
     }
@@ -335,7 +417,10 @@ impl State {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        self.hub.lock_tasks().abort_all();
+        lock(&self.hub.tasks).abort_all();
+        for peer in self.hub.peers.values() {
+            lock(&peer.streams).abort_all();
+        }
     }
 }
 
@@ -350,13 +435,7 @@ impl Hub {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.lock_tasks();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
-    }
-
-    fn lock_tasks(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        spawn(&self.tasks, task);
     }
 
     pub(super) fn fail(&self, error: impl Into<MeshError>) {
@@ -428,22 +507,61 @@ impl Hub {
         })
     }
 
-    /// When each of the others was heard of.
-    pub(super) fn heard(&self, act: impl Fn(&mut Heard)) {
+    /// Those who take nothing of what our program, which has ended, wrote to them for longer than `limit`, if anybody is so.
+    pub(super) fn stuck(&self, limit: Duration) -> Option<MeshError> {
+        if *self.phase.borrow() != Phase::Ending {
+            return None;
+        }
+        let now = Instant::now();
+        let parties = self.members(|state| state.link.is_full() && state.took.silence(now) > limit);
+        (!parties.is_empty()).then_some(MeshError::Stuck {
+            parties,
+            waited: limit,
+        })
+    }
+
+    /// For `lost` until now, this process could not hear anybody.
+    pub(super) fn forgive(&self, lost: Duration, now: Instant) {
+        self.each(|state| state.forgive(lost, now));
+    }
+
+    fn each(&self, act: impl Fn(&mut State)) {
         for peer in self.peers.values() {
-            peer.with(|state| act(&mut state.heard));
+            peer.with(&act);
         }
     }
 
+    /// Who gave up and names others: what is true of that shows here as well. They say themselves how they ended, or
+    /// are silent to us. If nothing shows, it may be any of them.
+    pub(super) fn weigh(&self, now: Instant) -> Option<MeshError> {
+        if !self.is_running() {
+            return None;
+        }
+        let weigh = |peer: &Peer| {
+            let claim = peer.with(|state| state.claim)?;
+            let silent = self.silent(claim.named, OVERDUE);
+            silent.or_else(|| {
+                let (party, outcome) = (peer.party, Outcome::GaveUp(claim.named));
+                claim
+                    .is_weighed(now)
+                    .then_some(MeshError::Over { party, outcome })
+            })
+        };
+        self.peers.values().find_map(weigh)
+    }
+
     /// The program of `party` has ended.
-    fn over(self: &Arc<Self>, party: PartyIndex, outcome: Outcome) {
+    fn over(&self, party: PartyIndex, outcome: Outcome) {
         if !self.is_running() {
             return;
         }
         match outcome {
             Outcome::Done => {}
             Outcome::GaveUp(named) if self.others().minus(named) != self.others() => {
-                self.spawn(silence::weigh(self.clone(), party, named));
+                let claim = Claim::new(named, Instant::now());
+                if let Some(peer) = self.peer(party) {
+                    peer.with(|state| state.claim = Some(claim));
+                }
             }
             Outcome::Failed | Outcome::Stopped | Outcome::GaveUp(_) => {
                 self.fail(MeshError::Over { party, outcome });
@@ -452,17 +570,45 @@ impl Hub {
     }
 
     /// Our program has failed. If others have ended connections of it, that may be why, and whoever is the cause
-    /// is about to say so, or to be found silent.
+    /// is about to say so, or to be found silent. Who says nothing is named for what it did.
     async fn cause(&self) {
+        let now = Instant::now();
         let gave_up = |state: &mut State| matches!(state.link.over(), Some(Outcome::GaveUp(_)));
-        let wait = if !self.members(gave_up).is_empty() {
-            WEIGHED + LOOK_EVERY
+        let parties = self.members(|state| state.left.is_some());
+        let since = |peer: &Peer| peer.with(|state| state.left);
+        let since = self.peers.values().filter_map(since).max();
+        if self.is_running() && !self.members(gave_up).is_empty() {
+            // It ends once the claim is weighed.
+            self.failed().await;
         } else if self.parted.load(Ordering::Relaxed) {
-            LAST_WORDS
-        } else {
-            return;
+            let _ = timeout(LAST_WORDS, self.failed()).await;
+        }
+        if let Some(since) = since {
+            let since = now.saturating_duration_since(since);
+            self.fail(MeshError::Left { parties, since });
+        }
+    }
+
+    /// Whether a connection of `party` may go to our program, which takes it for one of whom it says that it is.
+    /// Decided once it has said so; a party that claims to be another one ends the mesh.
+    pub(super) async fn admits(&self, peer: &Peer, flow: &stream::Flow) -> bool {
+        if !self.greeting.is_known() {
+            return true;
+        }
+        let mut phase = self.phase.subscribe();
+        let head = tokio::select! {
+            head = peer.head(flow) => head,
+            _ = phase.wait_for(|phase| *phase == Phase::Ending) => None,
         };
-        let _ = timeout(wait, self.failed()).await;
+        let Some(head) = head else {
+            return false;
+        };
+        let (party, honest) = (peer.party, self.greeting.admits(peer.party, head));
+        if !honest {
+            let what = Malformed("greeting: it takes the place of another party");
+            self.fail(MeshError::Lied { party, what });
+        }
+        honest
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -471,8 +617,25 @@ impl Hub {
 }
 
 impl Peer {
+    fn new(party: PartyIndex, link: Link) -> Self {
+        Self {
+            party,
+            state: Mutex::new(State {
+                link,
+                flows: BTreeMap::new(),
+                heard: Heard::at(Instant::now()),
+                took: Heard::at(Instant::now()),
+                left: None,
+                claim: None,
+                sending: false,
+            }),
+            woken: Notify::new(),
+            streams: Mutex::default(),
+        }
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.state))
     }
 
     /// Something is said on the link.
@@ -492,16 +655,68 @@ impl Peer {
         self.with(|state| state.flows.remove(&id));
     }
 
-    fn flow(&self, id: StreamId) -> stream::Flow {
-        let (inbound, events) = mpsc::unbounded_channel();
-        let room = Arc::new(Notify::new());
-        let flow = Flow {
-            inbound,
-            room: room.clone(),
+    /// The first bytes of a stream, which stay; `None` if fewer come.
+    async fn head(&self, flow: &stream::Flow) -> Option<[u8; GREETING]> {
+        let head = |state: &mut State| match state.flows.get(&flow.id) {
+            Some(flow) => flow.inbox.head(),
+            None => Poll::Ready(None),
         };
-        self.with(|state| state.flows.insert(id, flow));
-        stream::Flow { id, events, room }
+        loop {
+            match self.with(head) {
+                Poll::Ready(head) => return head,
+                Poll::Pending => flow.woken.inbound.notified().await,
+            }
+        }
     }
+
+    /// What came next for a stream; it is broken off once the link forgets it.
+    pub(super) async fn next(&self, id: StreamId, woken: &Notify) -> Inbound {
+        let next = |state: &mut State| match state.flows.get_mut(&id) {
+            Some(flow) => flow.inbox.next(),
+            None => Some(Inbound::Break),
+        };
+        loop {
+            match self.with(next) {
+                Some(inbound) => return inbound,
+                None => woken.notified().await,
+            }
+        }
+    }
+
+    /// The task that `begin` makes has that stream from now on, unless too many have not ended yet.
+    fn carry<F>(&self, id: StreamId, begin: impl FnOnce(stream::Flow) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let woken = self.with(|state| {
+            let flow = Flow::default();
+            let woken = flow.woken.clone();
+            let free = state.flows.len() < CONNECTIONS_MAX;
+            free.then(|| state.flows.insert(id, flow)).map(|_| woken)
+        });
+        match woken {
+            Some(woken) => spawn(&self.streams, begin(stream::Flow { id, woken })),
+            None => self.link(|link| link.reset(id)),
+        }
+    }
+
+    /// Every stream is gone. Returns once nothing of them is left: what was on its way into our program stays out,
+    /// and no task of the earlier life meets a stream of the next one.
+    async fn begin_anew(&self) {
+        self.with(|state| state.flows.clear());
+        let mut streams = core::mem::take(&mut *lock(&self.streams));
+        streams.shutdown().await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn spawn(tasks: &Mutex<JoinSet<()>>, task: impl Future<Output = ()> + Send + 'static) {
+    let mut tasks = lock(tasks);
+    while tasks.try_join_next().is_some() {}
+    tasks.spawn(task);
 }
 
 /// Takes connections of our program for `party`.
@@ -514,13 +729,26 @@ async fn accept(hub: Arc<Hub>, party: PartyIndex, door: TcpListener) {
             socket = door.accept() => socket,
             _ = phase.wait_for(|phase| *phase == Phase::Ending) => return,
         };
-        let Ok((socket, _)) = socket else {
+        let Ok((socket, client)) = socket else {
             // Too many files are open, say: what waits is taken later.
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         };
+        match socket
+            .local_addr()
+            .and_then(|door| owner::may_speak(client, door))
+        {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::error!(%party, "who has connected is another user of this machine, or has closed at once; it is turned away");
+                continue;
+            }
+            Err(error) => return hub.fail(MeshError::Listen(Arc::new(error))),
+        }
         match peer.link(Link::open) {
-            Some(id) => hub.spawn(stream::carry(hub.clone(), party, peer.flow(id), socket)),
+            Some(id) => peer.carry(id, |flow| {
+                stream::carry(hub.clone(), party, flow, Connection::new(socket))
+            }),
             // The other end is over, or too much is open: as if nobody listened.
             None => drop(socket.set_zero_linger()),
         }
@@ -530,6 +758,7 @@ async fn accept(hub: Arc<Hub>, party: PartyIndex, door: TcpListener) {
 /// Says what there is to say to `party`. While a message becomes durable, what comes meanwhile gathers.
 async fn say(hub: Arc<Hub>, party: PartyIndex) {
     let Some(peer) = hub.peer(party) else { return };
+    let mut said = Instant::now();
     loop {
         let message = peer.with(|state| {
             let message = state.link.message();
@@ -537,7 +766,12 @@ async fn say(hub: Arc<Hub>, party: PartyIndex) {
             message
         });
         let Some(message) = message else {
-            if timeout(ALIVE_EVERY, peer.woken.notified()).await.is_err() {
+            // What is heard puts nothing off: of two who have nothing else to say, one would be silent for ever.
+            if timeout_at(said + ALIVE_EVERY, peer.woken.notified())
+                .await
+                .is_err()
+            {
+                said = Instant::now();
                 peer.with(|state| {
                     if state.link.is_met() {
                         state.link.alive();
@@ -549,6 +783,7 @@ async fn say(hub: Arc<Hub>, party: PartyIndex) {
         if let Err(error) = hub.channel.send(party, message).await {
             return hub.fail(error);
         }
+        said = Instant::now();
         peer.with(|state| state.sending = false);
         hub.touch();
     }
@@ -570,12 +805,25 @@ async fn hear(hub: Arc<Hub>) {
             continue;
         };
         let events = peer.with(|state| {
-            state.heard = Heard::at(Instant::now());
-            state.link.receive(&message.payload)
+            let now = Instant::now();
+            state.heard = Heard::at(now);
+            let events = state.link.receive(&message.payload);
+            state.left = state.link.has_left().then_some(now).or(state.left);
+            events
         });
-        match events {
-            Ok(events) => events.into_iter().for_each(|event| heed(&hub, peer, event)),
+        let events = match events {
+            Ok(events) => events,
             Err(what) => return hub.fail(MeshError::Lied { party, what }),
+        };
+        for event in events {
+            if event == Event::Restarted {
+                if hub.is_running() {
+                    return hub.fail(MeshError::Restarted { party });
+                }
+                peer.begin_anew().await;
+            } else {
+                heed(&hub, peer, event);
+            }
         }
         peer.woken.notify_one();
         hub.touch();
@@ -584,54 +832,64 @@ async fn hear(hub: Arc<Hub>) {
 
 fn heed(hub: &Arc<Hub>, peer: &Peer, event: Event) {
     let party = peer.party;
-    let tell = |id, inbound| {
+    let tell = |id, what: &dyn Fn(&mut Inbox)| {
         peer.with(|state| {
-            if let Some(flow) = state.flows.get(&id) {
-                // Its task may have ended; then nobody wants it.
-                let _ = flow.inbound.send(inbound);
-                flow.room.notify_one();
+            // Its task may have ended; then nobody wants it.
+            if let Some(flow) = state.flows.get_mut(&id) {
+                what(&mut flow.inbox);
+                flow.woken.inbound.notify_one();
+                flow.woken.room.notify_one();
             }
         });
     };
     match event {
-        Event::Met => {}
-        Event::Restarted => {
-            peer.with(|state| state.flows.clear());
-            if hub.is_running() {
-                hub.fail(MeshError::Restarted { party });
+        Event::Met | Event::Restarted => {}
+        Event::Opened(id) => {
+            // What is given up in the same message never was.
+            if peer.room(id).is_some() {
+                peer.carry(id, |flow| stream::answer(hub.clone(), party, flow));
             }
         }
-        Event::Opened(id) => hub.spawn(stream::answer(hub.clone(), party, peer.flow(id))),
-        Event::Data(id, piece) => tell(id, Inbound::Data(piece)),
+        Event::Data(id, piece) => tell(id, &|inbox| inbox.fill(&piece)),
         Event::Ended(id) => {
             hub.parted.store(true, Ordering::Relaxed);
-            tell(id, Inbound::End);
+            tell(id, &Inbox::end);
         }
         Event::Broken(id) => {
             hub.parted.store(true, Ordering::Relaxed);
-            tell(id, Inbound::Break);
+            tell(id, &Inbox::break_off);
         }
-        Event::Room(id) => peer.with(|state| {
-            if let Some(flow) = state.flows.get(&id) {
-                flow.room.notify_one();
-            }
-        }),
+        Event::Room(id) => {
+            peer.with(|state| state.took = Heard::at(Instant::now()));
+            tell(id, &|_| {});
+        }
         Event::Over(outcome) => hub.over(party, outcome),
     }
 }
 
 /// Connects to our program, which may not listen yet; `None` once the stream is gone, or the program.
-pub(super) async fn dial(hub: &Hub, peer: &Peer, id: StreamId) -> Option<TcpStream> {
+pub(super) async fn dial(hub: &Hub, peer: &Peer, flow: &stream::Flow) -> Option<TcpStream> {
     /// Between two tries.
     const AGAIN: Duration = Duration::from_millis(50);
-    while peer.room(id).is_some() && *hub.phase.borrow() != Phase::Ending {
-        match TcpStream::connect(hub.program).await {
+    while peer.room(flow.id).is_some() && *hub.phase.borrow() != Phase::Ending {
+        match place::call(peer.party, hub.program).await {
             // As long as nobody listens there, a connection can find itself.
             Ok(socket) if is_itself(&socket) => drop(socket.set_zero_linger()),
-            Ok(socket) => return Some(socket),
+            Ok(socket) => {
+                let ours = socket.local_addr();
+                match ours.and_then(|here| owner::may_hear(hub.program, here)) {
+                    Ok(true) => return Some(socket),
+                    Ok(false) => hub.fail(MeshError::Stranger {
+                        program: hub.program,
+                    }),
+                    Err(error) => hub.fail(MeshError::Listen(Arc::new(error))),
+                }
+                return None;
+            }
             // The program took it and broke it off at once: that is its answer.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
-            Err(_) => tokio::time::sleep(AGAIN).await,
+            // What comes may be that nobody waits any more.
+            Err(_) => drop(timeout(AGAIN, flow.woken.inbound.notified()).await),
         }
     }
     None
@@ -646,7 +904,52 @@ fn is_itself(socket: &TcpStream) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    #[tokio::test]
+    async fn time_in_which_we_slept_weighs_no_claim() {
+        let own = PartyIndex::new(1).unwrap();
+        let peer = Peer::new(own, Link::new(Life([1; 16]), true, Members::NONE.with(own)));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let claim = Claim::new(Members::NONE, start);
+        assert!(!claim.is_weighed(at(15)) && claim.is_weighed(at(17)));
+        peer.with(|state| {
+            state.heard = Heard::at(start);
+            state.claim = Some(claim);
+            // Twenty seconds in which nothing of this process runs, after one.
+            state.forgive(Duration::from_secs(20), at(21));
+            assert_eq!(state.heard.silence(at(21)).as_secs(), 1);
+            let claim = state.claim.unwrap();
+            assert!(!claim.is_weighed(at(21)) && !claim.is_weighed(at(35)));
+            assert!(claim.is_weighed(at(37)));
+        });
+    }
+
+    #[tokio::test]
+    async fn streams_that_are_given_up_and_not_read_count_until_they_have_ended() {
+        let own = PartyIndex::new(1).unwrap();
+        let peer = Peer::new(own, Link::new(Life([1; 16]), true, Members::NONE.with(own)));
+        let hello = [&[0][..], &[2; 16], &[1; 16]].concat();
+        peer.link(|link| link.receive(&hello.into())).unwrap();
+        for _ in 0..CONNECTIONS_MAX {
+            let id = peer.link(Link::open).unwrap();
+            peer.carry(id, |_| core::future::pending());
+            peer.link(|link| link.reset(id));
+        }
+        let further = peer.link(Link::open).unwrap();
+        peer.carry(further, |_| core::future::pending());
+        assert_eq!(lock(&peer.streams).len(), CONNECTIONS_MAX);
+        assert_eq!(peer.room(further), None, "the other end hears of it");
+        // All of one life end before the next.
+        peer.begin_anew().await;
+        assert!(lock(&peer.streams).is_empty());
+        let id = peer.link(Link::open).unwrap();
+        peer.carry(id, |_| core::future::pending());
+        assert_eq!(lock(&peer.streams).len(), 1);
+    }
 
     #[tokio::test]
     async fn a_connection_with_itself_is_told() {

@@ -4,19 +4,44 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::mesh::{ALIVE_EVERY, Hub, MeshError};
-use crate::{Members, PartyIndex, proto::streams::Outcome};
+use super::mesh::{ALIVE_EVERY, Hub};
+use crate::Members;
 
 /// Nobody whose network and machine work is silent for so long.
 pub(super) const OVERDUE: Duration = Duration::from_secs(15);
 const _: () = assert!(OVERDUE.as_secs() > ALIVE_EVERY.as_secs());
 /// How long it takes to see what is true of a claim: whoever is silent from its beginning is overdue then.
-pub(super) const WEIGHED: Duration = Duration::from_secs(OVERDUE.as_secs() + 1);
+const WEIGHED: Duration = Duration::from_secs(OVERDUE.as_secs() + 1);
 /// How often the silent are looked for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// When a party was last heard of.
+#[derive(Clone, Copy)]
 pub(super) struct Heard(Instant);
+
+/// A party gave up and names others.
+#[derive(Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) named: Members,
+    made: Heard,
+}
+
+impl Claim {
+    pub(super) fn new(named: Members, now: Instant) -> Self {
+        let made = Heard::at(now);
+        Self { named, made }
+    }
+
+    /// Whether what is true of it has shown.
+    pub(super) fn is_weighed(&self, now: Instant) -> bool {
+        self.made.silence(now) > WEIGHED
+    }
+
+    /// As of those whom it names, time in which they could not be heard does not count.
+    pub(super) fn forgive(&mut self, lost: Duration, now: Instant) {
+        self.made.forgive(lost, now);
+    }
+}
 
 impl Heard {
     pub(super) fn at(now: Instant) -> Self {
@@ -28,7 +53,7 @@ impl Heard {
     }
 
     /// For `lost` until now, this process could not hear anybody.
-    fn forgive(&mut self, lost: Duration, now: Instant) {
+    pub(super) fn forgive(&mut self, lost: Duration, now: Instant) {
         self.0 = (self.0 + lost).min(now);
     }
 }
@@ -50,29 +75,16 @@ pub(super) async fn look(hub: Arc<Hub>, limit: Duration) {
         sleep(every).await;
         let now = Instant::now();
         let lost = lost(looked, every, now);
-        hub.heard(|heard| heard.forgive(lost, now));
+        hub.forgive(lost, now);
         looked = now;
+        if let Some(error) = hub.weigh(now).or_else(|| hub.stuck(limit)) {
+            return hub.fail(error);
+        }
         if hub.silent(hub.others(), limit).is_some()
             && let Some(error) = hub.silent(hub.others(), along)
         {
             return hub.fail(error);
         }
-    }
-}
-
-/// `party` gave up and names others. What is true of that shows here as well: they say themselves how they ended, or
-/// are silent to us. If nothing shows, it may be any of them.
-pub(super) async fn weigh(hub: Arc<Hub>, party: PartyIndex, named: Members) {
-    let claimed = Instant::now();
-    while claimed.elapsed() < WEIGHED && hub.is_running() {
-        if let Some(error) = hub.silent(named, OVERDUE) {
-            return hub.fail(error);
-        }
-        sleep(LOOK_EVERY / 4).await;
-    }
-    if hub.is_running() {
-        let outcome = Outcome::GaveUp(named);
-        hub.fail(MeshError::Over { party, outcome });
     }
 }
 

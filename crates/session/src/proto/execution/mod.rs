@@ -410,6 +410,7 @@ impl Execution {
             | Record::Failed(_)
             | Record::Ready
             | Record::Closed
+            | Record::Verified(_)
             | Record::Unformed(_)
             | Record::Channel { .. } => Err(Blame::party(from, Fault::OutOfPlace("record")).into()),
         }
@@ -437,6 +438,7 @@ impl Execution {
             | Record::Failed(_)
             | Record::Ready
             | Record::Closed
+            | Record::Verified(_)
             | Record::Unformed(_)
             | Record::Channel { .. } => false,
         }

@@ -149,7 +149,7 @@ impl Node {
                     return Step::default();
                 };
                 let (result, mut step) = self.with(&local, rng, |machine, work| {
-                    machine.request(id, &info, work.step);
+                    machine.request(id, &info, work);
                     Ok(())
                 });
                 if result.is_err() {

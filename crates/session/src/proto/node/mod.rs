@@ -19,8 +19,8 @@ use super::{
     conduct::Room,
     endpoint::{ConnectionId, Event, Lines},
     error::{LocalError, Misuse, SessionError},
-    identity::{KnownKeys, Policy, ProfileBinding},
-    limits::{RELAY_BYTES_MAX, SESSIONS_MAX},
+    identity::{self, KnownKeys, Policy, ProfileBinding},
+    limits::{PINNED_MAX, RELAY_BYTES_MAX, SESSIONS_MAX},
     link::{Params, SessionLink},
     machine::{Machine, Phase, Role, Work},
     party::{DisplayName, Members, PartyIndex},
@@ -39,6 +39,18 @@ pub struct Persona {
     pub profile: Option<Arc<SigningKey>>,
     /// Where it receives; empty for a joiner that takes what the link proposes.
     pub relay: String,
+    /// For the policy `pinned`: the profile keys of the others, at most [`PINNED_MAX`]. None: all that the profile
+    /// knows ([`Node::trust`]).
+    pub pinned: Vec<VerifyingKey>,
+}
+
+/// Somebody whom the host turned away, as `pinned` does not admit it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// What it calls itself; proves nothing.
+    pub name: DisplayName,
+    /// Its profile key, which it has proved.
+    pub key: VerifyingKey,
 }
 
 /// Where a session stands.
@@ -65,6 +77,8 @@ pub struct Joiner {
     pub number: u8,
     /// What it calls itself; proves nothing.
     pub name: DisplayName,
+    /// Its profile key, if the policy asks for one.
+    pub profile: Option<VerifyingKey>,
     /// Whether it came after it was let in; once the roster stands, whether it has proved itself to us.
     pub connected: bool,
 }
@@ -94,16 +108,39 @@ pub struct Summary {
     pub safety_code: Option<SafetyCode>,
     /// Whether the user compared the code and marked it.
     pub verified: bool,
+    /// Which of the others say the same of their users.
+    pub verified_by: Members,
     /// What it asks of identities.
     pub policy: Policy,
     /// The link, at a host whose session still waits for parties.
     pub link: Option<SessionLink>,
     /// Who has asked to join, at a host whose session has not formed yet.
     pub joiners: Vec<Joiner>,
+    /// The last few whom a host turned away since it started, as they are not pinned.
+    pub strangers: Vec<Stranger>,
+    /// For the policy `pinned`: the profile keys that it was opened or joined with. None: all that the profile knows.
+    pub pinned: Vec<VerifyingKey>,
     /// The roster, once it stands.
     pub roster: Option<Roster>,
     /// Why it will never form, for people; if so.
     pub failure: Option<String>,
+}
+
+impl Summary {
+    /// Whether this session, under the policy `pinned`, admits a profile key; `known` are those of the profile.
+    #[must_use]
+    pub fn admits(&self, key: &VerifyingKey, known: &KnownKeys) -> bool {
+        identity::is_pinned(key, &self.pinned, known)
+    }
+
+    /// Whether who watches a session has nothing new to see.
+    pub(crate) fn shows_the_same(&self, before: &Self) -> bool {
+        self.stage == before.stage
+            && self.connected == before.connected
+            && self.joiners == before.joiners
+            && self.strangers == before.strangers
+            && self.verified_by == before.verified_by
+    }
 }
 
 /// The core: see the module.
@@ -214,6 +251,12 @@ impl Node {
         if self.sessions.len() >= SESSIONS_MAX {
             return Err(Misuse::TooMany("sessions").into());
         }
+        if persona.pinned.len() > PINNED_MAX {
+            return Err(Misuse::TooMany("pinned parties").into());
+        }
+        if link.params.policy != Policy::Pinned && !persona.pinned.is_empty() {
+            return Err(Misuse::Policy.into());
+        }
         let profile = match (link.params.policy, &persona.profile) {
             (Policy::Anonymous, None) => None,
             (Policy::Tofu, Some(_)) if persona.display_name.as_str().is_empty() => {
@@ -246,6 +289,7 @@ impl Node {
             profile,
             self.body_bytes,
         );
+        machine.pinned = persona.pinned.clone();
         let mut step = Step::default();
         if role == Role::Joiner {
             let peer = machine.new_peer(0, host);
@@ -364,13 +408,17 @@ impl Node {
     ///
     /// # Errors
     /// [`Misuse::NotFormed`] before there is a code.
-    pub fn verify(&mut self, local: &LocalId, verified: bool) -> Result<Step, SessionError> {
-        let machine = self.machine_mut(local)?;
-        machine.formed()?;
-        machine.verified = verified;
-        let mut step = Step::default();
-        machine.store(&mut step.delta);
-        Ok(step)
+    pub fn verify(
+        &mut self,
+        local: &LocalId,
+        verified: bool,
+        rng: &mut dyn CryptoRng,
+    ) -> (Result<(), SessionError>, Step) {
+        self.with(local, rng, |machine, work| {
+            machine.formed()?;
+            machine.verify(verified, work.step);
+            Ok(())
+        })
     }
 
     /// Frees the place of somebody who asked to join and never comes; once the roster stands, ends the
@@ -505,9 +553,12 @@ fn summary(machine: &Machine) -> Summary {
         me: agreed.map(|agreed| agreed.me),
         safety_code: machine.safety_code(),
         verified: machine.verified,
+        verified_by: machine.verified_by(),
         policy: machine.link.params.policy,
         link: (machine.role == Role::Host && stage == Stage::Meeting).then(|| machine.link.clone()),
         joiners: machine.joiners(),
+        strangers: machine.strangers.iter().cloned().collect(),
+        pinned: machine.pinned.clone(),
         roster: agreed.map(|agreed| agreed.roster.clone()),
         failure: match &machine.phase {
             Phase::Failed(failure) => Some(failure.error().to_string()),

@@ -8,6 +8,9 @@ fn life(number: u8) -> Life {
     Life([number; 16])
 }
 
+/// The session in which they are.
+const THREE: Members = Members::from_bits(0b111);
+
 /// Two ends and what they hear.
 struct Pair {
     ends: [Link; 2],
@@ -17,7 +20,10 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         Self {
-            ends: [Link::new(life(1), true), Link::new(life(2), false)],
+            ends: [
+                Link::new(life(1), true, THREE),
+                Link::new(life(2), false, THREE),
+            ],
             heard: [Vec::new(), Vec::new()],
         }
     }
@@ -71,8 +77,8 @@ fn what_an_earlier_run_left_means_nothing() {
     let left = earlier.ends[0].message().unwrap();
     // Both begin anew; what lies in the channel comes first.
     let mut pair = Pair::new();
-    pair.ends[0] = Link::new(life(3), true);
-    pair.ends[1] = Link::new(life(4), false);
+    pair.ends[0] = Link::new(life(3), true, THREE);
+    pair.ends[1] = Link::new(life(4), false, THREE);
     assert_eq!(pair.ends[1].receive(&left), Ok(vec![]));
     pair.settle();
     assert_eq!(pair.heard, [vec![Event::Met], vec![Event::Met]]);
@@ -85,7 +91,7 @@ fn who_begins_anew_is_noticed_and_what_it_left_means_nothing() {
     pair.settle();
     pair.ends[1].send(id, Bytes::from_static(b"before"));
     let left = pair.ends[1].message().unwrap();
-    pair.ends[1] = Link::new(life(9), false);
+    pair.ends[1] = Link::new(life(9), false, THREE);
     pair.heard = [Vec::new(), Vec::new()];
     // On its way before the restart.
     assert_eq!(pair.ends[0].receive(&left).unwrap().len(), 1);
@@ -96,6 +102,81 @@ fn who_begins_anew_is_noticed_and_what_it_left_means_nothing() {
     assert_eq!(pair.heard[1], [Event::Met]);
     assert_eq!(pair.ends[0].room(id), None);
     assert_eq!(pair.ends[1].room(id), None);
+}
+
+#[test]
+fn a_stream_of_an_earlier_life_is_none_of_a_later_one() {
+    let mut pair = Pair::met();
+    let before = pair.ends[1].open().unwrap();
+    pair.settle();
+    assert_eq!(pair.heard[0], [Event::Opened(before)]);
+    let stale = pair.ends[0].id(before.number);
+    pair.ends[1] = Link::new(life(9), false, THREE);
+    pair.settle();
+    let after = pair.ends[1].open().unwrap();
+    assert_eq!(after.number, before.number);
+    pair.settle();
+    let fresh = pair.ends[0].id(after.number);
+    assert_eq!(pair.heard[0].last(), Some(&Event::Opened(fresh)));
+    // A task that has not ended yet does as it did.
+    let end = &mut pair.ends[0];
+    assert_eq!(end.room(stale), None);
+    end.taken(stale, WINDOW);
+    end.send(stale, Bytes::from_static(b"of before"));
+    end.end(stale);
+    end.reset(stale);
+    assert_eq!(end.message(), None);
+    assert_eq!(end.room(fresh), Some(WINDOW));
+}
+
+#[test]
+fn a_message_is_bounded_and_of_one_life() {
+    let hello = |number| Frame::Hello {
+        life: life(number),
+        named: life(1),
+    };
+    let message = frames(&[hello(7), Frame::Open(1)]);
+    assert!(Pair::met().ends[0].receive(&message).is_ok());
+    for lie in [
+        &[hello(7), Frame::Open(1), hello(8), Frame::Open(1)][..],
+        &[hello(7), hello(7)],
+        &[Frame::Alive, hello(2)],
+    ] {
+        assert!(Pair::met().ends[0].receive(&frames(lie)).is_err());
+        assert!(
+            Link::new(life(1), true, THREE)
+                .receive(&frames(lie))
+                .is_err()
+        );
+    }
+    let alive = |count| frames(&vec![Frame::Alive; count]);
+    assert!(Pair::met().ends[0].receive(&alive(MESSAGE_MAX)).is_ok());
+    assert!(
+        Pair::met().ends[0]
+            .receive(&alive(MESSAGE_MAX + 1))
+            .is_err()
+    );
+}
+
+#[test]
+fn the_longest_message_is_taken() {
+    let mut pair = Pair::met();
+    let id = pair.ends[0].open().unwrap();
+    pair.settle();
+    // One byte less than would end the message, then a largest piece.
+    for piece in [
+        PIECE_MAX,
+        PIECE_MAX,
+        PIECE_MAX,
+        PIECE_MAX - 4 * 9 - 1,
+        PIECE_MAX,
+    ] {
+        pair.ends[0].send(id, vec![1; piece].into());
+    }
+    let message = pair.ends[0].message().unwrap();
+    assert_eq!(message.len(), MESSAGE_MAX - 1);
+    assert_eq!(pair.ends[0].message(), None);
+    assert!(pair.ends[1].receive(&message).is_ok());
 }
 
 #[test]
@@ -175,13 +256,47 @@ fn who_is_over_leaves_what_it_ended_readable() {
 }
 
 #[test]
+fn who_leaves_before_the_program_here_had_ended_is_told_from_who_ends() {
+    let left = |act: &dyn Fn(&mut Pair, StreamId)| {
+        let mut pair = Pair::met();
+        let id = pair.ends[1].open().unwrap();
+        pair.settle();
+        act(&mut pair, id);
+        pair.settle();
+        let left = pair.ends[0].has_left();
+        assert!(!pair.ends[0].has_left());
+        left
+    };
+    assert!(left(&|pair, id| pair.ends[1].reset(id)));
+    assert!(left(&|pair, _| pair.ends[1].finish(Outcome::Done)));
+    assert!(left(&|pair, id| {
+        pair.ends[1].end(id);
+        pair.ends[1].finish(Outcome::Done);
+    }));
+    // One direction has ended: the other may go on.
+    assert!(!left(&|pair, id| pair.ends[1].end(id)));
+    // The program here was the first.
+    let ended_here = |pair: &mut Pair, id| pair.ends[0].end(id);
+    assert!(!left(&|pair, id| {
+        ended_here(pair, id);
+        pair.ends[1].finish(Outcome::Done);
+    }));
+    assert!(!left(&|pair, id| {
+        ended_here(pair, id);
+        pair.ends[1].reset(id);
+    }));
+    assert!(!left(&|pair, id| pair.ends[0].reset(id)));
+}
+
+#[test]
 fn lies_are_refused() {
     let refused = |lie: &[Frame]| {
         let mut pair = Pair::met();
         let own = pair.ends[0].open().unwrap();
-        assert_eq!(own, 0);
+        assert_eq!(own.number, 0);
         pair.settle();
-        pair.ends[0].receive(&frames(lie)).is_err()
+        let heard = |frame: &Frame| pair.ends[0].receive(&frames(std::slice::from_ref(frame)));
+        lie.iter().map(heard).any(|heard| heard.is_err())
     };
     let piece = |length: usize| Bytes::from(vec![0; length]);
     assert!(!refused(&[Frame::Data(0, piece(1)), Frame::End(0)]));
@@ -206,6 +321,11 @@ fn lies_are_refused() {
     let most = u32::try_from(STREAMS_MAX).unwrap();
     assert!(!refused(&open(most)));
     assert!(refused(&open(most + 1)));
+    let gave_up = |bits| [Frame::Over(Outcome::GaveUp(Members::from_bits(bits)))];
+    assert!(!refused(&gave_up(0)), "the cause is its own");
+    assert!(!refused(&gave_up(0b111)));
+    assert!(refused(&gave_up(0b1000)), "there is no such party");
+    assert!(refused(&gave_up(1 << 63 | 1)));
     for bytes in [
         &[8][..],
         &[7, 4],
@@ -221,11 +341,12 @@ fn lies_are_refused() {
 #[test]
 fn streams_are_bounded() {
     let mut pair = Pair::met();
-    for _ in 0..STREAMS_MAX {
+    let first = pair.ends[0].open().unwrap();
+    for _ in 1..STREAMS_MAX {
         assert!(pair.ends[0].open().is_some());
     }
     assert_eq!(pair.ends[0].open(), None);
-    pair.ends[0].reset(0);
+    pair.ends[0].reset(first);
     assert!(pair.ends[0].open().is_some());
 }
 
@@ -262,14 +383,15 @@ proptest! {
         let mut ended: Vec<(usize, StreamId)> = Vec::new();
         let pick = |end: &Link, i: u8| {
             let count = end.flows.len().max(1);
-            end.flows.keys().nth(usize::from(i) % count).copied()
+            let number = end.flows.keys().nth(usize::from(i) % count);
+            number.map(|number| end.id(*number))
         };
         for step in steps {
             match step {
                 Step::Open(s) => drop(pair.ends[s].open()),
                 Step::Send(s, i, n) => {
                     let Some(id) = pick(&pair.ends[s], i) else { continue };
-                    if pair.ends[s].flows[&id].ended_here {
+                    if pair.ends[s].flows[&id.number].ended_here {
                         continue;
                     }
                     let room = pair.ends[s].room(id).unwrap_or(0).min(usize::from(n));
@@ -281,7 +403,7 @@ proptest! {
                 }
                 Step::End(s, i) => {
                     let Some(id) = pick(&pair.ends[s], i) else { continue };
-                    if !pair.ends[s].flows[&id].ended_here {
+                    if !pair.ends[s].flows[&id.number].ended_here {
                         pair.ends[s].end(id);
                         ended.push((s, id));
                     }
@@ -293,7 +415,7 @@ proptest! {
                 }
                 Step::Take(s, i) => {
                     let Some(id) = pick(&pair.ends[s], i) else { continue };
-                    let flow = &pair.ends[s].flows[&id];
+                    let flow = &pair.ends[s].flows[&id.number];
                     let count = WINDOW - flow.window - flow.taken;
                     pair.ends[s].taken(id, count);
                 }

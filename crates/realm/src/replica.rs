@@ -1,0 +1,250 @@
+//! One replica: takes questions, leads or does not, answers what is released.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use junto_crypto::{CryptoRng, Zeroizing};
+use junto_vault::{
+    Answer, Class, DecodeError, Entry, Holders, Operation, Position, Quorum, QuorumError, Realm,
+    ReplicaId, Seconds, Token, Unauthorised,
+};
+use openraft::{
+    Config, Raft, SnapshotPolicy,
+    error::{ClientWriteError, Fatal, InitializeError, RaftError},
+};
+use tokio::{task::JoinSet, time::timeout};
+
+use crate::{
+    Fabric, Name, Proposal, Types,
+    fabric::{Links, Port},
+    store::Store,
+};
+
+/// Longest wait for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Entries after which the log's head is given up. They are what is left of what was erased.
+const LOG_ENTRIES: u64 = 64;
+
+/// A member of a realm's group, or somebody who is none.
+pub struct Replica {
+    name: Name,
+    raft: Raft<Types>,
+    store: Store,
+    fabric: Fabric,
+    quorum: Quorum,
+}
+
+/// A replica that cannot start, or a group that cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The members are not as many as the quorum is for.
+    #[error(transparent)]
+    Quorum(#[from] QuorumError),
+    /// Consensus does not start.
+    #[error("consensus does not start")]
+    Consensus(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A question that got no answer. Whether it counts is not known: the same guess again costs nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The token does not allow it.
+    #[error(transparent)]
+    Unauthorised(#[from] Unauthorised),
+    /// Ask the leader: this one, if it is known.
+    #[error("this replica does not lead")]
+    Elsewhere(Option<ReplicaId>),
+    /// It is of another realm, such as a deposit that another one should get.
+    #[error("that is not for this realm")]
+    Foreign,
+    /// Too few replicas hold the question.
+    #[error("too few replicas hold the question for an answer")]
+    Unheld,
+    /// This replica has stopped.
+    #[error("this replica has stopped")]
+    Stopped,
+}
+
+impl Replica {
+    /// A replica with an empty realm, under a name that never was and will not be again. It waits for
+    /// [`Replica::begin`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(
+        realm: Realm,
+        quorum: Quorum,
+        fabric: &Fabric,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, StartError> {
+        let mut name = Name::default();
+        rng.fill_bytes(&mut name.0);
+        let config = Config {
+            cluster_name: "realm".to_owned(),
+            heartbeat_interval: 50,
+            election_timeout_min: 200,
+            election_timeout_max: 400,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(LOG_ENTRIES),
+            replication_lag_threshold: 2 * LOG_ENTRIES,
+            max_in_snapshot_log_to_keep: 0,
+            purge_batch_size: 1,
+            ..Config::default()
+        };
+        let config = config.validate().map_err(consensus)?;
+        let store = Store::new(realm);
+        let links = Links {
+            fabric: fabric.clone(),
+            from: name,
+        };
+        let raft = Raft::new(name, Arc::new(config), links, store.clone(), store.clone());
+        let raft = raft.await.map_err(consensus)?;
+        let port = Port {
+            raft: raft.clone(),
+            store: store.clone(),
+        };
+        fabric.plug(name, port);
+        Ok(Self {
+            name,
+            raft,
+            store,
+            fabric: fabric.clone(),
+            quorum,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        self.name.into()
+    }
+
+    /// Begins the group of `members`, this replica among them, for ever. One of them, or each, is told.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn begin(&self, members: &[ReplicaId]) -> Result<(), StartError> {
+        let members: BTreeSet<Name> = members.iter().map(|member| (*member).into()).collect();
+        if members.len() != self.quorum.replicas() {
+            return Err(QuorumError.into());
+        }
+        match self.raft.initialize(members).await {
+            // It has begun already.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(consensus(error)),
+        }
+    }
+
+    /// Whom this replica takes for the leader.
+    #[must_use]
+    pub fn leader(&self) -> Option<ReplicaId> {
+        self.raft.metrics().borrow().current_leader.map(Into::into)
+    }
+
+    /// How far its realm has come.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.store.memory().realm.position()
+    }
+
+    /// Entries in its log.
+    #[must_use]
+    pub fn log_entries(&self) -> usize {
+        self.store.memory().entries()
+    }
+
+    /// Asks the realm, if this replica leads it. `reading` is this machine's clock.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask(
+        &self,
+        token: &Token,
+        operation: Operation,
+        reading: Seconds,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Zeroizing<Vec<u8>>, AskError> {
+        let admitted = self.store.memory().realm.admit(token, operation, reading);
+        let entry = admitted?;
+        let asked = self.propose(&entry, rng);
+        let (answer, class) = timeout(ANSWER_MAX, asked)
+            .await
+            .map_err(|_| AskError::Unheld)??;
+        Ok(answer.to_bytes(class))
+    }
+
+    /// Lets the group's time go on, if this replica leads.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn tick(&self, reading: Seconds, rng: &mut impl CryptoRng) -> Result<(), AskError> {
+        let entry = Entry::tick(reading);
+        let ticked = timeout(ANSWER_MAX, self.propose(&entry, rng)).await;
+        ticked.map_err(|_| AskError::Unheld)?.map(drop)
+    }
+
+    /// Stops: everything that it remembers is gone with it.
+    pub async fn stop(self) {
+        self.fabric.unplug(self.name);
+        // It may have stopped by itself.
+        let _ = self.raft.shutdown().await;
+    }
+
+    async fn propose(
+        &self,
+        entry: &Entry,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(Answer, Class), AskError> {
+        let bytes = entry.to_bytes();
+        // What replicas could not read stays out of their logs.
+        Entry::from_bytes(&bytes, self.store.memory().realm.id())
+            .map_err(|DecodeError| AskError::Foreign)?;
+        let proposal = Proposal(Arc::new(bytes));
+        let written = self.raft.client_write(proposal).await.map_err(unwritten)?;
+        let (pending, head) = written.data.0.ok_or(AskError::Foreign)?;
+        let here = pending.position();
+        let members = self.store.memory().members();
+        let ids: Vec<ReplicaId> = members.iter().map(|member| (*member).into()).collect();
+        let mut holders = Holders::new(self.quorum, &ids, self.id(), here)
+            .map_err(|QuorumError| AskError::Unheld)?;
+        holders.applied(here);
+        // It names the reign in which it was written: only what is held in that counts.
+        let id = written.log_id;
+        let mut asked = JoinSet::new();
+        for member in members.into_iter().filter(|member| *member != self.name) {
+            let (fabric, me) = (self.fabric.clone(), self.name);
+            asked.spawn(async move { (member, fabric.held(me, member, id).await) });
+        }
+        let released = loop {
+            if let Some(released) = holders.released(&here) {
+                break released;
+            }
+            match asked.join_next().await {
+                // One that holds another log is not counted.
+                Some(Ok((member, Some(held)))) if held == head => {
+                    let _ = holders.acknowledged(member.into(), here);
+                }
+                Some(_) => {}
+                None => return Err(AskError::Unheld),
+            }
+        };
+        let class = pending.class();
+        let memory = self.store.memory();
+        let answer = memory.realm.answer(pending, &released, rng);
+        answer.map(|answer| (answer, class)).ok_or(AskError::Unheld)
+    }
+}
+
+fn consensus(error: impl std::error::Error + Send + Sync + 'static) -> StartError {
+    StartError::Consensus(Box::new(error))
+}
+
+fn unwritten(error: RaftError<Name, ClientWriteError<Name, ()>>) -> AskError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            AskError::Elsewhere(forward.leader_id.map(Into::into))
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(_))
+        | RaftError::Fatal(Fatal::StorageError(_) | Fatal::Panicked | Fatal::Stopped) => {
+            AskError::Stopped
+        }
+    }
+}

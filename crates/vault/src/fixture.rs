@@ -1,0 +1,51 @@
+//! Deposits that tests share: making one takes Argon2.
+
+use std::sync::LazyLock;
+
+use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
+
+use crate::{
+    Account, AuthKey, Cost, Deposit, GuessLimit, Part, Pin, RealmId, RealmSet, Version, enrol,
+};
+
+pub(crate) const EACH: u16 = 3;
+pub(crate) const LIFETIME: u16 = 7;
+pub(crate) const REALM: RealmId = RealmId([1; 32]);
+
+/// A deposit, the key that proves its PIN, its version. There are four.
+type Stored = (Vec<u8>, [u8; 32], Version);
+
+static DEPOSITS: LazyLock<Vec<Stored>> = LazyLock::new(|| {
+    let set = RealmSet::new(vec![REALM], 1).unwrap();
+    (0..4)
+        .map(|i| {
+            let (_, mut deposits) = enrol(
+                &Pin::new("2841").unwrap(),
+                &Account::new("junto", "ada").unwrap(),
+                &set,
+                Cost::new(16 * 1024, 12, 1).unwrap(),
+                GuessLimit::new(EACH, LIFETIME).unwrap(),
+                &mut ChaCha20Rng::from_seed([i; 32]),
+            )
+            .unwrap();
+            let Part { deposit, auth, .. } = deposits.remove(0);
+            (
+                deposit.to_bytes().to_vec(),
+                *auth.as_bytes(),
+                deposit.version(),
+            )
+        })
+        .collect()
+});
+
+pub(crate) fn deposit(i: usize) -> Box<Deposit> {
+    Box::new(Deposit::from_bytes(&DEPOSITS[i].0, &REALM).unwrap())
+}
+
+pub(crate) fn auth(i: usize) -> AuthKey {
+    AuthKey::from_bytes(&DEPOSITS[i].1)
+}
+
+pub(crate) fn version(i: usize) -> Version {
+    DEPOSITS[i].2
+}
