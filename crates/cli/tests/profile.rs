@@ -200,8 +200,16 @@ fn what_comes_back_repeats_nothing_and_takes_its_keys_to_a_new_session() {
         &message,
     ];
     stage.run("p3", &verify).ok();
-    // The old one can only be forgotten.
+    // The old one can only be forgotten. Who is told so has to agree on new keys with what came back, so they listen.
+    let listen = ["recv", "--session", "new", "--count", "1"];
+    let listening = ["p2", "p3"].map(|party| stage.start(party, &listen));
     stage.run("back", &back(&["session", "close", "s"])).ok();
+    stage
+        .run("back", &back(&["send", "--session", "new", "closed"]))
+        .ok();
+    for listener in listening {
+        assert_eq!(listener.wait().ok()["text"], "closed");
+    }
 }
 
 #[test]
