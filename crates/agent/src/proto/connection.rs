@@ -14,6 +14,7 @@ use super::id::{ConnectionId, MessageId, Tag};
 use super::instant::Instant;
 use super::link::InvitationLink;
 use super::noise::Slots;
+use super::offers::Offers;
 use super::parallel::{Parallel, QUEUES_MAX};
 use super::publication::Publication;
 use super::queue::{ReceiveQueue, SendQueue};
@@ -184,6 +185,8 @@ pub(super) struct Connection {
     pub(super) gap: Option<Gap>,
     /// Whether a timer for such messages runs; it may be one for earlier ones.
     pub(super) gap_timed: bool,
+    /// How often the peer has offered queues.
+    pub(super) offers: Offers,
     /// When to mix in a fresh post-quantum secret.
     pub(super) heal_at: Instant,
     /// Whether the timer for receipts runs.
@@ -239,6 +242,7 @@ impl Connection {
             was_full: false,
             gap: None,
             gap_timed: false,
+            offers: Offers::default(),
             heal_at: Instant::default(),
             receipts_timed: false,
             resync_at: None,

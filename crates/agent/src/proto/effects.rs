@@ -105,6 +105,10 @@ pub enum Timer {
     Switch(ConnectionId),
     /// A queue has been used for long enough.
     Rotation(ConnectionId),
+    /// What was said about queues has had its time to be answered.
+    Words(ConnectionId),
+    /// Queues that the peer offered too soon may be taken up.
+    Offers(ConnectionId),
     /// The peer's full queue, or the way to it, may have room again.
     Quota(ConnectionId),
     /// It is time to choose what goes next, or to send it.
@@ -270,6 +274,14 @@ impl Effects {
             let is_send = matches!(pending.purpose, Purpose::Send(_) | Purpose::Secure);
             !(is_send && pending.owner == owner)
         });
+    }
+
+    /// What is in flight for one owner is for another one from now on.
+    pub(super) fn rename(&mut self, from: Owner, to: Owner) {
+        let pending = self.pending.values_mut();
+        pending
+            .filter(|pending| pending.owner == from)
+            .for_each(|pending| pending.owner = to);
     }
 
     /// Forgets what is in flight to a queue of ours: another one goes by its name.

@@ -114,6 +114,7 @@ impl Machine {
             connection.count_use(&mut machine.effects);
             connection.time_drain(&mut machine.effects);
             connection.time_switch(&mut machine.effects);
+            connection.time_words(&mut machine.effects);
             connection.resume_slots(&mut machine.effects);
         }
         machine.sort_queues();
@@ -315,6 +316,16 @@ impl Machine {
                 Timer::Rotation(id) => {
                     if let Some(connection) = self.connections.get_mut(&id) {
                         connection.rotation_due(&mut self.effects, rng);
+                    }
+                }
+                Timer::Words(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.words_due(&mut self.effects, rng);
+                    }
+                }
+                Timer::Offers(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.offers_due(&mut self.effects, rng);
                     }
                 }
                 Timer::Quota(id) => {

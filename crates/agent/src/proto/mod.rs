@@ -8,6 +8,7 @@
 //! each carry the hash of the one before.
 
 mod address;
+mod again;
 mod audit;
 mod calls;
 mod chain;
@@ -27,6 +28,7 @@ mod message;
 mod newcomer;
 mod noise;
 mod offer;
+mod offers;
 mod opening;
 mod overview;
 mod parallel;

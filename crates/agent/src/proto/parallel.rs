@@ -22,7 +22,8 @@ use junto_smp::address::ServerAddress;
 use junto_smp::id::RecipientId;
 use junto_smp::key::AuthKey;
 
-use super::address::{QueueAddress, QueueInfo, QueueMode, QueueName, QueueUri};
+use super::address::{QueueAddress, QueueInfo, QueueMode, QueueName};
+use super::again::Again;
 use super::command::{CallError, Misuse};
 use super::connection::{Connection, Stage};
 use super::effects::{Effects, Owner, Purpose};
@@ -30,6 +31,7 @@ use super::event::ConnectionFault;
 use super::message::Body;
 use super::newcomer::{Newcomer, Offered, Progress, Step};
 use super::noise::is_noise;
+use super::offers::Offer;
 use super::queue::{ReceiveQueue, SendQueue};
 use super::relay::{Answer, RelayId};
 use super::rotation::Place;
@@ -72,6 +74,8 @@ pub(super) struct Parallel {
     pub(super) theirs: Vec<(Slot, SendQueue)>,
     /// The peer's that are not yet.
     offered: Vec<Offered>,
+    /// When words about queues, on either way of changing them, are said again.
+    pub(super) again: Again,
 }
 
 impl Parallel {
@@ -96,7 +100,9 @@ impl Parallel {
             out.extend_from_slice(&slot.0.to_be_bytes());
             send.put(out)
         })?;
-        put_all(out, &self.offered, Offered::put)
+        put_all(out, &self.offered, Offered::put)?;
+        self.again.put(out);
+        Ok(())
     }
 
     fn read(
@@ -104,7 +110,8 @@ impl Parallel {
         receive: &ReceiveQueue,
         effects: &mut Effects,
     ) -> Result<Self, Malformed> {
-        if reader.u8()? != ROW_VERSION {
+        let version = reader.u8()?;
+        if !(ROW_VERSION_OLDEST..=ROW_VERSION).contains(&version) {
             return Err(Malformed::Version);
         }
         let flags = reader.u8()?;
@@ -128,6 +135,10 @@ impl Parallel {
                 Ok((slot, SendQueue::read(reader, receive, effects)?))
             })?,
             offered: read_all(reader, Offered::read)?,
+            again: match version {
+                ROW_VERSION_OLDEST => Again::default(),
+                _ => Again::read(reader)?,
+            },
         })
     }
 
@@ -138,7 +149,11 @@ impl Parallel {
 
     /// Whether there is anything to keep.
     pub(super) fn is_used(&self) -> bool {
-        self.understood || self.said || self.last_slot > 0 || !self.offered.is_empty()
+        self.understood
+            || self.said
+            || self.last_slot > 0
+            || !self.offered.is_empty()
+            || self.again.is_used()
     }
 
     /// Our queues, with their places.
@@ -176,9 +191,31 @@ impl Parallel {
         }
         self.offered.iter_mut().for_each(Offered::say_again);
     }
+
+    /// Whether the peer has offered this queue beside its others.
+    pub(super) fn is_offered(&self, name: &QueueName) -> bool {
+        let mut offered = self.offered.iter();
+        offered.any(|it| name.names(&it.address))
+    }
+
+    /// The peer has been told which queues we receive on.
+    pub(super) fn said(&mut self) {
+        self.said = true;
+    }
+
+    /// What the peer was told and has not acted on is said again.
+    pub(super) fn say_ours_again(&mut self) {
+        // Whoever does not know our list believes nothing else.
+        self.said = false;
+        for (_, ours) in &mut self.ours {
+            ours.say_again();
+        }
+    }
 }
 
-const ROW_VERSION: u8 = 1;
+const ROW_VERSION: u8 = 2;
+/// Without what is to be said again.
+const ROW_VERSION_OLDEST: u8 = 1;
 
 fn put_all<T>(
     out: &mut Vec<u8>,
@@ -282,14 +319,19 @@ impl Connection {
             |queue: &ReceiveQueue| queue.relay_address().fingerprint() == relay.fingerprint();
         let mut ours = self.parallel.ours.iter();
         let mut at = ours.rposition(|(_, ours)| is_there(&ours.queue));
-        if at.is_none() && is_there(&self.receive) && self.put_another_first(effects) {
+        let is_first = at.is_none();
+        if is_first && is_there(&self.receive) && self.put_another_first(effects) {
             at = self.parallel.ours.len().checked_sub(1);
         }
         let at = at.ok_or(Misuse::NoQueue)?;
         let (slot, ours) = self.parallel.ours.remove(at);
+        if is_first {
+            self.put_next_beside(effects);
+        }
         effects.forget_receives(Owner::Parallel(self.id, slot));
         self.retire_unread(ours.queue, effects);
         self.parallel.said = false;
+        self.parallel.again.leave_out();
         self.speak_of_queues(effects, rng);
         self.acknowledge_held(effects);
         effects.queues_changed();
@@ -390,14 +432,7 @@ impl Connection {
         let parallel = &self.parallel;
         let is_due = !parallel.said && (parallel.understood || !parallel.ours.is_empty());
         if is_due {
-            // One that replaces another one may be what the peer knows already.
-            let names = self.receives().filter_map(|(place, queue)| match place {
-                Place::Main | Place::Next | Place::Parallel(_) => {
-                    Some(QueueName::of(&queue.address()?))
-                }
-                Place::Retired(_) => None,
-            });
-            bodies.push(Body::QueueTest(names.collect()));
+            bodies.push(self.list_of_queues());
             self.parallel.said = true;
         }
         let ours = self.parallel.ours.iter_mut();
@@ -422,7 +457,10 @@ impl Connection {
         if !self.sends().any(|send| is_named(&send.address)) {
             return;
         }
-        self.parallel.understood = true;
+        let was_known = core::mem::replace(&mut self.parallel.understood, true);
+        if !was_known {
+            self.hasten_words(effects);
+        }
         let theirs = self.parallel.theirs.iter();
         let gone: Vec<_> = theirs
             .filter(|(_, send)| !is_named(&send.address))
@@ -436,6 +474,9 @@ impl Connection {
         {
             self.leave_send(self.owner(), effects, rng);
         }
+        if !self.is_answer(names) && was_known && self.parallel.said {
+            self.answer_list(effects, rng);
+        }
         self.speak_of_queues(effects, rng);
         self.store_parallel(effects);
     }
@@ -443,11 +484,11 @@ impl Connection {
     /// `QA` that replaces nothing: one more queue of the peer.
     pub(super) fn take_addition(
         &mut self,
-        uri: &QueueUri,
+        offer: &Offer,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
-        let Some(address) = uri.negotiated() else {
+        let Some(address) = offer.0.negotiated() else {
             return;
         };
         let name = QueueName::of(address);
@@ -456,17 +497,20 @@ impl Connection {
         if !self.parallel.understood || is_known || address.mode == Some(QueueMode::Contact) {
             return;
         }
+        // It was to replace one that the peer has not any more.
+        if let Some(offered) = self.rotation.take_back(&name) {
+            self.put_offered_beside(offered);
+            self.store_renewal(effects);
+        }
         let mut offered = self.parallel.offered.iter_mut();
-        match offered.find(|it| name.names(&it.address)) {
+        if let Some(offered) = offered.find(|it| name.names(&it.address)) {
             // It did not hear the answer.
-            Some(offered) => offered.answered = false,
-            None => {
-                // A peer that goes on offering takes back what it offered first.
-                if self.parallel.offered.len() + 1 >= QUEUES_MAX {
-                    self.parallel.offered.remove(0);
-                }
-                self.parallel.offered.push(Offered::new(address, rng));
-            }
+            offered.answered = false;
+        } else if self.admits_offer(offer, effects) {
+            // A peer that goes on offering takes back what it offered first.
+            self.put_offered_beside(Offered::new(address, rng));
+        } else {
+            return;
         }
         self.speak_of_queues(effects, rng);
         self.store_parallel(effects);
@@ -485,16 +529,16 @@ impl Connection {
         }
     }
 
-    /// `QU`: a queue of the peer may be used beside the others.
+    /// `QU`: a queue of the peer may be used beside the others. `false` if none was waiting for that.
     pub(super) fn use_addition(
         &mut self,
         name: &QueueName,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
-    ) {
+    ) -> bool {
         let mut offered = self.parallel.offered.iter_mut();
         let Some(at) = offered.position(|it| it.take_use(name)) else {
-            return;
+            return false;
         };
         let offered = self.parallel.offered.remove(at);
         if self.parallel.theirs.len() + 1 >= QUEUES_MAX {
@@ -502,7 +546,8 @@ impl Connection {
             let theirs = self.parallel.theirs.iter();
             let mut away = theirs.filter(|(_, send)| !effects.is_up(send.relay));
             let Some(slot) = away.next().map(|(slot, _)| *slot) else {
-                return self.store_parallel(effects);
+                self.store_parallel(effects);
+                return true;
             };
             self.leave_send(Owner::Parallel(self.id, slot), effects, rng);
         }
@@ -517,6 +562,7 @@ impl Connection {
             effects.queues_changed();
         }
         self.store_parallel(effects);
+        true
     }
 
     /// A queue of the peer is no more: the others go on, if there are any.
@@ -528,12 +574,18 @@ impl Connection {
     ) {
         match owner {
             Owner::Parallel(_, slot) => self.parallel.theirs.retain(|(known, _)| *known != slot),
+            // The one that was to take its place does so now.
+            _ if self.rotation.is_leaving() => return self.leave_for_offered(effects, rng),
             _ if self.parallel.theirs.is_empty() => {
                 return self.fail(ConnectionFault::PeerGone, effects);
             }
             _ => {
                 self.send_first_to(0, effects, rng);
                 self.parallel.theirs.pop();
+                if let Some(offered) = self.rotation.take_offered() {
+                    self.put_offered_beside(offered);
+                    self.store_renewal(effects);
+                }
             }
         }
         effects.forget_sends(owner);
@@ -591,6 +643,28 @@ impl Connection {
         true
     }
 
+    /// The queue that another one was to replace is gone, and none is to be replaced in its stead: the new one stands
+    /// beside the others.
+    fn put_next_beside(&mut self, effects: &mut Effects) {
+        let Some(next) = self.rotation.next.take() else {
+            return;
+        };
+        let slot = self.parallel.slot();
+        effects.rename(Owner::Next(self.id), Owner::Parallel(self.id, slot));
+        self.parallel.ours.push((slot, *next));
+        effects.queues_changed();
+        self.store_renewal(effects);
+        self.store_parallel(effects);
+    }
+
+    /// The same for a queue of the peer.
+    fn put_offered_beside(&mut self, offered: Offered) {
+        if self.parallel.offered.len() + 1 >= QUEUES_MAX {
+            self.parallel.offered.remove(0);
+        }
+        self.parallel.offered.push(offered);
+    }
+
     /// The relay no longer has our first queue; another one takes its place. `false` if there is none.
     pub(super) fn outlives(&mut self, lost: Option<RecipientId>, effects: &mut Effects) -> bool {
         if self.stage != Stage::Active || !self.put_another_first(effects) {
@@ -600,6 +674,7 @@ impl Connection {
             let created = ours.queue.created.as_ref();
             created.map(|created| created.recipient_id) != lost
         });
+        self.put_next_beside(effects);
         self.acknowledge_held(effects);
         self.store_parallel(effects);
         true
@@ -607,7 +682,7 @@ impl Connection {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use junto_crypto::x25519;
     use junto_smp::id::SenderId;
     use proptest::prelude::*;
@@ -615,24 +690,25 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
+    use crate::proto::address::QueueUri;
     use crate::proto::connection::{AHEAD_MAX, Keys, OUTBOX_MAX, STRIPES_AHEAD_MAX};
     use crate::proto::link::InvitationLink;
     use crate::proto::{ConnectionId, Tag, layer, version};
 
-    fn relay(number: u8) -> ServerAddress {
+    pub(in crate::proto) fn relay(number: u8) -> ServerAddress {
         let host = format!("relay{number}.example").parse().unwrap();
         let pin = junto_smp::address::Fingerprint([number; 32]);
         ServerAddress::new(pin, vec![host], 5223).unwrap()
     }
 
-    fn created(queue: &mut ReceiveQueue, rng: &mut impl CryptoRng) {
+    pub(in crate::proto) fn created(queue: &mut ReceiveQueue, rng: &mut impl CryptoRng) {
         let key = x25519::SecretKey::generate(rng).public_key();
         let (recipient, sender) = (RecipientId::random(rng), SenderId::random(rng));
         queue.set_created(recipient, sender, key).unwrap();
     }
 
     /// A connection in use that may send.
-    fn active() -> (Connection, Effects, ChaCha20Rng) {
+    pub(in crate::proto) fn active() -> (Connection, Effects, ChaCha20Rng) {
         let mut rng = ChaCha20Rng::from_seed([4; 32]);
         let mut effects = Effects::default();
         let (id, tag) = (ConnectionId::new([1; 16]), Tag::new([2; 32]));
@@ -655,7 +731,11 @@ mod tests {
         (joiner, effects, rng)
     }
 
-    fn offer(connection: &Connection, number: u8, rng: &mut impl CryptoRng) -> QueueUri {
+    pub(in crate::proto) fn offer(
+        connection: &Connection,
+        number: u8,
+        rng: &mut impl CryptoRng,
+    ) -> QueueUri {
         let current = &connection.send.as_ref().unwrap().address;
         QueueUri {
             versions: version::QUEUE_RANGE,
@@ -668,7 +748,7 @@ mod tests {
     }
 
     /// A queue of the peer, offered and used.
-    fn used(
+    pub(in crate::proto) fn used(
         connection: &mut Connection,
         number: u8,
         (effects, rng): (&mut Effects, &mut ChaCha20Rng),
@@ -687,6 +767,7 @@ mod tests {
         connection.parallel.understood = true;
         let mut longest = 0;
         for number in 1..200_u8 {
+            effects.now = effects.now.after(core::time::Duration::from_secs(600));
             // Half of them are never used.
             let uri = offer(&connection, number, &mut rng);
             connection.take_queue(&[(uri, None)], &mut effects, &mut rng);
@@ -955,6 +1036,19 @@ mod tests {
                 let mut reader = Reader::new(&row[..len]);
                 assert!(Parallel::read(&mut reader, &connection.receive, &mut effects).is_err());
             }
+        }
+    }
+
+    #[test]
+    fn rows_from_before_words_were_said_again_are_read() {
+        let (connection, mut effects, _) = active();
+        for mut row in rows() {
+            row[0] = ROW_VERSION_OLDEST;
+            row.truncate(row.len() - 18);
+            let mut reader = Reader::new(&row);
+            let back = Parallel::read(&mut reader, &connection.receive, &mut effects).unwrap();
+            reader.end().unwrap();
+            assert_eq!(back.again, Again::default());
         }
     }
 

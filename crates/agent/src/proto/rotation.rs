@@ -192,6 +192,24 @@ impl Rotation {
         }
     }
 
+    /// What the peer was told of a queue of ours and has not acted on is said again.
+    pub(super) fn say_ours_again(&mut self) {
+        if let Some(next) = &mut self.next {
+            next.say_again();
+        }
+    }
+
+    /// The queue that the peer offers in place of ours; it replaces none any more.
+    pub(super) fn take_offered(&mut self) -> Option<Offered> {
+        self.offered.take().map(|offered| *offered)
+    }
+
+    /// The same if it has this name and is not to be used yet.
+    pub(super) fn take_back(&mut self, name: &QueueName) -> Option<Offered> {
+        let is_it = |it: &mut Box<Offered>| !it.usable && name.names(&it.address);
+        self.offered.take_if(is_it).map(|offered| *offered)
+    }
+
     /// Whether the peer's queue is about to be left: nothing more goes there.
     pub(super) fn is_leaving(&self) -> bool {
         self.offered.as_ref().is_some_and(|offered| offered.usable)
@@ -609,15 +627,9 @@ impl Connection {
         if !self.may_speak() || self.stage != Stage::Active || self.untaken() >= OUTBOX_MAX {
             return;
         }
-        let ours = self.receive.address().map(|ours| QueueName::of(&ours));
-        let next = self.rotation.next.as_mut().zip(ours.as_ref());
-        let offered = self.rotation.offered.as_mut();
-        let mut bodies: Vec<_> = next
-            .and_then(|(next, ours)| next.speak(Some(ours)))
-            .into_iter()
-            .chain(offered.and_then(|offered| offered.speak()))
-            .collect();
-        bodies.extend(self.speak_of_parallel());
+        let mut bodies = self.words_of_queues();
+        let awaits_answer = |body: &Body<'_>| !matches!(body, Body::QueueKey(_));
+        let are_words = bodies.iter().any(awaits_answer);
         bodies.extend(self.speak_of_noise());
         if bodies.is_empty() {
             return;
@@ -627,12 +639,28 @@ impl Connection {
             let _ = self.enqueue(&body, effects, rng);
         }
         self.store_renewal(effects);
-        if self.parallel.is_used() {
+        if are_words {
+            self.said_of_queues(effects);
+        } else if self.parallel.is_used() {
             self.store_parallel(effects);
         }
         if self.slots.is_used() {
             self.store_slots(effects);
         }
+    }
+
+    /// What is due to be said about queues; it counts as said.
+    pub(super) fn words_of_queues(&mut self) -> Vec<Body<'static>> {
+        let ours = self.receive.address().map(|ours| QueueName::of(&ours));
+        let next = self.rotation.next.as_mut().zip(ours.as_ref());
+        let offered = self.rotation.offered.as_mut();
+        let mut bodies: Vec<_> = next
+            .and_then(|(next, ours)| next.speak(Some(ours)))
+            .into_iter()
+            .chain(offered.and_then(|offered| offered.speak()))
+            .collect();
+        bodies.extend(self.speak_of_parallel());
+        bodies
     }
 
     /// `QA`: the peer wants us to send elsewhere.
@@ -642,11 +670,11 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
-        let Some((uri, replaced)) = queues.first() else {
+        let Some(offer @ (uri, replaced)) = queues.first() else {
             return;
         };
         let Some(replaced) = replaced else {
-            return self.take_addition(uri, effects, rng);
+            return self.take_addition(offer, effects, rng);
         };
         let Some(address) = uri.negotiated() else {
             return;
@@ -667,7 +695,8 @@ impl Connection {
             self.speak_of_queues(effects, rng);
             return self.store_renewal(effects);
         }
-        if self.rotation.is_leaving() {
+        let is_taken = self.rotation.is_leaving() || self.parallel.is_offered(&name);
+        if is_taken || !self.admits_offer(offer, effects) {
             return;
         }
         if let Some(at) = replaces.checked_sub(1) {
@@ -702,7 +731,8 @@ impl Connection {
         let Some((name, _)) = queues.first() else {
             return;
         };
-        self.use_addition(name, effects, rng);
+        let is_news = self.use_addition(name, effects, rng);
+        self.answer_use(name, is_news, effects, rng);
         let offered = self.rotation.offered.as_mut();
         if offered.is_some_and(|offered| offered.take_use(name)) {
             self.time_switch(effects);
@@ -735,6 +765,11 @@ impl Connection {
             self.rotation.switch_tries += 1;
             return self.time_switch(effects);
         }
+        self.leave_for_offered(effects, rng);
+    }
+
+    /// Goes over to the peer's new queue.
+    pub(super) fn leave_for_offered(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         self.rotation.switch_tries = 0;
         let offered = self.rotation.offered.take_if(|offered| offered.usable);
         let Some(offered) = offered.filter(|_| self.stage == Stage::Active) else {

@@ -10,6 +10,7 @@
     reason = "a test"
 )]
 
+mod again;
 mod formats;
 mod growth;
 mod hostile;

@@ -93,6 +93,12 @@ pub struct World {
     pub every: Option<Duration>,
     /// A relay that nobody reaches.
     pub away: Option<usize>,
+    /// A node whose messages relays take and forget.
+    pub unheard: Option<usize>,
+    /// The message after so many is taken and forgotten.
+    pub forgotten: Option<usize>,
+    /// Messages that relays took, by sender.
+    pub taken: [usize; 2],
     /// Relays that are gone for ever.
     pub dead: BTreeSet<usize>,
     post_quantum: PostQuantum,
@@ -175,6 +181,9 @@ impl World {
             resync: Resync::OnDemand,
             every: None,
             away: None,
+            unheard: None,
+            forgotten: None,
+            taken: [0; 2],
             dead: BTreeSet::new(),
             post_quantum,
             losses: 0,
@@ -393,6 +402,15 @@ impl World {
             let answer = Answer::Refused(Refusal::Busy);
             wire.to_node.push_back(Out::Answer(answer));
             return true;
+        }
+        if matches!(operation, Operation::Send { .. }) {
+            self.taken[index.min(1)] += 1;
+            let is_next = self.forgotten == Some(0);
+            self.forgotten = self.forgotten.and_then(|left| left.checked_sub(1));
+            if is_next || self.unheard == Some(index) {
+                wire.to_node.push_back(Out::Answer(Answer::Done));
+                return true;
+            }
         }
         let lossy = wire.is_detour && lossy;
         self.relays[relay].1.handle(link, operation, &mut self.rng);

@@ -1,0 +1,152 @@
+//! How often a peer's offers of queues are taken up: what waits for it may have to be sealed anew for each, up to 512
+//! messages of 16 KiB. An offer that comes too soon waits.
+
+use std::time::Duration;
+
+use junto_crypto::CryptoRng;
+
+use super::address::{QueueName, QueueUri};
+use super::connection::{Connection, Stage};
+use super::effects::{Effects, Timer};
+use super::instant::Instant;
+use super::parallel::QUEUES_MAX;
+
+/// How many are taken up at once: all queues that a peer may have.
+const AT_ONCE: u32 = QUEUES_MAX as u32;
+
+/// How much later than the one before each further one is.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// A queue of the peer, and the one that it replaces if any.
+pub(super) type Offer = (QueueUri, Option<QueueName>);
+
+/// What is kept of it, in memory only: a peer that hears nothing offers again, and cannot make us start anew.
+#[derive(Default)]
+pub(super) struct Offers {
+    /// When all that were taken up have had their pause.
+    until: Instant,
+    /// Those that wait, oldest first.
+    waiting: Vec<Offer>,
+}
+
+impl Offers {
+    /// From when on one may be taken up.
+    fn opens(&self) -> Instant {
+        let ahead = PAUSE.saturating_mul(AT_ONCE - 1).as_millis();
+        let ahead = u64::try_from(ahead).unwrap_or(u64::MAX);
+        Instant::from_millis(self.until.as_millis().saturating_sub(ahead))
+    }
+
+    /// Takes a new one up, or lets it wait; then says when to look again, unless others wait for the same.
+    fn admit(&mut self, offer: &Offer, now: Instant) -> Result<(), Option<Instant>> {
+        if self.opens() <= now {
+            self.until = self.until.max(now).after(PAUSE);
+            return Ok(());
+        }
+        let is_first = self.waiting.is_empty();
+        let name = QueueName::of(&offer.0.address);
+        self.waiting.retain(|(uri, _)| !name.names(&uri.address));
+        if self.waiting.len() >= QUEUES_MAX {
+            self.waiting.remove(0);
+        }
+        self.waiting.push(offer.clone());
+        Err(is_first.then(|| self.opens()))
+    }
+}
+
+impl Connection {
+    /// Whether a new offer is taken up now; it waits otherwise.
+    pub(super) fn admits_offer(&mut self, offer: &Offer, effects: &mut Effects) -> bool {
+        match self.offers.admit(offer, effects.now) {
+            Ok(()) => true,
+            Err(opens) => {
+                if let Some(at) = opens {
+                    effects.wake_at(at, Timer::Offers(self.id));
+                }
+                false
+            }
+        }
+    }
+
+    /// Takes up what waited.
+    pub(super) fn offers_due(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
+        if self.stage != Stage::Active {
+            return;
+        }
+        for offer in core::mem::take(&mut self.offers.waiting) {
+            self.take_queue(&[offer], effects, rng);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::message::Body;
+    use crate::proto::parallel::tests::{active, offer, used};
+
+    #[test]
+    fn a_peer_that_replaces_its_queues_for_ever_has_little_sealed_anew() {
+        let (mut connection, mut effects, mut rng) = active();
+        for number in [1, 2] {
+            used(&mut connection, number, (&mut effects, &mut rng));
+        }
+        for _ in 0..50 {
+            let body = Body::Message(b"waits");
+            connection.enqueue(&body, &mut effects, &mut rng).unwrap();
+        }
+        let (&row, sealed) = connection.outbox.first_key_value().unwrap();
+        let (mut sealed, mut count) = (sealed.clone(), 0);
+        let began = effects.now;
+        for second in 0..600_u64 {
+            effects.now = began.after(Duration::from_secs(second));
+            // Always one behind the first.
+            let replaced = connection
+                .sends()
+                .last()
+                .map(|it| QueueName::of(&it.address));
+            let uri = offer(&connection, 9, &mut rng);
+            connection.take_queue(&[(uri, replaced)], &mut effects, &mut rng);
+            while let Some(timer) = effects.take_due() {
+                if timer == Timer::Offers(connection.id) {
+                    connection.offers_due(&mut effects, &mut rng);
+                }
+            }
+            let now = &connection.outbox[&row];
+            count += usize::from(*now != sealed);
+            sealed = now.clone();
+            assert!(connection.offers.waiting.len() <= QUEUES_MAX);
+        }
+        assert!((1..=2 + 10).contains(&count), "{count} in 600 s");
+    }
+
+    #[test]
+    fn an_offer_that_comes_too_soon_is_taken_up_later() {
+        let (mut connection, mut effects, mut rng) = active();
+        let mut last = None;
+        for _ in 0..2 * AT_ONCE {
+            let replaced = QueueName::of(&connection.send.as_ref().unwrap().address);
+            let uri = offer(&connection, 9, &mut rng);
+            last = Some(QueueName::of(&uri.address));
+            connection.take_queue(&[(uri, Some(replaced))], &mut effects, &mut rng);
+        }
+        let before = connection.outbox.len();
+        assert_eq!(before, AT_ONCE as usize, "one answer for each");
+        let began = effects.now;
+        for minute in 1..10 {
+            effects.now = began.after(PAUSE.saturating_mul(minute));
+            while let Some(timer) = effects.take_due() {
+                if timer == Timer::Offers(connection.id) {
+                    connection.offers_due(&mut effects, &mut rng);
+                }
+            }
+        }
+        assert!(connection.offers.waiting.is_empty());
+        assert_eq!(connection.outbox.len(), 2 * AT_ONCE as usize);
+        // The last one is what counts.
+        let name = last.unwrap();
+        connection.use_queue(&[(name.clone(), true)], &mut effects, &mut rng);
+        connection.leave_for_offered(&mut effects, &mut rng);
+        assert!(name.names(&connection.send.as_ref().unwrap().address));
+    }
+}
