@@ -93,6 +93,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smp_server_hello", smp::server_hello),
     ("smp_transmission", smp::transmission),
     ("tls_chain", tls::chain),
+    ("vault_channels", vault::channels),
     ("vault_messages", vault::messages),
     ("vault_realm", vault::realm_messages),
 ];

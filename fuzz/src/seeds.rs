@@ -110,6 +110,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "smp_server_hello" => server_hellos(),
         "smp_transmission" => transmissions(),
         "tls_chain" => chains(),
+        "vault_channels" => crate::vault::channel_seeds(),
         "vault_messages" => crate::vault::seeds(),
         "vault_realm" => crate::vault::realm_seeds(),
         other => panic!("no seeds for {other}"),

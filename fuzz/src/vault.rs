@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use junto_crypto::{Zeroizing, ed25519::SigningKey};
+use junto_realm::{Card, Member, fuzzing};
 use junto_vault::{
     Account, Answer, BlindedElement, Class, Cost, Deposit, Entry, Evaluation, Genesis, Given,
-    GuessLimit, Operation, Part, Pin, Realm, RealmId, RealmSet, Record, Roster, Seconds, Token,
-    enrol,
+    GuessLimit, Operation, Part, Pin, Quorum, Realm, RealmId, RealmSet, Record, ReplicaId, Roster,
+    Seconds, Token, enrol,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -162,6 +163,112 @@ pub(crate) fn realm_messages(bytes: &[u8]) {
             }
         }
     }
+}
+
+/// What goes over the channels of a realm; the first byte tells what the others are meant to be.
+pub(crate) fn channels(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else {
+        return;
+    };
+    match kind {
+        0..=7 => {
+            if let Some(again) = fuzzing::request(*kind, bytes) {
+                assert_eq!(*again, bytes);
+            }
+        }
+        8..=15 => {
+            if let Some(again) = fuzzing::response(kind - 8, bytes) {
+                assert_eq!(again, bytes);
+            }
+        }
+        16 => {
+            if let Some(again) = fuzzing::ask(bytes, &realm(1)) {
+                assert_eq!(*again, bytes);
+            }
+        }
+        17 => {
+            if let Some(again) = fuzzing::card(bytes) {
+                assert_eq!(again, bytes);
+            }
+            // What is in it, signed: a fuzzer finds no signature.
+            let mut signed = tenant().verifying_key().as_bytes().to_vec();
+            signed.extend_from_slice(bytes.get(32..).unwrap_or_default());
+            let signature = tenant().sign(&[b"junto realm card", &signed[..]].concat());
+            signed.extend_from_slice(signature.as_bytes());
+            if let Some(again) = fuzzing::card(&signed) {
+                assert_eq!(again, signed);
+            }
+        }
+        _ => {
+            if let Some(again) = fuzzing::evidence(bytes) {
+                assert_eq!(again, bytes);
+            }
+        }
+    }
+}
+
+pub(crate) fn channel_seeds() -> Vec<Vec<u8>> {
+    let place = [
+        &[0, 0, 0, 0, 0, 0, 0, 3][..],
+        &[2; 32],
+        &[0, 0, 0, 0, 0, 0, 0, 6],
+    ]
+    .concat();
+    let vote = [&[0, 0, 0, 0, 0, 0, 0, 3][..], &[2; 32], &[1]].concat();
+    let names = [&[2][..], &[1; 32], &[2; 32]].concat();
+    let entries = [
+        &[0, 0, 0, 3][..],
+        &place,
+        &[0],
+        &place,
+        &[1, 0, 0, 0, 2, 7, 7],
+        &place,
+        &[2],
+        &names,
+    ]
+    .concat();
+    let token = token().to_bytes();
+    let length = u16::try_from(token.len()).unwrap().to_be_bytes();
+    let ask = [&[16][..], &length, &token, &Operation::View.to_bytes()].concat();
+    let member = |id| Member {
+        id: ReplicaId([id; 32]),
+        address: format!("127.0.0.1:{id}"),
+    };
+    let quorum = Quorum::new(4, 1).unwrap();
+    let card = Card::sign(&tenant(), BEGAN, quorum, (1..=4).map(member).collect()).unwrap();
+    vec![
+        [&[1][..], &vote, &[1], &place, &[0], &entries].concat(),
+        [&[2][..], &vote, &[1], &place].concat(),
+        [
+            &[3][..],
+            &vote,
+            &[1],
+            &place,
+            &[1],
+            &place,
+            &names,
+            &[1, b'6'],
+            &[9; 40],
+        ]
+        .concat(),
+        [&[4][..], &place].concat(),
+        vec![9, 0],
+        [&[9, 1, 1][..], &place].concat(),
+        vec![9, 2],
+        [&[9, 3][..], &vote].concat(),
+        [&[10][..], &vote, &[1, 1], &place].concat(),
+        [&[11][..], &vote].concat(),
+        [&[12][..], &[7; 32]].concat(),
+        ask,
+        [&[17][..], &card.to_bytes()].concat(),
+        // Without its signature, which the target makes.
+        [
+            &[17][..],
+            card.to_bytes().split_last_chunk::<64>().unwrap().0,
+        ]
+        .concat(),
+        [&[18, 0][..], &[5; 32]].concat(),
+    ]
 }
 
 pub(crate) fn realm_seeds() -> Vec<Vec<u8>> {

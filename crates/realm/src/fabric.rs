@@ -18,7 +18,13 @@ use openraft::{
     },
 };
 
-use crate::{LogId, Name, Types, log::Head, store::Store};
+use crate::{
+    LogId, Name, Types,
+    links::Wire,
+    log::Head,
+    store::Store,
+    wire::{Request, Response},
+};
 
 /// The replicas of one process. Links can be cut, one way or both.
 #[derive(Clone, Default)]
@@ -82,40 +88,56 @@ impl Fabric {
     }
 }
 
-/// The ways from one replica to the others.
-pub(crate) struct Links {
-    pub(crate) fabric: Fabric,
-    pub(crate) from: Name,
+/// The ways from one replica to the others: inside a process, or over TCP.
+#[derive(Clone)]
+pub(crate) enum Ways {
+    Inside(Fabric, Name),
+    Tcp(Arc<Wire>),
+}
+
+impl Ways {
+    /// What `to` holds up to that entry, once it holds it.
+    pub(crate) async fn held(&self, to: Name, id: LogId) -> Option<Head> {
+        match self {
+            Self::Inside(fabric, from) => fabric.held(*from, to, id).await,
+            Self::Tcp(wire) => wire.held(to, id).await,
+        }
+    }
 }
 
 pub(crate) struct Link {
-    fabric: Fabric,
-    from: Name,
+    ways: Ways,
     to: Name,
 }
 
-impl RaftNetworkFactory<Types> for Links {
+impl RaftNetworkFactory<Types> for Ways {
     type Network = Link;
 
     async fn new_client(&mut self, target: Name, _: &()) -> Link {
         Link {
-            fabric: self.fabric.clone(),
-            from: self.from,
+            ways: self.clone(),
             to: target,
         }
     }
 }
 
+/// The other side says what nobody asked.
+#[derive(Debug, thiserror::Error)]
+#[error("that replica answers something else")]
+struct Nonsense;
+
 impl Link {
     /// There; and back again, once the other side has done it.
     async fn call<T, E>(
         &self,
+        fabric: &Fabric,
+        from: Name,
         call: impl AsyncFnOnce(Port) -> Result<T, E>,
     ) -> Result<Result<T, E>, Unreachable> {
         let silence = |silence: Silence| Unreachable::new(&silence);
-        let port = self.fabric.reach(self.from, self.to).map_err(silence)?;
+        let port = fabric.reach(from, self.to).map_err(silence)?;
         let out = call(port).await;
-        self.fabric.reach(self.to, self.from).map_err(silence)?;
+        fabric.reach(self.to, from).map_err(silence)?;
         Ok(out)
     }
 }
@@ -126,20 +148,40 @@ impl RaftNetwork<Types> for Link {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Types>,
-        _: RPCOption,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<Name>, Refused> {
-        let done = self
-            .call(async |port| port.raft.append_entries(rpc).await)
-            .await?;
+        let (fabric, from) = match &self.ways {
+            Ways::Inside(fabric, from) => (fabric, *from),
+            Ways::Tcp(wire) => {
+                let request = Request::Append(rpc);
+                return match wire.ask(self.to, &request, option.hard_ttl()).await? {
+                    Response::Append(answer) => Ok(answer),
+                    _ => Err(Unreachable::new(&Nonsense).into()),
+                };
+            }
+        };
+        let append = async |port: Port| port.raft.append_entries(rpc).await;
+        let done = self.call(fabric, from, append).await?;
         done.map_err(|error| RemoteError::new(self.to, error).into())
     }
 
     async fn vote(
         &mut self,
         rpc: VoteRequest<Name>,
-        _: RPCOption,
+        option: RPCOption,
     ) -> Result<VoteResponse<Name>, Refused> {
-        let done = self.call(async |port| port.raft.vote(rpc).await).await?;
+        let (fabric, from) = match &self.ways {
+            Ways::Inside(fabric, from) => (fabric, *from),
+            Ways::Tcp(wire) => {
+                let request = Request::Vote(rpc);
+                return match wire.ask(self.to, &request, option.hard_ttl()).await? {
+                    Response::Vote(answer) => Ok(answer),
+                    _ => Err(Unreachable::new(&Nonsense).into()),
+                };
+            }
+        };
+        let vote = async |port: Port| port.raft.vote(rpc).await;
+        let done = self.call(fabric, from, vote).await?;
         done.map_err(|error| RemoteError::new(self.to, error).into())
     }
 
@@ -148,10 +190,20 @@ impl RaftNetwork<Types> for Link {
         vote: Vote<Name>,
         snapshot: Snapshot<Types>,
         _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _: RPCOption,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Name>, StreamingError<Types, Fatal<Name>>> {
-        let call = async |port: Port| port.raft.install_full_snapshot(vote, snapshot).await;
-        let done = self.call(call).await?;
+        let (fabric, from) = match &self.ways {
+            Ways::Inside(fabric, from) => (fabric, *from),
+            Ways::Tcp(wire) => {
+                let request = Request::Snapshot(vote, snapshot);
+                return match wire.ask(self.to, &request, option.hard_ttl()).await? {
+                    Response::Snapshot(answer) => Ok(answer),
+                    _ => Err(Unreachable::new(&Nonsense).into()),
+                };
+            }
+        };
+        let install = async |port: Port| port.raft.install_full_snapshot(vote, snapshot).await;
+        let done = self.call(fabric, from, install).await?;
         done.map_err(|error| RemoteError::new(self.to, error).into())
     }
 }

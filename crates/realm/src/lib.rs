@@ -5,16 +5,38 @@
 //! change. A leader answers when the release quorum of them says, in its own reign, that they hold its log up
 //! to the question, contents, ballots and all ([`junto_vault::Holders`]); that a majority has committed is not enough.
 //!
-//! Replicas reach each other through a [`Fabric`]: one process, for trying and for tests. Links between machines,
-//! and the evidence that must come with them, do not exist yet.
+//! Replicas reach each other over TCP ([`Replica::join`], [`serve()`]), or inside one process through a [`Fabric`], for
+//! tests. Every start has a key of its own ([`BootKey`]), which is the replica's name; a [`Card`], signed by the realm, says
+//! whose keys count. Clients reach a realm by a [`RealmClient`]. The exact bytes are in `docs/spec/vault.md`.
 
+mod card;
+mod channel;
+mod client;
+mod evidence;
 mod fabric;
+pub mod fuzzing;
+mod keys;
+mod links;
 mod log;
+#[cfg(target_os = "linux")]
+pub mod memory;
+mod read;
 mod replica;
+mod serve;
 mod store;
+mod wire;
 
+pub use card::{ADDRESS_BYTES_MAX, Card, Member};
+pub use client::{ADDRESSES_MAX, Access, ClientError, RealmClient};
+pub use evidence::{
+    Accepted, Attestation, Bound, Evidence, EvidenceError, Kind, Simulated, Verifier,
+};
 pub use fabric::Fabric;
+pub use keys::BootKey;
+pub use links::{Membership, Peer};
+pub use read::Malformed;
 pub use replica::{AskError, Replica, StartError};
+pub use serve::{now, serve};
 
 use std::{fmt, sync::Arc};
 

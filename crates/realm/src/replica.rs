@@ -15,7 +15,8 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     Fabric, Name, Proposal, Types,
-    fabric::{Links, Port},
+    fabric::{Port, Ways},
+    links::{Membership, Wire},
     store::Store,
 };
 
@@ -23,13 +24,17 @@ use crate::{
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Entries after which the log's head is given up. They are what is left of what was erased.
 const LOG_ENTRIES: u64 = 64;
+/// Between two words of a leader over TCP, in milliseconds. One that is silent for four to eight of them is replaced.
+const HEARTBEAT_MS: u64 = 250;
+/// Longest time for the realm on its way to a replica that needs all of it.
+const SNAPSHOT_MS: u64 = 20_000;
 
 /// A member of a realm's group, or somebody who is none.
 pub struct Replica {
     name: Name,
     raft: Raft<Types>,
     store: Store,
-    fabric: Fabric,
+    ways: Ways,
     quorum: Quorum,
 }
 
@@ -78,37 +83,85 @@ impl Replica {
     ) -> Result<Self, StartError> {
         let mut name = Name::default();
         rng.fill_bytes(&mut name.0);
+        // Nothing is further away than this process.
+        let ways = Ways::Inside(fabric.clone(), name);
+        let replica = Self::with(realm, quorum, name, ways, 50).await?;
+        let port = Port {
+            raft: replica.raft.clone(),
+            store: replica.store.clone(),
+        };
+        fabric.plug(name, port);
+        Ok(replica)
+    }
+
+    /// The replica of `realm` that `membership` says, among members that it reaches over TCP. It waits for
+    /// [`Replica::begin`], and for [`serve`](crate::serve).
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn join(
+        realm: Realm,
+        quorum: Quorum,
+        membership: Membership,
+    ) -> Result<Self, StartError> {
+        if membership.members.len() != quorum.replicas() {
+            return Err(QuorumError.into());
+        }
+        let wire = Arc::new(Wire::new(membership).map_err(consensus)?);
+        Self::with(realm, quorum, wire.me, Ways::Tcp(wire), HEARTBEAT_MS).await
+    }
+
+    async fn with(
+        realm: Realm,
+        quorum: Quorum,
+        name: Name,
+        ways: Ways,
+        heartbeat_ms: u64,
+    ) -> Result<Self, StartError> {
         let config = Config {
             cluster_name: "realm".to_owned(),
-            heartbeat_interval: 50,
-            election_timeout_min: 200,
-            election_timeout_max: 400,
+            heartbeat_interval: heartbeat_ms,
+            election_timeout_min: 4 * heartbeat_ms,
+            election_timeout_max: 8 * heartbeat_ms,
+            install_snapshot_timeout: SNAPSHOT_MS,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(LOG_ENTRIES),
             replication_lag_threshold: 2 * LOG_ENTRIES,
             max_in_snapshot_log_to_keep: 0,
             purge_batch_size: 1,
             ..Config::default()
         };
-        let config = config.validate().map_err(consensus)?;
+        let config = Arc::new(config.validate().map_err(consensus)?);
         let store = Store::new(realm);
-        let links = Links {
-            fabric: fabric.clone(),
-            from: name,
-        };
-        let raft = Raft::new(name, Arc::new(config), links, store.clone(), store.clone());
-        let raft = raft.await.map_err(consensus)?;
-        let port = Port {
-            raft: raft.clone(),
-            store: store.clone(),
-        };
-        fabric.plug(name, port);
+        let raft = Raft::new(name, config, ways.clone(), store.clone(), store.clone());
         Ok(Self {
             name,
-            raft,
+            raft: raft.await.map_err(consensus)?,
             store,
-            fabric: fabric.clone(),
+            ways,
             quorum,
         })
+    }
+
+    pub(crate) fn raft(&self) -> &Raft<Types> {
+        &self.raft
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// None for one of a process of its own.
+    pub(crate) fn wire(&self) -> Option<Arc<Wire>> {
+        match &self.ways {
+            Ways::Inside(..) => None,
+            Ways::Tcp(wire) => Some(wire.clone()),
+        }
+    }
+
+    /// The time that the group agrees on, as far as this replica has come.
+    #[must_use]
+    pub fn time(&self) -> Seconds {
+        self.store.memory().realm.time()
     }
 
     /// Its name.
@@ -182,8 +235,10 @@ impl Replica {
     }
 
     /// Stops: everything that it remembers is gone with it.
-    pub async fn stop(self) {
-        self.fabric.unplug(self.name);
+    pub async fn stop(&self) {
+        if let Ways::Inside(fabric, name) = &self.ways {
+            fabric.unplug(*name);
+        }
         // It may have stopped by itself.
         let _ = self.raft.shutdown().await;
     }
@@ -210,8 +265,8 @@ impl Replica {
         let id = written.log_id;
         let mut asked = JoinSet::new();
         for member in members.into_iter().filter(|member| *member != self.name) {
-            let (fabric, me) = (self.fabric.clone(), self.name);
-            asked.spawn(async move { (member, fabric.held(me, member, id).await) });
+            let ways = self.ways.clone();
+            asked.spawn(async move { (member, ways.held(member, id).await) });
         }
         let released = loop {
             if let Some(released) = holders.released(&here) {

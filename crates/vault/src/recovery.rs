@@ -105,11 +105,7 @@ impl Claims {
     /// # Errors
     /// [`RecoveryError`], naming realms that gave something else than they are bound to.
     pub fn open(&self, given: &BTreeMap<RealmId, Given>) -> Result<MasterKey, RecoveryError> {
-        let (sound, liars) = sift(&self.roster, given, |place, commitment, given| {
-            let bound = RistrettoPoint::mul_base(&given.share).compress() == commitment.share
-                && wrapped_digest(&given.wrapped) == self.roster.wrapped_digest;
-            bound.then_some((place, given))
-        });
+        let (sound, liars) = self.judged(given);
         let needed = self.roster.set.threshold();
         let (Some(enough), Some((_, first))) = (sound.get(..needed), sound.first()) else {
             return Err(RecoveryError::Few {
@@ -124,6 +120,25 @@ impl Claims {
             .collect();
         let c2 = Zeroizing::new(wrap(&combine(&shares), &first.wrapped));
         Ok(self.stretched.master_key(&c2))
+    }
+}
+
+impl Claims {
+    fn judged<'a>(
+        &self,
+        given: &'a BTreeMap<RealmId, Given>,
+    ) -> (Vec<(u8, &'a Given)>, Vec<RealmId>) {
+        sift(&self.roster, given, |place, commitment, given| {
+            let bound = RistrettoPoint::mul_base(&given.share).compress() == commitment.share
+                && wrapped_digest(&given.wrapped) == self.roster.wrapped_digest;
+            bound.then_some((place, given))
+        })
+    }
+
+    /// Realms that gave something else than they are bound to, whether or not the others suffice.
+    #[must_use]
+    pub fn false_parts(&self, given: &BTreeMap<RealmId, Given>) -> Vec<RealmId> {
+        self.judged(given).1
     }
 }
 

@@ -1,0 +1,43 @@
+//! Decoders that are not public, for fuzz targets: each returns what its value encodes to.
+
+use junto_crypto::Zeroizing;
+use junto_vault::RealmId;
+
+use crate::{
+    Card, Evidence,
+    serve::{put_ask, read_ask},
+    wire::{Request, Response},
+};
+
+/// A question of one replica to another, of that kind.
+#[must_use]
+pub fn request(kind: u8, bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let request = Request::from_bytes(kind, bytes).ok()?;
+    Some(request.to_bytes())
+}
+
+/// The answer to a question of that kind.
+#[must_use]
+pub fn response(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
+    let response = Response::from_bytes(kind, bytes).ok()?;
+    Some(response.to_bytes())
+}
+
+/// What a client asks of `realm`.
+#[must_use]
+pub fn ask(bytes: &[u8], realm: &RealmId) -> Option<Zeroizing<Vec<u8>>> {
+    let (token, operation) = read_ask(bytes, realm).ok()?;
+    Some(put_ask(&token, &operation.to_bytes()))
+}
+
+/// A realm's card.
+#[must_use]
+pub fn card(bytes: &[u8]) -> Option<Vec<u8>> {
+    Some(Card::from_bytes(bytes).ok()?.to_bytes())
+}
+
+/// Evidence.
+#[must_use]
+pub fn evidence(bytes: &[u8]) -> Option<Vec<u8>> {
+    Some(Evidence::from_bytes(bytes).ok()?.to_bytes())
+}
