@@ -16,6 +16,10 @@ pub enum Exit {
     Misbehaved = 4,
     /// A policy or a verification said no.
     Refused = 5,
+    /// A PIN is wrong, and guesses are left.
+    WrongPin = 6,
+    /// No guess is left: what was stored is erased.
+    Erased = 7,
 }
 
 /// Why a command ended without success.
@@ -58,7 +62,7 @@ impl Failure {
     pub(crate) fn or_graver(self, other: Option<Failure>) -> Self {
         let gravity = |failure: &Failure| match failure.exit {
             Exit::Unreachable => 0,
-            Exit::Failed | Exit::Usage | Exit::Refused => 1,
+            Exit::Failed | Exit::Usage | Exit::Refused | Exit::WrongPin | Exit::Erased => 1,
             Exit::Misbehaved => 2,
         };
         match other {

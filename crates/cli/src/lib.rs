@@ -24,6 +24,7 @@ mod relay;
 mod run;
 mod session;
 mod talk;
+mod vault;
 mod way;
 
 use std::process::ExitCode;
@@ -81,6 +82,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Chat(arguments) => talk::chat(arguments, global, output).await,
         #[cfg(unix)]
         Command::Daemon => daemon::run(global, output).await,
+        Command::Vault(command) => vault::run(command, global, output).await,
         Command::Bench(command) => bench::run(command, output).await,
     }
 }

@@ -270,3 +270,32 @@ fn talk_over_a_simplex_server() {
         assert!(outputs.contains(said), "{said}: {outputs}");
     }
 }
+
+#[test]
+fn a_profile_comes_back_with_its_pin() {
+    let blocks = blocks(include_str!("../../../docs/guides/vault.md"));
+    let of = |party: &str| -> Vec<&Block> {
+        let is = |block: &&Block| block.parties == [party];
+        blocks.iter().filter(is).collect()
+    };
+    let stage = Stage::new();
+    let home = stage.path("carol");
+    std::fs::create_dir(&home).unwrap();
+    let realms: Vec<_> = of("realms")[0].commands.split(' ').collect();
+    assert_eq!(realms[0], "junto");
+    let mut command = stage.command("operator", &realms[1..]);
+    command.current_dir(&home);
+    let mut realms = stage::Process::spawn(command, "realms".to_owned());
+    assert_eq!(realms.line()["trial"], true);
+    let told = Told::default();
+    follow(&home, &of("carol"), &told);
+    let outputs = told.outputs.lock().unwrap().concat();
+    for said in [
+        "5 guesses are left",
+        "All guesses are back",
+        "3 realms erased",
+    ] {
+        assert!(outputs.contains(said), "{said}: {outputs}");
+    }
+    drop(realms.kill());
+}

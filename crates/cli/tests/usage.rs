@@ -20,7 +20,7 @@ fn unknown_words_are_a_usage_error() {
 fn help_teaches_every_command() {
     for command in [
         "demo", "relay", "session", "bls", "run", "connect", "contact", "send", "recv", "chat",
-        "bench",
+        "bench", "vault",
     ] {
         let stage = Stage::new();
         let mut process = stage.command("p", &["help", command]);

@@ -10,6 +10,7 @@ mod relay;
 mod run;
 mod session;
 mod talk;
+mod vault;
 
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ pub(crate) use self::relay::{Import, RelayCommand};
 pub(crate) use self::run::Run;
 pub(crate) use self::session::{CodeRelay, OfferCode, Seat, SessionCommand};
 pub(crate) use self::talk::{Chat, Recv, Send};
+pub(crate) use self::vault::{Backup, PinSource, Reach, RealmCommand, Restore, VaultCommand};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::profile::{Source, default_dir};
@@ -49,7 +51,8 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 usage, 3 a party or relay is unreachable or timed out,
-4 a party misbehaved (named), 5 refused by policy or verification.";
+4 a party misbehaved (named), 5 refused by policy or verification,
+6 wrong PIN (the message says how many guesses are left), 7 no guess is left and all is erased.";
 
 #[derive(Args, Debug)]
 pub(crate) struct Global {
@@ -181,6 +184,9 @@ pub(crate) enum Command {
     /// docs/guides/daemon.md has the methods, and a client in Python.
     #[cfg(unix)]
     Daemon,
+    /// Store the profile under a PIN with servers of which no few can guess it, and get it back; run such servers
+    #[command(subcommand)]
+    Vault(VaultCommand),
     /// Measure this machine: figures beside a floor measured in the same run
     #[command(subcommand)]
     Bench(BenchCommand),

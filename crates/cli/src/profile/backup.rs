@@ -24,27 +24,27 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// What a backup holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Contents {
-    pub(super) files: usize,
-    pub(super) bytes: u64,
+pub(crate) struct Contents {
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
 }
 
 /// What a restore brought back, and what it must not use any more.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Restored {
+pub(crate) struct Restored {
     #[serde(flatten)]
-    pub(super) contents: Contents,
+    pub(crate) contents: Contents,
     /// Connections that send again when their peer has answered with fresh keys.
-    pub(super) connections: usize,
+    pub(crate) connections: usize,
     /// Sessions that can only be looked at and closed.
-    pub(super) sessions: usize,
+    pub(crate) sessions: usize,
 }
 
 /// Writes all of a locked profile, whose databases are closed, into a new file.
 ///
 /// # Errors
 /// An existing file is never overwritten, and none is there before it is whole.
-pub(super) fn write(profile: &Profile, out: &Path, passphrase: &[u8]) -> Result<Contents, Failure> {
+pub(crate) fn write(profile: &Profile, out: &Path, passphrase: &[u8]) -> Result<Contents, Failure> {
     write_at(profile, out, passphrase, Cost::NORMAL)
 }
 
@@ -162,6 +162,16 @@ fn collect(dir: &Path, prefix: &str, found: &mut Vec<Name>) -> Result<(), Failur
 /// # Errors
 /// Whatever goes wrong, nothing is left behind.
 pub(super) fn restore(file: &Path, dir: &Path, passphrase: &[u8]) -> Result<Restored, Failure> {
+    restore_for(file, dir, passphrase, Some(passphrase))
+}
+
+/// The same; the profile gets the passphrase `protect`, or none.
+pub(crate) fn restore_for(
+    file: &Path,
+    dir: &Path,
+    passphrase: &[u8],
+    protect: Option<&[u8]>,
+) -> Result<Restored, Failure> {
     // `folder/` and `.` are folders as well.
     let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.components().collect());
     refuse_occupied(dir)?;
@@ -169,7 +179,7 @@ pub(super) fn restore(file: &Path, dir: &Path, passphrase: &[u8]) -> Result<Rest
     name.push(".restoring");
     let staging = PathBuf::from(name);
     let locked = clear(&staging)?;
-    let result = restore_into(file, &staging, passphrase).and_then(|restored| {
+    let result = restore_into(file, &staging, passphrase, protect).and_then(|restored| {
         let place = || {
             // Of an empty folder; a full one stays, and the renaming fails.
             let _ = fs::remove_dir(dir);
@@ -228,7 +238,7 @@ fn clear(staging: &Path) -> Result<File, Failure> {
     Ok(locked)
 }
 
-fn refuse_occupied(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn refuse_occupied(dir: &Path) -> Result<(), Failure> {
     let occupied = match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -242,7 +252,12 @@ fn refuse_occupied(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn restore_into(file: &Path, dir: &Path, passphrase: &[u8]) -> Result<Restored, Failure> {
+fn restore_into(
+    file: &Path,
+    dir: &Path,
+    passphrase: &[u8],
+    protect: Option<&[u8]>,
+) -> Result<Restored, Failure> {
     let refused = |error: BackupError| match error {
         BackupError::Passphrase => Failure::refused("wrong passphrase for this backup"),
         error => Failure::failed(format_args!(
@@ -266,7 +281,10 @@ fn restore_into(file: &Path, dir: &Path, passphrase: &[u8]) -> Result<Restored, 
     }
     come_back(dir, backup.store_key(), &mut restored)?;
     // Last: without it, this is no profile.
-    key::protect(dir, backup.store_key(), passphrase)?;
+    match protect {
+        Some(passphrase) => key::protect(dir, backup.store_key(), passphrase)?,
+        None => key::expose(dir, backup.store_key())?,
+    }
     files::sync_dir(dir).context("cannot write the profile")?;
     Ok(restored)
 }

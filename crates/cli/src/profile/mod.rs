@@ -24,9 +24,10 @@ mod command;
 mod key;
 mod passphrase;
 
+pub(crate) use backup::{refuse_occupied, restore_for, write as write_backup};
 pub(crate) use command::run;
 pub(crate) use key::is_protected;
-pub(crate) use passphrase::{Source, read_first_line};
+pub(crate) use passphrase::{Source, ask, can_ask, read_first_line};
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -104,6 +105,11 @@ pub(crate) enum Policy {
     Tofu,
     /// Only profile keys listed in the profile.
     Pinned,
+}
+
+/// Refuses a damaged profile, which is not to replace a good backup; closes its databases.
+pub(crate) fn refuse_damaged(profile: &Profile) -> Result<(), Failure> {
+    check::look(profile).failure().map_or(Ok(()), Err)
 }
 
 /// An opened profile, locked for this process.

@@ -29,7 +29,7 @@ impl Source {
     ///
     /// # Errors
     /// If it cannot be read, is empty or too long; usage if there is no source.
-    pub(super) fn read(&self) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    pub(crate) fn read(&self) -> Result<Zeroizing<Vec<u8>>, Failure> {
         match self {
             Source::None => Err(Failure::usage("no passphrase was given")),
             Source::File(path) => read_first_line(path),
@@ -76,12 +76,12 @@ fn check(bytes: Zeroizing<Vec<u8>>, from: &str) -> Result<Zeroizing<Vec<u8>>, Fa
 }
 
 /// Whether there is a person to ask.
-pub(super) fn can_ask() -> bool {
+pub(crate) fn can_ask() -> bool {
     std::io::stdin().is_terminal() && Term::stderr().is_term()
 }
 
 /// Asks on the terminal, without showing what is typed.
-pub(super) fn ask(question: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+pub(crate) fn ask(question: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let terminal = Term::stderr();
     let answer = terminal
         .write_str(question)

@@ -1,0 +1,154 @@
+//! The vault: realms that keep what a PIN gets back, and their clients.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VaultCommand {
+    /// Store all of the profile, key shares too, under a PIN: sealed in a file, its key with the realms
+    ///
+    /// The file can lie anywhere; without enough realms and the PIN nobody opens it, and wrong PINs run out. Once more
+    /// replaces what was stored before. Nobody else may use the profile meanwhile.
+    Backup(Backup),
+    /// Make a profile from such a file, with the PIN; its folder must be empty or absent
+    ///
+    /// Exit code 6: the PIN is wrong, and the message says how many guesses are left. Exit code 7: no guess is left, and
+    /// the realms have erased what they kept. The profile is what a backup brings back: see `junto help profile restore`.
+    /// It gets the passphrase of `--passphrase-file`, or none.
+    Restore(Restore),
+    /// Have all realms erase what they keep for this set file: no PIN opens the sealed file any more
+    Delete(Reach),
+    /// Ask the realms what they keep and how many guesses are left; needs no PIN and costs none
+    Status(Reach),
+    /// Make a tenant: a name and a key, on whose word realms let clients in
+    Tenant {
+        /// File to make, for clients; it holds the key
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Its name
+        #[arg(long, default_value = "junto")]
+        name: String,
+    },
+    /// Make a set file: which realms keep parts, how many of them give a secret back, and whose it is
+    ///
+    /// It is for one user. Keep it as you keep the sealed file: both are needed to get back. Whoever has it can spend
+    /// guesses and delete, and read nothing.
+    Set {
+        /// File to make
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// How many realms give back: more than half of them
+        #[arg(long)]
+        threshold: u8,
+        /// File made by `junto vault tenant`
+        #[arg(long, value_name = "FILE")]
+        tenant: PathBuf,
+        /// The files `realm.json` that the realms' operators gave
+        #[arg(required = true, value_name = "REALM")]
+        realms: Vec<PathBuf>,
+    },
+    /// Run a realm, or three of them for trying
+    #[command(subcommand)]
+    Realm(RealmCommand),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Reach {
+    /// File made by `junto vault set` or `junto vault realm try`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) set: PathBuf,
+    /// Accept realms whose evidence is simulated, and proves nothing about their machines; there is no other kind yet
+    #[arg(long)]
+    pub(crate) accept_simulated: bool,
+    /// Seconds until a realm that does not answer counts as absent
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PinSource {
+    /// File whose first line is the PIN [default: ask]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Backup {
+    /// The sealed file; one that an earlier backup made is replaced when the realms have the new key
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[command(flatten)]
+    pub(crate) pin: PinSource,
+    /// Wrong PINs in a row until a realm erases its part
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) guesses: u16,
+    /// Go on when realms are absent, as long as enough are there: any further one that is lost may be one too many
+    #[arg(long)]
+    pub(crate) allow_absent: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    /// The sealed file
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[command(flatten)]
+    pub(crate) pin: PinSource,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RealmCommand {
+    /// Make a realm's folder: its key and commented settings; prints what clients need to know of it
+    Init {
+        /// Folder to make; it must be empty or absent
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Host name or address by which clients reach it
+        #[arg(long)]
+        host: String,
+        /// TCP port of its first replica; the others have the next ones
+        #[arg(long, default_value_t = 5230, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        /// Replicas: any minority of them may be lost
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=13))]
+        replicas: u8,
+        /// Replicas whose memory may be turned back by who runs the machine, without a guess more
+        #[arg(long, default_value_t = 0)]
+        rollbacks: u8,
+        /// A tenant whose users are let in: NAME=KEY, as `junto vault tenant` prints it; may be repeated
+        #[arg(long, required = true, value_name = "NAME=KEY")]
+        tenant: Vec<String>,
+    },
+    /// Run a realm until Ctrl-C or SIGTERM
+    ///
+    /// Its replicas are processes of this machine. What they keep is in their memory only: a realm that is started again
+    /// is empty, and its users have to store again; until then the other realms give back. Ends with exit code 1 when
+    /// so many replicas are lost that it can never answer again.
+    Start {
+        /// Folder made by `junto vault realm init`
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// FOR TRYING: run three realms on this machine, with a set file for them, until Ctrl-C or SIGTERM
+    ///
+    /// One machine and one operator instead of three, evidence that proves nothing, and nothing survives the end of the
+    /// command. Never store in it what you would miss.
+    Try {
+        /// Folder to make; it must be empty or absent
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Replicas of each realm
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=13))]
+        replicas: u8,
+    },
+    /// One replica, as `start` runs it: speaks lines of JSON with who started it
+    #[command(hide = true)]
+    Replica {
+        /// Where clients reach it
+        #[arg(long)]
+        listen: String,
+    },
+}

@@ -1,0 +1,48 @@
+//! `junto vault`: a profile under a PIN with several realms, and the realms.
+
+mod client;
+mod flow;
+mod realm;
+mod replica;
+mod set;
+
+use crate::args::{Global, RealmCommand, VaultCommand};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Runs one of the commands.
+pub(crate) async fn run(
+    command: VaultCommand,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    match command {
+        VaultCommand::Backup(arguments) => client::backup(arguments, global, output).await,
+        VaultCommand::Restore(arguments) => client::restore(arguments, global, output).await,
+        VaultCommand::Delete(reach) => client::delete(&reach, output).await,
+        VaultCommand::Status(reach) => client::status(&reach, output).await,
+        VaultCommand::Tenant { out, name } => set::make_tenant(&out, &name, output),
+        VaultCommand::Set {
+            out,
+            threshold,
+            tenant,
+            realms,
+        } => set::make(&out, threshold, &tenant, &realms, output),
+        VaultCommand::Realm(RealmCommand::Init {
+            dir,
+            host,
+            port,
+            replicas,
+            rollbacks,
+            tenant,
+        }) => {
+            let settings = realm::Settings::new(host, port, replicas, rollbacks, &tenant)?;
+            realm::init(&dir, &settings, output)
+        }
+        VaultCommand::Realm(RealmCommand::Start { dir }) => realm::start(&dir, output).await,
+        VaultCommand::Realm(RealmCommand::Try { dir, replicas }) => {
+            realm::try_out(&dir, replicas, output).await
+        }
+        VaultCommand::Realm(RealmCommand::Replica { listen }) => replica::run(&listen).await,
+    }
+}

@@ -1,0 +1,479 @@
+//! A realm on this machine: its folder, its replicas as processes, and three of them for trying.
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures::future::{join_all, select_all};
+use junto_crypto::ed25519::SigningKey;
+use junto_realm::{Card, Member, now};
+use junto_tls::files::{self, Mode};
+use junto_vault::{Quorum, RealmId, ReplicaId};
+use rand_core::Rng as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::replica::{Begin, Born, Ready};
+use super::set::{self, RealmFile, TenantFile};
+use crate::failure::{Context, Failure};
+use crate::input;
+use crate::output::Output;
+use crate::random;
+
+const SETTINGS: &str = "realm.toml";
+const KEY: &str = "realm.key";
+const PUBLIC: &str = "realm.json";
+/// Records of all tenants together: a replica that was away gets all of them in one piece, of at most 64 MiB.
+const RECORDS_MAX: usize = 4096;
+/// Longest wait for a replica to say something.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for a replica to end.
+const ENDING: Duration = Duration::from_secs(5);
+/// Longest line that a replica says.
+const LINE_MAX: u64 = 64 * 1024;
+
+/// `realm.toml`.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    host: String,
+    /// The address that the replicas listen on.
+    bind: IpAddr,
+    /// Of the first replica; 0 takes whichever is free.
+    port: u16,
+    replicas: u8,
+    rollbacks: u8,
+    records_max: u32,
+    tenants: BTreeMap<String, String>,
+}
+
+impl Settings {
+    pub(super) fn new(
+        host: String,
+        port: u16,
+        replicas: u8,
+        rollbacks: u8,
+        tenants: &[String],
+    ) -> Result<Self, Failure> {
+        let named = tenants.iter().map(|text| {
+            let (name, public) = set::tenant(text)?;
+            Ok((name, hex::encode(public.as_bytes())))
+        });
+        let settings = Self {
+            bind: host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            host,
+            port,
+            replicas,
+            rollbacks,
+            records_max: 1000,
+            tenants: named.collect::<Result<_, Failure>>()?,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<Quorum, Failure> {
+        for (name, public) in &self.tenants {
+            set::tenant(&format!("{name}={public}"))?;
+        }
+        let most = usize::try_from(self.records_max).unwrap_or(usize::MAX);
+        let most = most.saturating_mul(self.tenants.len());
+        if !(1..=RECORDS_MAX).contains(&most) {
+            return Err(Failure::usage(format_args!(
+                "`records_max` times the tenants must be 1 to {RECORDS_MAX}"
+            )));
+        }
+        let last = u32::from(self.port) + u32::from(self.replicas);
+        if self.host.is_empty() || self.host.len() > 240 || last > 1 + u32::from(u16::MAX) {
+            return Err(Failure::usage("the host or the port is none"));
+        }
+        Quorum::new(self.replicas, self.rollbacks).map_err(Failure::usage)
+    }
+
+    fn read(dir: &Path) -> Result<Self, Failure> {
+        let path = dir.join(SETTINGS);
+        let text = input::read_short(&path, 1024 * 1024)?;
+        let settings: Self = toml::from_str(&text)
+            .map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn text(&self) -> String {
+        let tenants = self
+            .tenants
+            .iter()
+            .map(|(name, public)| format!("{} = \"{public}\"\n", Value::from(name.as_str())));
+        format!(
+            "# Junto vault realm. Everything that it keeps is in the memory of its replicas, and gone when they end.\n\n\
+             # Where clients reach it: the first replica at this port, the others at the next ones.\n\
+             host = {}\nport = {}\n\
+             # The address of this machine that they listen on.\n\
+             bind = \"{}\"\n\n\
+             # Any minority of the replicas may be lost. `rollbacks` of them may have their memory turned back by who runs\n\
+             # the machine without a guess more; then more of them have to hold each answer.\n\
+             replicas = {}\nrollbacks = {}\n\n\
+             # Records kept for each tenant; for all tenants together at most {RECORDS_MAX}.\n\
+             records_max = {}\n\n\
+             # Who answers for users: names and public keys, as `junto vault tenant` prints them.\n\
+             [tenants]\n{}",
+            Value::from(self.host.as_str()),
+            self.port,
+            self.bind,
+            self.replicas,
+            self.rollbacks,
+            self.records_max,
+            tenants.collect::<String>(),
+        )
+    }
+
+    /// One after the other, at `host`.
+    fn places(&self, host: &str) -> Vec<String> {
+        let ports = (0..u16::from(self.replicas)).map(|number| match self.port {
+            0 => 0,
+            port => port + number,
+        });
+        let place = |port| match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        ports.map(place).collect()
+    }
+
+    /// Where clients reach the replicas.
+    fn addresses(&self) -> Vec<String> {
+        self.places(&self.host)
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), Failure> {
+    let making = format!("cannot make {}", dir.display());
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
+    }
+    builder.create(dir).context(&making)?;
+    if std::fs::read_dir(dir).context(&making)?.next().is_some() {
+        return Err(
+            Failure::usage(format_args!("{} is not empty", dir.display()))
+                .help("name another folder"),
+        );
+    }
+    Ok(())
+}
+
+/// Makes the folder of a realm.
+fn make(dir: &Path, settings: &Settings) -> Result<RealmFile, Failure> {
+    make_dir(dir)?;
+    let key = SigningKey::generate(&mut random());
+    let public = RealmFile::new(&id_of(&key), settings.addresses());
+    let seed = Zeroizing::new(hex::encode(key.seed()) + "\n");
+    let writing = format!("cannot write into {}", dir.display());
+    files::create(&dir.join(KEY), seed.as_bytes(), Mode::Private).context(&writing)?;
+    public.write(&dir.join(PUBLIC))?;
+    // Last: a folder with settings is whole.
+    let text = settings.text();
+    files::create(&dir.join(SETTINGS), text.as_bytes(), Mode::Private).context(&writing)?;
+    Ok(public)
+}
+
+fn read_key(dir: &Path) -> Result<SigningKey, Failure> {
+    let text = Zeroizing::new(input::read_short(&dir.join(KEY), 100)?);
+    let mut seed = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text.trim(), &mut seed[..])
+        .map_err(|_| Failure::failed("the realm's key is damaged"))?;
+    Ok(SigningKey::from_seed(&seed))
+}
+
+fn id_of(key: &SigningKey) -> RealmId {
+    RealmId(*key.verifying_key().as_bytes())
+}
+
+/// `junto vault realm init`.
+pub(super) fn init(dir: &Path, settings: &Settings, output: Output) -> Result<(), Failure> {
+    let public = make(dir, settings)?;
+    let file = dir.join(PUBLIC);
+    output.result(
+        &json!({ "realm": public.realm, "addresses": public.addresses, "file": file }),
+        || {
+            format!(
+                "{}\n\nFor clients: {}. Start it with: junto vault realm start --dir {}",
+                public.realm,
+                file.display(),
+                dir.display()
+            )
+        },
+    )
+}
+
+/// A replica's process.
+struct Running {
+    child: Child,
+    stdin: ChildStdin,
+    lines: BufReader<ChildStdout>,
+    pid: u32,
+}
+
+impl Running {
+    fn start(listen: &str) -> Result<Self, Failure> {
+        const DOING: &str = "cannot start a replica";
+        let program = std::env::current_exe().context(DOING)?;
+        let mut command = Command::new(program);
+        command
+            .args(["vault", "realm", "replica", "--listen", listen])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        // Ctrl-C is for who started them: it ends them in its turn.
+        #[cfg(unix)]
+        command.process_group(0);
+        let mut child = command.spawn().context(DOING)?;
+        let (Some(stdin), Some(stdout), Some(pid)) =
+            (child.stdin.take(), child.stdout.take(), child.id())
+        else {
+            return Err(Failure::failed(DOING));
+        };
+        Ok(Self {
+            child,
+            stdin,
+            lines: BufReader::new(stdout),
+            pid,
+        })
+    }
+
+    async fn line<T: for<'a> Deserialize<'a>>(&mut self) -> Result<T, Failure> {
+        let mut line = String::new();
+        let mut lines = (&mut self.lines).take(LINE_MAX);
+        let read = timeout(PATIENCE, lines.read_line(&mut line)).await;
+        read.context("a replica says nothing")?
+            .context("a replica cannot be heard")?;
+        serde_json::from_str(&line).map_err(|_| {
+            Failure::failed("a replica has ended; what it said before stands above")
+                .help("is another realm running? otherwise choose another port in realm.toml")
+        })
+    }
+
+    async fn end(mut self) {
+        drop(self.stdin);
+        if timeout(ENDING, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+/// A realm whose replicas run.
+struct Group {
+    realm: RealmId,
+    addresses: Vec<String>,
+    quorum: Quorum,
+    replicas: Vec<Running>,
+}
+
+impl Group {
+    async fn start(dir: &Path, settings: &Settings, output: Output) -> Result<Self, Failure> {
+        let quorum = settings.check()?;
+        let key = read_key(dir)?;
+        let mut replicas = Vec::new();
+        let mut born: Vec<Born> = Vec::new();
+        for listen in settings.places(&settings.bind.to_string()) {
+            replicas.push(Running::start(&listen)?);
+        }
+        for replica in &mut replicas {
+            born.push(replica.line().await?);
+        }
+        for advice in born.first().iter().flat_map(|born| &born.short) {
+            output.say(format_args!("not as it should be: {advice}"));
+        }
+        let addresses: Vec<String> = match settings.port {
+            0 => born.iter().map(|born| born.address.clone()).collect(),
+            _ => settings.addresses(),
+        };
+        let mut members = Vec::new();
+        for (born, address) in born.iter().zip(&addresses) {
+            let mut id = [0; 32];
+            hex::decode_to_slice(&born.id, &mut id).context("a replica has no key")?;
+            members.push(Member {
+                id: ReplicaId(id),
+                address: address.clone(),
+            });
+        }
+        members.sort_by_key(|member| member.id);
+        let card = Card::sign(&key, now(), quorum, members).context("the group makes no sense")?;
+        let mut secret = Zeroizing::new([0; 32]);
+        random().fill_bytes(&mut secret[..]);
+        let begin = Begin {
+            secret: Zeroizing::new(hex::encode(&secret[..])),
+            tenants: settings.tenants.clone(),
+            records_max: settings.records_max,
+            members: born.into_iter().map(|born| (born.id, born.peers)).collect(),
+            card: hex::encode(card.to_bytes()),
+        };
+        let line = serde_json::to_string(&begin).context("cannot write JSON")?;
+        let line = Zeroizing::new(line + "\n");
+        for replica in &mut replicas {
+            let told = replica.stdin.write_all(line.as_bytes()).await;
+            told.context("a replica cannot be told of its group")?;
+            replica
+                .stdin
+                .flush()
+                .await
+                .context("a replica cannot be told of its group")?;
+        }
+        for replica in &mut replicas {
+            let Ready { .. } = replica.line().await?;
+        }
+        Ok(Self {
+            realm: id_of(&key),
+            addresses,
+            quorum,
+            replicas,
+        })
+    }
+
+    fn report(&self) -> Value {
+        let pids: Vec<u32> = self.replicas.iter().map(|replica| replica.pid).collect();
+        json!({
+            "realm": hex::encode(self.realm.0),
+            "addresses": self.addresses,
+            "replicas": pids,
+            "needed": self.needed(),
+            "evidence": "simulated",
+        })
+    }
+
+    /// Replicas without which nothing is answered.
+    fn needed(&self) -> usize {
+        self.quorum.release().max(self.quorum.majority())
+    }
+
+    /// Watches until so many replicas have ended that it can never answer again.
+    async fn lost(&mut self, output: Output) -> Failure {
+        loop {
+            let waits = self
+                .replicas
+                .iter_mut()
+                .map(|replica| Box::pin(replica.child.wait()));
+            let (_, at, _) = select_all(waits).await;
+            let gone = self.replicas.remove(at);
+            let (left, of) = (self.replicas.len(), self.quorum.replicas());
+            if left < self.needed() {
+                return Failure::failed(format_args!(
+                    "{left} of {of} replicas are left: the realm is lost, with everything that it kept"
+                ))
+                .help("start it again, empty; its users store again, and get back from other realms until then");
+            }
+            output.say(format_args!(
+                "replica {} has ended; {left} of {of} are left, and {} are needed. Start the realm anew before that: none comes back",
+                gone.pid,
+                self.needed()
+            ));
+        }
+    }
+
+    async fn end(self) {
+        join_all(self.replicas.into_iter().map(Running::end)).await;
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn asked_to_end() -> Result<(), Failure> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for signals"),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c()
+        .await
+        .context("cannot wait for signals")
+}
+
+/// `junto vault realm start`.
+pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
+    let settings = Settings::read(dir)?;
+    let progress = output.progress("starting the replicas");
+    let mut group = Group::start(dir, &settings, output).await?;
+    progress.done();
+    output.result(&group.report(), || group.addresses.join("\n"))?;
+    output.say(
+        "It begins empty: what it kept before is gone. Evidence of its machine is simulated: it proves nothing. End with Ctrl-C",
+    );
+    let ended = tokio::select! {
+        lost = group.lost(output) => Err(lost),
+        asked = asked_to_end() => asked,
+    };
+    output.say("ending: everything that was kept is forgotten");
+    group.end().await;
+    ended
+}
+
+/// `junto vault realm try`.
+pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<(), Failure> {
+    make_dir(dir)?;
+    output.say(
+        "FOR TRYING ONLY: three realms on one machine of one operator, with evidence that proves nothing; all is forgotten at the end.",
+    );
+    let tenant = TenantFile::new("trial")?;
+    let settings = Settings::new("127.0.0.1".to_owned(), 0, replicas, 0, &[tenant.public()?])?;
+    let progress = output.progress("starting the realms");
+    let mut groups = Vec::new();
+    for number in 1..=3 {
+        progress.step(format!("starting realm {number} of 3"));
+        let folder: PathBuf = dir.join(format!("realm-{number}"));
+        make(&folder, &settings)?;
+        groups.push(Group::start(&folder, &settings, output).await?);
+    }
+    let realms = groups
+        .iter()
+        .map(|group| RealmFile::new(&group.realm, group.addresses.clone()));
+    let set = dir.join("set.json");
+    set::write_set(&set, 2, tenant, realms.collect())?;
+    progress.done();
+    let reports: Vec<_> = groups.iter().map(Group::report).collect();
+    output.result(
+        &json!({ "trial": true, "set": set, "realms": reports }),
+        || {
+            let set = set.display();
+            format!(
+                "{set}\n\nTRIAL. Any 2 of the 3 realms give back. In another terminal:\n\
+             junto vault backup --set {set} --accept-simulated FILE\n\
+             junto --profile NEW vault restore --set {set} --accept-simulated FILE"
+            )
+        },
+    )?;
+    output.say("End with Ctrl-C");
+    let (end, ended) = tokio::sync::watch::channel(());
+    let watched = groups.into_iter().map(|mut group| {
+        let mut ended = ended.clone();
+        async move {
+            tokio::select! {
+                failure = group.lost(output) => output.say(format_args!(
+                    "realm {}: {}", hex::encode(&group.realm.0[..4]), failure.message
+                )),
+                _ = ended.changed() => {}
+            }
+            group.end().await;
+        }
+    });
+    let watching = tokio::spawn(join_all(watched));
+    // Realms that are lost do not end the others: that is what there are three for.
+    let asked = asked_to_end().await;
+    output.say("ending: everything that was kept is forgotten");
+    let _ = end.send(());
+    watching.await.context("the realms did not end")?;
+    asked
+}
