@@ -196,6 +196,9 @@ fn noise(text: &str) -> Fallible<Noise> {
     if text == "off" {
         return Ok(Noise::Off);
     }
+    if text == "answer" {
+        return Ok(Noise::Answers);
+    }
     let pace = Pace::new(Duration::from_millis(text.parse()?));
     Ok(Noise::Constant(pace.ok_or("too short or too long")?))
 }

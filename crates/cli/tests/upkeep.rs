@@ -138,7 +138,7 @@ fn with_two_queues_messages_survive_a_relay_that_dies_with_what_it_has() {
 }
 
 #[test]
-fn noise_begins_when_the_other_side_understands_and_messages_go_among_it() {
+fn noise_begins_when_the_other_side_agrees_and_messages_go_among_it() {
     let stage = Stage::new();
     let (_relay, relay) = stage.relay();
     stage.contacts(&relay);
@@ -158,6 +158,14 @@ fn noise_begins_when_the_other_side_understands_and_messages_go_among_it() {
     stage.run("alice", &send).ok();
     let receive = ["recv", "--contact", "alice"];
     assert_eq!(stage.run("bob", &receive).text("text"), "before");
+
+    // He has not agreed to it, and does not answer.
+    let shown = stage.run("bob", &["contact", "show", "alice"]);
+    assert_eq!(shown.ok()["noise"]["peer"], true);
+    let shown = stage.run("alice", &["contact", "show", "bob"]);
+    assert_eq!(shown.ok()["noise"]["running"], false);
+    let answer = ["contact", "noise", "alice", "answer"];
+    assert_eq!(stage.run("bob", &answer).ok()["noise"]["kind"], "answer");
 
     let present = stage.start("bob", &["contact", "requests", "--timeout", "90"]);
     let running = (0..TRIES).any(|_| {

@@ -10,11 +10,12 @@
 //! | it goes, which takes no storing | in the slot |
 //! | the slot is left empty | no relay takes anything: for both alike |
 //!
-//! A peer without a schedule answers each message of one that has a schedule after the same time, with the receipts
-//! that are due or with noise: what causes an answer cannot be told from its absence.
+//! A peer without a schedule whose user has agreed to it ([`Noise::Answers`]) answers each message of one that has a
+//! schedule after the same time, with the receipts that are due or with noise: what causes an answer cannot be told from
+//! its absence. Who has chosen nothing says nothing: no peer makes it send.
 //!
 //! Noise is a `QT`, on which SimpleX's agents do nothing, that names a queue which cannot be. The first one says
-//! that we understand noise; slots begin when the peer has said so as well.
+//! what its sender does; slots begin when the peer has said that it does something as well.
 
 use std::time::Duration;
 
@@ -64,11 +65,24 @@ const RANDOM_MAX: u32 = 8;
 
 /// Noise of a peer that keeps no schedule, while we keep none, until it is told again that we keep none: it answers
 /// as if we did.
-const STRAYS: u8 = 4;
+const STRAYS: u32 = 4;
 
-/// Names no queue in a `QT`: the sender keeps a schedule, or keeps none.
+/// How many times as many each further time, up to 2 to the power of this: a peer that does not hear, or does not want
+/// to, has us say it some twenty times.
+const STRAYS_DOUBLED_MAX: u8 = 20;
+
+/// Names no queue in a `QT`: the sender keeps a schedule; keeps none, and answers one; or does neither.
 const SCHEDULED: SenderId = SenderId(*b"junto noise: scheduled 1");
 const UNSCHEDULED: SenderId = SenderId(*b"junto noise: on demand 1");
+const NOTHING: SenderId = SenderId(*b"junto noise: is over   1");
+
+/// What a side says that it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    Scheduled,
+    OnDemand,
+    Nothing,
+}
 
 /// When a connection sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +90,9 @@ pub enum Noise {
     /// When there is something to say.
     #[default]
     Off,
+    /// The same, and each message of a peer that keeps a schedule is answered, by noise where nothing else is due: so
+    /// answers do not show which of its messages say something. At most four a second.
+    Answers,
     /// One message at each interval, noise if there is nothing to say.
     Constant(Pace),
     /// As [`Noise::Constant`], with intervals of 200 ms and an exponentially distributed time, which have this mean.
@@ -105,7 +122,7 @@ impl Pace {
 impl Noise {
     fn pace(self) -> Option<Pace> {
         match self {
-            Self::Off => None,
+            Self::Off | Self::Answers => None,
             Self::Constant(pace) | Self::Random(pace) => Some(pace),
         }
     }
@@ -127,6 +144,7 @@ impl Noise {
     fn put(self, out: &mut Vec<u8>) {
         let (letter, millis) = match self {
             Self::Off => (b'0', 0),
+            Self::Answers => (b'A', 0),
             Self::Constant(pace) => (b'C', pace.0),
             Self::Random(pace) => (b'R', pace.0),
         };
@@ -139,6 +157,7 @@ impl Noise {
         let pace = Pace::new(Duration::from_millis(millis.into()));
         match (letter, pace) {
             (b'0', None) if millis == 0 => Ok(Self::Off),
+            (b'A', None) if millis == 0 => Ok(Self::Answers),
             (b'C', Some(pace)) => Ok(Self::Constant(pace)),
             (b'R', Some(pace)) => Ok(Self::Random(pace)),
             _ => Err(Malformed::Tag),
@@ -163,10 +182,14 @@ pub(super) struct Slots {
     pub(super) noise: Noise,
     /// The peer has said something of noise.
     understood: bool,
+    /// It keeps a schedule, or answers ours.
+    is_willing: bool,
     /// The peer keeps a slots.
     pub(super) is_peers: bool,
     /// The peer has been told what we do, or that is not due.
     said: bool,
+    /// It was ever told anything: that noise is over is said to no other.
+    spoken: bool,
     /// The last outbox row whose slot is chosen.
     chosen: u64,
     /// Slots since the peer said anything.
@@ -179,7 +202,9 @@ pub(super) struct Slots {
     /// No slot has been used since the start.
     is_resumed: bool,
     /// How often a peer without a schedule has sent noise while we have none.
-    strays: u8,
+    strays: u32,
+    /// How often it was told again therefore.
+    told: u8,
     /// The last outbox row whose slot has come.
     open: u64,
     slot: Option<Slot>,
@@ -189,7 +214,9 @@ pub(super) struct Slots {
     receipts: u64,
 }
 
-const ROW_VERSION: u8 = 2;
+const ROW_VERSION: u8 = 3;
+/// When who understood was willing.
+const ROW_VERSION_OLDEST: u8 = 2;
 
 impl Slots {
     /// Whether the peer has said that it understands.
@@ -202,9 +229,10 @@ impl Slots {
         self.slot.is_some()
     }
 
-    /// Whether each message of the peer gets an answer, since it keeps a schedule and we do not.
+    /// Whether each message of the peer gets an answer, since it keeps a schedule and we do not: only if our user wants
+    /// that.
     pub(super) fn answers(&self) -> bool {
-        self.is_peers && !self.is_running()
+        self.is_peers && self.noise == Noise::Answers
     }
 
     /// Whether receipts are to be sent soon, or an answer in their place.
@@ -218,7 +246,7 @@ impl Slots {
 
     /// Whether messages go whatever is said, in slots or as answers.
     pub(super) fn is_noisy(&self) -> bool {
-        self.is_running() || self.is_peers
+        self.is_running() || self.answers()
     }
 
     /// Takes the answer that is owed.
@@ -237,18 +265,24 @@ impl Slots {
 
     /// Whether there is anything to keep.
     pub(super) fn is_used(&self) -> bool {
-        self.understood || self.noise != Noise::Off
+        self.understood || self.spoken || self.noise != Noise::Off
     }
 
     /// What was said of it may be lost: it is said again.
     pub(super) fn say_again(&mut self) {
-        self.said = self.noise == Noise::Off && !self.understood;
+        self.said = self.noise == Noise::Off && !self.spoken;
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         out.push(ROW_VERSION);
         self.noise.put(out);
-        let flags = [self.understood, self.is_peers, self.said];
+        let flags = [
+            self.understood,
+            self.is_peers,
+            self.said,
+            self.is_willing,
+            self.spoken,
+        ];
         out.push((0..).zip(flags).map(|(at, it)| u8::from(it) << at).sum());
         out.extend_from_slice(&self.chosen.to_be_bytes());
         out.push(self.unheard);
@@ -256,13 +290,18 @@ impl Slots {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        if reader.u8()? != ROW_VERSION {
+        let version = reader.u8()?;
+        if !(ROW_VERSION_OLDEST..=ROW_VERSION).contains(&version) {
             return Err(Malformed::Version);
         }
         let noise = Noise::read(reader)?;
-        let flags = reader.u8()?;
-        if flags > 7 {
+        let mut flags = reader.u8()?;
+        let is_old = version == ROW_VERSION_OLDEST;
+        if flags > if is_old { 7 } else { 31 } {
             return Err(Malformed::Tag);
+        }
+        if is_old {
+            flags |= (flags & 1) << 3 | (flags & 1 | u8::from(noise != Noise::Off)) << 4;
         }
         let chosen = reader.u64()?;
         Ok(Self {
@@ -270,6 +309,8 @@ impl Slots {
             understood: flags & 1 != 0,
             is_peers: flags & 2 != 0,
             said: flags & 4 != 0,
+            is_willing: flags & 8 != 0,
+            spoken: flags & 16 != 0,
             chosen,
             unheard: reader.u8()?,
             due: reader.u64()?,
@@ -309,7 +350,7 @@ impl Slots {
 
     /// The first slot of a schedule: one interval from now, for both kinds.
     fn start(&mut self, effects: &Effects) {
-        let pace = self.noise.pace().filter(|_| self.understood);
+        let pace = self.noise.pace().filter(|_| self.is_willing);
         let gap = pace.map(|pace| self.rarer(pace.interval()));
         self.begin(effects.now, gap);
         self.due = self.slot.map_or(0, |slot| effects.unix_millis(slot.at));
@@ -318,16 +359,30 @@ impl Slots {
     /// The first slot of a process: the one that was next for the process before, as far as the clock can be believed.
     fn resume(&mut self, effects: &Effects) {
         let longest = match self.noise {
-            Noise::Off => None,
+            Noise::Off | Noise::Answers => None,
             Noise::Constant(pace) => Some(pace.interval()),
             Noise::Random(pace) => Some(pace.interval().saturating_mul(RANDOM_MAX)),
         };
-        let longest = longest.filter(|_| self.understood);
+        let longest = longest.filter(|_| self.is_willing);
         let left = self.due.saturating_sub(effects.unix_millis(effects.now));
         let left = Duration::from_millis(left);
         let gap = longest.map(|longest| left.min(self.rarer(longest)).max(RESUMED));
         self.begin(effects.now, gap);
         self.is_resumed = true;
+    }
+
+    /// Noise that brings nothing new: of a peer that answers a schedule which we do not keep any more.
+    fn take_stray(&mut self, word: Word) {
+        if word != Word::OnDemand || self.noise.pace().is_some() || !self.spoken {
+            return;
+        }
+        self.strays = self.strays.saturating_add(1);
+        if self.strays >= STRAYS << self.told {
+            // One word of them for so many: two that tell each other come to an end.
+            self.strays = 0;
+            self.told = self.told.saturating_add(1).min(STRAYS_DOUBLED_MAX);
+            self.said = false;
+        }
     }
 
     /// The peer is there again after a long time: the schedule is what it was before.
@@ -345,12 +400,13 @@ impl Slots {
     }
 }
 
-/// What a `QT` that is noise says: whether its sender keeps a slots.
-pub(super) fn is_noise(names: &[QueueName]) -> Option<bool> {
+/// What a `QT` that is noise says of its sender.
+pub(super) fn is_noise(names: &[QueueName]) -> Option<Word> {
     let mut names = names.iter();
     names.find_map(|name| match name.sender_id {
-        SCHEDULED => Some(true),
-        UNSCHEDULED => Some(false),
+        SCHEDULED => Some(Word::Scheduled),
+        UNSCHEDULED => Some(Word::OnDemand),
+        NOTHING => Some(Word::Nothing),
         _ => None,
     })
 }
@@ -369,7 +425,7 @@ impl Connection {
             return Ok(());
         }
         self.slots.noise = noise;
-        self.slots.said = noise == Noise::Off && !self.slots.understood;
+        self.slots.said = noise == Noise::Off && !self.slots.spoken;
         self.start_slots(was_running, effects);
         self.speak_of_queues(effects, rng);
         self.store_slots(effects);
@@ -398,13 +454,14 @@ impl Connection {
         }
     }
 
-    /// What is due to be said: that we understand noise, and what we do.
+    /// What is due to be said: what we do. Who has chosen nothing says nothing.
     pub(super) fn speak_of_noise(&mut self) -> Option<Body<'static>> {
         let slots = &mut self.slots;
-        if slots.said || slots.noise == Noise::Off && !slots.understood {
+        if slots.said || slots.noise == Noise::Off && !slots.spoken {
             return None;
         }
         slots.said = true;
+        slots.spoken = true;
         self.noise()
     }
 
@@ -412,7 +469,8 @@ impl Connection {
     fn noise(&self) -> Option<Body<'static>> {
         let name = QueueName::of(&self.send.as_ref()?.address);
         let sender_id = match self.slots.noise {
-            Noise::Off => UNSCHEDULED,
+            Noise::Off => NOTHING,
+            Noise::Answers => UNSCHEDULED,
             Noise::Constant(_) | Noise::Random(_) => SCHEDULED,
         };
         let mark = QueueName {
@@ -422,32 +480,43 @@ impl Connection {
         Some(Body::QueueTest(vec![name, mark]))
     }
 
-    /// The peer has said whether it keeps a slots.
-    pub(super) fn take_noise(&mut self, is_scheduled: bool, effects: &mut Effects) {
+    /// The peer has said what it does.
+    pub(super) fn take_noise(&mut self, word: Word, effects: &mut Effects) {
+        let was_running = self.slots.is_running();
         let slots = &mut self.slots;
-        if slots.understood && slots.is_peers == is_scheduled {
-            if !is_scheduled && slots.noise == Noise::Off {
-                slots.strays += 1;
-            }
-            if slots.strays == STRAYS {
-                // One word of them for so many: two that tell each other come to an end.
-                slots.strays = 0;
-                slots.said = false;
-            }
-            return;
+        let is_peers = word == Word::Scheduled;
+        let is_willing = word != Word::Nothing;
+        let is_same = slots.is_peers == is_peers && slots.is_willing == is_willing;
+        if slots.understood && is_same {
+            return slots.take_stray(word);
         }
-        let is_first = !slots.understood;
+        if !slots.understood {
+            match slots.noise {
+                // Who has chosen nothing says nothing.
+                Noise::Off => {}
+                Noise::Answers => slots.said = false,
+                // Our slots say it.
+                Noise::Constant(_) | Noise::Random(_) => slots.said = true,
+            }
+        }
         slots.understood = true;
-        slots.is_peers = is_scheduled;
-        if is_first {
-            // Our slots say it, if we keep any.
-            slots.said = slots.noise != Noise::Off;
-        }
-        if is_first && slots.noise != Noise::Off {
-            self.start_slots(false, effects);
+        slots.is_peers = is_peers;
+        let was_willing = core::mem::replace(&mut slots.is_willing, is_willing);
+        if was_willing != is_willing && slots.noise.pace().is_some() {
+            self.start_slots(was_running, effects);
         }
         self.time_receipts(effects);
         self.store_slots(effects);
+    }
+
+    /// The peer says, later than something else, that it keeps no schedule any more.
+    pub(super) fn take_late_noise(&mut self, effects: &mut Effects) {
+        let word = if self.slots.is_willing {
+            Word::OnDemand
+        } else {
+            Word::Nothing
+        };
+        self.take_noise(word, effects);
     }
 
     /// Something of the peer has come, whatever it is.
@@ -571,6 +640,7 @@ mod tests {
 
     use super::*;
     use crate::proto::message::AgentMessage;
+    use crate::proto::parallel::tests::active;
 
     fn pace(millis: u64) -> Pace {
         Pace::new(Duration::from_millis(millis)).unwrap()
@@ -609,15 +679,18 @@ mod tests {
     fn rows_return() {
         for noise in [
             Noise::Off,
+            Noise::Answers,
             Noise::Constant(pace(250)),
             Noise::Random(pace(3_600_000)),
         ] {
-            for flags in 0..8_u8 {
+            for flags in 0..32_u8 {
                 let slots = Slots {
                     noise,
                     understood: flags & 1 != 0,
                     is_peers: flags & 2 != 0,
                     said: flags & 4 != 0,
+                    is_willing: flags & 8 != 0,
+                    spoken: flags & 16 != 0,
                     chosen: u64::MAX,
                     unheard: 9,
                     due: 1 << 40,
@@ -646,7 +719,11 @@ mod tests {
         };
         let ours = name(SenderId([7; 24]));
         assert_eq!(is_noise(core::slice::from_ref(&ours)), None);
-        for (mark, is_scheduled) in [(SCHEDULED, true), (UNSCHEDULED, false)] {
+        for (mark, word) in [
+            (SCHEDULED, Word::Scheduled),
+            (UNSCHEDULED, Word::OnDemand),
+            (NOTHING, Word::Nothing),
+        ] {
             let body = Body::QueueTest(vec![ours.clone(), name(mark)]);
             let message = AgentMessage::Numbered {
                 id: 5,
@@ -664,19 +741,84 @@ mod tests {
             else {
                 panic!()
             };
-            assert_eq!(is_noise(&names), Some(is_scheduled));
+            assert_eq!(is_noise(&names), Some(word));
         }
+    }
+
+    #[test]
+    fn rows_from_before_answers_were_chosen_are_read() {
+        for understood in [0, 1] {
+            let mut row = Vec::new();
+            Slots::default().put(&mut row);
+            row[0] = ROW_VERSION_OLDEST;
+            row[6] = understood;
+            let read = Slots::read(&mut Reader::new(&row)).unwrap();
+            assert_eq!(read.is_willing, understood == 1);
+            assert_eq!(read.spoken, understood == 1);
+            row[6] = 8;
+            assert!(Slots::read(&mut Reader::new(&row)).is_err());
+        }
+    }
+
+    /// What a peer may say of noise, for ever: the number of messages that it makes us send.
+    fn provoked(noise: Noise) -> usize {
+        let (mut connection, mut effects, mut rng) = active();
+        connection.set_noise(noise, &mut effects, &mut rng).unwrap();
+        connection
+            .set_noise(Noise::Off, &mut effects, &mut rng)
+            .unwrap();
+        let before = connection.outbox.len();
+        let began = effects.now;
+        for second in 0..2_000_u64 {
+            effects.now = began.after(Duration::from_secs(second));
+            let marks = match second {
+                0..500 => [SCHEDULED; 2],
+                500..1_000 => [UNSCHEDULED; 2],
+                1_000..1_500 => [SCHEDULED, NOTHING],
+                _ => [NOTHING, UNSCHEDULED],
+            };
+            for sender_id in marks {
+                let mut name = QueueName::of(&connection.send.as_ref().unwrap().address);
+                name.sender_id = sender_id;
+                connection.take_list(&[name], &mut effects, &mut rng);
+                connection.heard_peer(&mut effects, &mut rng);
+            }
+            while let Some(timer) = effects.take_due() {
+                match timer {
+                    Timer::Receipts(_) => connection.send_receipts(&mut effects, &mut rng),
+                    Timer::Noise(_) => connection.slot_due(&mut effects, &mut rng),
+                    _ => {}
+                }
+            }
+        }
+        connection.outbox.len() - before
+    }
+
+    #[test]
+    fn no_peer_makes_us_send_whose_user_has_chosen_nothing() {
+        assert_eq!(provoked(Noise::Off), 0);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_hear_that_noise_is_over_is_told_so_a_few_times() {
+        let said = provoked(Noise::Answers);
+        assert!(
+            (1..=usize::from(STRAYS_DOUBLED_MAX)).contains(&said),
+            "{said}"
+        );
     }
 
     proptest! {
         #[test]
-        fn a_damaged_row_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40), version in 0..3_u8) {
+        fn a_damaged_row_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40), version in 0..4_u8) {
             let mut row = vec![version];
             row.extend_from_slice(&bytes);
             if let Ok(read) = Slots::read(&mut Reader::new(&row)) {
                 let mut again = Vec::new();
                 read.put(&mut again);
-                prop_assert_eq!(&again[..], &row[..again.len()]);
+                if row[0] == ROW_VERSION {
+                    prop_assert_eq!(&again[..], &row[..again.len()]);
+                }
             }
         }
     }

@@ -86,7 +86,8 @@ pub struct ConnectionView {
 pub struct NoiseView {
     /// When we send, as chosen.
     pub ours: Noise,
-    /// Whether it is in force: it is when the peer has said that it understands noise, which SimpleX's agents do not.
+    /// Whether it is in force: it is when the peer has said that it keeps a schedule or answers ours, as its user chose;
+    /// SimpleX's agents do not.
     pub is_running: bool,
     /// Whether the peer sends at times of its own, too, by its last word of it.
     pub is_peers: bool,

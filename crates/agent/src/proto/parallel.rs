@@ -449,8 +449,8 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
-        if let Some(is_scheduled) = is_noise(names) {
-            self.take_noise(is_scheduled, effects);
+        if let Some(word) = is_noise(names) {
+            self.take_noise(word, effects);
             return self.speak_of_queues(effects, rng);
         }
         let is_named = |address: &QueueAddress| names.iter().any(|name| name.names(address));

@@ -22,7 +22,7 @@ use super::handshake::Unusable;
 use super::id::{MessageId, RequestId};
 use super::layer::SealedBody;
 use super::message::{AgentMessage, Body, Receipt};
-use super::noise::is_noise;
+use super::noise::{Word, is_noise};
 use super::queue::ReceiveQueue;
 use super::resync::{Sync, is_parting};
 use super::rotation::Place;
@@ -451,8 +451,10 @@ impl Connection {
             Body::QueueContinues(_) => self.unblock(effects),
             Body::Ready(_) => self.take_ready(integrity, effects),
             // Whoever keeps a schedule says so again with its next noise; that it keeps none any more it says once.
-            Body::QueueTest(names) if is_noise(&names) == Some(false) => {
-                self.take_noise(false, effects);
+            Body::QueueTest(names)
+                if is_noise(&names).is_some_and(|word| word != Word::Scheduled) =>
+            {
+                self.take_late_noise(effects);
             }
             Body::QueueAdd(_)
             | Body::QueueKey(_)

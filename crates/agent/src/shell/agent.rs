@@ -456,8 +456,8 @@ impl Agent {
 
     /// Chooses when a connection sends: with noise, in slots of time that have nothing to do with what the application
     /// says, and what a relay sees is the same whether it says anything or not. What is sent waits for a slot then.
-    /// Returns when the choice is stored; slots begin when the peer has said that it understands them
-    /// ([`NoiseView::is_running`](crate::NoiseView::is_running)), which SimpleX's agents do not. What noise hides, and
+    /// Returns when the choice is stored; slots begin when the peer has chosen noise as well, or to answer ours
+    /// ([`NoiseView::is_running`](crate::NoiseView::is_running)), which SimpleX's agents cannot. What noise hides, and
     /// what it does not, is in `docs/decisions/0015-noise.md`.
     ///
     /// # Errors

@@ -216,7 +216,7 @@ impl Scene {
         }
         self.run(10 * SECOND);
         for (end, noise) in self.ends.iter().zip(noise) {
-            assert_eq!(end.noise().is_running, noise != Noise::Off);
+            assert_eq!(end.noise().is_running, has_slots(noise));
         }
         self.seen.clear();
     }
@@ -532,9 +532,13 @@ fn random(millis: u64) -> Noise {
 }
 
 /// In milliseconds.
+fn has_slots(noise: Noise) -> bool {
+    matches!(noise, Noise::Constant(_) | Noise::Random(_))
+}
+
 fn noise_interval(noise: Noise) -> u64 {
     match noise {
-        Noise::Off => 0,
+        Noise::Off | Noise::Answers => 0,
         Noise::Constant(pace) | Noise::Random(pace) => pace.interval().as_millis() as u64,
     }
 }
@@ -624,7 +628,7 @@ fn a_relay_tells_messages_from_silence_where_there_is_no_noise() {
 
 #[test]
 fn a_side_without_noise_answers_alike_and_hides_nothing_that_it_says_itself() {
-    let one_sided = [constant(2_000), Noise::Off];
+    let one_sided = [constant(2_000), Noise::Answers];
     let [silent, talked] = [false, true].map(|talks| {
         let mut scene = Scene::with(1, one_sided);
         assert!(scene.ends[1].noise().is_peers);
@@ -785,7 +789,7 @@ fn processes_that_live_for_less_than_an_interval_send_what_is_said() {
 
 #[test]
 fn what_comes_up_while_a_process_waits_to_end_does_not_keep_it() {
-    for noise in [[constant(1_500); 2], [constant(1_500), Noise::Off]] {
+    for noise in [[constant(1_500); 2], [constant(1_500), Noise::Answers]] {
         let mut scene = Scene::with(1, noise);
         // One message at least is chosen and not taken at any time.
         scene.way = 700;
@@ -826,7 +830,7 @@ fn a_peer_that_missed_the_end_of_noise_hears_of_it_again() {
             }
         }
         scene.run(10 * SECOND);
-        scene.set([constant(2_000), Noise::Off]);
+        scene.set([constant(2_000), Noise::Answers]);
         // Too late for the answer, which is noise therefore.
         scene.reading = 600 * SECOND;
         scene.run(10 * SECOND + 500);
@@ -910,9 +914,15 @@ fn nothing_waits_for_slots_before_the_peer_has_said_that_it_understands() {
     let view = scene.ends[0].noise();
     assert_eq!((view.ours, view.is_running), (noise, false));
     scene.return_again(1);
-    scene.run(SECOND);
+    scene.run(600 * SECOND);
     assert_eq!(scene.bodies(1).len(), 2);
+    assert!(!scene.ends[0].noise().is_running, "the peer has not agreed");
+    let connection = scene.ends[1].connection.unwrap();
+    let noise = Noise::Answers;
+    scene.call(0, 1, Command::Noise { connection, noise });
+    scene.run(SECOND);
     assert!(scene.ends[0].noise().is_running);
+    let connection = scene.ends[0].connection.unwrap();
     // It ends at once, and so do the answers.
     let noise = Noise::Off;
     scene.call(0, 0, Command::Noise { connection, noise });
@@ -921,6 +931,36 @@ fn nothing_waits_for_slots_before_the_peer_has_said_that_it_understands() {
     scene.seen.clear();
     scene.run(600 * SECOND);
     assert!(scene.seen.is_empty());
+    scene.check_quiet();
+}
+
+#[test]
+fn who_has_not_agreed_to_answer_noise_sends_nothing_for_it() {
+    let mut scene = Scene::new(1, 2, 128);
+    scene.seen.clear();
+    let connection = scene.ends[0].connection.unwrap();
+    let noise = constant(250);
+    scene.call(0, 0, Command::Noise { connection, noise });
+    scene.run(HOUR);
+    // One word, which nobody answers.
+    let sends = scene.seen.iter().filter(|it| it.what == "SEND").count();
+    assert_eq!(sends, 1);
+    assert!(scene.ends[1].noise().is_peers && !scene.ends[0].noise().is_running);
+    // Who agrees and takes it back is asked for nothing any more.
+    let agreed = scene.ends[1].connection.unwrap();
+    let answer = |connection, noise| Command::Noise { connection, noise };
+    scene.call(0, 1, answer(agreed, Noise::Answers));
+    scene.run(10 * SECOND);
+    assert!(scene.ends[0].noise().is_running);
+    scene.call(0, 1, answer(agreed, Noise::Off));
+    scene.run(10 * SECOND);
+    assert!(!scene.ends[0].noise().is_running);
+    scene.seen.clear();
+    scene.run(HOUR);
+    assert!(scene.seen.is_empty());
+    scene.say(0, 0, b"as before");
+    scene.run(10 * SECOND);
+    assert_eq!(scene.bodies(1).len(), 1);
     scene.check_quiet();
 }
 
@@ -1020,7 +1060,7 @@ fn storm(seed: u64, faults: Faults) {
         }
         pair.world.settle();
     }
-    let second = [Noise::Off, constant(300), random(700)][seed as usize % 3];
+    let second = [Noise::Answers, constant(300), random(700)][seed as usize % 3];
     set_noise(&mut pair, [constant(250), second]);
     for action in 0..4_000 {
         pair.drive(30);
@@ -1039,7 +1079,7 @@ fn storm(seed: u64, faults: Faults) {
     }
     for node in &pair.world.nodes {
         let view = node.machine.overview().connections[0].noise;
-        assert_eq!(view.is_running, view.ours != Noise::Off);
+        assert_eq!(view.is_running, has_slots(view.ours));
     }
     set_noise(&mut pair, [Noise::Off; 2]);
     pair.run(Faults::NONE, 0, 30);
@@ -1070,8 +1110,10 @@ fn messages_arrive_once_and_in_order_among_noise_whatever_fails() {
 fn a_resynchronised_connection_keeps_its_noise() {
     let mut pair = Pair::on((2, 2), false, 128);
     pair.run(Faults::NONE, 200, 2);
+    set_noise(&mut pair, [Noise::Off, Noise::Answers]);
+    pair.world.settle();
     let backup = pair.world.nodes[1].store.clone();
-    set_noise(&mut pair, [constant(300), Noise::Off]);
+    set_noise(&mut pair, [constant(300), Noise::Answers]);
     for _ in 0..2_000 {
         pair.drive(10);
         pair.world.act(Faults::NONE);

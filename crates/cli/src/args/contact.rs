@@ -176,7 +176,10 @@ pub(crate) enum NoiseCommand {
         #[arg(long, value_name = "TIME", default_value = "30s", value_parser = read_pace)]
         mean: Pace,
     },
-    /// None: what you send goes at once, and can be seen to; what waits by now as well
+    /// None of your own: what you send goes at once, and can be seen to; but the contact's noise is answered, which
+    /// costs a message for each of its messages, four a second at most
+    Answer,
+    /// None, and the contact's is not answered: what you send goes at once, and can be seen to; what waits by now as well
     Off,
 }
 

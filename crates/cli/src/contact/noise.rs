@@ -16,6 +16,7 @@ impl From<&NoiseCommand> for Noise {
         match how {
             NoiseCommand::Constant { every } => Self::Constant(*every),
             NoiseCommand::Random { mean } => Self::Random(*mean),
+            NoiseCommand::Answer => Self::Answers,
             NoiseCommand::Off => Self::Off,
         }
     }
@@ -44,7 +45,7 @@ pub(super) async fn choose(
 
 fn interval(noise: Noise) -> Option<Duration> {
     match noise {
-        Noise::Off => None,
+        Noise::Off | Noise::Answers => None,
         Noise::Constant(pace) | Noise::Random(pace) => Some(pace.interval()),
     }
 }
@@ -54,6 +55,7 @@ pub(crate) fn noise_json(noise: NoiseView) -> Value {
     json!({
         "kind": match noise.ours {
             Noise::Off => "off",
+            Noise::Answers => "answer",
             Noise::Constant(_) => "constant",
             Noise::Random(_) => "random",
         },
@@ -66,20 +68,26 @@ pub(crate) fn noise_json(noise: NoiseView) -> Value {
 /// The same for people.
 pub(super) fn noise_text(name: &str, noise: NoiseView) -> String {
     let ours = match noise.ours {
-        Noise::Off => "what you send goes at once, and relays see when".to_owned(),
+        Noise::Off | Noise::Answers => "what you send goes at once, and relays see when".to_owned(),
         Noise::Constant(pace) => format!("a message goes every {:?}", pace.interval()),
         Noise::Random(pace) => format!("a message goes every {:?} on average", pace.interval()),
     };
-    let is_chosen = noise.ours != Noise::Off;
+    let is_chosen = interval(noise.ours).is_some();
     let state = match (is_chosen, noise.is_running, noise.is_peers) {
         (true, false, _) => format!(
-            ", as soon as {name} says that it understands; until then what you send goes at once"
+            ", as soon as {name} chooses noise as well, or `junto contact noise … answer`; until then what you send goes at once"
         ),
+        (false, ..) if noise.ours == Noise::Answers => match noise.is_peers {
+            true => format!("; {name} has noise, and gets an answer to each message"),
+            false => format!("; noise of {name} is answered, once it has some"),
+        },
         (true, true, false) => {
             format!(", while something runs; {name} has none: when it writes can be seen")
         }
         (true, true, true) => format!(", while something runs, and from {name} likewise"),
-        (false, _, true) => format!("; {name} has noise, and gets an answer to each message"),
+        (false, _, true) => format!(
+            "; {name} wants noise, which begins when you choose some, or `junto contact noise {name} answer`"
+        ),
         (false, _, false) => String::new(),
     };
     format!("{ours}{state}")

@@ -219,6 +219,7 @@ struct NoiseChoice {
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Off,
+    Answer,
     Constant,
     Random,
 }
@@ -310,9 +311,12 @@ fn read_call(method: &str, params: Value) -> Result<Call, Wrong> {
             let pace = interval_ms.and_then(|millis| Pace::new(Duration::from_millis(millis)));
             let noise = match (noise, interval_ms, pace) {
                 (Kind::Off, None, _) => Noise::Off,
+                (Kind::Answer, None, _) => Noise::Answers,
                 (Kind::Constant, Some(_), Some(pace)) => Noise::Constant(pace),
                 (Kind::Random, Some(_), Some(pace)) => Noise::Random(pace),
-                (Kind::Off, Some(_), _) => return Err(wrong("`off` has no interval")),
+                (Kind::Off | Kind::Answer, Some(_), _) => {
+                    return Err(wrong("`off` and `answer` have no interval"));
+                }
                 (Kind::Constant | Kind::Random, ..) => {
                     return Err(wrong("`interval_ms` is 250 to 3600000"));
                 }
