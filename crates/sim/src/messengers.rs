@@ -515,7 +515,7 @@ impl World {
                 };
                 let peer = contact.peer;
                 self.judge_chain(party, peer, integrity)?;
-                let is_late = matches!(integrity, Integrity::BadId { .. });
+                let is_late = matches!(integrity, Integrity::Late { .. });
                 self.message(party, (peer, connection), (id, is_late), &body)
             }
             Event::Irregular {
@@ -551,12 +551,18 @@ impl World {
                 }
             }
             Event::RelayDown { .. } | Event::RelayUp { .. } | Event::Rotated { .. } => Ok(()),
+            // What a relay may say at any time.
+            Event::TakenOver { .. } | Event::AddressMoved { .. } if self.terms == Terms::Told => {
+                Ok(())
+            }
             other @ (Event::Failed { .. }
             | Event::Unreadable { .. }
             | Event::Irregular { .. }
             | Event::RatchetBroken { .. }
             | Event::Renewed { .. }
             | Event::Synchronised { .. }
+            | Event::TakenOver { .. }
+            | Event::AddressMoved { .. }
             | Event::RotationFailed { .. }) => no_connection_fails::check(party, other),
         }
     }
@@ -574,7 +580,7 @@ impl World {
                 Ok(())
             }
             // It was told as missing before, and now comes after all.
-            Integrity::BadId { id } if self.terms == Terms::Told && stream.is_told(id) => {
+            Integrity::Late { id } if self.terms == Terms::Told && stream.is_told(id) => {
                 self.agents.tally.count("late messages told");
                 Ok(())
             }

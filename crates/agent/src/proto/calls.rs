@@ -95,6 +95,14 @@ impl Machine {
                 self.delete(connection);
                 Ok(Some(Reply::Done))
             }
+            Command::AddressSeen { tag } => {
+                if let Some(address) = self.addresses.get_mut(&tag)
+                    && core::mem::take(&mut address.moved)
+                {
+                    self.effects.changed(Owner::Address(tag));
+                }
+                Ok(Some(Reply::Done))
+            }
             Command::CloseAddress { tag } => {
                 self.close_address(tag);
                 Ok(Some(Reply::Done))

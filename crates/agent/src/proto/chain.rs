@@ -23,8 +23,14 @@ pub enum Integrity {
         /// Last missing number.
         to: u64,
     },
-    /// Its number is lower than the last one: it counted as missing, and came after all; or the peer went back in
-    /// time. A peer that restored an old copy of its database shows like this.
+    /// It counted as missing, and came after all: a relay kept it back, or the way was long. It is opened by the key that
+    /// was kept for it, so the peer has not gone back in time, unless it put it there in the place of what was lost.
+    Late {
+        /// The number that it has.
+        id: u64,
+    },
+    /// Its number is lower than the last one, and it is none that was missing: the peer went back in time. One that
+    /// restored an old copy of its database shows like this.
     BadId {
         /// The number that it has.
         id: u64,

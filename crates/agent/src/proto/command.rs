@@ -126,6 +126,11 @@ pub enum Command {
         /// The connection.
         connection: ConnectionId,
     },
+    /// The application knows the link that an address has now.
+    AddressSeen {
+        /// Name of the intention.
+        tag: Tag,
+    },
     /// Close an address.
     CloseAddress {
         /// Tag of the address.

@@ -185,6 +185,8 @@ pub(super) struct Connection {
     pub(super) gap: Option<Gap>,
     /// Whether a timer for such messages runs; it may be one for earlier ones.
     pub(super) gap_timed: bool,
+    /// The application was told that somebody else reads a queue of ours.
+    pub(super) taken_over: bool,
     /// How often the peer has offered queues.
     pub(super) offers: Offers,
     /// When to mix in a fresh post-quantum secret.
@@ -242,6 +244,7 @@ impl Connection {
             was_full: false,
             gap: None,
             gap_timed: false,
+            taken_over: false,
             offers: Offers::default(),
             heal_at: Instant::default(),
             receipts_timed: false,
@@ -559,6 +562,7 @@ impl InboxRow {
         let (letter, first, second) = match self.integrity {
             Integrity::Ok => (b'O', 0, 0),
             Integrity::Skipped { from, to } => (b'S', from, to),
+            Integrity::Late { id } => (b'L', id, 0),
             Integrity::BadId { id } => (b'I', id, 0),
             Integrity::Duplicate => (b'D', 0, 0),
             Integrity::BadHash => (b'H', 0, 0),
@@ -581,6 +585,7 @@ impl InboxRow {
                 from: first,
                 to: second,
             },
+            b'L' => Integrity::Late { id: first },
             b'I' => Integrity::BadId { id: first },
             b'D' => Integrity::Duplicate,
             b'H' => Integrity::BadHash,
@@ -650,6 +655,8 @@ pub(super) struct Address {
     pub(super) tag: Tag,
     pub(super) receive: ReceiveQueue,
     pub(super) closing: bool,
+    /// Its link is not the one that the application knows.
+    pub(super) moved: bool,
     pub(super) recent: VecDeque<Fingerprint>,
 
     // Not stored.
@@ -665,6 +672,7 @@ impl Address {
             tag,
             receive,
             closing: false,
+            moved: false,
             recent: VecDeque::new(),
             allowance: Allowance::default(),
             suspension: Suspension::Not,
@@ -688,7 +696,11 @@ impl Address {
     pub(super) fn to_row(&self) -> Result<Row, Malformed> {
         let mut out = Zeroizing::new(Vec::with_capacity(512));
         out.push(ROW_VERSION);
-        out.push(if self.closing { b'C' } else { b'O' });
+        out.push(match (self.closing, self.moved) {
+            (true, _) => b'C',
+            (false, true) => b'M',
+            (false, false) => b'O',
+        });
         self.receive.put(&mut out)?;
         out.push(self.recent.len() as u8);
         self.recent
@@ -706,9 +718,10 @@ impl Address {
         if reader.u8()? != ROW_VERSION {
             return Err(Malformed::Version);
         }
-        let closing = match reader.u8()? {
-            b'C' => true,
-            b'O' => false,
+        let (closing, moved) = match reader.u8()? {
+            b'C' => (true, false),
+            b'M' => (false, true),
+            b'O' => (false, false),
             _ => return Err(Malformed::Tag),
         };
         let mut receive = ReceiveQueue::read(&mut reader, effects)?;
@@ -722,6 +735,7 @@ impl Address {
         reader.end()?;
         Ok(Self {
             closing,
+            moved,
             recent,
             ..Self::new(tag, receive)
         })
@@ -833,6 +847,7 @@ mod tests {
         let all = [
             Integrity::Ok,
             Integrity::Skipped { from: 3, to: 9 },
+            Integrity::Late { id: 4 },
             Integrity::BadId { id: 2 },
             Integrity::Duplicate,
             Integrity::BadHash,

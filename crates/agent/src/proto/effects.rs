@@ -382,6 +382,8 @@ impl Effects {
             | Event::Synchronised { .. }
             | Event::Rotated { .. }
             | Event::RotationFailed { .. }
+            | Event::TakenOver { .. }
+            | Event::AddressMoved { .. }
             | Event::RelayDown { .. }
             | Event::RelayUp { .. } => {}
         }

@@ -10,7 +10,7 @@ use super::relay::RelayTrouble;
 
 /// Something that happened.
 ///
-/// [`Event::Request`], [`Event::Connected`], [`Event::Renewed`], [`Event::Message`] and [`Event::Failed`] are stored:
+/// [`Event::Request`], [`Event::Connected`], [`Event::Renewed`], [`Event::Message`], [`Event::AddressMoved`] and [`Event::Failed`] are stored:
 /// they come again after a restart until they are settled (see each one). The others are passing.
 ///
 /// Messages do not wait for the disk. One that came right before the process died may come again, with
@@ -137,6 +137,21 @@ pub enum Event {
         /// The relay.
         relay: ServerAddress,
     },
+    /// Somebody else subscribed to a queue of ours, which takes the keys of this profile: a copy of it that runs, or so its
+    /// relay says. What goes there is missing here, until the next connection to that relay takes it back. Sent once for
+    /// each connection and process, not stored.
+    TakenOver {
+        /// The connection.
+        connection: ConnectionId,
+        /// Where the queue is.
+        relay: ServerAddress,
+    },
+    /// A contact address has another link than before: its relay has lost the queue, or says so, and the old link leads
+    /// nowhere. Comes again after each restart until [`Agent::address_seen`](crate::Agent::address_seen).
+    AddressMoved {
+        /// Tag of the address.
+        tag: Tag,
+    },
     /// The connection cannot go on. Comes again after each restart until the connection is deleted.
     Failed {
         /// The connection.
@@ -240,6 +255,10 @@ impl fmt::Debug for Event {
             Self::RotationFailed { connection, relay } => {
                 write!(f, "RotationFailed({connection:?}, {relay})")
             }
+            Self::TakenOver { connection, relay } => {
+                write!(f, "TakenOver({connection:?}, {relay})")
+            }
+            Self::AddressMoved { tag } => write!(f, "AddressMoved({tag:?})"),
             Self::RelayDown { relay, trouble } => {
                 write!(f, "RelayDown({relay}, {trouble:?})")
             }

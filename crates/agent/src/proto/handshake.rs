@@ -469,6 +469,7 @@ impl Address {
                     for ticket in self.callers.drain(..) {
                         effects.answer(ticket, Ok(reply.clone()));
                     }
+                    self.tell_move(effects);
                     effects.changed(super::effects::Owner::Address(self.tag));
                 }
                 made

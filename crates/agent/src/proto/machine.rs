@@ -152,6 +152,7 @@ impl Machine {
             RowKey::Address(tag) => {
                 let address = Address::from_row(tag, row, &mut self.effects).map_err(bad)?;
                 self.route(&address.receive, Owner::Address(tag));
+                address.tell_move(&mut self.effects);
                 self.addresses.insert(tag, address);
                 self.effects.ready(Owner::Address(tag));
             }

@@ -37,6 +37,8 @@ pub struct AddressView {
     pub about: Option<Vec<u8>>,
     /// It is being closed; its relay may not have heard of it.
     pub closing: bool,
+    /// Its link has changed, and the application has not said that it knows ([`Event::AddressMoved`](super::Event)).
+    pub moved: bool,
 }
 
 /// A request to connect.
@@ -140,6 +142,7 @@ impl Machine {
                 short: address.receive.short_link(),
                 about: publication.map(|it| it.about().to_vec()),
                 closing: address.closing,
+                moved: address.moved && address.receive.created.is_some(),
             }
         });
         let requests = self.requests.iter().map(|(id, request)| RequestView {

@@ -232,7 +232,8 @@ impl Connection {
             && !is_first
         {
             // Its sender is further by now: what comes next follows the last one, not this one.
-            self.act_on_late(&plain, effects);
+            let is_missing_one = was_overtaken && !is_other;
+            self.act_on_late(&plain, is_missing_one, effects);
         } else {
             self.act_on(&plain, effects, rng);
             self.was_full &= !self.early.is_empty();
@@ -432,13 +433,17 @@ impl Connection {
         }
     }
 
-    /// Acts on a message that counts as lost: what came after it is judged already, and what it says of queues may be
-    /// over.
-    fn act_on_late(&mut self, plain: &[u8], effects: &mut Effects) {
+    /// Acts on a message with a number that is over; it counted as lost if the key was kept for it. What came after it is
+    /// judged already, and what it says of queues may be over.
+    fn act_on_late(&mut self, plain: &[u8], is_missing_one: bool, effects: &mut Effects) {
         let Ok(AgentMessage::Numbered { id, body, .. }) = AgentMessage::read(plain) else {
             return;
         };
-        let integrity = Integrity::BadId { id };
+        let integrity = if is_missing_one {
+            Integrity::Late { id }
+        } else {
+            Integrity::BadId { id }
+        };
         if !matches!(body, Body::Message(_)) {
             effects.event(Event::Irregular {
                 connection: self.id,

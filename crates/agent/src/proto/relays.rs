@@ -2,7 +2,7 @@
 
 use junto_crypto::CryptoRng;
 
-use super::connection::{Request, Suspension};
+use super::connection::{Address, Request, Suspension};
 use super::effects::{Effects, Owner, Purpose, Timer};
 use super::event::Event;
 use super::id::{ConnectionId, RequestId, Tag};
@@ -287,8 +287,14 @@ impl Machine {
                 Place::Main | Place::Retired(_) | Place::Parallel(_),
             ) => connection.deliver(place, message, &sealed, effects, rng),
             (RelayNotice::Ended { .. }, place) => {
-                if let Some(queue) = connection.queue_mut(place) {
+                let queue = connection.queue_mut(place).map(|queue| {
                     queue.subscription = Subscription::Taken;
+                    queue.relay_address().clone()
+                });
+                let was_told = core::mem::replace(&mut connection.taken_over, true);
+                if let (Some(relay), false) = (queue, was_told) {
+                    let connection = id;
+                    effects.event(Event::TakenOver { connection, relay });
                 }
                 effects.ready(Owner::Connection(id));
             }
@@ -328,7 +334,7 @@ impl Machine {
     }
 
     /// The relay no longer has the queue of an address. Its link is dead; a new queue is made, unless it
-    /// is being closed, and the application gets the new link when it asks for the address again.
+    /// is being closed, and the application is told when there is another link.
     fn lose_address(&mut self, tag: Tag) {
         if self
             .addresses
@@ -341,6 +347,7 @@ impl Machine {
             return;
         };
         self.unroute(&address.receive);
+        address.moved |= address.receive.created.is_some();
         address.receive.forget_created();
         self.addresses.insert(tag, address);
         self.effects.changed(Owner::Address(tag));
@@ -355,6 +362,15 @@ impl Machine {
         let (tag, info) = (request.address, request.info.clone());
         self.effects.event(Event::Request { id, tag, info });
         self.requests.insert(id, request);
+    }
+}
+
+impl Address {
+    /// Tells the application that the link is another one, if there is one and it does not know it.
+    pub(super) fn tell_move(&self, effects: &mut Effects) {
+        if self.moved && self.receive.created.is_some() {
+            effects.event(Event::AddressMoved { tag: self.tag });
+        }
     }
 }
 

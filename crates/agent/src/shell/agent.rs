@@ -491,6 +491,15 @@ impl Agent {
         self.done(Command::Delete { connection }).await
     }
 
+    /// The application knows the link that an address has now: it need not be told again that it changed
+    /// ([`Event::AddressMoved`]).
+    ///
+    /// # Errors
+    /// [`AgentError::Store`].
+    pub async fn address_seen(&self, tag: Tag) -> Result<(), AgentError> {
+        self.done(Command::AddressSeen { tag }).await
+    }
+
     /// Closes an address: whoever asks from now on is refused by the relay, and the queue is deleted
     /// there. Requests that came before are still told, and stay until accepted or rejected; connections
     /// made through it stay. Closing again does nothing.

@@ -77,7 +77,7 @@ fn a_message_that_the_relay_keeps_back_is_named_and_so_is_its_coming_late() {
         });
         assert_eq!(
             last_verdicts(&pair, 1)[2..],
-            [Integrity::BadId { id: from }],
+            [Integrity::Late { id: from }],
             "seed {seed}"
         );
         // All is well after that: nothing more is missing, and nothing waits for what has come already.

@@ -15,6 +15,7 @@ mod formats;
 mod growth;
 mod hostile;
 mod noise;
+mod notices;
 mod parallel;
 mod relay;
 mod restored;

@@ -495,7 +495,7 @@ fn striped_messages_that_come_after_they_were_given_up_disturb_nothing() {
         pair.world.away = None;
         pair.world.settle();
         let late = heard(&pair, 1).split_off(without);
-        let is_late = |it: &(Integrity, _)| matches!(it.0, Integrity::BadId { .. });
+        let is_late = |it: &(Integrity, _)| matches!(it.0, Integrity::Late { .. });
         // Behind the last one nothing has come.
         assert!(late[..late.len() - 1].iter().all(is_late), "{late:?}");
         let all = heard(&pair, 1).split_off(before);

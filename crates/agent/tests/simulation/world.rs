@@ -70,6 +70,10 @@ pub struct App {
     /// Queues that were replaced: whether ours, and where.
     pub rotated: Vec<(bool, ServerAddress)>,
     pub rotations_failed: usize,
+    /// How often somebody else was said to read our queues.
+    pub taken_over: usize,
+    /// How often a contact address was said to have another link.
+    pub moved: usize,
     pub unacknowledged: Vec<(ConnectionId, MessageId)>,
 }
 
@@ -534,6 +538,27 @@ impl World {
         node.machine = machine(&mut node.store, config, post_quantum);
     }
 
+    /// A copy of the node's profile runs, as another node.
+    pub fn copy(&mut self, index: usize) {
+        let mut store = self.nodes[index].store.clone();
+        let routes = self.nodes[index].routes.clone();
+        let config = MachineConfig {
+            receipts: self.receipts,
+            routes: routes.clone(),
+            resync: self.resync,
+            schedule: Schedule::default(),
+        };
+        self.nodes.push(Node {
+            machine: machine(&mut store, config, self.post_quantum),
+            routes,
+            store,
+            wires: BTreeMap::new(),
+            app: App::default(),
+            answers: BTreeMap::new(),
+            crashes: 0,
+        });
+    }
+
     /// The node's store is this copy from now on, made fit for use as after a restore.
     pub fn come_back(&mut self, index: usize, backup: MemoryStore) {
         self.nodes[index].store = fit_for_use(backup);
@@ -658,6 +683,8 @@ impl App {
                 receives, relay, ..
             } => self.rotated.push((receives, relay)),
             Event::RotationFailed { .. } => self.rotations_failed += 1,
+            Event::TakenOver { .. } => self.taken_over += 1,
+            Event::AddressMoved { .. } => self.moved += 1,
             Event::RelayDown { .. } | Event::RelayUp { .. } => {}
         }
     }

@@ -81,6 +81,9 @@ impl Contacts {
         for (name, verdict) in &contacts.notes.untold {
             global.output().say(verdict.warning(name));
         }
+        for remark in contacts.take_remarks() {
+            global.output().say(remark);
+        }
         result.and(told)
     }
 
@@ -121,6 +124,9 @@ impl Contacts {
             notes.note(event, |tag| kin::home(devices, tag));
             for (name, verdict) in notes.untold.drain(..) {
                 let _ = warn(&name, &verdict, output);
+            }
+            for remark in notes.remarks.drain(..) {
+                output.say(remark);
             }
         }))
     }
@@ -478,6 +484,11 @@ impl Contacts {
     /// What was noted since the last call: the contact's name, and what was lost or altered.
     pub(crate) fn take_untold(&mut self) -> Vec<(String, Verdict)> {
         core::mem::take(&mut self.notes.untold)
+    }
+
+    /// What there is to be said about the profile itself since the last call.
+    pub(crate) fn take_remarks(&mut self) -> Vec<String> {
+        core::mem::take(&mut self.notes.remarks)
     }
 
     /// The agent of all contacts.
@@ -945,13 +956,20 @@ async fn address(
         .and_then(|it| it.about.as_deref())
         .unwrap_or_default();
     let waiting = overview.requests.len();
+    let has_moved = address.is_some_and(|it| it.moved);
     let value = json!({
         "link": link.to_string(),
         "full_link": full.to_string(),
         "about": std::str::from_utf8(about).ok(),
         "requests": waiting,
+        "changed": has_moved,
     });
     output.result(&value, || link.to_string())?;
+    if has_moved {
+        // What has changed stands in the remark that the event makes.
+        let seen = contacts.agent.address_seen(tag).await;
+        seen.map_err(agent_failure)?;
+    }
     let hint = "Give this link to anybody. They run: junto connect 'LINK'; you see them by: junto contact requests";
     show_link(link, hint, output);
     Ok(())

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use junto_agent::{ConnectionId, Event, Tag};
 use junto_devices::ContactId;
+use junto_smp::address::ServerAddress;
 use serde::{Deserialize, Serialize};
 
 use super::verdict::Added;
@@ -15,6 +16,21 @@ use crate::profile::Profile;
 
 /// How long after a write of what was noted the next one comes: a peer can cause such things at will.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long after a remark about the contact address the next one comes.
+const REMARK_PAUSE: Duration = Duration::from_secs(3_600);
+
+/// What is said when a relay has lost the queue of the contact address.
+const MOVED: &str = "warning: the link of your contact address has changed, since its relay says that it has lost what the old one led to; \
+    whoever has the old link reaches nobody: give out the new one, which `junto contact address show` tells";
+
+/// What is said when somebody else reads our queues.
+fn copy_runs(relay: &ServerAddress) -> String {
+    format!(
+        "warning: {relay} says that another connection with the keys of this profile takes its messages: a copy of this profile runs, here or on another machine, and what it takes is missing here; \
+        end the one or the other, and use `junto device` for several machines"
+    )
+}
 
 /// A name that the user gave to a connection.
 #[derive(Deserialize, Serialize)]
@@ -49,6 +65,12 @@ pub(super) struct Notes {
     pub(super) tags: BTreeMap<ConnectionId, Tag>,
     /// What was noted and the user has not been told yet: the contact's name, and what.
     pub(super) untold: Vec<(String, Verdict)>,
+    /// What there is to be said about the profile itself and was not said yet.
+    pub(super) remarks: Vec<String>,
+    /// The user is told of a copy of the profile: once in each process.
+    knows_copy: bool,
+    /// When the user was told last that the contact address has another link.
+    moved_at: Option<Instant>,
     /// When what was noted was written last.
     saved: Option<Instant>,
     /// When what was noted since is to be written.
@@ -62,6 +84,9 @@ impl Notes {
             book,
             tags: BTreeMap::new(),
             untold: Vec::new(),
+            remarks: Vec::new(),
+            knows_copy: false,
+            moved_at: None,
             saved: None,
             save_at: None,
         }
@@ -78,6 +103,20 @@ impl Notes {
         } = event
         {
             self.tags.insert(*connection, home(*tag));
+        }
+        match event {
+            Event::AddressMoved { .. } => {
+                let now = Instant::now();
+                // A relay can cause it at will.
+                if self.moved_at.is_none_or(|at| at + REMARK_PAUSE <= now) {
+                    self.moved_at = Some(now);
+                    self.remarks.push(MOVED.to_owned());
+                }
+            }
+            Event::TakenOver { relay, .. } if !core::mem::replace(&mut self.knows_copy, true) => {
+                self.remarks.push(copy_runs(relay));
+            }
+            _ => {}
         }
         if let Some((connection, noted)) = Noted::of(event)
             && let Some(&tag) = self.tags.get(&connection)
@@ -262,6 +301,34 @@ mod tests {
         std::fs::remove_dir(&obstacle).unwrap();
         notes.save_noted();
         assert_eq!((written(&notes), notes.save_at), (1, None));
+    }
+
+    #[test]
+    fn a_copy_and_a_link_that_changed_are_told_once_however_often_a_relay_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut notes = notes(dir.path());
+        let relay = "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=@relay.example:5223";
+        for number in 0..10 {
+            let taken = Event::TakenOver {
+                connection: ConnectionId::new([number; 16]),
+                relay: relay.parse().unwrap(),
+            };
+            notes.note(&taken, |tag| tag);
+            let moved = Event::AddressMoved { tag: Tag::new(BOB) };
+            notes.note(&moved, |tag| tag);
+        }
+        let [copy, moved] = &notes.remarks[..] else {
+            panic!("{:?}", notes.remarks)
+        };
+        assert!(
+            copy.starts_with("warning: ") && copy.contains("relay.example"),
+            "{copy}"
+        );
+        assert!(
+            !copy.contains("  ") && !moved.contains("  "),
+            "{copy} {moved}"
+        );
+        assert!(moved.contains("junto contact address show"), "{moved}");
     }
 
     #[test]

@@ -23,6 +23,11 @@ pub(crate) enum Verdict {
         /// The last.
         to: u64,
     },
+    /// This one counted as missing, and came after all.
+    Late {
+        /// The number.
+        number: u64,
+    },
     /// It counts from an earlier number again.
     WentBack {
         /// The number.
@@ -78,6 +83,7 @@ impl Verdict {
         Some(match integrity {
             Integrity::Ok => return None,
             Integrity::Skipped { from, to } => Self::Missing { from, to },
+            Integrity::Late { id } => Self::Late { number: id },
             Integrity::BadId { id } => Self::WentBack { number: id },
             Integrity::Duplicate => Self::Duplicated,
             Integrity::BadHash => Self::Altered,
@@ -93,6 +99,9 @@ impl Verdict {
             Self::Missing { from, to } => {
                 let count = (to - from).saturating_add(1);
                 format!("{count} messages did not arrive (its numbers {from} to {to})")
+            }
+            Self::Late { number } => {
+                format!("a message that counted as missing came after all (its number {number})")
             }
             Self::WentBack { number } => {
                 format!("it counts from {number} again, as if it had gone back in time")
@@ -112,6 +121,9 @@ impl Verdict {
         match self {
             Self::Missing { .. } | Self::KeysRenewed { .. } => {
                 format!("ask {name} to send again what you lack")
+            }
+            Self::Late { .. } => {
+                "nothing is to be done but to read it in its place: a relay kept it back".to_owned()
             }
             Self::WentBack { .. } | Self::Duplicated => format!(
                 "ask {name}, by other means, whether it uses an old copy of its profile; if not, end this contact and connect anew"
@@ -162,6 +174,8 @@ impl Noted {
             | Event::Synchronised { .. }
             | Event::Rotated { .. }
             | Event::RotationFailed { .. }
+            | Event::TakenOver { .. }
+            | Event::AddressMoved { .. }
             | Event::RelayDown { .. }
             | Event::RelayUp { .. }
             | Event::Failed { .. } => return None,

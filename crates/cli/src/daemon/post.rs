@@ -110,6 +110,7 @@ impl Post {
         for (name, verdict) in self.contacts.take_untold() {
             self.output.say(verdict.warning(&name));
         }
+        self.remark();
         self.junto.warn(self.output);
         self.junto.end().await;
         told
@@ -124,6 +125,7 @@ impl Post {
                 self.warn(&name, &verdict);
             }
         }
+        self.remark();
         match event {
             // Stays with the agent, for `junto file`.
             Event::Message { body, .. } if junto_files::frame::is_frame(&body) => {}
@@ -232,6 +234,13 @@ impl Post {
         let outlet = reader.and_then(|reader| self.clients.get(&reader));
         if let Some(outlet) = outlet.filter(|outlet| outlet.has_room()) {
             outlet.tell(notification(method, params));
+        }
+    }
+
+    /// Says what there is to be said about the profile itself.
+    fn remark(&mut self) {
+        for remark in self.contacts.take_remarks() {
+            self.output.say(remark);
         }
     }
 

@@ -57,6 +57,12 @@ pub fn irregularity_of(event: &agent::Event) -> Option<Event> {
         agent::Event::Unreadable { connection } => {
             (connection, "sent something that cannot be read".to_owned())
         }
+        agent::Event::TakenOver { connection, relay } => {
+            let what = format!(
+                "is read by somebody else, too: on {relay} another connection with this profile's keys takes what it sends (a copy of the profile?)"
+            );
+            (connection, what)
+        }
         agent::Event::RatchetBroken { connection } => {
             (connection, "encrypts with other keys than ours".to_owned())
         }
@@ -68,6 +74,7 @@ pub fn irregularity_of(event: &agent::Event) -> Option<Event> {
         | agent::Event::Synchronised { .. }
         | agent::Event::Rotated { .. }
         | agent::Event::RotationFailed { .. }
+        | agent::Event::AddressMoved { .. }
         | agent::Event::RelayDown { .. }
         | agent::Event::RelayUp { .. }
         | agent::Event::Failed { .. } => return None,
@@ -85,6 +92,9 @@ fn verdict(integrity: agent::Integrity) -> Option<String> {
         agent::Integrity::Skipped { from, to } => {
             let count = (to - from).saturating_add(1);
             format!("sent {count} messages that did not arrive ({from} to {to} by its count)")
+        }
+        agent::Integrity::Late { id } => {
+            format!("sent message {id}, which counted as missing and came after all")
         }
         agent::Integrity::BadId { id } => {
             format!("went back to message {id}: it may use an old copy of its profile")
@@ -163,6 +173,8 @@ pub fn event_of(event: agent::Event) -> Option<Event> {
         | agent::Event::Synchronised { .. }
         | agent::Event::Rotated { .. }
         | agent::Event::RotationFailed { .. }
+        | agent::Event::TakenOver { .. }
+        | agent::Event::AddressMoved { .. }
         | agent::Event::Opened { .. } => return None,
     })
 }
