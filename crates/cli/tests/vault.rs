@@ -184,6 +184,9 @@ fn wrong_pins_are_counted_and_after_the_last_one_nothing_is_left() {
         .failed(2);
     // Simulated evidence is for who says so.
     let careful = ["vault", "status", "--set", &trial.set];
+    stage
+        .run("p", &["vault", "delete", "--set", &trial.set])
+        .failed(5);
     let refused = message(&stage.run("p", &careful), 5);
     assert!(refused.contains("simulated"), "{refused}");
 

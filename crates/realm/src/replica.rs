@@ -95,7 +95,7 @@ impl Replica {
     }
 
     /// The replica of `realm` that `membership` says, among members that it reaches over TCP. It waits for
-    /// [`Replica::begin`], and for [`serve`](crate::serve).
+    /// [`Replica::begin`], and for [`serve()`](crate::serve()).
     ///
     /// # Errors
     /// [`StartError`].

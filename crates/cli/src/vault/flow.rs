@@ -153,14 +153,7 @@ impl Realms {
         for (realm, view) in views {
             let Err(error) = view else { continue };
             reasons.push(format!("{}: {error}", self.name(realm)));
-            match error {
-                ClientError::Absent(_) => {}
-                ClientError::Stranger | ClientError::Evidence(_) | ClientError::Unauthorised => {
-                    exit = Exit::Refused;
-                }
-                ClientError::Nonsense if exit == Exit::Unreachable => exit = Exit::Misbehaved,
-                ClientError::Nonsense => {}
-            }
+            exit = graver(exit, exit_of(error));
         }
         let failure = Failure::new(exit, format_args!("{what}. {}", reasons.join("; ")));
         let simulated = junto_realm::EvidenceError::Simulated;
@@ -508,18 +501,60 @@ impl Realms {
         }
     }
 
-    /// Has all realms erase the record; those that did not, with their reasons.
-    pub(super) async fn delete(&self) -> BTreeMap<RealmId, Option<String>> {
+    /// Has all realms erase the record. Those that did not, with their reasons, are the failure.
+    pub(super) async fn delete(&self) -> Result<usize, Failure> {
         let said = self.each(|_| Some(Operation::Delete)).await;
-        let why = |said: Said| match said {
-            Ok(Answer::Done) => None,
-            Ok(Answer::Refused(refusal)) => Some(refusal.to_string()),
-            Ok(_) => Some(ClientError::Nonsense.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        said.into_iter()
-            .map(|(realm, said)| (realm, why(said)))
-            .collect()
+        let (count, needed) = (said.len(), self.set.realms.threshold());
+        let mut undone = Vec::new();
+        let mut exit = Exit::Unreachable;
+        for (realm, said) in said {
+            let (why, code) = match said {
+                Ok(Answer::Done) => continue,
+                Ok(Answer::Refused(refusal)) => (refusal.to_string(), Exit::Refused),
+                Ok(_) => (ClientError::Nonsense.to_string(), Exit::Misbehaved),
+                Err(error) => (error.to_string(), exit_of(&error)),
+            };
+            undone.push(format!("{}: {why}", self.name(&realm)));
+            exit = graver(exit, code);
+        }
+        if undone.is_empty() {
+            return Ok(count);
+        }
+        let failure = Failure::new(
+            exit,
+            format_args!(
+                "{} of {count} realms did not erase. {}",
+                undone.len(),
+                undone.join("; ")
+            ),
+        );
+        Err(match undone.len() < needed {
+            true => failure.help(
+                "those that are left are too few to give anything back; the same command again asks them",
+            ),
+            false => failure
+                .help("the secret can still be got back; the same command again asks them"),
+        })
+    }
+}
+
+/// Whether a realm is away, is not what it should be, or says what makes no sense.
+fn exit_of(error: &ClientError) -> Exit {
+    match error {
+        ClientError::Absent(_) => Exit::Unreachable,
+        ClientError::Stranger | ClientError::Evidence(_) | ClientError::Unauthorised => {
+            Exit::Refused
+        }
+        ClientError::Nonsense => Exit::Misbehaved,
+    }
+}
+
+/// Of two reasons, the one that does not pass by itself.
+fn graver(one: Exit, other: Exit) -> Exit {
+    match (one, other) {
+        (Exit::Refused, _) | (_, Exit::Refused) => Exit::Refused,
+        (Exit::Unreachable, other) => other,
+        (one, _) => one,
     }
 }
 
