@@ -231,6 +231,88 @@ def no_byte_is_wrong_when_a_relay_is_killed(lab):
     run.expect("".join(f"after {mib} MiB\n" for mib in range(1, 9)) + "result 8 MiB from each of 2\n")
 
 
+@contextlib.contextmanager
+def within_reach(lab):
+    """Parties can reach each other."""
+    needs_spaces(lab)
+    lab.forward(True)
+    try:
+        yield
+    finally:
+        lab.forward(False)
+
+
+def until_said(run, words, times):
+    """Returns once each party has said that so often."""
+    end = time.monotonic() + PATIENCE
+    while any(process.errors().count(words) < times for process in run.parties.values()):
+        run.all_run()
+        if time.monotonic() > end:
+            raise Failed(f"not everybody says {words!r}: {run.parties[1].errors()[-2000:]}")
+        time.sleep(0.05)
+
+
+def dripping(lab, paths):
+    """Two parties whose programs send to each other until the file, and what is run."""
+    lab.numbered += 1
+    end = os.path.join(lab.work, f"{lab.numbered}-end")
+    run = Run(lab, ["drip.py", "{id}", "{peers}", end], [1, 2], ["--paths", paths], kind="plain")
+    return run, end
+
+
+@case
+def direct_paths_carry_a_program_past_a_relay_that_is_dead(lab):
+    with within_reach(lab):
+        for paths in ["prefer-direct", "direct-only"]:
+            run = Run(lab, ["flood.py", "{id}", "{peers}", "64"], [1, 2], ["--paths", paths], kind="plain")
+            until_said(run, "Direct path to", 1)
+            # What went over the relay before has come.
+            for process in run.parties.values():
+                process.until(f"after {process.output().count('after') + 2} MiB")
+            lab.relay.signal(signal.SIGKILL)
+            lab.relay.wait()
+            for process in run.parties.values():
+                process.until("result 64 MiB")
+            lab.start_relay()
+            run.expect("".join(f"after {mib} MiB\n" for mib in range(1, 65)) + "result 64 MiB from each of 1\n")
+
+
+@case
+def a_direct_path_that_is_blocked_is_not_missed_and_comes_back(lab):
+    with within_reach(lab):
+        run, end = dripping(lab, "prefer-direct")
+        for times in [1, 2]:
+            until_said(run, "Direct path to", times)
+            lab.forward(False)
+            until_said(run, "going on over the relays", times)
+            lab.forward(True)
+        until_said(run, "Direct path to", 3)
+        open(end, "w", encoding="ascii").close()
+        run.expect("result: every piece\n")
+
+
+@case
+def who_goes_directly_only_waits_while_it_is_blocked(lab):
+    with within_reach(lab):
+        run, end = dripping(lab, "direct-only")
+        until_said(run, "Direct path to", 1)
+        lab.forward(False)
+        until_said(run, "waits for the next one", 1)
+        lab.forward(True)
+        until_said(run, "Direct path to", 2)
+        open(end, "w", encoding="ascii").close()
+        run.expect("result: every piece\n")
+
+
+@case
+def who_goes_directly_only_and_cannot_says_so(lab):
+    needs_spaces(lab)
+    lab.numbered += 1
+    run = Run(lab, ["flood.py", "{id}", "{peers}", "1"], [1, 2], ["--json", "--silence", str(SILENCE), "--paths", "direct-only"], kind="plain")
+    for party in [1, 2]:
+        run.fails(party, [3], 3 - party, [1, 2])
+
+
 @case
 def a_network_vanishes_and_comes_back(lab):
     needs_spaces(lab)

@@ -113,10 +113,8 @@ class Lab:
         ip("netns", "add", hub)
         ip("-n", hub, "link", "set", "lo", "up")
         ip("-n", hub, "address", "add", f"{RELAY}/32", "dev", "lo")
-        for kind in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"]:
-            # A new namespace may begin with what this machine does.
-            file = f"/proc/sys/net/{kind}"
-            subprocess.run(["ip", "netns", "exec", hub, "sh", "-c", f"[ ! -e {file} ] || echo 0 > {file}"], check=True)
+        # A new namespace may begin with what this machine does.
+        self.forward(False)
         for party in self.parties():
             space = self.space(party)
             ip("netns", "add", space)
@@ -125,6 +123,13 @@ class Lab:
             ip("-n", hub, "address", "add", f"10.213.{party}.1/24", "dev", f"party{party}")
             ip("-n", hub, "link", "set", f"party{party}", "up")
             self.move(party, 2)
+
+    def forward(self, does):
+        """Whether parties reach each other, through the relay's namespace and past the relay."""
+        for kind in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"]:
+            file = f"/proc/sys/net/{kind}"
+            write = f"[ ! -e {file} ] || echo {int(does)} > {file}"
+            subprocess.run(["ip", "netns", "exec", self.space(0), "sh", "-c", write], check=True)
 
     def move(self, party, host):
         """Gives a party an address, and takes away the one it had."""

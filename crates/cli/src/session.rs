@@ -1,5 +1,6 @@
 //! `junto session`: form and inspect sessions.
 
+mod paths;
 pub(crate) mod relays;
 
 use std::io::IsTerminal;
@@ -169,10 +170,12 @@ async fn show(junto: &Junto, session: &str, output: Output) -> Result<(), Failur
     let mut report = describe(&summary);
     report["relays"] = relays.json();
     report["queues"] = queues.json();
+    report["paths"] = paths::json();
     output.result(&report, || {
         let mut lines = vec![describe_text(&summary)];
         lines.extend(queues.text());
         lines.extend(relays.text(junto.socks.is_some()));
+        lines.extend(paths::text());
         lines.join("\n")
     })
 }

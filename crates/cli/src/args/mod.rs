@@ -25,7 +25,7 @@ pub(crate) use self::device::DeviceCommand;
 pub(crate) use self::file::{FileCommand, Stall};
 pub(crate) use self::profile::{BackupPassphrase, ProfileCommand};
 pub(crate) use self::relay::{Import, RelayCommand};
-pub(crate) use self::run::Run;
+pub(crate) use self::run::{Paths, Run};
 pub(crate) use self::session::{CodeRelay, OfferCode, Seat, SessionCommand};
 pub(crate) use self::talk::{Chat, Recv, Send};
 pub(crate) use self::vault::{Backup, PinSource, Reach, RealmCommand, Restore, VaultCommand};

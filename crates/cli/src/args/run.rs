@@ -1,6 +1,6 @@
 //! Running a program over a session.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::Patience;
 use super::{OfferCode, Seat};
@@ -55,6 +55,11 @@ pub(crate) struct Run {
     /// Each party chooses for what comes to it. The queues are made once, on the relay that it receives on, and stay for later runs in the session.
     #[arg(long, value_name = "QUEUES", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     pub(crate) stripes: u8,
+    /// Which ways the program's bytes may go: a direct path tells the other parties your addresses, relays see less
+    ///
+    /// Direct paths are made between parties that both want them; `junto session show` says who learns what.
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = Paths::RelayOnly)]
+    pub(crate) paths: Paths,
     /// How the program takes its peers: mpyc, tcp (placeholders), or a file that describes it [default: tcp if the command holds a placeholder, else mpyc]
     #[arg(long, value_name = "mpyc|tcp|FILE")]
     pub(crate) adapter: Option<String>,
@@ -66,4 +71,15 @@ pub(crate) struct Run {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+/// Which ways what a program writes may go from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Paths {
+    /// Over the relays
+    RelayOnly,
+    /// Directly where the other party wants it too and it works, else over the relays
+    PreferDirect,
+    /// Directly or not at all
+    DirectOnly,
 }

@@ -1,6 +1,7 @@
 //! `junto run`: a program of which each party runs its part, over a session.
 
 mod adapter;
+mod direct;
 mod port;
 mod program;
 
@@ -14,13 +15,14 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
-use crate::args::{Global, Run, Seat};
+use crate::args::{Global, Paths, Run, Seat};
 use crate::failure::{Context, Exit, Failure};
 use crate::lobby;
 use crate::open::{Junto, SETTLE, failure_of, session_failure};
 use crate::output::Output;
 use crate::session::{self, WayIn, relays};
 use adapter::{Adapter, Places};
+use direct::Direct;
 use port::Port;
 use program::Program;
 pub(crate) use program::tethered;
@@ -45,14 +47,11 @@ pub(crate) async fn run(arguments: Run, global: &Global, output: Output) -> Resu
             let patience = arguments.wait.patience();
             relays::stripe(junto, summary.local, stripes, patience, output).await?;
         }
-        play(
-            junto,
-            (&session, summary.local),
-            &arguments,
-            &adapter,
-            output,
-        )
-        .await
+        let direct = Direct::open(junto, &session, arguments.paths).await?;
+        let session = (&session, summary.local);
+        let ended = play(junto, session, &arguments, &adapter, &direct, output).await;
+        direct.close().await;
+        ended
     })
     .await
 }
@@ -170,6 +169,7 @@ async fn play(
     (session, local): (&Session, LocalId),
     arguments: &Run,
     adapter: &Adapter,
+    direct: &Direct,
     output: Output,
 ) -> Result<(), Failure> {
     // Before anything else, so that no signal is missed.
@@ -177,7 +177,7 @@ async fn play(
     let mut port = Port::reserve().context("no free port on this machine")?;
     let own = port.place();
     let failed = |error| mesh_failure(session, error);
-    let mesh = Mesh::open(session, own, adapter.greeting()).await;
+    let mesh = Mesh::open_with(session, own, adapter.greeting(), direct.ways()).await;
     let mesh = mesh.map_err(failed)?;
     if adapter.hides_greeting(&arguments.command) {
         output.say(
@@ -227,6 +227,7 @@ async fn play(
         error = mesh.failed() => End::Streams(error),
         () = stop.wait() => End::Stop,
         () = tell_of_silence(&mesh, session, silence, output) => End::Stop,
+        () = tell_of_paths(&mesh, session, arguments.paths, output) => End::Stop,
     };
     let mut ending = Ending {
         junto,
@@ -385,6 +386,29 @@ async fn tell_of_silence(mesh: &Mesh, session: &Session, limit: Duration, output
     }
 }
 
+/// Says to whom there is a direct path, and to whom no more. Never returns.
+async fn tell_of_paths(mesh: &Mesh, session: &Session, paths: Paths, output: Output) {
+    let mut known = Members::NONE;
+    let without = match paths {
+        Paths::DirectOnly => "what the program writes waits for the next one",
+        Paths::RelayOnly | Paths::PreferDirect => "going on over the relays",
+    };
+    loop {
+        let direct = mesh.other_direct(known).await;
+        let (more, fewer) = (direct.minus(known), known.minus(direct));
+        if !more.is_empty() {
+            output.say(format_args!("Direct path to {}.", names(session, more)));
+        }
+        if !fewer.is_empty() {
+            output.say(format_args!(
+                "The direct path to {} has ended; {without}.",
+                names(session, fewer)
+            ));
+        }
+        known = direct;
+    }
+}
+
 /// SIGINT, SIGTERM, and SIGHUP: the terminal is gone.
 struct Stop([tokio::signal::unix::Signal; 3]);
 
@@ -467,6 +491,9 @@ fn mesh_failure(session: &Session, error: MeshError) -> Failure {
         MeshError::Session(error) => return failure_of(&error),
         MeshError::Stuck { .. } => Failure::new(Exit::Unreachable, message).help(format_args!(
             "its program may hang, or what it reads may wait for something else; {again}"
+        )),
+        MeshError::Unreached { .. } => Failure::new(Exit::Unreachable, message).help(format_args!(
+            "there is no direct path to it, or it does not want one: `--paths prefer-direct` goes over the relays then; {again}"
         )),
         MeshError::Stranger { .. } => Failure::failed(message)
             .help("somebody else on this machine took the port; run it once more"),

@@ -9,11 +9,13 @@ mod greeting;
 mod inbox;
 mod mesh;
 mod owner;
+mod path;
 mod place;
 mod silence;
 mod stream;
 
 pub use greeting::Greeting;
 pub use mesh::{Mesh, MeshError};
+pub use path::{Contact, Line, PLACES_MAX, Policy, Ways};
 
 pub use crate::proto::streams::{Outcome, STREAMS_MAX, WINDOW};

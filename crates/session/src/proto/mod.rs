@@ -20,6 +20,7 @@ pub mod link;
 pub(crate) mod machine;
 pub mod node;
 pub mod party;
+pub mod paths;
 pub(crate) mod pipe;
 pub(crate) mod record;
 pub mod roster;

@@ -24,7 +24,7 @@ pub(crate) const PIECE_MAX: usize = 64 * 1024;
 /// Frames beyond this go into the next message, bytes.
 const MESSAGE_BYTES: usize = 256 * 1024;
 /// Longest message of an honest party, bytes: one that was not full yet, and a largest frame.
-const MESSAGE_MAX: usize = MESSAGE_BYTES + PIECE_MAX + 9;
+pub(crate) const MESSAGE_MAX: usize = MESSAGE_BYTES + PIECE_MAX + 9;
 /// Bytes taken by the program after which the other end hears of it.
 const CREDIT_STEP: usize = WINDOW / 4;
 
@@ -312,6 +312,37 @@ impl Link {
             next.put(&mut message);
         }
         Some(message.into())
+    }
+
+    /// The hello that is next to be said, if one is: it belongs to no sequence of messages.
+    pub(crate) fn hello_next(&mut self) -> Option<Bytes> {
+        let mut message = Vec::new();
+        let is_hello = |frame: &mut Frame| matches!(frame, Frame::Hello { .. });
+        self.out.pop_front_if(is_hello)?.put(&mut message);
+        Some(message.into())
+    }
+
+    /// How the program here has ended; what is not said by now is not any more.
+    pub(crate) fn last_words(&mut self) -> Option<Bytes> {
+        let mut message = Vec::new();
+        let is_last = |frame: &&Frame| matches!(frame, Frame::Over(_));
+        self.out.iter().find(is_last)?.put(&mut message);
+        self.out.clear();
+        Some(message.into())
+    }
+
+    /// A message that says that this end is there, and has no place in any order.
+    pub(crate) fn sign_of_life() -> Bytes {
+        let mut message = Vec::new();
+        Frame::Alive.put(&mut message);
+        message.into()
+    }
+
+    /// The lives of this end and of the other, as soon as they know each other's.
+    pub(crate) fn lives(&self) -> Option<(Life, Life)> {
+        self.theirs
+            .filter(|_| self.met)
+            .map(|theirs| (self.life, theirs))
     }
 
     /// Takes a message of the other party.

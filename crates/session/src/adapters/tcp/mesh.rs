@@ -6,12 +6,13 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
 };
 
+use bytes::Bytes;
 use rand_core::Rng;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -23,7 +24,9 @@ use tokio::{
 use super::{
     greeting::{GREETING, Greeting},
     inbox::{Inbound, Inbox},
-    owner, place,
+    owner,
+    path::{self, Pair, Paths, Policy, Ways, Word},
+    place,
     silence::{self, Claim, Heard, LOOK_EVERY, OVERDUE},
     stream::{self, Connection},
 };
@@ -31,6 +34,7 @@ use crate::{
     Channel, Members, PartyIndex, Session, SessionError,
     proto::{
         Malformed,
+        paths::{self, is_packet},
         streams::{Event, LABEL, Life, Link, Outcome, STREAMS_MAX, StreamId},
     },
 };
@@ -81,6 +85,17 @@ pub enum MeshError {
         _ => format!("parties {parties} have"),
     }, waited.as_secs())]
     Stuck {
+        /// Who.
+        parties: Members,
+        /// For how long at least.
+        waited: Duration,
+    },
+    /// Parties were not reached directly, and what our program writes may not go another way.
+    #[error("{} not reached directly for {} s", match parties.len() {
+        1 => format!("party {parties} was"),
+        _ => format!("parties {parties} were"),
+    }, waited.as_secs())]
+    Unreached {
         /// Who.
         parties: Members,
         /// For how long at least.
@@ -145,6 +160,7 @@ impl MeshError {
             } => named.with(*party),
             Self::Silent { parties, .. }
             | Self::Stuck { parties, .. }
+            | Self::Unreached { parties, .. }
             | Self::Left { parties, .. } => *parties,
             Self::Restarted { party } | Self::Over { party, .. } | Self::Lied { party, .. } => {
                 Members::NONE.with(*party)
@@ -170,14 +186,20 @@ pub struct Mesh {
 /// What the tasks of a mesh share.
 pub(super) struct Hub {
     channel: Channel,
+    /// Ways beside the queues, if there may be any.
+    pub(super) paths: Option<Paths>,
+    /// Direct paths so far.
+    pub(super) lines: AtomicU64,
     /// Where our program listens.
     program: SocketAddr,
     greeting: Greeting,
     peers: BTreeMap<PartyIndex, Peer>,
     /// Counts changes of who is there and what is under way.
-    changed: watch::Sender<u64>,
+    pub(super) changed: watch::Sender<u64>,
     phase: watch::Sender<Phase>,
     failed: watch::Sender<Option<MeshError>>,
+    /// What is said now is the last.
+    closing: AtomicBool,
     /// Another party ended or broke off a connection while programs ran.
     parted: AtomicBool,
     tasks: Mutex<JoinSet<()>>,
@@ -191,16 +213,19 @@ enum Phase {
 }
 
 pub(super) struct Peer {
-    party: PartyIndex,
+    pub(super) party: PartyIndex,
     state: Mutex<State>,
+    /// Held while what it said is taken: it comes by several ways, and is heeded in order.
+    turn: tokio::sync::Mutex<()>,
     /// There is something to say.
-    woken: Notify,
+    pub(super) woken: Notify,
     /// One for each connection of our program.
     streams: Mutex<JoinSet<()>>,
 }
 
-struct State {
-    link: Link,
+pub(super) struct State {
+    pub(super) link: Link,
+    pub(super) pair: Pair,
     flows: BTreeMap<StreamId, Flow>,
     heard: Heard,
     /// When it last took something, once our program has ended.
@@ -232,6 +257,19 @@ impl Mesh {
         program: SocketAddr,
         greeting: Greeting,
     ) -> Result<Self, MeshError> {
+        Self::open_with(session, program, greeting, None).await
+    }
+
+    /// As [`Mesh::open`], with other ways than the queues as the policy has it.
+    ///
+    /// # Errors
+    /// As [`Mesh::open`].
+    pub async fn open_with(
+        session: &Session,
+        program: SocketAddr,
+        greeting: Greeting,
+        ways: Option<(Policy, Arc<dyn Ways>)>,
+    ) -> Result<Self, MeshError> {
         let listen = |error| MeshError::Listen(Arc::new(error));
         let mut life = [0; 16];
         rand_core::UnwrapErr(getrandom::SysRng).fill_bytes(&mut life);
@@ -242,8 +280,19 @@ impl Mesh {
                 Link::new(Life(life), session.me() < *party, session.everybody()),
             )
         };
+        let paths = match ways {
+            Some((policy, ways)) if policy != Policy::RelayOnly => Some(Paths {
+                policy,
+                ways,
+                channel: session.channel(paths::LABEL).await?,
+            }),
+            Some(_) | None => None,
+        };
         let hub = Arc::new(Hub {
             channel: session.channel(LABEL).await?,
+            paths,
+            lines: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
             program,
             greeting,
             peers: others.iter().map(|party| (*party, peer(party))).collect(),
@@ -260,6 +309,13 @@ impl Mesh {
             ways.insert(party, door.local_addr().map_err(listen)?);
             doors.spawn(accept(hub.clone(), party, door));
             hub.spawn(say(hub.clone(), party));
+            if hub.paths.is_some() {
+                hub.spawn(path::keep(hub.clone(), party));
+            }
+        }
+        if hub.paths.is_some() {
+            hub.spawn(path::hear_offers(hub.clone()));
+            hub.spawn(path::accept(hub.clone()));
         }
         hub.spawn(hear(hub.clone()));
         Ok(Self { hub, ways, doors })
@@ -280,6 +336,26 @@ impl Mesh {
             let met = state.link.is_met() && state.link.over().is_none();
             met && state.heard.silence(now) < OVERDUE
         })
+    }
+
+    /// To whom there is a direct path now.
+    #[must_use]
+    pub fn direct(&self) -> Members {
+        self.hub.members(|state| state.pair.has_line())
+    }
+
+    /// Waits until there are direct paths to others than `known`.
+    pub async fn other_direct(&self, known: Members) -> Members {
+        let mut changed = self.hub.changed.subscribe();
+        loop {
+            let direct = self.direct();
+            if direct != known {
+                return direct;
+            }
+            if changed.changed().await.is_err() {
+                core::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Waits until somebody else has begun, or everybody has; `deadline` bounds the wait.
@@ -389,6 +465,7 @@ impl Mesh {
             Ok(()) => outcome,
             Err(error) => Outcome::GaveUp(error.parties()),
         };
+        self.hub.closing.store(true, Ordering::Relaxed);
         for peer in self.hub.peers.values() {
             peer.link(|link| link.finish(outcome));
         }
@@ -405,13 +482,58 @@ impl State {
     fn forgive(&mut self, lost: Duration, now: Instant) {
         self.heard.forgive(lost, now);
         self.took.forgive(lost, now);
+        self.pair.forgive(lost, now);
         if let Some(claim) = &mut self.claim {
             claim.forgive(lost, now);
         }
     }
 
     fn is_drained(&mut self) -> bool {
-        self.link.is_drained() && !self.sending
+        // Nobody is left to lose it, or nothing of it can be lost.
+        let safe = self.pair.sequence.is_settled() || self.link.over().is_some();
+        self.link.is_drained() && !self.sending && safe
+    }
+
+    /// What is next to be said.
+    fn word(&mut self, hub: &Hub) -> Option<Word> {
+        let word = match &hub.paths {
+            None => self.link.message().map(Word::Queue),
+            Some(paths) => {
+                let closing = hub.closing.load(Ordering::Relaxed);
+                let (pair, link) = (&mut self.pair, &mut self.link);
+                pair.word(link, paths.policy, closing, Instant::now())
+            }
+        };
+        self.sending = word.is_some();
+        word
+    }
+
+    /// Takes what came, by the direct path `line` or the queues.
+    fn receive(
+        &mut self,
+        hub: &Hub,
+        payload: &Bytes,
+        line: Option<u64>,
+    ) -> Result<Vec<Event>, Malformed> {
+        let now = Instant::now();
+        let messages = match is_packet(payload) && hub.paths.is_some() {
+            // Of a path that is gone, or left in the channel by an earlier run.
+            _ if line.is_some_and(|id| !self.pair.has(id)) => return Ok(Vec::new()),
+            true if !self.link.is_met() => return Ok(Vec::new()),
+            true => self.pair.sequence.receive(payload)?,
+            false if line.is_some() => return Err(Malformed("packet: it has no number")),
+            false => vec![payload.clone()],
+        };
+        self.heard = Heard::at(now);
+        let mut events = Vec::new();
+        for message in &messages {
+            events.append(&mut self.link.receive(message)?);
+        }
+        if events.contains(&Event::Restarted) {
+            self.pair.begin_anew();
+        }
+        self.left = self.link.has_left().then_some(now).or(self.left);
+        Ok(events)
     }
 }
 
@@ -434,7 +556,7 @@ impl Hub {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         spawn(&self.tasks, task);
     }
 
@@ -446,6 +568,26 @@ impl Hub {
             }
             first
         });
+    }
+
+    /// A party sent what no honest one sends.
+    pub(super) fn lied(&self, party: PartyIndex, what: Malformed) {
+        self.fail(MeshError::Lied { party, what });
+    }
+
+    /// Those to whom there was no direct path for longer than `limit`, though something was to be said, if it may go no
+    /// other way and anybody is so.
+    pub(super) fn unreached(&self, limit: Duration) -> Option<MeshError> {
+        let paths = self.paths.as_ref()?;
+        if paths.policy != Policy::DirectOnly {
+            return None;
+        }
+        let now = Instant::now();
+        let parties = self.members(|state| state.pair.unreached(&state.link, now) > limit);
+        (!parties.is_empty()).then_some(MeshError::Unreached {
+            parties,
+            waited: limit,
+        })
     }
 
     fn members(&self, which: impl Fn(&mut State) -> bool) -> Members {
@@ -622,6 +764,7 @@ impl Peer {
             party,
             state: Mutex::new(State {
                 link,
+                pair: Pair::new(),
                 flows: BTreeMap::new(),
                 heard: Heard::at(Instant::now()),
                 took: Heard::at(Instant::now()),
@@ -629,12 +772,13 @@ impl Peer {
                 claim: None,
                 sending: false,
             }),
+            turn: tokio::sync::Mutex::default(),
             woken: Notify::new(),
             streams: Mutex::default(),
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut lock(&self.state))
     }
 
@@ -760,32 +904,59 @@ async fn say(hub: Arc<Hub>, party: PartyIndex) {
     let Some(peer) = hub.peer(party) else { return };
     let mut said = Instant::now();
     loop {
-        let message = peer.with(|state| {
-            let message = state.link.message();
-            state.sending = message.is_some();
-            message
-        });
-        let Some(message) = message else {
+        let Some(word) = peer.with(|state| state.word(&hub)) else {
             // What is heard puts nothing off: of two who have nothing else to say, one would be silent for ever.
-            if timeout_at(said + ALIVE_EVERY, peer.woken.notified())
-                .await
-                .is_err()
-            {
+            let alive = said + ALIVE_EVERY;
+            let due = peer.with(|state| state.pair.due());
+            let until = due.map_or(alive, |due| due.min(alive));
+            let woken = timeout_at(until, peer.woken.notified()).await.is_ok();
+            if !woken && Instant::now() >= alive {
                 said = Instant::now();
-                peer.with(|state| {
-                    if state.link.is_met() {
-                        state.link.alive();
-                    }
-                });
+                if let Err(error) = is_there(&hub, peer).await {
+                    return hub.fail(error);
+                }
             }
             continue;
         };
-        if let Err(error) = hub.channel.send(party, message).await {
+        let sent = match word {
+            Word::Queue(message) => hub.channel.send(party, message).await,
+            Word::Again(number, packet) => {
+                let sent = hub.channel.send(party, packet).await;
+                peer.with(|state| state.pair.sequence.is_queued(number));
+                sent
+            }
+            // Of a path that has ended, another one or the queues take it.
+            Word::Line(line, packet) => {
+                let _ = line.send(packet).await;
+                Ok(())
+            }
+        };
+        if let Err(error) = sent {
             return hub.fail(error);
         }
         said = Instant::now();
         peer.with(|state| state.sending = false);
         hub.touch();
+    }
+}
+
+/// Shows `peer` that we are there.
+async fn is_there(hub: &Hub, peer: &Peer) -> Result<(), SessionError> {
+    let waits = hub.paths.as_ref().is_some_and(|paths| {
+        let only = paths.policy == Policy::DirectOnly;
+        only && peer.with(|state| !state.pair.has_line())
+    });
+    let met = peer.with(|state| {
+        let met = state.link.is_met();
+        if met && !waits {
+            state.link.alive();
+        }
+        met
+    });
+    match met && waits {
+        // What our program writes has no way; that we are there has.
+        true => hub.channel.send(peer.party, Link::sign_of_life()).await,
+        false => Ok(()),
     }
 }
 
@@ -804,30 +975,30 @@ async fn hear(hub: Arc<Hub>) {
         let Some(peer) = hub.peer(party) else {
             continue;
         };
-        let events = peer.with(|state| {
-            let now = Instant::now();
-            state.heard = Heard::at(now);
-            let events = state.link.receive(&message.payload);
-            state.left = state.link.has_left().then_some(now).or(state.left);
-            events
-        });
-        let events = match events {
-            Ok(events) => events,
-            Err(what) => return hub.fail(MeshError::Lied { party, what }),
-        };
-        for event in events {
-            if event == Event::Restarted {
-                if hub.is_running() {
-                    return hub.fail(MeshError::Restarted { party });
-                }
-                peer.begin_anew().await;
-            } else {
-                heed(&hub, peer, event);
-            }
-        }
-        peer.woken.notify_one();
-        hub.touch();
+        take(&hub, peer, &message.payload, None).await;
     }
+}
+
+/// Takes what `peer` said, by the direct path `line` or the queues.
+pub(super) async fn take(hub: &Arc<Hub>, peer: &Peer, payload: &Bytes, line: Option<u64>) {
+    let party = peer.party;
+    let _turn = peer.turn.lock().await;
+    let events = match peer.with(|state| state.receive(hub, payload, line)) {
+        Ok(events) => events,
+        Err(what) => return hub.lied(party, what),
+    };
+    for event in events {
+        if event == Event::Restarted {
+            if hub.is_running() {
+                return hub.fail(MeshError::Restarted { party });
+            }
+            peer.begin_anew().await;
+        } else {
+            heed(hub, peer, event);
+        }
+    }
+    peer.woken.notify_one();
+    hub.touch();
 }
 
 fn heed(hub: &Arc<Hub>, peer: &Peer, event: Event) {
@@ -843,6 +1014,7 @@ fn heed(hub: &Arc<Hub>, peer: &Peer, event: Event) {
         });
     };
     match event {
+        Event::Met if hub.paths.is_some() => hub.spawn(path::offer(hub.clone(), party)),
         Event::Met | Event::Restarted => {}
         Event::Opened(id) => {
             // What is given up in the same message never was.

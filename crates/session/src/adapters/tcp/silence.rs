@@ -77,7 +77,8 @@ pub(super) async fn look(hub: Arc<Hub>, limit: Duration) {
         let lost = lost(looked, every, now);
         hub.forgive(lost, now);
         looked = now;
-        if let Some(error) = hub.weigh(now).or_else(|| hub.stuck(limit)) {
+        let late = || hub.stuck(limit).or_else(|| hub.unreached(limit));
+        if let Some(error) = hub.weigh(now).or_else(late) {
             return hub.fail(error);
         }
         if hub.silent(hub.others(), limit).is_some()

@@ -1,0 +1,278 @@
+//! Direct paths between the parties of a session: QUIC with nobody in between.
+//!
+//! A UDP port for each run. Both ends know each other before the first packet: keys, addresses and a secret word come
+//! by the session. Whoever does not say the word, in the first message of the handshake, is turned away before this end has
+//! shown anything of itself; whoever has not the key of a party, within the handshake. No relay, no discovery
+//! service, no name server is asked, and no address is told to anybody outside the session.
+
+mod admission;
+mod line;
+mod tls;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use junto_session::{
+    PartyIndex,
+    adapters::tcp::{Contact, Line, PLACES_MAX, Ways},
+};
+use noq::{
+    Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    crypto::rustls::QuicServerConfig,
+};
+use rand_core::Rng;
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use zeroize::Zeroizing;
+
+use tls::{Key, Own};
+
+/// A path over which nothing comes for so long is gone: the queues take over.
+const IDLE: Duration = Duration::from_secs(6);
+/// So often something goes over it.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Bytes on their way on one path: so few that a receiver can hold full packets of them whichever get lost (`noq` ends a
+/// connection with more than 1,024 gaps).
+const WINDOW: u32 = 1024 * 1024;
+/// How long the last packets may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Paths that others have made and nobody has taken.
+const READY_MAX: usize = 16;
+
+/// Which addresses of this machine others are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Those of its interfaces, without loopback.
+    Network,
+    /// Loopback alone: for parties on one machine, and tests.
+    Loopback,
+}
+
+/// One party's end of its direct paths in one run.
+pub struct Direct {
+    shared: Arc<Shared>,
+    ready: tokio::sync::Mutex<mpsc::Receiver<(PartyIndex, Line)>>,
+    doors: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// One for each kind of address that this machine has.
+    endpoints: Vec<Endpoint>,
+    own: Own,
+    me: PartyIndex,
+    places: Vec<SocketAddr>,
+    transport: Arc<TransportConfig>,
+    book: Mutex<Book>,
+}
+
+/// Who may come.
+#[derive(Default)]
+struct Book {
+    /// What each party has to say. No two have the same.
+    words: BTreeMap<PartyIndex, Zeroizing<[u8; 32]>>,
+    known: BTreeMap<PartyIndex, Contact>,
+}
+
+impl Direct {
+    /// Opens a port for party `me`.
+    ///
+    /// # Errors
+    /// If there is none, or the system does not tell its addresses.
+    pub async fn open(me: PartyIndex, reach: Reach) -> io::Result<Self> {
+        let endpoints = bind(reach)?;
+        let mut bound = Vec::new();
+        for endpoint in &endpoints {
+            bound.push(endpoint.local_addr()?);
+        }
+        let shared = Arc::new(Shared {
+            endpoints,
+            own: Own::generate()?,
+            me,
+            places: places(&bound, reach)?,
+            transport: Arc::new(transport()),
+            book: Mutex::default(),
+        });
+        shared.listen()?;
+        let (sender, ready) = mpsc::channel(READY_MAX);
+        let door = |endpoint: &Endpoint| {
+            let door = admission::admit(shared.clone(), endpoint.clone(), sender.clone());
+            tokio::spawn(door)
+        };
+        let doors = shared.endpoints.iter().map(door).collect();
+        Ok(Self {
+            shared,
+            ready: tokio::sync::Mutex::new(ready),
+            doors,
+        })
+    }
+
+    /// Ends all paths. Returns soon, whatever the other ends do.
+    pub async fn close(&self) {
+        for endpoint in &self.shared.endpoints {
+            endpoint.close(VarInt::from_u32(0), b"");
+        }
+        let idle = self.shared.endpoints.iter().map(Endpoint::wait_idle);
+        let _ = timeout(LAST_WORDS, futures::future::join_all(idle)).await;
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        for door in &self.doors {
+            door.abort();
+        }
+        for endpoint in &self.shared.endpoints {
+            endpoint.close(VarInt::from_u32(0), b"");
+        }
+    }
+}
+
+impl Ways for Direct {
+    fn contact(&self, party: PartyIndex) -> io::Result<Contact> {
+        let shared = &self.shared;
+        let word = {
+            let mut book = shared.book();
+            let word = book.words.entry(party);
+            **word.or_insert_with(|| Zeroizing::new(random()))
+        };
+        shared.listen()?;
+        Ok(Contact {
+            key: shared.own.key,
+            word,
+            places: shared.places.clone(),
+        })
+    }
+
+    fn know(&self, party: PartyIndex, contact: Contact) {
+        self.shared.book().known.insert(party, contact);
+    }
+
+    fn call(&self, party: PartyIndex) -> BoxFuture<'_, io::Result<Line>> {
+        line::call(&self.shared, party).boxed()
+    }
+
+    fn accept(&self) -> BoxFuture<'_, (PartyIndex, Line)> {
+        async {
+            match self.ready.lock().await.recv().await {
+                Some(ready) => ready,
+                None => core::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Shared {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears those who have been told a word.
+    fn listen(self: &Arc<Self>) -> io::Result<()> {
+        let mut words: Vec<_> = self
+            .book()
+            .words
+            .values()
+            .map(|word| word.to_vec())
+            .collect();
+        // With none at all, everybody would be heard.
+        words.push(random().to_vec());
+        let shared = Arc::downgrade(self);
+        let admits = move |key: &Key| shared.upgrade().is_some_and(|shared| shared.knows(key));
+        let config = self.own.hears(words, Arc::new(admits))?;
+        let config = QuicServerConfig::try_from(config).map_err(io::Error::other)?;
+        let mut config = ServerConfig::with_crypto(Arc::new(config));
+        config.transport_config(self.transport.clone());
+        for endpoint in &self.endpoints {
+            endpoint.set_server_config(Some(config.clone()));
+        }
+        Ok(())
+    }
+
+    fn knows(&self, key: &Key) -> bool {
+        self.book()
+            .known
+            .values()
+            .any(|contact| contact.key == *key)
+    }
+
+    /// How a party has said that it is reached.
+    fn contact(&self, party: PartyIndex) -> io::Result<Contact> {
+        let known = self.book().known.get(&party).cloned();
+        known.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Who says that word, with that key.
+    fn caller(&self, word: &[u8], key: &Key) -> Option<PartyIndex> {
+        let book = self.book();
+        // Whoever gets here knows a word, so comparing tells nobody anything.
+        let mut words = book.words.iter();
+        let (party, _) = words.find(|(_, own)| own.as_slice() == word)?;
+        let contact = book.known.get(party)?;
+        (contact.key == *key).then_some(*party)
+    }
+}
+
+fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    rand_core::UnwrapErr(getrandom::SysRng).fill_bytes(&mut bytes);
+    bytes
+}
+
+fn bind(reach: Reach) -> io::Result<Vec<Endpoint>> {
+    let open = |place: SocketAddr| {
+        let socket = UdpSocket::bind(place)?;
+        let runtime = Arc::new(TokioRuntime);
+        Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+    };
+    if reach == Reach::Loopback {
+        return Ok(vec![open((Ipv4Addr::LOCALHOST, 0).into())?]);
+    }
+    let first = open((Ipv4Addr::UNSPECIFIED, 0).into())?;
+    // A machine may have no IPv6.
+    let second = open((Ipv6Addr::UNSPECIFIED, 0).into());
+    Ok([Some(first), second.ok()].into_iter().flatten().collect())
+}
+
+fn transport() -> TransportConfig {
+    let window = VarInt::from_u32(WINDOW);
+    let mut config = TransportConfig::default();
+    config
+        // One stream carries all.
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(window)
+        .receive_window(window)
+        .send_window(u64::from(WINDOW))
+        .max_idle_timeout(IDLE.try_into().ok())
+        .keep_alive_interval(Some(KEEP_ALIVE));
+    config
+}
+
+/// Where this machine is reached at the ports that it has bound.
+fn places(bound: &[SocketAddr], reach: Reach) -> io::Result<Vec<SocketAddr>> {
+    if reach == Reach::Loopback {
+        return Ok(bound.to_vec());
+    }
+    let mut places = Vec::new();
+    for interface in if_addrs::get_if_addrs()? {
+        let ip = interface.ip();
+        if ip.is_loopback() || interface.is_link_local() {
+            continue;
+        }
+        let own = bound.iter().find(|own| own.is_ipv4() == ip.is_ipv4());
+        if let Some(own) = own {
+            places.push(SocketAddr::new(ip, own.port()));
+        }
+    }
+    places.sort_unstable();
+    places.dedup();
+    places.truncate(PLACES_MAX);
+    Ok(places)
+}
