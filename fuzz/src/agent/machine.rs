@@ -284,6 +284,8 @@ impl World {
             Event::Failed { .. } => "failed",
             Event::RelayDown { .. } => "relay down",
             Event::RelayUp { .. } => "relay up",
+            Event::TakenOver { .. } => "taken over",
+            Event::AddressMoved { .. } => "address moved",
         });
     }
 
