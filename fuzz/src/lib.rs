@@ -24,6 +24,7 @@ mod code;
 mod crypto;
 mod daemon;
 mod devices;
+mod evidence;
 mod files;
 mod input;
 mod ratchet;
@@ -63,6 +64,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("daemon_request", daemon::line),
     ("devices_frame", devices::frame),
     ("devices_words", devices::words),
+    ("evidence_shown", evidence::shown),
     ("files_frame", files::frame),
     ("files_transfer", files::transfer),
     ("ratchet_conversation", ratchet::conversation),

@@ -78,6 +78,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "code_nearby" => crate::code::announcements(),
         "devices_frame" => crate::devices::frames(),
         "devices_words" => crate::devices::conversations(),
+        "evidence_shown" => crate::evidence::seeds(),
         "files_frame" => crate::files::frames(),
         "files_transfer" => crate::files::transfers(),
         "ratchet_conversation" => conversations(),

@@ -21,6 +21,7 @@ const SLOW: &[&str] = &[
     "bls_pending",
     "bls_round",
     "crypto_kem",
+    "evidence_shown",
     "ratchet_conversation",
     "ratchet_params",
     "relay_export",
