@@ -16,7 +16,7 @@ use crate::{
     AskError, Card,
     card::CARD_BYTES_MAX,
     channel,
-    evidence::{Accepted, EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Verifier as _},
+    evidence::{Accepted, EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Verifier},
     keys::{anybody, no_name, peer},
     links::{Bytes, HELLO, LISTENS, bound, exported},
     read::{Malformed, Reader},
@@ -90,7 +90,7 @@ impl From<io::Error> for ClientError {
 pub struct RealmClient {
     realm: RealmId,
     addresses: Vec<String>,
-    accepted: Accepted,
+    verifier: Arc<dyn Verifier>,
     access: Arc<Access>,
     tls: Arc<ClientConfig>,
     open: Mutex<Option<Channel>>,
@@ -116,11 +116,18 @@ impl RealmClient {
         Ok(Self {
             realm,
             addresses,
-            accepted,
+            verifier: Arc::new(accepted),
             access,
             tls: anybody()?,
             open: Mutex::new(None),
         })
+    }
+
+    /// Evidence is judged by that one.
+    #[must_use]
+    pub fn judged_by(mut self, verifier: Arc<dyn Verifier>) -> Self {
+        self.verifier = verifier;
+        self
     }
 
     /// Which realm.
@@ -217,7 +224,7 @@ impl RealmClient {
                 return Err(ClientError::Stranger);
             }
             let shown = Evidence::from_bytes(reader.rest())?;
-            self.accepted
+            self.verifier
                 .verify(&shown, &bound(&exported, LISTENS, hello))?;
             Ok(Channel {
                 stream,

@@ -15,6 +15,7 @@ mod client;
 mod evidence;
 mod fabric;
 pub mod fuzzing;
+mod judge;
 mod keys;
 mod links;
 mod log;
@@ -24,6 +25,8 @@ mod read;
 mod replica;
 mod serve;
 mod store;
+#[cfg(target_os = "linux")]
+mod tsm;
 mod wire;
 
 pub use card::{ADDRESS_BYTES_MAX, Card, Member};
@@ -32,11 +35,14 @@ pub use evidence::{
     Accepted, Attestation, Bound, Evidence, EvidenceError, Kind, Simulated, Verifier,
 };
 pub use fabric::Fabric;
+pub use judge::{Judge, Keep};
 pub use keys::BootKey;
 pub use links::{Membership, Peer};
 pub use read::Malformed;
 pub use replica::{AskError, Replica, StartError};
 pub use serve::{now, serve};
+#[cfg(target_os = "linux")]
+pub use tsm::Tsm;
 
 use std::{fmt, sync::Arc};
 

@@ -19,7 +19,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     LogId, Name,
     channel::{self, DIGEST_BYTES},
-    evidence::{Attestation, Bound, EVIDENCE_BYTES_MAX, Evidence, Verifier},
+    evidence::{Attestation, Bound, EVIDENCE_BYTES_MAX, Evidence, Verifier, proof},
     keys::{BootKey, MemberTls, no_name},
     log::Head,
     wire::{RESPONSE_BYTES_MAX, Request, Response},
@@ -208,7 +208,7 @@ impl Way {
         let connector = TlsConnector::from(self.tls.clone());
         let mut stream = connector.connect(no_name(), tcp).await?;
         let exported = exported(&stream)?;
-        let shown = self.attestation.prove(&bound(&exported, DIALS, b""));
+        let shown = proof(&self.attestation, bound(&exported, DIALS, b"")).await?;
         let most = EVIDENCE_BYTES_MAX + 1;
         let answer = channel::ask(&mut stream, HELLO, &shown.to_bytes(), most).await?;
         Evidence::from_bytes(&answer)

@@ -23,7 +23,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::{
     AskError, Card, Replica, Types,
     channel::{Question, random},
-    evidence::{EVIDENCE_BYTES_MAX, Evidence},
+    evidence::{EVIDENCE_BYTES_MAX, Evidence, proof},
     keys::peer,
     links::{Bytes, DIALS, EXPORTER, HANDSHAKE_MAX, HELLO, LISTENS, PEER_FRAME_MAX, Wire, bound},
     read::{Malformed, Reader},
@@ -185,7 +185,8 @@ impl Door {
             .verifier
             .verify(&shown, &bound(&exported, DIALS, b""));
         judged.map_err(refused)?;
-        let own = self.wire.attestation.prove(&bound(&exported, LISTENS, b""));
+        let own = bound(&exported, LISTENS, b"");
+        let own = timeout(HANDSHAKE_MAX, proof(&self.wire.attestation, own)).await??;
         hello.answer(&mut stream, &own.to_bytes()).await?;
         loop {
             let read = Question::read(&mut stream, PEER_FRAME_MAX);
@@ -218,11 +219,21 @@ impl Door {
 
     async fn client(&self, tcp: TcpStream) -> io::Result<()> {
         let (mut stream, exported) = handshake(&self.wire.tls.clients, tcp).await?;
+        // Once for each connection: the hardware has to do with one at a time.
+        let mut shown = None;
         loop {
             let read = Question::read(&mut stream, ASK_BYTES_MAX);
             let question = timeout(IDLE_MAX, read).await??;
             let answer = match question.kind() {
-                HELLO if question.body().is_empty() => self.welcome(&exported),
+                HELLO if question.body().is_empty() => {
+                    let own = match shown.take() {
+                        Some(own) => own,
+                        None => self.shown(&exported).await?,
+                    };
+                    let welcome = self.welcome(&own);
+                    shown = Some(own);
+                    welcome
+                }
                 ASK => self.asked(question.body()).await?,
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             };
@@ -231,15 +242,20 @@ impl Door {
         }
     }
 
-    /// The group's time, its card, and evidence for both.
-    fn welcome(&self, exported: &[u8; 32]) -> Bytes {
-        let time = self.replica.time().0.to_be_bytes();
+    /// Evidence for this channel and the card.
+    async fn shown(&self, exported: &[u8; 32]) -> io::Result<Evidence> {
         let bound = bound(exported, LISTENS, &self.hello);
+        timeout(CLIENT_MAX, proof(&self.wire.attestation, bound)).await?
+    }
+
+    /// The group's time, its card, and that evidence.
+    fn welcome(&self, shown: &Evidence) -> Bytes {
+        let time = self.replica.time().0.to_be_bytes();
         let length = u16::try_from(self.hello.len()).unwrap_or(u16::MAX);
         let mut out = Zeroizing::new(time.to_vec());
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&self.hello);
-        out.extend_from_slice(&self.wire.attestation.prove(&bound).to_bytes());
+        out.extend_from_slice(&shown.to_bytes());
         out
     }
 

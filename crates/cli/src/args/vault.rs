@@ -44,6 +44,11 @@ pub(crate) enum VaultCommand {
         /// File made by `junto vault tenant`
         #[arg(long, value_name = "FILE")]
         tenant: PathBuf,
+        /// What the realms' machines have to be, in JSON: programs, chips, and how well they are kept
+        ///
+        /// With it, realms must show evidence of real hardware (SGX, TDX, SEV-SNP) that fits; `docs/operating/vault.md` has the form.
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
         /// The files `realm.json` that the realms' operators gave
         #[arg(required = true, value_name = "REALM")]
         realms: Vec<PathBuf>,
@@ -58,7 +63,7 @@ pub(crate) struct Reach {
     /// File made by `junto vault set` or `junto vault realm try`
     #[arg(long, value_name = "FILE")]
     pub(crate) set: PathBuf,
-    /// Accept realms whose evidence is simulated, and proves nothing about their machines; there is no other kind yet
+    /// Accept realms whose evidence is simulated, and proves nothing about their machines
     #[arg(long)]
     pub(crate) accept_simulated: bool,
     /// Seconds until a realm that does not answer counts as absent

@@ -1,6 +1,7 @@
 //! `junto vault`: a profile under a PIN with several realms, and the realms.
 
 mod client;
+mod floor;
 mod flow;
 mod realm;
 mod replica;
@@ -26,8 +27,9 @@ pub(crate) async fn run(
             out,
             threshold,
             tenant,
+            policy,
             realms,
-        } => set::make(&out, threshold, &tenant, &realms, output),
+        } => set::make(&out, threshold, &tenant, policy.as_deref(), &realms, output),
         VaultCommand::Realm(RealmCommand::Init {
             dir,
             host,

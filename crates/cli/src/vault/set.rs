@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use junto_crypto::ed25519::{SigningKey, VerifyingKey};
-use junto_realm::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, Accepted, Access, RealmClient};
+use junto_evidence::Policy;
+use junto_realm::{
+    ADDRESS_BYTES_MAX, ADDRESSES_MAX, Accepted, Access, Judge, RealmClient, Verifier,
+};
 use junto_tls::files::{self, Mode};
 use junto_vault::{Account, REALMS_MAX, RealmId, RealmSet};
 use rand_core::Rng as _;
@@ -12,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::floor;
 use crate::failure::{Context, Failure};
 use crate::output::Output;
 use crate::{input, random};
@@ -47,6 +51,9 @@ struct SetFile {
     user: String,
     tenant: TenantFile,
     realms: Vec<RealmFile>,
+    /// What the realms' machines have to be; none: what was simulated, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<Policy>,
 }
 
 /// Realms as a client reaches them.
@@ -157,13 +164,15 @@ pub(super) fn make(
     out: &Path,
     threshold: u8,
     tenant: &Path,
+    policy: Option<&Path>,
     realms: &[std::path::PathBuf],
     output: Output,
 ) -> Result<(), Failure> {
     let tenant: TenantFile = read(tenant, "tenant's file")?;
     let realms = realms.iter().map(|path| read(path, "realm's file"));
     let realms = realms.collect::<Result<Vec<RealmFile>, _>>()?;
-    write_set(out, threshold, tenant, realms)?;
+    let policy = policy.map(|path| read(path, "policy")).transpose()?;
+    write_set_for(out, threshold, tenant, realms, policy)?;
     let set = open(out, Accepted::default())?;
     let count = set.realms.realms().len();
     output.result(
@@ -184,6 +193,16 @@ pub(super) fn write_set(
     tenant: TenantFile,
     realms: Vec<RealmFile>,
 ) -> Result<(), Failure> {
+    write_set_for(out, threshold, tenant, realms, None)
+}
+
+fn write_set_for(
+    out: &Path,
+    threshold: u8,
+    tenant: TenantFile,
+    realms: Vec<RealmFile>,
+    policy: Option<Policy>,
+) -> Result<(), Failure> {
     let mut user = [0; 16];
     random().fill_bytes(&mut user);
     let file = SetFile {
@@ -192,20 +211,21 @@ pub(super) fn write_set(
         user: hex::encode(user),
         tenant,
         realms,
+        policy,
     };
     // What cannot be read again is not written.
     let text = serde_json::to_string(&file).context("cannot write JSON")?;
     let again = serde_json::from_str(&Zeroizing::new(text)).context("cannot read JSON")?;
-    check(again, Accepted::default())?;
+    check(again, Accepted::default(), out)?;
     write(out, &file)
 }
 
 /// Reads a set file.
 pub(super) fn open(path: &Path, accepted: Accepted) -> Result<Set, Failure> {
-    check(read(path, "set file")?, accepted)
+    check(read(path, "set file")?, accepted, path)
 }
 
-fn check(file: SetFile, accepted: Accepted) -> Result<Set, Failure> {
+fn check(file: SetFile, accepted: Accepted, path: &Path) -> Result<Set, Failure> {
     if file.junto_vault_set != 1 || file.realms.len() > REALMS_MAX {
         return Err(Failure::usage(
             "that set file is of a later version, or none",
@@ -223,8 +243,10 @@ fn check(file: SetFile, accepted: Accepted) -> Result<Set, Failure> {
     let set = RealmSet::new(ids, file.threshold).map_err(Failure::usage)?;
     let places = realms.iter().map(|(_, addresses)| addresses.join(", "));
     let places = places.collect();
+    let verifier = verifier(file.policy, accepted, path)?;
     let clients = realms.into_iter().map(|(id, addresses)| {
         let client = RealmClient::new(id, addresses, accepted, access.clone());
+        let client = client.map(|client| client.judged_by(verifier.clone()));
         client.map(Arc::new).context("TLS")
     });
     Ok(Set {
@@ -233,6 +255,20 @@ fn check(file: SetFile, accepted: Accepted) -> Result<Set, Failure> {
         clients: clients.collect::<Result<_, _>>()?,
         places,
     })
+}
+
+/// Who judges what the realms of a set show.
+fn verifier(
+    policy: Option<Policy>,
+    accepted: Accepted,
+    set: &Path,
+) -> Result<Arc<dyn Verifier>, Failure> {
+    let Some(policy) = policy else {
+        return Ok(Arc::new(accepted));
+    };
+    policy.check().map_err(Failure::usage)?;
+    let (floor, keep) = floor::of(set)?;
+    Ok(Arc::new(Judge::new(policy, floor, keep).or(accepted)))
 }
 
 #[cfg(test)]
@@ -272,6 +308,29 @@ mod tests {
             assert!(open(&other, Accepted::default()).is_err(), "{from} -> {to}");
         }
         assert!(write_set(&other, 1, tenant(), (1..=3).map(realm).collect()).is_err());
+    }
+
+    #[test]
+    fn a_set_file_may_say_what_machines_have_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("set.json");
+        let realms = (1..=3).map(realm).collect();
+        let tenant = TenantFile::new("junto").unwrap();
+        let policy: Policy = serde_json::from_value(json!({
+            "measurements": [format!("snp:{}", "07".repeat(48))], "nodes": ["0b".repeat(32)],
+        }))
+        .unwrap();
+        write_set_for(&path, 2, tenant, realms, Some(policy.clone())).unwrap();
+        let file: SetFile = read(&path, "set file").unwrap();
+        assert_eq!(file.policy, Some(policy));
+        assert!(open(&path, Accepted::default()).is_ok());
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"nodes\"", "\"notes\"")).unwrap();
+        assert!(open(&path, Accepted::default()).is_err());
+        // What cannot be read of the days is not passed over.
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(dir.path().join("set.json.floor"), "long ago").unwrap();
+        assert!(open(&path, Accepted::default()).is_err());
     }
 
     #[test]
