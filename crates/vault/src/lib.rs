@@ -46,6 +46,6 @@ pub use realm::{
 };
 pub use realms::{Account, AccountError, REALMS_MAX, RealmId, RealmSet, RealmSetError};
 pub use record::{Charged, Event, Given, Receipt, Record, Refusal, State, View};
-pub use recovery::{Attempt, Claims, RecoveryError};
+pub use recovery::{Attempt, Claims, RecoveryError, Seed};
 pub use roster::{Disagreement, Roster};
 pub use schedule::{AuthKey, Cost, CostError, MasterKey, Stretched, Version};

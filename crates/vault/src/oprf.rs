@@ -88,11 +88,10 @@ pub(crate) struct Blinding {
 }
 
 impl Blinding {
-    pub(crate) fn new(
+    pub(crate) fn with(
         input: Zeroizing<[u8; 32]>,
-        rng: &mut impl CryptoRng,
+        blind: Zeroizing<Scalar>,
     ) -> (Self, BlindedElement) {
-        let blind = random_scalar(rng);
         let element = BlindedElement(*blind * hash_to_group(&input[..]));
         (Self { input, blind }, element)
     }
@@ -292,7 +291,7 @@ mod tests {
             let mut rng = ChaCha20Rng::from_seed(seed);
             let key = random_scalar(&mut rng);
             let shares = sharing::share(&key, t.into(), n.into(), &mut rng);
-            let (blinding, element) = Blinding::new(Zeroizing::new(input), &mut rng);
+            let (blinding, element) = Blinding::with(Zeroizing::new(input), random_scalar(&mut rng));
             let points: Vec<_> = (1..)
                 .zip(&shares)
                 .skip(usize::from(n - t))
@@ -311,8 +310,8 @@ mod tests {
             let mut rng = ChaCha20Rng::from_seed(seed);
             let (share, other) = (random_scalar(&mut rng), random_scalar(&mut rng));
             let public = RistrettoPoint::mul_base(&share);
-            let (_, element) = Blinding::new(Zeroizing::new([1; 32]), &mut rng);
-            let (_, elsewhere) = Blinding::new(Zeroizing::new([1; 32]), &mut rng);
+            let (_, element) = Blinding::with(Zeroizing::new([1; 32]), random_scalar(&mut rng));
+            let (_, elsewhere) = Blinding::with(Zeroizing::new([1; 32]), random_scalar(&mut rng));
             let evaluation = Evaluation::new(&share, &element, &mut rng);
             prop_assert!(evaluation.verified(&public, &element).is_some());
             prop_assert!(evaluation.verified(&public, &elsewhere).is_none());

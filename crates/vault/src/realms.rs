@@ -83,6 +83,14 @@ impl RealmSet {
     }
 }
 
+impl RealmSet {
+    /// Names what `account` keeps with these realms, to who has both names and to nobody else: SHA-256, 32 bytes.
+    #[must_use]
+    pub fn owner(&self, account: &Account) -> [u8; 32] {
+        sha256_of(&[b"junto vault owner", &self.digest(), &account.encode()])
+    }
+}
+
 /// Whose secret it is: the tenant (the service that answers for its users) and the user's name there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {

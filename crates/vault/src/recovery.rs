@@ -37,16 +37,65 @@ pub struct Attempt {
     element: BlindedElement,
 }
 
+/// From which the blinding of a guess comes, together with the PIN: who keeps it until there is an answer can ask the same
+/// again, and realms charge that once. Without what was sent to realms it says nothing of the PIN; with it, PINs can be tried.
+pub struct Seed(Zeroizing<[u8; 32]>);
+
+impl Seed {
+    /// A new one.
+    pub fn new(rng: &mut impl CryptoRng) -> Self {
+        let mut seed = Zeroizing::new([0; 32]);
+        rng.fill_bytes(&mut seed[..]);
+        Self(seed)
+    }
+
+    /// As it was kept.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self(Zeroizing::new(*bytes))
+    }
+
+    /// For keeping.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 impl Attempt {
     /// `stretched` for the version, set and cost of `roster`.
     pub fn new(stretched: Stretched, roster: Roster, rng: &mut impl CryptoRng) -> Self {
-        let (blinding, element) = Blinding::new(stretched.oprf_input(), rng);
+        Self::again(stretched, roster, &Seed::new(rng))
+    }
+
+    /// The same PIN for the same version with the same seed makes the same element; another PIN, one that has nothing to do
+    /// with it.
+    #[must_use]
+    pub fn again(stretched: Stretched, roster: Roster, seed: &Seed) -> Self {
+        let blind = stretched.blind(seed.as_bytes());
+        let (blinding, element) = Blinding::with(stretched.oprf_input(), blind);
         Self {
             stretched,
             roster,
             blinding,
             element,
         }
+    }
+
+    /// How many of these answers are what was asked for.
+    #[must_use]
+    pub fn sound(&self, answers: &BTreeMap<RealmId, Evaluation>) -> usize {
+        self.sifted(answers).0.len()
+    }
+
+    fn sifted(
+        &self,
+        answers: &BTreeMap<RealmId, Evaluation>,
+    ) -> (Vec<(u8, RistrettoPoint)>, Vec<RealmId>) {
+        sift(&self.roster, answers, |place, commitment, answer| {
+            let element = answer.verified(&commitment.key.decompress()?, &self.element)?;
+            Some((place, element))
+        })
     }
 
     /// What every realm is asked to evaluate; each charges a guess for it.
@@ -60,10 +109,7 @@ impl Attempt {
     /// # Errors
     /// [`RecoveryError`], naming realms whose proofs are false.
     pub fn claims(self, answers: &BTreeMap<RealmId, Evaluation>) -> Result<Claims, RecoveryError> {
-        let (sound, liars) = sift(&self.roster, answers, |place, commitment, answer| {
-            let element = answer.verified(&commitment.key.decompress()?, &self.element)?;
-            Some((place, element))
-        });
+        let (sound, liars) = self.sifted(answers);
         let needed = self.roster.set.threshold();
         let points = sound.get(..needed).ok_or_else(|| RecoveryError::Few {
             needed,
@@ -133,6 +179,19 @@ impl Claims {
                 && wrapped_digest(&given.wrapped) == self.roster.wrapped_digest;
             bound.then_some((place, given))
         })
+    }
+
+    /// Realms that gave what they are bound to. Fewer than t of them prove nothing about the PIN: a realm has its part
+    /// and can give it to whoever asks.
+    #[must_use]
+    pub fn true_parts(&self, given: &BTreeMap<RealmId, Given>) -> Vec<RealmId> {
+        let liars = self.false_parts(given);
+        let of_roster = |realm: &&RealmId| self.roster.set.place(realm).is_some();
+        let of_roster = given.keys().filter(of_roster);
+        of_roster
+            .filter(|it| !liars.contains(it))
+            .copied()
+            .collect()
     }
 
     /// Realms that gave something else than they are bound to, whether or not the others suffice.

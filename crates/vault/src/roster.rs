@@ -121,10 +121,11 @@ impl Roster {
         Some((place, self.commitments.get(usize::from(place) - 1)?))
     }
 
-    /// The roster that at least t realms of `set` tell alike. A realm may tell two, the newest and the one before, while
-    /// a new version is on its way; the first of `told` that enough agree on counts. Two groups of t have a realm in
-    /// common, so an old version that enough realms still hold is not passed off for a new one by fewer than
-    /// 2t − n liars.
+    /// The roster that counts: of those that at least t realms of `set` tell, the one that most of them tell *first*. A
+    /// realm tells two, the newest and the one before, while a new version is on its way. The new one counts as soon as
+    /// t realms have it: they are more than half, so most tell it first, whichever realm lags and whatever their ids are.
+    /// While all realms are heard, f of them that show an old version for ever pass it off only if fewer than t others have
+    /// the new one: [`Roster::held`] is for who knows which version it wants.
     ///
     /// # Errors
     /// [`Disagreement`].
@@ -132,23 +133,158 @@ impl Roster {
         set: &RealmSet,
         told: &BTreeMap<RealmId, Vec<Self>>,
     ) -> Result<Self, Disagreement> {
-        let votes = |roster: &Self| {
-            told.iter()
-                .filter(|(realm, rosters)| set.place(realm).is_some() && rosters.contains(roster))
-                .count()
-        };
+        let ranked = Self::ranked(set, told);
+        let agreed = ranked.iter().map(|(_, votes, _)| *votes).max().unwrap_or(0);
         let needed = set.threshold();
-        let candidates = || told.values().flatten().filter(|roster| roster.set == *set);
-        // The newest of each realm before what it had before.
-        let newest = || told.values().filter_map(|rosters| rosters.first());
-        newest()
+        let enough = ranked.into_iter().find(|(_, votes, _)| *votes >= needed);
+        enough
+            .map(|(_, _, roster)| roster.clone())
+            .ok_or(Disagreement { needed, agreed })
+    }
+
+    /// The roster of that version, if at least t realms of `set` tell it, be it as the one before.
+    #[must_use]
+    pub fn held(
+        set: &RealmSet,
+        told: &BTreeMap<RealmId, Vec<Self>>,
+        version: &Version,
+    ) -> Option<Self> {
+        let ranked = Self::ranked(set, told).into_iter();
+        ranked
+            .filter(|(_, votes, _)| *votes >= set.threshold())
+            .find(|(_, _, roster)| roster.version == *version)
+            .map(|(_, _, roster)| roster.clone())
+    }
+
+    /// What realms of the set tell, with how many tell it first and how many at all: what most tell first comes first.
+    fn ranked<'a>(
+        set: &RealmSet,
+        told: &'a BTreeMap<RealmId, Vec<Self>>,
+    ) -> Vec<(usize, usize, &'a Self)> {
+        let told: Vec<_> = told
+            .iter()
+            .filter(|(realm, _)| set.place(realm).is_some())
+            .map(|(_, rosters)| rosters)
+            .collect();
+        let count = |of: &dyn Fn(&Vec<Self>) -> bool| told.iter().filter(|it| of(it)).count();
+        let of_set = told.iter().copied().flatten();
+        let mut ranked: Vec<_> = of_set
             .filter(|roster| roster.set == *set)
-            .chain(candidates())
-            .find(|roster| votes(roster) >= needed)
-            .cloned()
-            .ok_or_else(|| Disagreement {
-                needed,
-                agreed: candidates().map(votes).max().unwrap_or(0),
+            .map(|roster| {
+                let first = count(&|rosters| rosters.first() == Some(roster));
+                (first, count(&|rosters| rosters.contains(roster)), roster)
             })
+            .collect();
+        // Bytes decide what nothing else does: everybody comes to the same.
+        ranked.sort_by_key(|(first, votes, roster)| {
+            std::cmp::Reverse((*first, *votes, roster.to_bytes()))
+        });
+        ranked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curve25519_dalek::constants::RISTRETTO_BASEPOINT_COMPRESSED as POINT;
+
+    use super::*;
+
+    fn roster(set: &RealmSet, version: u8) -> Roster {
+        let commitment = Commitment {
+            key: POINT,
+            share: POINT,
+        };
+        Roster {
+            version: Version([version; 16]),
+            cost: Cost::RECOMMENDED,
+            set: set.clone(),
+            commitments: vec![commitment; set.realms().len()],
+            wrapped_digest: [version; 32],
+        }
+    }
+
+    fn set(n: u8, t: u8) -> RealmSet {
+        RealmSet::new((1..=n).map(|i| RealmId([i; 32])).collect(), t).unwrap()
+    }
+
+    /// All orders of 0 to n - 1.
+    fn permutations(n: usize) -> Vec<Vec<usize>> {
+        if n == 0 {
+            return vec![Vec::new()];
+        }
+        let shorter = permutations(n - 1);
+        let places = |order: Vec<usize>| {
+            (0..n).map(move |place| {
+                let mut longer = order.clone();
+                longer.insert(place, n - 1);
+                longer
+            })
+        };
+        shorter.into_iter().flat_map(places).collect()
+    }
+
+    /// Whatever the realms' ids and the version's name are, whichever have activated the new version and whichever of them
+    /// have settled: the new one counts as soon as t have it, and the old one before.
+    #[test]
+    fn the_newest_that_enough_hold_counts_whatever_the_ids() {
+        for (n, t) in [(1, 1), (2, 2), (3, 2), (3, 3), (4, 3), (5, 3)] {
+            let set = set(n, t);
+            let (n, t) = (usize::from(n), usize::from(t));
+            // Names of versions are random: the newer may sort first or last.
+            for (old, new) in [(1, 2), (2, 1)] {
+                let (old, new) = (roster(&set, old), roster(&set, new));
+                let all = permutations(n);
+                // Of the 120 orders of five, some.
+                for order in all.into_iter().step_by(if n > 4 { 17 } else { 1 }) {
+                    for states in 0..3_usize.pow(u32::try_from(n).unwrap()) {
+                        let state =
+                            |at: usize| states / 3_usize.pow(u32::try_from(at).unwrap()) % 3;
+                        let activated = (0..n).filter(|at| state(*at) > 0).count();
+                        let settled = (0..n).filter(|at| state(*at) == 2).count();
+                        // A client settles when enough have activated.
+                        if settled > 0 && activated < t {
+                            continue;
+                        }
+                        let told = (0..n).map(|at| {
+                            let rosters = match state(at) {
+                                0 => vec![old.clone()],
+                                1 => vec![new.clone(), old.clone()],
+                                _ => vec![new.clone()],
+                            };
+                            (set.realms()[order[at]], rosters)
+                        });
+                        let told = told.collect();
+                        let counts = if activated >= t { &new } else { &old };
+                        let agreed = Roster::agreed(&set, &told).unwrap();
+                        assert!(agreed == *counts, "{t} of {n}: {order:?}, {states}");
+                        let held = |roster: &Roster| Roster::held(&set, &told, &roster.version);
+                        assert_eq!(held(&new).is_some(), activated >= t);
+                        assert_eq!(held(&old).is_some(), n - settled >= t);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One realm of three shows what was before for ever, or makes a version up: whatever its id, with the two others
+    /// it is outvoted, second places included.
+    #[test]
+    fn one_that_lags_for_ever_is_outvoted_whatever_its_id() {
+        let set = set(3, 2);
+        let (old, new, own) = (roster(&set, 2), roster(&set, 1), roster(&set, 3));
+        for order in permutations(3) {
+            for lie in [
+                vec![old.clone()],
+                vec![own.clone(), old.clone()],
+                vec![old.clone(), own.clone()],
+            ] {
+                for lagging in [vec![new.clone()], vec![new.clone(), old.clone()]] {
+                    let [a, b, c] = [0, 1, 2].map(|at| set.realms()[order[at]]);
+                    let told = [(a, lie.clone()), (b, lagging), (c, vec![new.clone()])].into();
+                    assert_eq!(Roster::agreed(&set, &told), Ok(new.clone()));
+                    assert!(Roster::held(&set, &told, &own.version).is_none());
+                }
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! the realms' threshold OPRF, and each realm gets an authentication key of its own from the result.
 
 use argon2::{Algorithm, Argon2, Params, Version as ArgonVersion};
+use curve25519_dalek::scalar::Scalar;
 use junto_crypto::{
     Zeroizing,
     kdf::{hkdf_sha256, hmac_sha256},
@@ -117,6 +118,13 @@ impl Stretched {
     /// What goes into the OPRF.
     pub(crate) fn oprf_input(&self) -> Zeroizing<[u8; 32]> {
         hmac_sha256(&self.0[..], &[b"OPRF Input"])
+    }
+
+    /// What hides the input from the realms: the same for the same seed, and without the seed as good as drawn anew.
+    pub(crate) fn blind(&self, seed: &[u8; 32]) -> Zeroizing<Scalar> {
+        let wide = hkdf_sha256::<64>(seed, &self.0[..], b"junto vault blind");
+        // Zero, once in 2^252, would tell that it is zero and nothing else.
+        Zeroizing::new(Scalar::from_bytes_mod_order_wide(&wide))
     }
 
     /// master_key = HMAC-SHA256(c1, c2).

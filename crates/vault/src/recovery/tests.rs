@@ -72,6 +72,11 @@ impl World {
     }
 
     fn attempt(&mut self, pin: &str) -> Attempt {
+        let seed = Seed::new(&mut self.rng);
+        self.attempt_again(pin, &seed)
+    }
+
+    fn attempt_again(&self, pin: &str, seed: &Seed) -> Attempt {
         let roster = Roster::agreed(&self.set, &self.told()).unwrap();
         let pin = Pin::again(pin).unwrap();
         let stretched = Stretched::new(
@@ -82,7 +87,7 @@ impl World {
             roster.cost(),
         )
         .unwrap();
-        Attempt::new(stretched, roster, &mut self.rng)
+        Attempt::again(stretched, roster, seed)
     }
 
     fn evaluations(
@@ -249,6 +254,46 @@ fn a_new_version_on_its_way_loses_nothing() {
             "{activated}"
         );
     }
+}
+
+/// The last guess, and whoever made it is gone before there is an answer: with the seed the same PIN is the same guess, and
+/// gives back; another PIN is another guess, and one too many.
+#[test]
+fn a_guess_that_was_broken_off_is_asked_again_for_nothing() {
+    let mut world = World::new(3, 2);
+    let master = world.store("2841", 3);
+    let realms = world.set.realms().to_vec();
+    for wrong in ["2842", "2843"] {
+        assert!(world.recover(wrong, &realms).is_err());
+    }
+    let seed = Seed::new(&mut world.rng);
+    let last = world.attempt_again("2841", &seed);
+    assert_eq!(world.evaluations(&last, &realms).len(), 3);
+    drop(last);
+    let left = |world: &World| world.records[&realms[0]].view().versions[0].1;
+    assert_eq!(left(&world), 0);
+    let kept = Seed::from_bytes(seed.as_bytes());
+    let again = world.attempt_again("2841", &kept);
+    let answers = world.evaluations(&again, &realms);
+    assert_eq!((again.sound(&answers), left(&world)), (3, 0));
+    let other = world.attempt_again("2842", &kept);
+    assert_ne!(other.element(), again.element());
+    let claims = again.claims(&answers).unwrap();
+    let given = world.claim(&claims, &realms).into_iter();
+    let given = given
+        .map(|(realm, given)| (realm, given.unwrap()))
+        .collect();
+    assert!(same(&claims.open(&given).unwrap(), &master));
+    assert_eq!(claims.true_parts(&given), realms);
+    assert_eq!(left(&world), 3);
+    // Without the seed it is a guess like any other.
+    for _ in 0..3 {
+        let fresh = world.attempt("2841");
+        world.evaluations(&fresh, &realms);
+    }
+    let fresh = world.attempt("2841");
+    assert!(world.evaluations(&fresh, &realms).is_empty());
+    assert_eq!(world.records[&realms[0]].view().state, State::Exhausted);
 }
 
 #[test]
