@@ -31,6 +31,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(4);
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Between two rounds over all replicas.
 const PAUSE: Duration = Duration::from_millis(150);
+/// Replicas that point at each other, or at themselves, are not asked for longer: the next address may know better.
+const HINTS_MAX: usize = 3;
+/// Rounds over all addresses in which none was merely away.
+const HOPELESS_MAX: usize = 2;
 /// Seconds of the group's time that a token is good for.
 const TOKEN_LIFE: u64 = 300;
 
@@ -65,9 +69,65 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether it may be different in a moment, or at another of its replicas.
+    /// Whether it may be different in a moment.
     fn passes(&self) -> bool {
         matches!(self, Self::Absent(_))
+    }
+
+    /// What is reported when no address led to an answer: what does not pass by itself, and of that, what a user can act on.
+    fn gravity(&self) -> u8 {
+        match self {
+            Self::Absent(_) => 0,
+            Self::Stranger => 1,
+            Self::Nonsense => 2,
+            Self::Unauthorised => 3,
+            Self::Evidence(_) => 4,
+        }
+    }
+
+    /// Of somebody who has not shown that he is of the realm: what he says is nobody's fault whom we know.
+    fn of_anybody(self) -> Self {
+        match self {
+            Self::Nonsense => Self::Stranger,
+            other => other,
+        }
+    }
+}
+
+/// What went wrong so far, on all ways to a realm.
+struct Failures {
+    worst: ClientError,
+    /// Nothing in this round over all addresses may be different in a moment.
+    is_hopeless: bool,
+    /// Rounds in a row of which that is true.
+    hopeless: usize,
+}
+
+impl Failures {
+    fn none() -> Self {
+        Self {
+            worst: ClientError::Absent("nobody is there".to_owned()),
+            is_hopeless: true,
+            hopeless: 0,
+        }
+    }
+
+    fn add(&mut self, error: ClientError) {
+        self.is_hopeless &= !error.passes();
+        if error.gravity() >= self.worst.gravity() {
+            self.worst = error;
+        }
+    }
+
+    /// All addresses had their turn: whether to give up. One bad moment on a channel is no reason to.
+    fn round(&mut self) -> bool {
+        self.hopeless = if self.is_hopeless {
+            self.hopeless + 1
+        } else {
+            0
+        };
+        self.is_hopeless = true;
+        self.hopeless >= HOPELESS_MAX
     }
 }
 
@@ -147,33 +207,37 @@ impl RealmClient {
         patience: Duration,
     ) -> Result<Answer, ClientError> {
         let (bytes, class) = (operation.to_bytes(), operation.class());
-        let mut last = ClientError::Absent("nobody is there".to_owned());
-        let asking = self.ask_on(&bytes, class, &mut last);
+        let mut failures = Failures::none();
+        let asking = self.ask_on(&bytes, class, &mut failures);
         match timeout(patience, asking).await {
-            Ok(answer) => answer,
-            Err(_) => Err(last),
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) | Err(_) => Err(failures.worst),
         }
     }
 
+    /// None when it is of no use to go on. One address that leads to somebody else, or to a replica that is not as it
+    /// should be, does not hide the others.
     async fn ask_on(
         &self,
         operation: &[u8],
         class: Class,
-        last: &mut ClientError,
-    ) -> Result<Answer, ClientError> {
+        failures: &mut Failures,
+    ) -> Option<Answer> {
         let mut open = self.open.lock().await;
         let mut turns = self.addresses.iter().cycle().enumerate();
-        // Where the leader is said to be.
-        let mut hint: Option<String> = None;
+        // Where the leader is said to be, and how often in a row that was believed.
+        let (mut hint, mut hints) = (None::<String>, 0);
         loop {
             let channel = match (open.take(), hint.take()) {
                 (Some(channel), _) => Ok(channel),
                 (None, Some(leader)) => self.connect(&leader).await,
                 (None, None) => {
-                    let Some((turn, address)) = turns.next() else {
-                        return Err(ClientError::Absent("it has no address".to_owned()));
-                    };
+                    let (turn, address) = turns.next()?;
+                    hints = 0;
                     if turn > 0 && turn % self.addresses.len() == 0 {
+                        if failures.round() {
+                            return None;
+                        }
                         sleep(PAUSE).await;
                     }
                     self.connect(address).await
@@ -183,25 +247,28 @@ impl RealmClient {
                 Ok(channel) => self.ask_at(channel, operation).await,
                 Err(error) => Err(error),
             };
-            match asked {
-                Ok((channel, Ok(answer))) => {
-                    *open = Some(channel);
-                    return Answer::from_bytes(&answer, class).map_err(|_| ClientError::Nonsense);
-                }
-                Ok((_, Err(AskError::Unauthorised(_)))) => return Err(ClientError::Unauthorised),
-                Ok((_, Err(AskError::Foreign))) => return Err(ClientError::Nonsense),
+            failures.add(match asked {
+                Ok((channel, Ok(answer))) => match Answer::from_bytes(&answer, class) {
+                    Ok(answer) => {
+                        *open = Some(channel);
+                        return Some(answer);
+                    }
+                    Err(_) => ClientError::Nonsense,
+                },
+                Ok((_, Err(AskError::Unauthorised(_)))) => ClientError::Unauthorised,
+                Ok((_, Err(AskError::Foreign))) => ClientError::Nonsense,
                 Ok((channel, Err(AskError::Elsewhere(leader)))) => {
-                    *last = ClientError::Absent("it has no leader".to_owned());
-                    hint = leader.and_then(|leader| channel.address(leader));
-                    // Two that point at each other are not asked without end.
+                    hints += 1;
+                    let said = leader.filter(|_| hints <= HINTS_MAX);
+                    hint = said.and_then(|leader| channel.address(leader));
                     sleep(PAUSE / 10).await;
+                    ClientError::Absent("it has no leader".to_owned())
                 }
                 Ok((_, Err(error @ (AskError::Unheld | AskError::Stopped)))) => {
-                    *last = ClientError::Absent(error.to_string());
+                    ClientError::Absent(error.to_string())
                 }
-                Err(error) if error.passes() => *last = error,
-                Err(error) => return Err(error),
-            }
+                Err(error) => error,
+            });
         }
     }
 
@@ -233,7 +300,7 @@ impl RealmClient {
             })
         };
         match timeout(CONNECT_MAX, connecting).await {
-            Ok(channel) => channel,
+            Ok(channel) => channel.map_err(ClientError::of_anybody),
             Err(_) => Err(ClientError::Absent("it does not answer in time".to_owned())),
         }
     }
@@ -263,20 +330,19 @@ impl RealmClient {
     /// # Errors
     /// [`ClientError`].
     pub async fn card(&self, patience: Duration) -> Result<Card, ClientError> {
-        let mut last = ClientError::Absent("nobody is there".to_owned());
+        let mut failures = Failures::none();
         let asking = async {
             for address in &self.addresses {
                 match self.connect(address).await {
-                    Ok(channel) => return Some(Ok(channel.card)),
-                    Err(error) if error.passes() => last = error,
-                    Err(error) => return Some(Err(error)),
+                    Ok(channel) => return Some(channel.card),
+                    Err(error) => failures.add(error),
                 }
             }
             None
         };
         match timeout(patience, asking).await {
-            Ok(Some(card)) => card,
-            Ok(None) | Err(_) => Err(last),
+            Ok(Some(card)) => Ok(card),
+            Ok(None) | Err(_) => Err(failures.worst),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Ways from one member of a group to the others, over TCP.
 //!
 //! A way keeps some channels open and asks one question at a time on each. Whatever does not come to its end in time costs
-//! its channel; every question of consensus may be asked twice.
+//! its channel; every question of consensus may be asked twice. There are few channels, and those of consensus are not the ones
+//! on which clients' questions wait: however many of these there are, the group goes on.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,11 @@ use std::{
 use junto_crypto::{Zeroizing, hash::sha256_of};
 use openraft::error::Unreachable;
 use rustls::ClientConfig;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
@@ -28,7 +33,13 @@ use crate::{
 /// Longest time until a channel stands.
 pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for another member's word on what it holds.
-const HELD_MAX: Duration = Duration::from_secs(2);
+pub(crate) const HELD_MAX: Duration = Duration::from_secs(2);
+/// Channels to one member on which it is asked what it holds.
+const HELD_CHANNELS: usize = 5;
+/// Channels to one member for consensus: an append, a vote, a snapshot.
+const CONSENSUS_CHANNELS: usize = 3;
+/// Channels to one member at a time. It has places for twice as many: some may be given up and not gone yet.
+pub(crate) const CHANNELS_MAX: usize = HELD_CHANNELS + CONSENSUS_CHANNELS;
 /// Channels to one member that are kept while nobody uses them.
 const IDLE_MAX: usize = 4;
 /// The first question on every channel: evidence for evidence.
@@ -100,6 +111,10 @@ impl Wire {
                 tls: tls.to(name)?,
                 address: member.address,
                 idle: Mutex::default(),
+                #[cfg(test)]
+                made: Default::default(),
+                for_held: Arc::new(Semaphore::new(HELD_CHANNELS)),
+                for_consensus: Arc::new(Semaphore::new(CONSENSUS_CHANNELS)),
                 attestation: attestation.clone(),
                 verifier: verifier.clone(),
             };
@@ -114,8 +129,16 @@ impl Wire {
         })
     }
 
-    pub(crate) fn members(&self) -> usize {
-        self.ways.len() + 1
+    /// The other members.
+    pub(crate) fn others(&self) -> impl Iterator<Item = Name> {
+        self.ways.keys().copied()
+    }
+
+    /// Channels that were made to others so far.
+    #[cfg(test)]
+    pub(crate) fn dialled(&self) -> usize {
+        let made = |way: &Arc<Way>| way.made.load(std::sync::atomic::Ordering::Relaxed);
+        self.ways.values().map(made).sum()
     }
 
     /// Asks a member, for so long at most.
@@ -144,11 +167,17 @@ impl Wire {
 }
 
 type Stream = TlsStream<TcpStream>;
+type Place = OwnedSemaphorePermit;
 
 struct Way {
     tls: Arc<ClientConfig>,
     address: String,
     idle: Mutex<Vec<Stream>>,
+    /// Channels that were made.
+    #[cfg(test)]
+    made: std::sync::atomic::AtomicUsize,
+    for_held: Arc<Semaphore>,
+    for_consensus: Arc<Semaphore>,
     attestation: Arc<dyn Attestation>,
     verifier: Arc<dyn Verifier>,
 }
@@ -160,13 +189,24 @@ impl Way {
     }
 
     async fn ask(self: &Arc<Self>, request: &Request) -> io::Result<Response> {
+        // Waits in turn. Who gives up takes no place.
+        let places = match request {
+            Request::Held(_) => &self.for_held,
+            Request::Append(_) | Request::Vote(_) | Request::Snapshot(..) => &self.for_consensus,
+        };
+        let place = places.clone().acquire_owned().await;
+        let mut place = place.map_err(io::Error::other)?;
         let (kind, body) = (request.kind(), request.to_bytes());
         loop {
             let kept = self.idle().pop();
             let fresh = kept.is_none();
             let mut stream = match kept {
                 Some(stream) => stream,
-                None => self.dialled().await?,
+                None => {
+                    let stream;
+                    (stream, place) = self.dialled(place).await?;
+                    stream
+                }
             };
             match channel::ask(&mut stream, kind, &body, RESPONSE_BYTES_MAX).await {
                 Ok(answer) => {
@@ -189,17 +229,18 @@ impl Way {
         }
     }
 
-    /// A new channel. Who asked may have given up before it stands: it is kept then.
-    async fn dialled(self: &Arc<Self>) -> io::Result<Stream> {
+    /// A new channel. Who asked may have given up before it stands: it is kept then, and its place taken until then.
+    async fn dialled(self: &Arc<Self>, place: Place) -> io::Result<(Stream, Place)> {
         let (me, (taken, got)) = (self.clone(), tokio::sync::oneshot::channel());
         tokio::spawn(async move {
             let dialled = timeout(HANDSHAKE_MAX, me.dial()).await;
             let dialled = dialled.unwrap_or_else(|elapsed| Err(elapsed.into()));
-            if let Err(Ok(stream)) = taken.send(dialled) {
+            if let Err((Ok(stream), _)) = taken.send((dialled, place)) {
                 me.keep(stream);
             }
         });
-        got.await.map_err(io::Error::other)?
+        let (dialled, place) = got.await.map_err(io::Error::other)?;
+        Ok((dialled?, place))
     }
 
     async fn dial(&self) -> io::Result<Stream> {
@@ -217,6 +258,8 @@ impl Way {
                 self.verifier.verify(&shown, &bound)
             })
             .map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))?;
+        #[cfg(test)]
+        self.made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(stream)
     }
 }

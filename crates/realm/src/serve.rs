@@ -4,6 +4,7 @@
 //! everybody does: a client sees the realm's card and evidence first, and shows a token with each question.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -21,11 +22,14 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    AskError, Card, Replica, Types,
+    AskError, Card, Name, Replica, Types,
     channel::{Question, random},
     evidence::{EVIDENCE_BYTES_MAX, Evidence, proof},
     keys::peer,
-    links::{Bytes, DIALS, EXPORTER, HANDSHAKE_MAX, HELLO, LISTENS, PEER_FRAME_MAX, Wire, bound},
+    links::{
+        Bytes, CHANNELS_MAX, DIALS, EXPORTER, HANDSHAKE_MAX, HELD_MAX, HELLO, LISTENS,
+        PEER_FRAME_MAX, Wire, bound,
+    },
     read::{Malformed, Reader},
     store::Store,
     wire::{Request, Response},
@@ -33,8 +37,10 @@ use crate::{
 
 /// Connections of clients at a time.
 const CLIENTS_MAX: usize = 256;
-/// Connections of each other member at a time.
-const CHANNELS_MAX: usize = 16;
+/// Connections of each other member at a time: what it uses, and as much that it has given up and that has not ended yet.
+const PEER_MAX: usize = 2 * CHANNELS_MAX;
+/// Connections at the members' door that have not shown yet whose they are.
+const HANDSHAKES_MAX: usize = 32;
 /// A connection on which nothing is asked for so long ends.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Longest that a client may take to send a question and to take the answer.
@@ -69,7 +75,9 @@ pub async fn serve(
     let Some(wire) = replica.wire() else {
         return Err(io::ErrorKind::Unsupported.into());
     };
+    let room = |places: usize| Arc::new(Semaphore::new(places));
     let door = Arc::new(Door {
+        places: wire.others().map(|it| (it, room(PEER_MAX))).collect(),
         raft: replica.raft().clone(),
         store: replica.store().clone(),
         hello: card.to_bytes(),
@@ -77,8 +85,7 @@ pub async fn serve(
         replica,
         wire,
     });
-    let room = |places: usize| Arc::new(Semaphore::new(places));
-    let for_members = room(CHANNELS_MAX * door.wire.members());
+    let for_members = room(HANDSHAKES_MAX);
     let for_clients = room(CLIENTS_MAX);
     let mut tasks = JoinSet::new();
     tasks.spawn(tick(door.replica.clone()));
@@ -90,8 +97,7 @@ pub async fn serve(
                 if let Some((tcp, place)) = admitted(accepted, &for_members).await? {
                     let door = door.clone();
                     tasks.spawn(async move {
-                        let _ = door.member(tcp).await;
-                        drop(place);
+                        let _ = door.member(tcp, place).await;
                     });
                 }
             }
@@ -143,6 +149,8 @@ struct Door {
     raft: Raft<Types>,
     store: Store,
     wire: Arc<Wire>,
+    /// Each member has its own: none takes another one's, and strangers take none.
+    places: BTreeMap<Name, Arc<Semaphore>>,
     card: Card,
     hello: Vec<u8>,
 }
@@ -168,12 +176,12 @@ fn refused(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
 }
 
 impl Door {
-    async fn member(&self, tcp: TcpStream) -> io::Result<()> {
+    async fn member(&self, tcp: TcpStream, shaking: OwnedSemaphorePermit) -> io::Result<()> {
         let (mut stream, exported) = handshake(&self.wire.tls.peers, tcp).await?;
         // The handshake let members through alone.
-        if peer(stream.get_ref().1).is_none_or(|name| name == self.wire.me) {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
+        let from = peer(stream.get_ref().1).and_then(|name| Some((name, self.places.get(&name)?)));
+        let (from, places) = from.ok_or(io::ErrorKind::PermissionDenied)?;
+        let _place = places.try_acquire().map_err(io::Error::other)?;
         let read = Question::read(&mut stream, EVIDENCE_BYTES_MAX + 1);
         let hello = timeout(HANDSHAKE_MAX, read).await??;
         if hello.kind() != HELLO {
@@ -188,17 +196,30 @@ impl Door {
         let own = bound(&exported, LISTENS, b"");
         let own = timeout(HANDSHAKE_MAX, proof(&self.wire.attestation, own)).await??;
         hello.answer(&mut stream, &own.to_bytes()).await?;
+        drop(shaking);
         loop {
             let read = Question::read(&mut stream, PEER_FRAME_MAX);
             let question = timeout(IDLE_MAX, read).await??;
             let request = Request::from_bytes(question.kind(), question.body()).map_err(refused)?;
-            let response = timeout(WORK_MAX, self.work(request)).await??.to_bytes();
+            let response = timeout(WORK_MAX, self.work(from, request))
+                .await??
+                .to_bytes();
             let answer = question.answer(&mut stream, &response);
             timeout(WORK_MAX, answer).await??;
         }
     }
 
-    async fn work(&self, request: Request) -> io::Result<Response> {
+    async fn work(&self, from: Name, request: Request) -> io::Result<Response> {
+        let speaks_for = match &request {
+            Request::Append(rpc) => Some(rpc.vote),
+            Request::Vote(rpc) => Some(rpc.vote),
+            Request::Snapshot(vote, _) => Some(*vote),
+            Request::Held(_) => None,
+        };
+        // Who leads, or wants to, says so itself.
+        if speaks_for.is_some_and(|vote| vote.leader_id.node_id != from) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let stopped = io::ErrorKind::BrokenPipe;
         Ok(match request {
             Request::Append(rpc) => {
@@ -213,7 +234,8 @@ impl Door {
                 let done = self.raft.install_full_snapshot(vote, snapshot).await;
                 Response::Snapshot(done.map_err(|_| stopped)?)
             }
-            Request::Held(id) => Response::Held(self.store.held(&id).await),
+            // Who asked waits no longer.
+            Request::Held(id) => Response::Held(timeout(HELD_MAX, self.store.held(&id)).await?),
         })
     }
 
@@ -329,14 +351,13 @@ pub(crate) fn read_reply(reply: &[u8]) -> Result<Result<Bytes, AskError>, Malfor
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use junto_crypto::ed25519::SigningKey;
     use junto_vault::{Genesis, Quorum, Realm};
-    use openraft::{Vote, raft::VoteRequest};
+    use openraft::{CommittedLeaderId, Vote, raft::VoteRequest};
+    use tokio::time::Instant;
 
     use super::*;
-    use crate::{Accepted, BootKey, Member, Membership, Name, Peer, Simulated};
+    use crate::{Accepted, BootKey, LogId, Member, Membership, Peer, Simulated};
 
     fn membership(key: BootKey, members: &[Peer], simulated: bool) -> Membership {
         Membership {
@@ -347,50 +368,134 @@ mod tests {
         }
     }
 
-    /// A member's door opens to the keys of this start of this group alone, and a member talks to nobody whose evidence it does
-    /// not accept.
-    #[tokio::test]
-    async fn a_members_door_is_shut_for_strangers() {
-        let bind = || TcpListener::bind("127.0.0.1:0");
-        let (inner, outer) = (bind().await.unwrap(), bind().await.unwrap());
-        let key = || BootKey::generate(&mut random());
-        let (here, member, stranger) = (key(), key(), key());
-        let peer = |key: &BootKey, address: &str| Peer {
+    fn key() -> BootKey {
+        BootKey::generate(&mut random())
+    }
+
+    fn again(key: &BootKey) -> BootKey {
+        BootKey(SigningKey::from_seed(key.0.seed()))
+    }
+
+    fn peer_of(key: &BootKey, address: &str) -> Peer {
+        Peer {
             id: key.id(),
             address: address.to_owned(),
-        };
-        let there = peer(&here, &inner.local_addr().unwrap().to_string());
-        let group = [there.clone(), peer(&member, "127.0.0.1:1")];
-        let signing = SigningKey::from_seed(&[1; 32]);
-        let realm = Realm::new(Genesis {
-            realm: RealmId(*signing.verifying_key().as_bytes()),
-            secret: Zeroizing::new([2; 32]),
-            tenants: BTreeMap::new(),
-            records_max: 1,
-            time: Seconds(1),
-        });
-        let quorum = Quorum::new(2, 0).unwrap();
-        let mut members = group.clone().map(|peer| Member {
-            id: peer.id,
-            address: peer.address,
-        });
-        members.sort_by_key(|member| member.id);
-        let card = Card::sign(&signing, Seconds(1), quorum, members.to_vec()).unwrap();
-        let replica = Replica::join(realm.unwrap(), quorum, membership(here, &group, true));
-        let replica = Arc::new(replica.await.unwrap());
-        let serving = tokio::spawn(serve(replica, card, inner, outer));
-        let to = Name::from(there.id);
-        let asked = async |key: BootKey, members: &[Peer], simulated: bool| {
-            let request = Request::Vote(VoteRequest::new(Vote::new(1, Name::from(key.id())), None));
-            let wire = Wire::new(membership(key, members, simulated)).unwrap();
-            wire.ask(to, &request, HANDSHAKE_MAX).await
-        };
-        let others = [there.clone(), peer(&stranger, "127.0.0.1:1")];
-        assert!(asked(stranger, &others, true).await.is_err());
-        let again = BootKey(SigningKey::from_seed(member.0.seed()));
-        let answer = asked(member, &group, true).await.unwrap();
+        }
+    }
+
+    /// A replica of a group of two that serves, and the other member's key.
+    struct Served {
+        group: [Peer; 2],
+        member: BootKey,
+        serving: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    impl Drop for Served {
+        fn drop(&mut self) {
+            self.serving.abort();
+        }
+    }
+
+    impl Served {
+        /// It accepts simulated evidence of members, or not.
+        async fn new(simulated: bool) -> Self {
+            let bind = || TcpListener::bind("127.0.0.1:0");
+            let (inner, outer) = (bind().await.unwrap(), bind().await.unwrap());
+            let (here, member) = (key(), key());
+            let there = peer_of(&here, &inner.local_addr().unwrap().to_string());
+            let group = [there, peer_of(&member, "127.0.0.1:1")];
+            let signing = SigningKey::from_seed(&[1; 32]);
+            let realm = Realm::new(Genesis {
+                realm: RealmId(*signing.verifying_key().as_bytes()),
+                secret: Zeroizing::new([2; 32]),
+                tenants: BTreeMap::new(),
+                records_max: 1,
+                time: Seconds(1),
+            });
+            let quorum = Quorum::new(2, 0).unwrap();
+            let mut members = group.clone().map(|peer| Member {
+                id: peer.id,
+                address: peer.address,
+            });
+            members.sort_by_key(|member| member.id);
+            let card = Card::sign(&signing, Seconds(1), quorum, members.to_vec()).unwrap();
+            let replica =
+                Replica::join(realm.unwrap(), quorum, membership(here, &group, simulated));
+            let replica = Arc::new(replica.await.unwrap());
+            Self {
+                group,
+                member,
+                serving: tokio::spawn(serve(replica, card, inner, outer)),
+            }
+        }
+
+        fn to(&self) -> Name {
+            self.group[0].id.into()
+        }
+
+        fn wire(&self, simulated: bool) -> Wire {
+            Wire::new(membership(again(&self.member), &self.group, simulated)).unwrap()
+        }
+    }
+
+    fn candidate(name: junto_vault::ReplicaId) -> Request {
+        Request::Vote(VoteRequest::new(Vote::new(1, Name::from(name)), None))
+    }
+
+    /// A member's door opens to the keys of this start of this group alone; both ends want evidence that they accept; and nobody
+    /// speaks for somebody else.
+    #[tokio::test]
+    async fn a_members_door_is_shut_for_strangers() {
+        let served = Served::new(true).await;
+        let asked =
+            async |wire: Wire, name| wire.ask(served.to(), &candidate(name), HANDSHAKE_MAX).await;
+        let stranger = key();
+        let others = [served.group[0].clone(), peer_of(&stranger, "127.0.0.1:1")];
+        let id = stranger.id();
+        let wire = Wire::new(membership(stranger, &others, true)).unwrap();
+        assert!(asked(wire, id).await.is_err());
+        let own = served.member.id();
+        let answer = asked(served.wire(true), own).await.unwrap();
         assert!(matches!(answer, Response::Vote(_)));
-        assert!(asked(again, &group, false).await.is_err());
-        serving.abort();
+        assert!(asked(served.wire(true), served.group[0].id).await.is_err());
+        assert!(asked(served.wire(false), own).await.is_err());
+        // The same the other way round: who listens judges, too.
+        let careful = Served::new(false).await;
+        let (wire, request) = (careful.wire(true), candidate(careful.member.id()));
+        assert!(
+            wire.ask(careful.to(), &request, HANDSHAKE_MAX)
+                .await
+                .is_err()
+        );
+    }
+
+    /// A member that lags answers none of many questions of clients: those of consensus find a place all the same, at once.
+    #[tokio::test]
+    async fn many_questions_to_one_that_lags_leave_consensus_its_places() {
+        let served = Served::new(true).await;
+        let wire = Arc::new(served.wire(true));
+        let never = LogId::new(CommittedLeaderId::new(9, Name::from(served.member.id())), 9);
+        let to = served.to();
+        let mut asking = JoinSet::new();
+        for _ in 0..100 {
+            let wire = wire.clone();
+            asking.spawn(async move { wire.held(to, never).await });
+        }
+        // Some of them have got through.
+        while wire.dialled() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let begun = Instant::now();
+        let request = candidate(served.member.id());
+        let answer = wire.ask(to, &request, HANDSHAKE_MAX).await.unwrap();
+        assert!(matches!(answer, Response::Vote(_)));
+        assert!(begun.elapsed() < HELD_MAX, "{:?}", begun.elapsed());
+        assert!(wire.dialled() <= CHANNELS_MAX, "{}", wire.dialled());
+        while let Some(held) = asking.join_next().await {
+            assert!(held.unwrap().is_none());
+        }
+        // And those that nobody waits for any more keep no place.
+        let again = wire.ask(to, &request, HANDSHAKE_MAX).await;
+        assert!(again.is_ok());
     }
 }

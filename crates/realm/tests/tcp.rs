@@ -14,6 +14,7 @@ use junto_vault::{
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
@@ -274,7 +275,41 @@ async fn silent_connections_do_not_keep_a_door_shut() {
     for _ in 0..400 {
         silent.push(TcpStream::connect(&group.addresses[0]).await.unwrap());
     }
+    // The last one is shut out while the first one still has its place.
+    let mut byte = [0];
+    let last = silent.last_mut().unwrap().read(&mut byte);
+    let last = tokio::time::timeout(PATIENCE, last).await.unwrap();
+    assert!(!matches!(last, Ok(1..)), "{last:?}");
+    let first = silent[0].try_read(&mut byte).unwrap_err();
+    assert_eq!(first.kind(), std::io::ErrorKind::WouldBlock);
     store(&client).await;
     assert_eq!(view(&client).await.1, 3);
     drop(silent);
+}
+
+/// An address of several at which somebody else answers, or something that is no realm, does not hide the realm; nor is
+/// anybody blamed for what was said before it was known who says it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_address_does_not_hide_a_realm() {
+    let group = Group::honest(1).await;
+    let between = Group::of(1, |_| [7; 32]).await;
+    let junk = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at_junk = junk.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        loop {
+            let (mut stream, _) = junk.accept().await.unwrap();
+            let said = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            kept.push((stream, said));
+        }
+    });
+    for bad in [at_junk, between.addresses[0].clone()] {
+        let addresses = vec![bad.clone(), group.addresses[0].clone()];
+        let among = client(id(), addresses, OPTED_IN);
+        assert!(among.ask(&Operation::View, PATIENCE).await.is_ok());
+        assert!(among.card(PATIENCE).await.is_ok());
+        let alone = client(id(), vec![bad], OPTED_IN);
+        let refused = alone.ask(&Operation::View, PATIENCE).await;
+        assert!(matches!(refused, Err(ClientError::Stranger)));
+    }
 }
