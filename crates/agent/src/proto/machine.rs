@@ -114,7 +114,7 @@ impl Machine {
             connection.count_use(&mut machine.effects);
             connection.time_drain(&mut machine.effects);
             connection.time_switch(&mut machine.effects);
-            connection.time_words(&mut machine.effects);
+            connection.resume_words(&mut machine.effects);
             connection.resume_slots(&mut machine.effects);
         }
         machine.sort_queues();

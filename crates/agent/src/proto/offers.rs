@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use junto_crypto::CryptoRng;
 
-use super::address::{QueueName, QueueUri};
+use super::address::{QueueAddress, QueueName, QueueUri};
 use super::connection::{Connection, Stage};
 use super::effects::{Effects, Timer};
 use super::instant::Instant;
@@ -39,13 +39,18 @@ impl Offers {
 
     /// Takes a new one up, or lets it wait; then says when to look again, unless others wait for the same.
     fn admit(&mut self, offer: &Offer, now: Instant) -> Result<(), Option<Instant>> {
-        if self.opens() <= now {
+        // None passes those that wait.
+        if self.waiting.is_empty() && self.opens() <= now {
             self.until = self.until.max(now).after(PAUSE);
             return Ok(());
         }
         let is_first = self.waiting.is_empty();
         let name = QueueName::of(&offer.0.address);
-        self.waiting.retain(|(uri, _)| !name.names(&uri.address));
+        // Of several that are to replace the same queue the peer means the last one.
+        let is_other = |(uri, replaced): &Offer| {
+            !name.names(&uri.address) && (replaced.is_none() || *replaced != offer.1)
+        };
+        self.waiting.retain(is_other);
         if self.waiting.len() >= QUEUES_MAX {
             self.waiting.remove(0);
         }
@@ -55,6 +60,13 @@ impl Offers {
 }
 
 impl Connection {
+    /// The peer has told us of all of its queues: what it does not name it offers no longer.
+    pub(super) fn keep_offers(&mut self, is_named: impl Fn(&QueueAddress) -> bool) {
+        self.offers
+            .waiting
+            .retain(|(uri, _)| is_named(&uri.address));
+    }
+
     /// Whether a new offer is taken up now; it waits otherwise.
     pub(super) fn admits_offer(&mut self, offer: &Offer, effects: &mut Effects) -> bool {
         match self.offers.admit(offer, effects.now) {
@@ -81,6 +93,8 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use rand_chacha::ChaCha20Rng;
+
     use super::*;
     use crate::proto::message::Body;
     use crate::proto::parallel::tests::{active, offer, used};
@@ -120,6 +134,64 @@ mod tests {
         assert!((1..=2 + 10).contains(&count), "{count} in 600 s");
     }
 
+    fn look_again(connection: &mut Connection, effects: &mut Effects, rng: &mut ChaCha20Rng) {
+        while let Some(timer) = effects.take_due() {
+            if timer == Timer::Offers(connection.id) {
+                connection.offers_due(effects, rng);
+            }
+        }
+    }
+
+    #[test]
+    fn no_offer_passes_those_that_wait() {
+        let (mut connection, mut effects, mut rng) = active();
+        connection.parallel.understood = true;
+        let replaced = QueueName::of(&connection.send.as_ref().unwrap().address);
+        for _ in 0..AT_ONCE {
+            let uri = offer(&connection, 9, &mut rng);
+            connection.take_queue(&[(uri, Some(replaced.clone()))], &mut effects, &mut rng);
+        }
+        let beside = offer(&connection, 8, &mut rng);
+        let names = [&replaced, &QueueName::of(&beside.address)].map(QueueName::clone);
+        connection.take_queue(&[(beside, None)], &mut effects, &mut rng);
+        let given_up = offer(&connection, 9, &mut rng);
+        connection.take_queue(
+            &[(given_up, Some(replaced.clone()))],
+            &mut effects,
+            &mut rng,
+        );
+        let before = connection.outbox.len();
+        assert_eq!(connection.offers.waiting.len(), 2);
+        // It comes just before those that wait are looked at again.
+        effects.now = effects.now.after(PAUSE);
+        let last = offer(&connection, 9, &mut rng);
+        let name = QueueName::of(&last.address);
+        connection.take_queue(&[(last, Some(replaced))], &mut effects, &mut rng);
+        assert_eq!(connection.outbox.len(), before, "it waits, too");
+        for _ in 0..5 {
+            look_again(&mut connection, &mut effects, &mut rng);
+            effects.now = effects.now.after(PAUSE);
+        }
+        assert_eq!(connection.outbox.len(), before + 2, "QK for one of each");
+        let offered = connection.rotation.offered().unwrap();
+        assert!(name.names(&offered.address));
+        assert!(connection.parallel.is_offered(&names[1]));
+    }
+
+    #[test]
+    fn what_waits_is_forgotten_when_the_peer_names_it_no_more() {
+        let (mut connection, mut effects, mut rng) = active();
+        let replaced = QueueName::of(&connection.send.as_ref().unwrap().address);
+        for _ in 0..=AT_ONCE {
+            let uri = offer(&connection, 9, &mut rng);
+            connection.take_queue(&[(uri, Some(replaced.clone()))], &mut effects, &mut rng);
+        }
+        assert_eq!(connection.offers.waiting.len(), 1);
+        connection.take_list(&[replaced], &mut effects, &mut rng);
+        assert!(connection.offers.waiting.is_empty());
+        assert!(connection.rotation.offered().is_none());
+    }
+
     #[test]
     fn an_offer_that_comes_too_soon_is_taken_up_later() {
         let (mut connection, mut effects, mut rng) = active();
@@ -135,15 +207,11 @@ mod tests {
         let began = effects.now;
         for minute in 1..10 {
             effects.now = began.after(PAUSE.saturating_mul(minute));
-            while let Some(timer) = effects.take_due() {
-                if timer == Timer::Offers(connection.id) {
-                    connection.offers_due(&mut effects, &mut rng);
-                }
-            }
+            look_again(&mut connection, &mut effects, &mut rng);
         }
         assert!(connection.offers.waiting.is_empty());
-        assert_eq!(connection.outbox.len(), 2 * AT_ONCE as usize);
         // The last one is what counts.
+        assert_eq!(connection.outbox.len(), 1 + AT_ONCE as usize);
         let name = last.unwrap();
         connection.use_queue(&[(name.clone(), true)], &mut effects, &mut rng);
         connection.leave_for_offered(&mut effects, &mut rng);

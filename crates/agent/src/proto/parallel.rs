@@ -23,7 +23,7 @@ use junto_smp::id::RecipientId;
 use junto_smp::key::AuthKey;
 
 use super::address::{QueueAddress, QueueInfo, QueueMode, QueueName};
-use super::again::Again;
+use super::again::{Again, Heard};
 use super::command::{CallError, Misuse};
 use super::connection::{Connection, Stage};
 use super::effects::{Effects, Owner, Purpose};
@@ -63,9 +63,9 @@ pub(super) struct Slot(pub(super) u32);
 #[derive(Default)]
 pub(super) struct Parallel {
     /// The peer has said that it understands.
-    understood: bool,
+    pub(super) understood: bool,
     /// It has been told which queues we receive on, or that is not due.
-    said: bool,
+    pub(super) said: bool,
     pub(super) spread: Spread,
     last_slot: u32,
     /// Ours, in the order in which they came.
@@ -186,6 +186,7 @@ impl Parallel {
     /// What was said about queues may be lost: it is said again.
     pub(super) fn say_again(&mut self) {
         self.said = false;
+        self.again.first.say_again();
         for (_, ours) in &mut self.ours {
             ours.say_again();
         }
@@ -198,15 +199,11 @@ impl Parallel {
         offered.any(|it| name.names(&it.address))
     }
 
-    /// The peer has been told which queues we receive on.
-    pub(super) fn said(&mut self) {
-        self.said = true;
-    }
-
     /// What the peer was told and has not acted on is said again.
     pub(super) fn say_ours_again(&mut self) {
         // Whoever does not know our list believes nothing else.
         self.said = false;
+        self.again.first.say_again();
         for (_, ours) in &mut self.ours {
             ours.say_again();
         }
@@ -320,7 +317,7 @@ impl Connection {
         let mut ours = self.parallel.ours.iter();
         let mut at = ours.rposition(|(_, ours)| is_there(&ours.queue));
         let is_first = at.is_none();
-        if is_first && is_there(&self.receive) && self.put_another_first(effects) {
+        if is_first && is_there(&self.receive) && self.put_another_first(false, effects) {
             at = self.parallel.ours.len().checked_sub(1);
         }
         let at = at.ok_or(Misuse::NoQueue)?;
@@ -331,8 +328,7 @@ impl Connection {
         effects.forget_receives(Owner::Parallel(self.id, slot));
         self.retire_unread(ours.queue, effects);
         self.parallel.said = false;
-        self.parallel.again.leave_out();
-        self.speak_of_queues(effects, rng);
+        self.say_what_is_left(effects, rng);
         self.acknowledge_held(effects);
         effects.queues_changed();
         self.store_renewal(effects);
@@ -391,12 +387,17 @@ impl Connection {
                 self.speak_of_queues(effects, rng);
                 self.store_parallel(effects);
             }
-            Progress::Lost => self.parallel_lost(slot, effects),
+            Progress::Lost => self.parallel_lost(slot, effects, rng),
         }
     }
 
     /// The relay has none of this queue, or no longer.
-    pub(super) fn parallel_lost(&mut self, slot: Slot, effects: &mut Effects) {
+    pub(super) fn parallel_lost(
+        &mut self,
+        slot: Slot,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
         let Some(at) = self.parallel.ours.iter().position(|it| it.0 == slot) else {
             return;
         };
@@ -409,6 +410,9 @@ impl Connection {
         // With one queue left, it waits for none.
         self.acknowledge_held(effects);
         effects.queues_changed();
+        if !matches!(ours.step, Step::Making) {
+            self.say_what_is_left(effects, rng);
+        }
         self.store_parallel(effects);
     }
 
@@ -416,6 +420,10 @@ impl Connection {
     pub(super) fn heard_on(&mut self, place: Place, number: u64, effects: &mut Effects) {
         if let Some(queue) = self.queue_mut(place) {
             queue.last = number;
+        }
+        if place == Place::Main && self.parallel.again.first != Heard::Yes {
+            self.parallel.again.first = Heard::Yes;
+            self.store_parallel(effects);
         }
         if let Place::Parallel(slot) = place
             && let Some(ours) = self.parallel.ours_mut(slot)
@@ -430,7 +438,9 @@ impl Connection {
     pub(super) fn speak_of_parallel(&mut self) -> Vec<Body<'static>> {
         let mut bodies = Vec::new();
         let parallel = &self.parallel;
-        let is_due = !parallel.said && (parallel.understood || !parallel.ours.is_empty());
+        let is_heard =
+            parallel.understood || !parallel.ours.is_empty() || parallel.again.left_out();
+        let is_due = !parallel.said && is_heard;
         if is_due {
             bodies.push(self.list_of_queues());
             self.parallel.said = true;
@@ -450,17 +460,30 @@ impl Connection {
         rng: &mut impl CryptoRng,
     ) {
         if let Some(word) = is_noise(names) {
+            let was_known = self.is_of_our_kind();
             self.take_noise(word, effects);
+            if !was_known && self.is_of_our_kind() {
+                self.hasten_words(effects);
+            }
             return self.speak_of_queues(effects, rng);
         }
         let is_named = |address: &QueueAddress| names.iter().any(|name| name.names(address));
-        if !self.sends().any(|send| is_named(&send.address)) {
+        let mut answered = self.answered_offers();
+        if !self.sends().any(|send| is_named(&send.address))
+            && !answered.any(|it| is_named(&it.address))
+        {
             return;
         }
+        drop(answered);
         let was_known = core::mem::replace(&mut self.parallel.understood, true);
         if !was_known {
             self.hasten_words(effects);
         }
+        self.keep_offers(is_named);
+        if self.rotation.keep_offered(is_named) {
+            self.store_renewal(effects);
+        }
+        self.parallel.offered.retain(|it| is_named(&it.address));
         let theirs = self.parallel.theirs.iter();
         let gone: Vec<_> = theirs
             .filter(|(_, send)| !is_named(&send.address))
@@ -540,17 +563,18 @@ impl Connection {
         let Some(at) = offered.position(|it| it.take_use(name)) else {
             return false;
         };
-        let offered = self.parallel.offered.remove(at);
         if self.parallel.theirs.len() + 1 >= QUEUES_MAX {
             // The peer may have given up one on a relay that is away, which cannot say so.
             let theirs = self.parallel.theirs.iter();
             let mut away = theirs.filter(|(_, send)| !effects.is_up(send.relay));
             let Some(slot) = away.next().map(|(slot, _)| *slot) else {
-                self.store_parallel(effects);
-                return true;
+                // It says so again when it has said which ones it has given up.
+                self.parallel.offered[at].usable = false;
+                return false;
             };
             self.leave_send(Owner::Parallel(self.id, slot), effects, rng);
         }
+        let offered = self.parallel.offered.remove(at);
         if let Some(send) = offered.into_queue(&self.receive, effects) {
             let is_first = self.parallel.theirs.is_empty();
             let slot = self.parallel.slot();
@@ -565,6 +589,25 @@ impl Connection {
         true
     }
 
+    /// Queues that the peer offers, which it has our keys for or soon will.
+    fn answered_offers(&self) -> impl Iterator<Item = &Offered> {
+        let offered = self.rotation.offered().into_iter();
+        let offered = offered.chain(&self.parallel.offered);
+        offered.filter(|offered| offered.answered)
+    }
+
+    /// Whether the peer is yet to open a queue to us.
+    fn is_to_be_opened(&self) -> bool {
+        self.answered_offers().next().is_some()
+    }
+
+    /// Whether the peer's queue that this owner's commands send to is the last one, but for what it is yet to open:
+    /// what waits is kept then, even if the queue is no more.
+    pub(super) fn waits_for_another(&self, owner: Owner) -> bool {
+        let is_last = !matches!(owner, Owner::Parallel(..)) && self.parallel.theirs.is_empty();
+        is_last && !self.rotation.is_leaving() && self.is_to_be_opened()
+    }
+
     /// A queue of the peer is no more: the others go on, if there are any.
     pub(super) fn leave_send(
         &mut self,
@@ -576,6 +619,8 @@ impl Connection {
             Owner::Parallel(_, slot) => self.parallel.theirs.retain(|(known, _)| *known != slot),
             // The one that was to take its place does so now.
             _ if self.rotation.is_leaving() => return self.leave_for_offered(effects, rng),
+            // What waits goes there, when it may.
+            _ if self.parallel.theirs.is_empty() && self.is_to_be_opened() => return,
             _ if self.parallel.theirs.is_empty() => {
                 return self.fail(ConnectionFault::PeerGone, effects);
             }
@@ -620,23 +665,28 @@ impl Connection {
         self.store_parallel(effects);
     }
 
-    /// Makes the queue of ours that has waited longest the first one, which goes behind the others. `false` if none
-    /// can be.
-    pub(super) fn put_another_first(&mut self, effects: &mut Effects) -> bool {
-        let mut ours = self.parallel.ours.iter();
-        let Some(at) = ours.position(|(_, ours)| ours.is_open()) else {
+    /// Makes the queue of ours that has waited longest the first one, which goes behind the others: one that the peer
+    /// uses, or any that is open to it if there is need. `false` if none can be.
+    pub(super) fn put_another_first(&mut self, is_used: bool, effects: &mut Effects) -> bool {
+        let ours = || self.parallel.ours.iter();
+        let used = ours().position(|(_, ours)| matches!(ours.step, Step::Live));
+        let open = ours().position(|(_, ours)| ours.is_open() && !is_used);
+        let Some(at) = used.or(open) else {
             return false;
         };
         // What comes before on another queue is put in order as with all others.
         self.end_drain(effects);
         let (slot, mut first) = self.parallel.ours.remove(at);
         first.disconnected();
+        let heard = Heard::of(&first.step);
         let mut old = core::mem::replace(&mut self.receive, first.queue);
         old.disconnected();
+        let mut old = Newcomer::live(old);
+        old.step = core::mem::replace(&mut self.parallel.again.first, heard).step();
         effects.forget_receives(self.owner());
         effects.forget_receives(Owner::Parallel(self.id, slot));
         let slot = self.parallel.slot();
-        self.parallel.ours.push((slot, Newcomer::live(old)));
+        self.parallel.ours.push((slot, old));
         effects.queues_changed();
         effects.changed(self.owner());
         self.store_parallel(effects);
@@ -667,7 +717,7 @@ impl Connection {
 
     /// The relay no longer has our first queue; another one takes its place. `false` if there is none.
     pub(super) fn outlives(&mut self, lost: Option<RecipientId>, effects: &mut Effects) -> bool {
-        if self.stage != Stage::Active || !self.put_another_first(effects) {
+        if self.stage != Stage::Active || !self.put_another_first(false, effects) {
             return false;
         }
         self.parallel.ours.retain(|(_, ours)| {
@@ -983,6 +1033,123 @@ pub(super) mod tests {
         assert!(connection.sends().all(|send| send.taken.is_empty()));
     }
 
+    /// The relay of the peer's first queue has it no more.
+    fn refuse(connection: &mut Connection, effects: &mut Effects, rng: &mut ChaCha20Rng) {
+        let number = *connection.outbox.keys().next().unwrap();
+        connection.send.as_mut().unwrap().secured = true;
+        let refused = Answer::Refused(super::super::relay::Refusal::Auth);
+        let owner = connection.owner();
+        connection.sent(owner, number, &refused, effects, rng);
+    }
+
+    #[test]
+    fn a_peer_that_is_yet_to_open_a_queue_is_not_gone() {
+        for is_beside in [true, false] {
+            let (mut connection, mut effects, mut rng) = active();
+            connection.parallel.understood = true;
+            let first = connection.send.as_ref().unwrap().address.clone();
+            let replaced = (!is_beside).then(|| QueueName::of(&first));
+            let uri = offer(&connection, 1, &mut rng);
+            let name = QueueName::of(&uri.address);
+            connection.take_queue(&[(uri, replaced)], &mut effects, &mut rng);
+            for _ in 0..3 {
+                refuse(&mut connection, &mut effects, &mut rng);
+                assert_eq!(connection.stage, Stage::Active);
+                let send = connection.send.as_ref().unwrap();
+                assert!(send.blocked, "it goes there again after a pause");
+                connection.unblock(&mut effects);
+            }
+            // The list that says so may come before as well.
+            connection.take_list(std::slice::from_ref(&name), &mut effects, &mut rng);
+            assert_eq!(connection.stage, Stage::Active);
+            let rows = connection.outbox.len();
+            connection.use_queue(&[(name.clone(), true)], &mut effects, &mut rng);
+            connection.leave_for_offered(&mut effects, &mut rng);
+            if is_beside {
+                refuse(&mut connection, &mut effects, &mut rng);
+            }
+            let left: Vec<_> = connection.sends().map(|it| it.address.clone()).collect();
+            assert!(left.len() == 1 && name.names(&left[0]), "{is_beside}");
+            assert!(connection.outbox.len() >= rows, "what waited goes there");
+            // With no other one it is the end.
+            refuse(&mut connection, &mut effects, &mut rng);
+            assert_eq!(connection.stage, Stage::Failed(ConnectionFault::PeerGone));
+        }
+    }
+
+    #[test]
+    fn what_the_peer_names_no_more_is_forgotten() {
+        let (mut connection, mut effects, mut rng) = active();
+        connection.parallel.understood = true;
+        let first = QueueName::of(&connection.send.as_ref().unwrap().address);
+        let next = offer(&connection, 1, &mut rng);
+        let beside = offer(&connection, 2, &mut rng);
+        let names = [&next, &beside].map(|uri| QueueName::of(&uri.address));
+        connection.take_queue(&[(next, Some(first.clone()))], &mut effects, &mut rng);
+        connection.take_queue(&[(beside, None)], &mut effects, &mut rng);
+        let [next, beside] = names.clone();
+        let all = [first.clone(), next.clone(), beside.clone()];
+        connection.take_list(&all, &mut effects, &mut rng);
+        assert!(connection.rotation.offered().is_some());
+        assert!(connection.parallel.is_offered(&beside));
+        // It was told to go there, and is told in time that there is none.
+        connection.use_queue(&[(next, true)], &mut effects, &mut rng);
+        assert!(connection.rotation.is_leaving());
+        connection.take_list(std::slice::from_ref(&first), &mut effects, &mut rng);
+        connection.switch(&mut effects, &mut rng);
+        assert!(first.names(&connection.send.as_ref().unwrap().address));
+        assert!(connection.rotation.offered().is_none());
+        assert!(!connection.parallel.is_offered(&beside));
+    }
+
+    #[test]
+    fn a_queue_that_finds_no_room_comes_into_use_when_there_is_some() {
+        let (mut connection, mut effects, mut rng) = active();
+        for number in 1..4 {
+            used(&mut connection, number, (&mut effects, &mut rng));
+        }
+        let relays: Vec<_> = connection.sends().map(|send| send.relay).collect();
+        for relay in relays {
+            effects.relay_up(relay);
+        }
+        let mut names: Vec<_> = connection
+            .sends()
+            .map(|it| QueueName::of(&it.address))
+            .collect();
+        let uri = offer(&connection, 4, &mut rng);
+        let fifth = QueueName::of(&uri.address);
+        effects.now = effects.now.after(core::time::Duration::from_secs(600));
+        connection.take_queue(&[(uri, None)], &mut effects, &mut rng);
+        let word = [(fifth.clone(), false)];
+        connection.use_queue(&word, &mut effects, &mut rng);
+        assert_eq!(connection.sends().count(), QUEUES_MAX);
+        names[1] = fifth.clone();
+        connection.take_list(&names, &mut effects, &mut rng);
+        connection.use_queue(&word, &mut effects, &mut rng);
+        let is_used = connection.sends().any(|it| fifth.names(&it.address));
+        assert!(is_used && connection.sends().count() == QUEUES_MAX);
+    }
+
+    #[test]
+    fn no_queue_gives_place_to_one_that_the_peer_does_not_use_without_need() {
+        let (mut connection, mut effects, mut rng) = active();
+        let first = connection.receive.address();
+        for (number, step) in [(1, Step::Used), (2, Step::Allowed)] {
+            let added = connection.add_queue(relay(number), &mut effects, &mut rng);
+            added.unwrap();
+            let (_, ours) = connection.parallel.ours.last_mut().unwrap();
+            created(&mut ours.queue, &mut rng);
+            ours.step = step;
+        }
+        assert!(!connection.put_another_first(true, &mut effects));
+        assert_eq!(connection.receive.address(), first);
+        // One that it does use is better, even if it came later.
+        connection.parallel.ours[1].1.step = Step::Live;
+        assert!(connection.put_another_first(false, &mut effects));
+        let now = connection.receive.relay_address().clone();
+        assert_eq!(now.fingerprint(), relay(2).fingerprint());
+    }
+
     #[test]
     fn a_relay_that_waits_for_a_queue_that_is_lost_goes_on() {
         let (mut connection, mut effects, mut rng) = active();
@@ -997,7 +1164,7 @@ pub(super) mod tests {
         connection.receive.held = Some(junto_smp::id::MessageId::random(&mut rng));
         connection.acknowledge_held(&mut effects);
         assert!(connection.receive.held.is_some());
-        connection.parallel_lost(slot, &mut effects);
+        connection.parallel_lost(slot, &mut effects, &mut rng);
         assert!(connection.receive.held.is_none());
     }
 

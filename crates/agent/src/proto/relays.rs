@@ -198,7 +198,7 @@ impl Machine {
             }
             Purpose::Subscribe => {
                 if answer == Answer::Refused(Refusal::Auth) {
-                    connection.queue_lost(effects);
+                    connection.queue_lost(effects, rng);
                 } else {
                     subscribed(&mut connection.receive, &answer, effects);
                 }
@@ -298,10 +298,12 @@ impl Machine {
                 }
                 effects.ready(Owner::Connection(id));
             }
-            (RelayNotice::Deleted { .. }, Place::Main) => connection.queue_lost(effects),
-            (RelayNotice::Deleted { .. }, Place::Next) => connection.give_up_next(effects),
+            (RelayNotice::Deleted { .. }, Place::Main) => connection.queue_lost(effects, rng),
+            (RelayNotice::Deleted { .. }, Place::Next) => {
+                connection.give_up_next(effects, rng);
+            }
             (RelayNotice::Deleted { .. }, Place::Parallel(slot)) => {
-                connection.parallel_lost(slot, effects);
+                connection.parallel_lost(slot, effects, rng);
             }
             (RelayNotice::Deleted { .. }, Place::Retired(queue)) => {
                 connection.retired_gone(queue, effects);

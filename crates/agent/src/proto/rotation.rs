@@ -20,7 +20,8 @@ use junto_smp::command::QueueMode;
 use junto_smp::id::RecipientId;
 use junto_smp::key::AuthKey;
 
-use super::address::{QueueInfo, QueueName, QueueUri};
+use super::address::{QueueAddress, QueueInfo, QueueName, QueueUri};
+use super::again::Heard;
 use super::command::CallError;
 use super::connection::{Connection, OUTBOX_MAX, Stage, Suspension};
 use super::effects::{Effects, Owner, Purpose, RETRY_DELAY, Timer};
@@ -199,6 +200,17 @@ impl Rotation {
         }
     }
 
+    /// The queue that the peer offers in place of another one.
+    pub(super) fn offered(&self) -> Option<&Offered> {
+        self.offered.as_deref()
+    }
+
+    /// Forgets it if the peer does not name it any more. Whether that changes anything.
+    pub(super) fn keep_offered(&mut self, is_named: impl Fn(&QueueAddress) -> bool) -> bool {
+        let gone = self.offered.take_if(|it| !is_named(&it.address));
+        gone.is_some()
+    }
+
     /// The queue that the peer offers in place of ours; it replaces none any more.
     pub(super) fn take_offered(&mut self) -> Option<Offered> {
         self.offered.take().map(|offered| *offered)
@@ -318,7 +330,7 @@ impl Connection {
 
     /// Begins to replace the queue that we receive on, by one on this relay. If that is under way already, it
     /// begins anew on another relay unless the peer has answered; if the peer was told to use the new queue, it is
-    /// told again.
+    /// told again, if it is of our kind.
     pub(super) fn rotate(
         &mut self,
         relay: ServerAddress,
@@ -334,7 +346,8 @@ impl Connection {
                 self.rotation.next = Some(next);
             }
             Some(mut next) if !matches!(next.step, Step::Making | Step::Added) => {
-                if matches!(next.step, Step::Used) {
+                // Who may be SimpleX's agent takes a second word for an error.
+                if matches!(next.step, Step::Used) && self.is_of_our_kind() {
                     next.step = Step::Allowed;
                 }
                 self.rotation.next = Some(next);
@@ -442,7 +455,7 @@ impl Connection {
                 self.speak_of_queues(effects, rng);
                 self.store_renewal(effects);
             }
-            Progress::Lost => self.give_up_next(effects),
+            Progress::Lost => self.give_up_next(effects, rng),
         }
     }
 
@@ -454,7 +467,7 @@ impl Connection {
     }
 
     /// The next queue comes to nothing; the one that is used stays.
-    pub(super) fn give_up_next(&mut self, effects: &mut Effects) {
+    pub(super) fn give_up_next(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         if let Some(next) = self.rotation.next.take() {
             effects.event(Event::RotationFailed {
                 connection: self.id,
@@ -462,6 +475,10 @@ impl Connection {
             });
             effects.queues_changed();
             self.store_renewal(effects);
+            // The peer may be about to leave the old one.
+            if !matches!(next.step, Step::Making) {
+                self.say_what_is_left(effects, rng);
+            }
         }
     }
 
@@ -584,6 +601,9 @@ impl Connection {
         let relay = queue.relay_address().clone();
         let old = core::mem::replace(&mut self.receive, queue);
         self.retire(old, effects);
+        if core::mem::take(&mut self.parallel.again.first) != Heard::Yes {
+            self.store_parallel(effects);
+        }
         self.rotation.draining = true;
         self.rotation.copies = true;
         self.rotation.since = effects.unix_seconds();
@@ -600,18 +620,22 @@ impl Connection {
     }
 
     /// The relay no longer has our first queue: the end of the connection, unless the peer was told of another one.
-    pub(super) fn queue_lost(&mut self, effects: &mut Effects) {
+    pub(super) fn queue_lost(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         let next = self.rotation.next.as_ref();
         let is_open = next.is_some_and(|next| next.is_open());
         let lost = self.receive.created.as_ref().map(|it| it.recipient_id);
         match lost {
             Some(lost) if is_open && self.stage == Stage::Active => {
+                let heard = next.map(|next| Heard::of(&next.step));
                 self.promote(effects);
+                self.parallel.again.first = heard.unwrap_or_default();
                 self.retired_gone(lost, effects);
             }
             _ if self.outlives(lost, effects) => {}
-            _ => self.fail(ConnectionFault::QueueGone, effects),
+            _ => return self.fail(ConnectionFault::QueueGone, effects),
         }
+        self.say_what_is_left(effects, rng);
+        self.store_parallel(effects);
     }
 
     /// Starts the timer for the old queue's rest, if it is waited for.
@@ -654,11 +678,16 @@ impl Connection {
         let ours = self.receive.address().map(|ours| QueueName::of(&ours));
         let next = self.rotation.next.as_mut().zip(ours.as_ref());
         let offered = self.rotation.offered.as_mut();
-        let mut bodies: Vec<_> = next
+        let first = ours.as_ref().filter(|_| self.parallel.again.first.speak());
+        let mut bodies: Vec<_> = first
+            .map(|first| Body::QueueUse(vec![(first.clone(), true)]))
+            .into_iter()
+            .collect();
+        let words = next
             .and_then(|(next, ours)| next.speak(Some(ours)))
             .into_iter()
-            .chain(offered.and_then(|offered| offered.speak()))
-            .collect();
+            .chain(offered.and_then(|offered| offered.speak()));
+        bodies.extend(words);
         bodies.extend(self.speak_of_parallel());
         bodies
     }
@@ -840,7 +869,7 @@ impl Connection {
         }
         if self.rotation.next.is_none() {
             // In turn, if there are several.
-            self.put_another_first(effects);
+            self.put_another_first(true, effects);
         }
         let relay = self.place_for_next(effects, rng);
         // Whatever comes of it, the next time is that much later.
@@ -880,7 +909,7 @@ mod tests {
     use super::*;
     use crate::proto::connection::Keys;
     use crate::proto::link::InvitationLink;
-    use crate::proto::{ConnectionId, QueueAddress, Tag, version};
+    use crate::proto::{ConnectionId, Tag, version};
 
     const RELAY: &str = "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=@relay.example:5223";
 
@@ -1042,6 +1071,23 @@ mod tests {
         connection.next_answered(Purpose::Create, refused, &mut effects, &mut rng);
         assert!(connection.rotation.next.is_none());
         assert_eq!(connection.receive.address(), before);
+    }
+
+    #[test]
+    fn a_peer_that_may_be_on_its_way_to_a_queue_hears_that_there_is_none() {
+        let (mut connection, mut effects, mut rng) = active();
+        connection.parallel.understood = true;
+        let relay: ServerAddress = RELAY.parse().unwrap();
+        connection.rotate(relay, &mut effects, &mut rng).unwrap();
+        let next = connection.rotation.next.as_mut().unwrap();
+        created(&mut next.queue, &mut rng);
+        next.step = Step::Used;
+        connection.parallel.said = true;
+        let gone = Answer::Refused(Refusal::Auth);
+        connection.next_answered(Purpose::Subscribe, gone, &mut effects, &mut rng);
+        assert!(connection.rotation.next.is_none());
+        assert_eq!(connection.outbox.len(), 1, "the list");
+        assert!(connection.parallel.again.left_out());
     }
 
     #[test]

@@ -349,6 +349,7 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
+        let is_awaited = self.waits_for_another(owner);
         let Some(send) = self.send_queue(owner) else {
             return;
         };
@@ -375,7 +376,7 @@ impl Connection {
             }
             // Before our right to the queue is confirmed, the answer to `SKEY` decides.
             Answer::Refused(Refusal::Auth) if !send.secured && !send.is_open() => {}
-            Answer::Refused(Refusal::Auth) => self.leave_send(owner, effects, rng),
+            Answer::Refused(Refusal::Auth) if !is_awaited => self.leave_send(owner, effects, rng),
             Answer::Refused(refusal) => {
                 send.refused = Some(send.refused.map_or(number, |first| first.min(number)));
                 if !send.blocked {

@@ -1,5 +1,7 @@
 //! Words about queues that get lost, or come late.
 
+use std::time::Duration;
+
 use junto_agent::proto::Command;
 
 use crate::connected;
@@ -87,6 +89,48 @@ fn a_process_that_starts_anew_says_its_words_again() {
 }
 
 #[test]
+fn a_process_that_starts_anew_waits_on_with_its_words() {
+    let mut pair = met(1);
+    // From here on the clock is the same.
+    pair.world.crash(0);
+    pair.world.settle();
+    pair.world.forgotten = Some(2);
+    add(&mut pair, 0, 2);
+    pair.world.rest();
+    let said = pair.world.taken[0];
+    for _ in 0..10 {
+        pair.world.crash(0);
+        pair.world.rest();
+        pair.world.wait(Duration::from_secs(5));
+        pair.world.rest();
+    }
+    assert_eq!(pair.world.taken[0], said, "not a minute has passed");
+    pair.world.wait(Duration::from_secs(10));
+    pair.world.rest();
+    assert!(pair.world.taken[0] > said);
+    pair.world.settle();
+    assert_eq!(open_queues(&pair, 1), (vec![1], vec![0, 2]));
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_no_queue_out_of_use() {
+    for which in 0..4 {
+        let mut pair = met(1);
+        pair.world.epoch = Duration::from_secs(2_000_000_000);
+        pair.world.crash(0);
+        pair.world.settle();
+        pair.world.forgotten = Some(which);
+        add(&mut pair, 0, 2);
+        pair.world.rest();
+        pair.world.epoch = Duration::from_secs(1_000_000_000);
+        pair.world.crash(0);
+        pair.world.settle();
+        assert_eq!(open_queues(&pair, 1), (vec![1], vec![0, 2]), "{which}");
+        talk(&mut pair);
+    }
+}
+
+#[test]
 fn nothing_is_said_again_of_a_queue_that_was_removed_or_lost_meanwhile() {
     for (which, is_removed) in [(2, true), (3, true), (4, true), (2, false), (4, false)] {
         let mut pair = met(1);
@@ -104,6 +148,13 @@ fn nothing_is_said_again_of_a_queue_that_was_removed_or_lost_meanwhile() {
         assert_eq!(open_queues(&pair, 0), (vec![0], vec![1]), "{which}");
         assert_eq!(open_queues(&pair, 1), (vec![1], vec![0]), "{which}");
         talk(&mut pair);
+        // Nothing is awaited any more, and nothing said.
+        let said = pair.world.taken;
+        for _ in 0..8 {
+            pair.world.wait(Duration::from_secs(40 * 24 * 60 * 60));
+            pair.world.settle();
+        }
+        assert_eq!(pair.world.taken, said, "{which}, {is_removed}");
     }
 }
 
@@ -168,8 +219,7 @@ fn words_are_said_again_a_bounded_number_of_times() {
     for _ in 0..12 {
         pair.world.settle();
         pair.world.crash(0);
-        pair.world
-            .wait(std::time::Duration::from_secs(40 * 24 * 60 * 60));
+        pair.world.wait(Duration::from_secs(40 * 24 * 60 * 60));
     }
     pair.world.settle();
     // To two queues: `QA`, and seven times the list and `QA`.
@@ -177,25 +227,65 @@ fn words_are_said_again_a_bounded_number_of_times() {
     assert_eq!(said, 2 * (1 + 2 * 7));
 }
 
+/// A queue goes while the one that is to replace it is on its way, and relays lose all from some word on until then.
+fn replaced_one_goes(
+    mut pair: Pair,
+    which: usize,
+    is_removed: bool,
+    is_sender_first: bool,
+) -> Pair {
+    let said: usize = pair.world.taken.iter().sum();
+    pair.world.forgotten_from = Some(said + which);
+    rotate(&mut pair, 0, 3);
+    pair.world.rest();
+    if is_sender_first {
+        pair.world.cut_all(0);
+    }
+    if is_removed {
+        remove(&mut pair, 0, 0);
+    } else {
+        pair.world.relays[0].1.forget_everything();
+        pair.world.cut_all(0);
+        pair.world.cut_all(1);
+    }
+    pair.world.forgotten_from = None;
+    if is_sender_first {
+        let connection = pair.connection(1).unwrap();
+        let body = b"on its way".to_vec();
+        pair.world.call(1, Command::Send { connection, body });
+        pair.world.settle_only(1);
+    }
+    pair.world.settle();
+    pair
+}
+
 #[test]
 fn a_queue_that_was_to_replace_one_that_goes_stands_beside_the_others() {
-    for which in 0..5 {
-        for is_removed in [true, false] {
-            let mut pair = doubled(1);
-            pair.world.forgotten = Some(2 * which);
-            rotate(&mut pair, 0, 3);
-            pair.world.rest();
-            if is_removed {
-                remove(&mut pair, 0, 0);
-            } else {
-                pair.world.relays[0].1.forget_everything();
-                pair.world.cut_all(0);
-                pair.world.cut_all(1);
-            }
-            pair.world.settle();
+    // `QA`, `QK`, `QU`, `QT`, to two queues each.
+    for which in 0..8 {
+        for (is_removed, is_sender_first) in
+            [(true, false), (true, true), (false, false), (false, true)]
+        {
+            let pair = doubled(1);
+            let mut pair = replaced_one_goes(pair, which, is_removed, is_sender_first);
             talk(&mut pair);
-            assert_eq!(open_queues(&pair, 0).0, [2, 3], "{which}, {is_removed}");
-            assert_eq!(open_queues(&pair, 1).1, [2, 3], "{which}, {is_removed}");
+            let run = (which, is_removed, is_sender_first);
+            assert_eq!(open_queues(&pair, 0).0, [2, 3], "{run:?}");
+            assert_eq!(open_queues(&pair, 1).1, [2, 3], "{run:?}");
+        }
+    }
+}
+
+#[test]
+fn a_queue_that_was_to_replace_the_only_one_is_used_when_that_one_goes() {
+    // From `QU` on; before, there is none that the peer may use.
+    for which in 2..5 {
+        for is_sender_first in [false, true] {
+            let pair = met(1);
+            let mut pair = replaced_one_goes(pair, which, false, is_sender_first);
+            talk(&mut pair);
+            assert_eq!(open_queues(&pair, 0).0, [3], "{which}, {is_sender_first}");
+            assert_eq!(open_queues(&pair, 1).1, [3], "{which}, {is_sender_first}");
         }
     }
 }

@@ -101,6 +101,10 @@ pub struct World {
     pub unheard: Option<usize>,
     /// The message after so many is taken and forgotten.
     pub forgotten: Option<usize>,
+    /// From this message on all are taken and forgotten, counted from the beginning.
+    pub forgotten_from: Option<usize>,
+    /// The time since 1970 at the world's beginning, for nodes that start.
+    pub epoch: Duration,
     /// Messages that relays took, by sender.
     pub taken: [usize; 2],
     /// Relays that are gone for ever.
@@ -187,6 +191,9 @@ impl World {
             away: None,
             unheard: None,
             forgotten: None,
+            forgotten_from: None,
+            // The clock of the world goes on over restarts.
+            epoch: Duration::from_secs(1_000_000),
             taken: [0; 2],
             dead: BTreeSet::new(),
             post_quantum,
@@ -408,8 +415,10 @@ impl World {
             return true;
         }
         if matches!(operation, Operation::Send { .. }) {
+            let total: usize = self.taken.iter().sum();
+            let is_late = self.forgotten_from.is_some_and(|from| total >= from);
             self.taken[index.min(1)] += 1;
-            let is_next = self.forgotten == Some(0);
+            let is_next = is_late || self.forgotten == Some(0);
             self.forgotten = self.forgotten.and_then(|left| left.checked_sub(1));
             if is_next || self.unheard == Some(index) {
                 wire.to_node.push_back(Out::Answer(Answer::Done));
@@ -531,8 +540,7 @@ impl World {
             resync,
             schedule: Schedule {
                 every: self.every,
-                // The clock of the world goes on over restarts.
-                epoch: Duration::from_secs(1_000_000),
+                epoch: self.epoch,
             },
         };
         node.machine = machine(&mut node.store, config, post_quantum);
