@@ -551,10 +551,9 @@ impl World {
                 }
             }
             Event::RelayDown { .. } | Event::RelayUp { .. } | Event::Rotated { .. } => Ok(()),
-            // What a relay may say at any time.
-            Event::TakenOver { .. } | Event::AddressMoved { .. } if self.terms == Terms::Told => {
-                Ok(())
-            }
+            // What a relay that lies may say at any time.
+            Event::TakenOver { .. } if self.terms != Terms::Honest => Ok(()),
+            Event::AddressMoved { .. } if self.terms == Terms::Told => Ok(()),
             other @ (Event::Failed { .. }
             | Event::Unreadable { .. }
             | Event::Irregular { .. }

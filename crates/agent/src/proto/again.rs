@@ -22,6 +22,7 @@ use junto_crypto::CryptoRng;
 use super::address::QueueName;
 use super::connection::{Connection, OUTBOX_MAX, Stage};
 use super::effects::{Effects, Timer};
+use super::event::ConnectionFault;
 use super::instant::Instant;
 use super::message::{Body, REPLY_QUEUES_MAX};
 use super::newcomer::{Newcomer, Step};
@@ -37,10 +38,23 @@ const GROWTH: u64 = 6;
 /// How often a word is said again: with the pauses growing, for more than a month. A relay drops what nobody fetches
 /// after 21 days by the protocol's default.
 pub(super) const TRIES_MAX: u8 = 7;
-const _: () = assert!(pause(TRIES_MAX - 1) > 21 * 24 * 60 * 60 / 4);
 
 /// How often at most a peer that says again what we have done is told so.
 const ANSWER_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a process that has just started listens first: the answer may lie with a relay.
+const START_PAUSE: u64 = 10;
+
+/// What is answered if a peer says it again, each in its own time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeated {
+    /// Which queues it has.
+    List,
+    /// That a queue may be used.
+    Use,
+    /// That there is a queue.
+    Offer,
+}
 
 /// The wait after that many times, in seconds.
 const fn pause(tries: u8) -> u64 {
@@ -107,8 +121,12 @@ pub(super) struct Again {
     left_out: bool,
     /// What the peer knows of our first queue.
     pub(super) first: Heard,
-    /// Until when no repetition is answered. Not stored.
-    quiet_until: Instant,
+    /// Until when no repetition is answered, by [`Repeated`]. Not stored.
+    quiet_until: [Instant; 3],
+    /// How often the peer's last queue was refused while another one waits to be opened. Not stored.
+    refusals: u8,
+    /// Until when further ones count for nothing. Not stored.
+    refused_until: Instant,
     /// When the machine is woken for it. Not stored.
     wakes: Option<Instant>,
 }
@@ -154,7 +172,9 @@ impl Again {
             },
             due: reader.u64()?,
             last: reader.u64()?,
-            quiet_until: Instant::default(),
+            quiet_until: <[Instant; 3]>::default(),
+            refusals: 0,
+            refused_until: Instant::default(),
             wakes: None,
         })
     }
@@ -228,6 +248,10 @@ impl Connection {
         if core::mem::replace(&mut again.due, due) != due {
             self.store_parallel(effects);
         }
+        let again = &mut self.parallel.again;
+        if again.due > 0 {
+            again.due = again.due.max(now.saturating_add(START_PAUSE));
+        }
         self.time_words(effects);
     }
 
@@ -295,6 +319,38 @@ impl Connection {
         self.wait_for_answer(tries + 1, effects);
     }
 
+    /// The peer's last queue is no more, and it is yet to open another one: what waits is kept as long as words about
+    /// that are said again.
+    pub(super) fn await_opening(&mut self, number: u64, effects: &mut Effects) {
+        let Some(send) = &mut self.send else { return };
+        send.refused = Some(send.refused.map_or(number, |first| first.min(number)));
+        if core::mem::replace(&mut send.blocked, true) {
+            return;
+        }
+        let again = &mut self.parallel.again;
+        // A relay that comes and goes is asked each time: that does not bring the end nearer.
+        if effects.now >= again.refused_until {
+            if again.refusals >= TRIES_MAX {
+                return self.fail(ConnectionFault::PeerGone, effects);
+            }
+            let delay = Duration::from_secs(pause(again.refusals));
+            again.refusals += 1;
+            again.refused_until = effects.now.after(delay);
+        }
+        effects.wake_at(again.refused_until, Timer::Quota(self.id));
+    }
+
+    /// The peer has opened one: whether the one before is no more shows at once.
+    pub(super) fn opened(&mut self) {
+        let again = &mut self.parallel.again;
+        again.refused_until = Instant::default();
+        if core::mem::take(&mut again.refusals) > 0
+            && let Some(send) = &mut self.send
+        {
+            send.blocked = false;
+        }
+    }
+
     /// The peer is known to be of our kind from now on: what it was not to hear again it may hear now.
     pub(super) fn hasten_words(&mut self, effects: &mut Effects) {
         let again = &mut self.parallel.again;
@@ -307,26 +363,45 @@ impl Connection {
 
     /// A list of the peer that brings nothing new: it did not hear ours, or wants to know that we heard its own. The
     /// answer says both, and is never answered.
-    pub(super) fn answer_list(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        let Body::QueueTest(mut names) = self.list_of_queues() else {
-            return;
-        };
-        names.extend(self.sends().map(|send| QueueName::of(&send.address)));
-        names.truncate(REPLY_QUEUES_MAX);
-        if self.may_answer(effects) {
+    pub(super) fn answer_list(
+        &mut self,
+        heard: &[QueueName],
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
+        if self.may_answer(Repeated::List, effects) {
+            let names = self.list_and_sends(heard);
             // The size is a constant.
             let _ = self.enqueue(&Body::QueueTest(names), effects, rng);
         }
     }
 
-    /// Whether a list is such an answer. If it names only what is there, the peer knows what is not.
+    /// Our queues, and those that we send to. If there are too many, some of the latter are left out that the peer has
+    /// just named: the others are what it waits to hear of.
+    fn list_and_sends(&self, heard: &[QueueName]) -> Vec<QueueName> {
+        let Body::QueueTest(mut names) = self.list_of_queues() else {
+            return Vec::new();
+        };
+        let sends = self.sends().map(|send| &send.address);
+        let (known, others): (Vec<_>, Vec<_>) =
+            sends.partition(|it| heard.iter().any(|name| name.names(it)));
+        names.extend(others.into_iter().chain(known).map(QueueName::of));
+        names.truncate(REPLY_QUEUES_MAX);
+        names
+    }
+
+    /// Whether a list is such an answer. If it names only what is there, the peer knows what is not: its own queues are
+    /// those that we send to, or that it offers.
     pub(super) fn is_answer(&mut self, names: &[QueueName]) -> bool {
         let ours = self
             .receives()
             .filter(|(place, _)| !matches!(place, Place::Retired(_)));
         let ours: Vec<_> = ours.filter_map(|(_, queue)| queue.address()).collect();
         let is_ours = |name: &QueueName| ours.iter().any(|ours| name.names(ours));
-        let is_theirs = |name: &QueueName| self.sends().any(|send| name.names(&send.address));
+        let is_theirs = |name: &QueueName| {
+            let is_used = self.sends().any(|send| name.names(&send.address));
+            is_used || self.all_offers().any(|address| name.names(address))
+        };
         let is_answer = names.iter().any(is_ours);
         if is_answer && names.iter().all(|name| is_ours(name) || is_theirs(name)) {
             self.parallel.again.left_out = false;
@@ -335,14 +410,14 @@ impl Connection {
     }
 
     /// Whether what the peer says again is answered now, and not again for a while.
-    fn may_answer(&mut self, effects: &Effects) -> bool {
-        let again = &self.parallel.again;
-        let is_quiet = effects.now < again.quiet_until;
+    pub(super) fn may_answer(&mut self, word: Repeated, effects: &Effects) -> bool {
         let may_say = self.may_speak() && self.can_send() && self.untaken() < OUTBOX_MAX;
-        if may_say && !is_quiet {
-            self.parallel.again.quiet_until = effects.now.after(ANSWER_PAUSE);
+        let quiet_until = &mut self.parallel.again.quiet_until[word as usize];
+        let is_answered = may_say && effects.now >= *quiet_until;
+        if is_answered {
+            *quiet_until = effects.now.after(ANSWER_PAUSE);
         }
-        may_say && !is_quiet
+        is_answered
     }
 
     /// The peer says that its queue may be used, and it is: says so there, if the peer can make something of it.
@@ -358,7 +433,7 @@ impl Connection {
         if !is_used || !self.is_of_our_kind() {
             return;
         }
-        if (is_news && may_say) || self.may_answer(effects) {
+        if (is_news && may_say) || self.may_answer(Repeated::Use, effects) {
             // The size is a constant.
             let _ = self.enqueue(&Body::QueueTest(vec![name.clone()]), effects, rng);
         }
@@ -366,261 +441,4 @@ impl Connection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proto::parallel::tests::{active, created, relay, used};
-
-    fn is_list(body: &Body<'_>) -> bool {
-        matches!(body, Body::QueueTest(_))
-    }
-
-    #[test]
-    fn who_may_be_an_agent_of_another_kind_hears_nothing_again_but_lists() {
-        let (mut connection, mut effects, mut rng) = active();
-        connection.rotate(relay(1), &mut effects, &mut rng).unwrap();
-        let next = connection.rotation.next.as_mut().unwrap();
-        created(&mut next.queue, &mut rng);
-        assert!(!connection.is_of_our_kind());
-        for step in [Step::Added, Step::Used] {
-            connection.rotation.next.as_mut().unwrap().step = step;
-            assert!(connection.awaits_words());
-            let words = connection.words_again();
-            assert!(words.len() == 1 && is_list(&words[0]), "{words:?}");
-            let next = connection.rotation.next.as_ref().unwrap();
-            assert!(awaits(next), "what was said counts as said");
-        }
-        // Nor when it says something that theirs says, too: which queue it uses.
-        let ours = QueueName::of(&connection.receive.address().unwrap());
-        connection.take_list(&[ours], &mut effects, &mut rng);
-        assert!(!connection.is_of_our_kind());
-        assert!(connection.words_again().iter().all(is_list));
-        // By its list of queues it is one of ours.
-        let theirs = QueueName::of(&connection.send.as_ref().unwrap().address);
-        connection.take_list(&[theirs], &mut effects, &mut rng);
-        let words = connection.words_again();
-        assert!(
-            words.iter().any(|it| matches!(it, Body::QueueUse(_))),
-            "{words:?}"
-        );
-    }
-
-    #[test]
-    fn a_peer_that_says_the_same_for_ever_is_answered_now_and_then() {
-        // Lists, that a queue may be used, and both.
-        for (lists, uses) in [(true, false), (false, true), (true, true)] {
-            let (mut connection, mut effects, mut rng) = active();
-            let second = used(&mut connection, 1, (&mut effects, &mut rng));
-            let second = QueueName::of(&second);
-            let first = QueueName::of(&connection.send.as_ref().unwrap().address);
-            let list = [first, second.clone()];
-            connection.take_list(&list, &mut effects, &mut rng);
-            let before = connection.outbox.len();
-            let began = effects.now;
-            for second_later in 0..300 {
-                effects.now = began.after(Duration::from_secs(second_later));
-                for _ in 0..10 {
-                    if lists {
-                        connection.take_list(&list, &mut effects, &mut rng);
-                    }
-                    if uses {
-                        let words = [(second.clone(), false)];
-                        connection.use_queue(&words, &mut effects, &mut rng);
-                    }
-                }
-            }
-            let said = connection.outbox.len() - before;
-            assert!((9..=11).contains(&said), "{said} in 300 s: {lists} {uses}");
-        }
-    }
-
-    /// Lets that much time pass; the number of timers for words that went off.
-    fn pass(
-        seconds: u64,
-        connection: &mut Connection,
-        (effects, rng): (&mut Effects, &mut impl CryptoRng),
-    ) -> usize {
-        effects.now = effects.now.after(Duration::from_secs(seconds));
-        let mut count = 0;
-        while let Some(timer) = effects.take_due() {
-            if timer == Timer::Words(connection.id) {
-                count += 1;
-                connection.words_due(effects, rng);
-            }
-        }
-        count
-    }
-
-    #[test]
-    fn a_clock_that_was_set_back_keeps_no_word_waiting() {
-        let (mut connection, mut effects, mut rng) = active();
-        connection.parallel.understood = true;
-        connection.parallel.again.leave_out();
-        connection.parallel.again.due = effects.unix_seconds() + 100 * 365 * 24 * 60 * 60;
-        connection.resume_words(&mut effects);
-        let before = connection.outbox.len();
-        pass(PAUSE - 1, &mut connection, (&mut effects, &mut rng));
-        assert_eq!(connection.outbox.len(), before);
-        pass(1, &mut connection, (&mut effects, &mut rng));
-        assert!(connection.outbox.len() > before);
-    }
-
-    #[test]
-    fn words_from_before_they_were_said_again_are_said_again() {
-        let (mut connection, mut effects, mut rng) = active();
-        connection.rotate(relay(1), &mut effects, &mut rng).unwrap();
-        let next = connection.rotation.next.as_mut().unwrap();
-        created(&mut next.queue, &mut rng);
-        next.step = Step::Used;
-        assert_eq!(connection.parallel.again, Again::default());
-        connection.resume_words(&mut effects);
-        let before = connection.outbox.len();
-        pass(PAUSE, &mut connection, (&mut effects, &mut rng));
-        assert!(connection.outbox.len() > before);
-        // Nothing is awaited: nothing is said.
-        let (mut connection, mut effects, _) = active();
-        connection.resume_words(&mut effects);
-        assert!(!connection.parallel.again.is_used());
-    }
-
-    #[test]
-    fn many_words_have_one_timer() {
-        let (mut connection, mut effects, mut rng) = active();
-        connection.parallel.again.leave_out();
-        for _ in 0..50 {
-            pass(1, &mut connection, (&mut effects, &mut rng));
-            connection.said_of_queues(&mut effects);
-        }
-        let mut count = 0;
-        for _ in 0..PAUSE * GROWTH {
-            count += pass(1, &mut connection, (&mut effects, &mut rng));
-        }
-        assert!((1..=4).contains(&count), "{count}");
-    }
-
-    #[test]
-    fn a_peer_that_shows_its_kind_late_hears_all_of_it() {
-        let (mut connection, mut effects, mut rng) = active();
-        connection.rotate(relay(1), &mut effects, &mut rng).unwrap();
-        let next = connection.rotation.next.as_mut().unwrap();
-        created(&mut next.queue, &mut rng);
-        next.step = Step::Used;
-        connection.parallel.again.tries = TRIES_MAX;
-        connection.parallel.said = true;
-        let theirs = QueueName::of(&connection.send.as_ref().unwrap().address);
-        connection.take_list(&[theirs], &mut effects, &mut rng);
-        let before = connection.outbox.len();
-        pass(1, &mut connection, (&mut effects, &mut rng));
-        assert_eq!(connection.outbox.len(), before + 2, "the list and QU");
-    }
-
-    #[test]
-    fn who_may_be_of_another_kind_is_not_told_twice_to_use_a_queue() {
-        for is_known in [false, true] {
-            let (mut connection, mut effects, mut rng) = active();
-            connection.parallel.understood = is_known;
-            connection.parallel.said = true;
-            connection.rotate(relay(1), &mut effects, &mut rng).unwrap();
-            let next = connection.rotation.next.as_mut().unwrap();
-            created(&mut next.queue, &mut rng);
-            next.step = Step::Used;
-            let before = connection.outbox.len();
-            connection.rotate(relay(1), &mut effects, &mut rng).unwrap();
-            assert_eq!(connection.outbox.len() - before, usize::from(is_known));
-        }
-    }
-
-    #[test]
-    fn of_a_queue_that_is_gone_nothing_is_said() {
-        let uses = |body: &Body<'_>| matches!(body, Body::QueueUse(_) | Body::QueueAdd(_));
-        for (is_removed, step) in [(true, Step::Used), (true, Step::Added), (false, Step::Used)] {
-            let (mut connection, mut effects, mut rng) = active();
-            connection.parallel.understood = true;
-            let added = connection.add_queue(relay(1), &mut effects, &mut rng);
-            added.unwrap();
-            let (slot, ours) = &mut connection.parallel.ours[0];
-            created(&mut ours.queue, &mut rng);
-            ours.step = step;
-            let slot = *slot;
-            assert!(
-                connection.words_again().iter().any(uses),
-                "this would see it"
-            );
-            let before = connection.outbox.len();
-            if is_removed {
-                let removed = connection.remove_queue(&relay(1), &mut effects, &mut rng);
-                removed.unwrap();
-            } else {
-                connection.parallel_lost(slot, &mut effects, &mut rng);
-            }
-            assert_eq!(connection.outbox.len(), before + 1, "the list says so");
-            let words = connection.words_again();
-            assert!(words.len() == 1 && is_list(&words[0]), "{words:?}");
-        }
-    }
-
-    #[test]
-    fn a_first_queue_that_the_peer_has_not_heard_of_is_spoken_of() {
-        for (step, is_next) in [
-            (Step::Allowed, false),
-            (Step::Used, false),
-            (Step::Allowed, true),
-            (Step::Used, true),
-        ] {
-            let (mut connection, mut effects, mut rng) = active();
-            connection.parallel.understood = true;
-            connection.parallel.said = true;
-            let ours = if is_next {
-                connection.rotate(relay(1), &mut effects, &mut rng).unwrap();
-                &mut **connection.rotation.next.as_mut().unwrap()
-            } else {
-                let added = connection.add_queue(relay(1), &mut effects, &mut rng);
-                added.unwrap();
-                &mut connection.parallel.ours[0].1
-            };
-            created(&mut ours.queue, &mut rng);
-            ours.step = step;
-            let address = ours.queue.address().unwrap();
-            let sent = |connection: &Connection| connection.outbox.len();
-            let before = sent(&connection);
-            connection.queue_lost(&mut effects, &mut rng);
-            assert_eq!(connection.stage, Stage::Active);
-            assert_eq!(connection.receive.address().unwrap(), address);
-            assert!(sent(&connection) > before, "the list at least");
-            assert!(connection.awaits_words());
-            // A process that starts anew knows it, too.
-            let mut row = Vec::new();
-            connection.parallel.again.put(&mut row);
-            connection.parallel.again = Again::read(&mut Reader::new(&row)).unwrap();
-            let name = QueueName::of(&address);
-            let said = |words: Vec<Body<'_>>| {
-                let is_it = |(used, _): &(QueueName, bool)| *used == name;
-                let mut words = words.into_iter();
-                words.any(|body| matches!(body, Body::QueueUse(used) if used.iter().any(is_it)))
-            };
-            assert!(said(connection.words_again()));
-            // What comes there says that it was heard.
-            connection.heard_on(Place::Main, 1, &mut effects);
-            assert!(!said(connection.words_again()));
-        }
-    }
-
-    #[test]
-    fn answers_are_not_answered() {
-        let (mut connection, mut effects, mut rng) = active();
-        let theirs = QueueName::of(&connection.send.as_ref().unwrap().address);
-        let ours = QueueName::of(&connection.receive.address().unwrap());
-        connection.take_list(std::slice::from_ref(&theirs), &mut effects, &mut rng);
-        let before = connection.outbox.len();
-        effects.now = effects.now.after(ANSWER_PAUSE);
-        connection.take_list(&[theirs, ours], &mut effects, &mut rng);
-        assert_eq!(connection.outbox.len(), before);
-    }
-
-    #[test]
-    fn pauses_grow_and_end() {
-        let all: Vec<_> = (0..TRIES_MAX).map(pause).collect();
-        assert!(all.is_sorted_by(|a, b| a < b));
-        let days = all.iter().sum::<u64>() / (24 * 60 * 60);
-        assert!((21..60).contains(&days), "{days}");
-    }
-}
+mod tests;

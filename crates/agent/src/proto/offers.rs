@@ -30,6 +30,11 @@ pub(super) struct Offers {
 }
 
 impl Offers {
+    /// Those that wait.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &QueueAddress> {
+        self.waiting.iter().map(|(uri, _)| &uri.address)
+    }
+
     /// From when on one may be taken up.
     fn opens(&self) -> Instant {
         let ahead = PAUSE.saturating_mul(AT_ONCE - 1).as_millis();

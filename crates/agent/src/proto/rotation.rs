@@ -21,7 +21,7 @@ use junto_smp::id::RecipientId;
 use junto_smp::key::AuthKey;
 
 use super::address::{QueueAddress, QueueInfo, QueueName, QueueUri};
-use super::again::Heard;
+use super::again::{Heard, Repeated};
 use super::command::CallError;
 use super::connection::{Connection, OUTBOX_MAX, Stage, Suspension};
 use super::effects::{Effects, Owner, Purpose, RETRY_DELAY, Timer};
@@ -355,6 +355,8 @@ impl Connection {
             }
             before => {
                 if let Some(before) = before {
+                    // What its relay says to `NEW` is not about the next one.
+                    effects.forget_receives(Owner::Next(self.id));
                     self.retire(before.queue, effects);
                 }
                 self.rotation.next = Some(Box::new(Newcomer::new(relay, effects, rng)));
@@ -473,6 +475,7 @@ impl Connection {
                 connection: self.id,
                 relay: next.queue.relay_address().clone(),
             });
+            effects.forget_receives(Owner::Next(self.id));
             effects.queues_changed();
             self.store_renewal(effects);
             // The peer may be about to leave the old one.
@@ -598,6 +601,7 @@ impl Connection {
         };
         let mut queue = next.queue;
         queue.disconnected();
+        effects.forget_receives(Owner::Next(self.id));
         let relay = queue.relay_address().clone();
         let old = core::mem::replace(&mut self.receive, queue);
         self.retire(old, effects);
@@ -716,13 +720,17 @@ impl Connection {
         else {
             return;
         };
-        if let Some(offered) = &mut self.rotation.offered
-            && QueueName::of(address).names(&offered.address)
-        {
+        let offered = self.rotation.offered();
+        if offered.is_some_and(|offered| name.names(&offered.address)) {
             // It did not hear the answer.
-            offered.answered = false;
-            self.speak_of_queues(effects, rng);
-            return self.store_renewal(effects);
+            if self.may_answer(Repeated::Offer, effects) {
+                if let Some(offered) = &mut self.rotation.offered {
+                    offered.answered = false;
+                }
+                self.speak_of_queues(effects, rng);
+                self.store_renewal(effects);
+            }
+            return;
         }
         let is_taken = self.rotation.is_leaving() || self.parallel.is_offered(&name);
         if is_taken || !self.admits_offer(offer, effects) {
@@ -797,20 +805,26 @@ impl Connection {
         self.leave_for_offered(effects, rng);
     }
 
-    /// Goes over to the peer's new queue.
-    pub(super) fn leave_for_offered(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
+    /// Goes over to the peer's new queue. `false` if there is none, or its key is no key.
+    pub(super) fn leave_for_offered(
+        &mut self,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> bool {
         self.rotation.switch_tries = 0;
         let offered = self.rotation.offered.take_if(|offered| offered.usable);
         let Some(offered) = offered.filter(|_| self.stage == Stage::Active) else {
-            return;
+            return false;
         };
         let (name, relay) = (
             QueueName::of(&offered.address),
             offered.address.relay.clone(),
         );
         let Some(send) = offered.into_queue(&self.receive, effects) else {
-            return self.store_renewal(effects);
+            self.store_renewal(effects);
+            return false;
         };
+        self.opened();
         if let Some(old) = self.send.replace(send) {
             self.seal_outbox_anew(Some(&old.layer_key), effects, rng);
         }
@@ -827,6 +841,7 @@ impl Connection {
         effects.queues_changed();
         effects.changed(self.owner());
         self.store_renewal(effects);
+        true
     }
 
     /// Starts to count the use of our queue, if that was not done before.
@@ -1014,17 +1029,25 @@ mod tests {
     fn a_peer_that_offers_queues_for_ever_takes_no_room_and_has_nobody_called() {
         let (mut connection, mut effects, mut rng) = active();
         let dialled = effects.dialled().count();
-        let mut longest = 0;
+        let (mut longest, mut most) = (0, 0);
         // No relay takes the answers.
         for number in (0..200_u8).chain(0..200) {
+            // Each is taken up.
+            effects.now = effects.now.after(Duration::from_secs(600));
             let queue = offer(&connection, number, &mut rng);
             connection.take_queue(&[queue], &mut effects, &mut rng);
-            assert!(connection.outbox.len() <= OUTBOX_MAX + QUEUES_MAX);
+            most = most.max(connection.outbox.len());
+            let offered = connection.rotation.offered().unwrap();
+            assert_eq!(offered.address.relay.fingerprint().0[0], number);
             let mut row = Zeroizing::new(Vec::new());
             connection.rotation.put(&mut row).unwrap();
             longest = longest.max(row.len());
         }
         assert!(longest < 300, "{longest}");
+        assert!(
+            (OUTBOX_MAX..=OUTBOX_MAX + QUEUES_MAX).contains(&most),
+            "{most}"
+        );
         assert_eq!(effects.dialled().count(), dialled);
     }
 

@@ -376,7 +376,8 @@ impl Connection {
             }
             // Before our right to the queue is confirmed, the answer to `SKEY` decides.
             Answer::Refused(Refusal::Auth) if !send.secured && !send.is_open() => {}
-            Answer::Refused(Refusal::Auth) if !is_awaited => self.leave_send(owner, effects, rng),
+            Answer::Refused(Refusal::Auth) if is_awaited => self.await_opening(number, effects),
+            Answer::Refused(Refusal::Auth) => self.leave_send(owner, effects, rng),
             Answer::Refused(refusal) => {
                 send.refused = Some(send.refused.map_or(number, |first| first.min(number)));
                 if !send.blocked {

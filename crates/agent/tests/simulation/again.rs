@@ -196,6 +196,7 @@ fn a_word_that_comes_after_it_was_given_up_disturbs_nothing() {
                 }
             }
         }
+        assert!(!kept.is_empty(), "{which}");
         pair.world.settle();
         assert_eq!(open_queues(&pair, 1), (vec![1], vec![0, 2]), "{which}");
         let rng = &mut pair.world.rng;
@@ -228,15 +229,21 @@ fn words_are_said_again_a_bounded_number_of_times() {
 }
 
 /// A queue goes while the one that is to replace it is on its way, and relays lose all from some word on until then.
-fn replaced_one_goes(
+fn replaced_one_goes(pair: Pair, which: usize, is_removed: bool, is_sender_first: bool) -> Pair {
+    let replace = |pair: &mut Pair| rotate(pair, 0, 3);
+    first_one_goes(pair, replace, which, (is_removed, is_sender_first))
+}
+
+/// The same while something is done with queues.
+fn first_one_goes(
     mut pair: Pair,
+    begin: impl Fn(&mut Pair),
     which: usize,
-    is_removed: bool,
-    is_sender_first: bool,
+    (is_removed, is_sender_first): (bool, bool),
 ) -> Pair {
     let said: usize = pair.world.taken.iter().sum();
     pair.world.forgotten_from = Some(said + which);
-    rotate(&mut pair, 0, 3);
+    begin(&mut pair);
     pair.world.rest();
     if is_sender_first {
         pair.world.cut_all(0);
@@ -283,9 +290,44 @@ fn a_queue_that_was_to_replace_the_only_one_is_used_when_that_one_goes() {
         for is_sender_first in [false, true] {
             let pair = met(1);
             let mut pair = replaced_one_goes(pair, which, false, is_sender_first);
+            check_quiet(&pair);
             talk(&mut pair);
             assert_eq!(open_queues(&pair, 0).0, [3], "{which}, {is_sender_first}");
             assert_eq!(open_queues(&pair, 1).1, [3], "{which}, {is_sender_first}");
         }
     }
+}
+
+#[test]
+fn a_queue_that_becomes_the_first_one_unheard_of_is_used_and_can_be_replaced() {
+    // Two lists, `QA`, `QK`, `QU`: from that one on; before, there is none that the peer may use.
+    for which in 4..8 {
+        for how in [(true, false), (true, true), (false, false), (false, true)] {
+            let add = |pair: &mut Pair| add(pair, 0, 2);
+            let mut pair = first_one_goes(met(1), add, which, how);
+            check_quiet(&pair);
+            talk(&mut pair);
+            assert_eq!(open_queues(&pair, 0).0, [2], "{which}, {how:?}");
+            assert_eq!(open_queues(&pair, 1).1, [2], "{which}, {how:?}");
+            rotate(&mut pair, 0, 3);
+            pair.world.settle();
+            talk(&mut pair);
+            assert_eq!(open_queues(&pair, 0).0, [3], "{which}, {how:?}");
+            assert_eq!(open_queues(&pair, 1).1, [3], "{which}, {how:?}");
+        }
+    }
+}
+
+#[test]
+fn a_rotation_that_is_begun_anew_elsewhere_takes_no_answer_of_the_relay_before() {
+    let mut pair = met(1);
+    let before = pair.world.relays[3].1.queue_count();
+    // The first relay is asked for a queue, and has not answered yet.
+    rotate(&mut pair, 0, 1);
+    rotate(&mut pair, 0, 3);
+    pair.world.settle();
+    talk(&mut pair);
+    assert_eq!(open_queues(&pair, 0).0, [3]);
+    assert_eq!(open_queues(&pair, 1).1, [3]);
+    assert_eq!(pair.world.relays[3].1.queue_count(), before + 1);
 }

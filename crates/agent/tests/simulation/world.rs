@@ -278,7 +278,7 @@ impl World {
             }
             self.step(node, Faults::NONE);
         }
-        busy
+        busy || self.nodes.iter().any(|node| self.is_to_dial(node))
     }
 
     /// Everything that node can do without the others hearing of it.
@@ -477,6 +477,14 @@ impl World {
                 .handle_notice(now, relay, notice, &mut self.rng),
         }
         true
+    }
+
+    fn is_to_dial(&self, node: &Node) -> bool {
+        let mut wires = node.wires.values();
+        wires.any(|wire| {
+            let is_away = self.away == Some(wire.relay) || self.dead.contains(&wire.relay);
+            wire.link.is_none() && !is_away
+        })
     }
 
     fn dial(&mut self, index: usize) {
