@@ -174,8 +174,13 @@ impl Wires {
             carry(right_out, left_in.clone()),
         );
         let mut tasks = self.tasks.lock().unwrap();
-        let task = tasks.spawn(async {
+        let last = [left_in.clone(), right_in.clone()];
+        let task = tasks.spawn(async move {
             tokio::select! { () = forth => {}, () = back => {} }
+            // Either end that lets go is seen at the other one: those who inject hold on to both.
+            for end in last {
+                let _ = end.lock().await.shutdown().await;
+            }
         });
         self.lines.lock().unwrap().push(task);
         let mut ends = self.ends.lock().unwrap();
