@@ -23,8 +23,8 @@ pub use proto::{
     ContactLink, Event, Integrity, InvitationLink, KeyState, Lines, Link, LinkError, MAX_BODY,
     MAX_INFO, MessageId, Misuse, NOISE_INTERVAL_MAX, NOISE_INTERVAL_MIN, Noise, NoiseView,
     Overview, Pace, PostQuantum, Progress, QUEUES_MAX, QueueView, REQUEST_BURST, REQUEST_PAUSE,
-    RelayPath, RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortKind, ShortLink,
-    Spread, Tag,
+    Reach, RelayPath, RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortKind,
+    ShortLink, Spread, Tag,
 };
 pub use shell::{
     Agent, AgentConfig, Events, Fallback, Passwords, ROTATION_PERIOD, Reconnect, Succeed,

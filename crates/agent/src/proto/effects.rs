@@ -13,7 +13,7 @@ use super::id::{ConnectionId, Tag};
 use super::instant::Instant;
 use super::machine::Lines;
 use super::parallel::Slot;
-use super::path::{RelayPath, RoutePolicy};
+use super::path::{Reach, RelayPath, RoutePolicy};
 use super::relay::{Operation, RelayId, RelayTrouble, Token};
 use super::resync::Resync;
 use super::rotation::Schedule;
@@ -119,17 +119,9 @@ pub enum Timer {
     Requests(Tag),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LinkState {
-    /// Never reached nor failed to reach.
-    Unknown,
-    Up,
-    Down(RelayTrouble),
-}
-
 struct RelayState {
     path: RelayPath,
-    link: LinkState,
+    reach: Reach,
     /// Whether the shell keeps a connection to it.
     dialled: bool,
 }
@@ -183,7 +175,7 @@ impl Effects {
         let index = known.unwrap_or_else(|| {
             self.relays.push(RelayState {
                 path: path.clone(),
-                link: LinkState::Unknown,
+                reach: Reach::Unknown,
                 dialled: false,
             });
             self.relays.len() - 1
@@ -210,7 +202,7 @@ impl Effects {
         self.pending.retain(|_, pending| pending.relay != relay);
         if let Some(state) = self.relays.get_mut(relay.0 as usize) {
             state.dialled = false;
-            state.link = LinkState::Unknown;
+            state.reach = Reach::Unknown;
             self.outputs.push(Output::Hang { relay });
         }
     }
@@ -218,6 +210,12 @@ impl Effects {
     /// How the shell reaches a relay.
     pub(super) fn path(&self, relay: RelayId) -> Option<&RelayPath> {
         self.relays.get(relay.0 as usize).map(|state| &state.path)
+    }
+
+    /// The same, and whether it does.
+    pub(super) fn way(&self, relay: RelayId) -> Option<(&RelayPath, Reach)> {
+        let state = self.relays.get(relay.0 as usize)?;
+        Some((&state.path, state.reach))
     }
 
     /// Whether a relay has not answered yet that a message of this queue is ours: another may come.
@@ -256,7 +254,7 @@ impl Effects {
     pub(super) fn is_up(&self, relay: RelayId) -> bool {
         self.relays
             .get(relay.0 as usize)
-            .is_some_and(|state| state.link == LinkState::Up)
+            .is_some_and(|state| state.reach == Reach::Up)
     }
 
     /// Which queues we receive on, or send to, has changed.
@@ -305,8 +303,8 @@ impl Effects {
         let Some(state) = self.relays.get_mut(relay.0 as usize) else {
             return;
         };
-        if state.link != LinkState::Up {
-            state.link = LinkState::Up;
+        if state.reach != Reach::Up {
+            state.reach = Reach::Up;
             let relay = state.path.relay.clone();
             self.event(Event::RelayUp { relay });
         }
@@ -318,8 +316,8 @@ impl Effects {
         let Some(state) = self.relays.get_mut(relay.0 as usize) else {
             return;
         };
-        if state.link != LinkState::Down(trouble) {
-            state.link = LinkState::Down(trouble);
+        if state.reach != Reach::Down(trouble) {
+            state.reach = Reach::Down(trouble);
             let relay = state.path.relay.clone();
             self.event(Event::RelayDown { relay, trouble });
         }

@@ -452,7 +452,7 @@ impl Machine {
                 .all(is_closed)
     }
 
-    /// Which relays these lines use, and which way.
+    /// Which relays these lines use, which way, and whether they are there.
     #[must_use]
     pub fn routes(&self, lines: &Lines) -> BTreeSet<Route> {
         let addresses = lines.addresses.iter();
@@ -473,8 +473,13 @@ impl Machine {
             .chain(both)
             .chain(opening.map(|opening| (false, opening.relay)))
             .filter_map(|(receives, relay)| {
-                let path = self.effects.path(relay)?.clone();
-                Some(Route { receives, path })
+                let (path, reach) = self.effects.way(relay)?;
+                let path = path.clone();
+                Some(Route {
+                    receives,
+                    path,
+                    reach,
+                })
             })
             .collect()
     }

@@ -67,7 +67,7 @@ pub use overview::{
     AddressView, ConnectionView, KeyState, NoiseView, Overview, Progress, QueueView, RequestView,
 };
 pub use parallel::{QUEUES_MAX, Spread};
-pub use path::{RelayPath, Route, RoutePolicy, Routing};
+pub use path::{Reach, RelayPath, Route, RoutePolicy, Routing};
 pub use relay::{
     Answer, Auth, LinkBytes, LinkParts, NewLink, Operation, Refusal, RelayId, RelayNotice,
     RelayTrouble, Token,

@@ -11,6 +11,8 @@ use core::net::{IpAddr, Ipv6Addr};
 
 use junto_smp::address::{Host, ServerAddress};
 
+use super::relay::RelayTrouble;
+
 /// When what we send goes through another relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Routing {
@@ -55,6 +57,19 @@ pub struct Route {
     pub receives: bool,
     /// How it is reached.
     pub path: RelayPath,
+    /// Whether it is.
+    pub reach: Reach,
+}
+
+/// Whether a relay is there for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Nobody has asked it for anything, or it has neither answered so far nor failed to.
+    Unknown,
+    /// It is.
+    Up,
+    /// It is not; the agent keeps trying.
+    Down(RelayTrouble),
 }
 
 impl RelayPath {

@@ -187,7 +187,7 @@ pub enum Refusal {
 }
 
 /// Why a relay is not there for us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum RelayTrouble {
     /// It is not reached, or has not answered. May pass.
     #[error("is out of reach")]

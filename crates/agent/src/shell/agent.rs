@@ -537,7 +537,8 @@ impl Agent {
         stored.await.map_err(|_| AgentError::Closed)
     }
 
-    /// Which relays these lines use, and which way: what each of them gets to see.
+    /// Which relays these lines use, which way, and whether they are there: what each of them gets to see, and what is
+    /// in the way.
     ///
     /// # Errors
     /// [`AgentError::Closed`].
