@@ -288,7 +288,7 @@ fn failure(error: MailboxError, relay: &str) -> Failure {
         MailboxError::Wrong => Failure::refused(
             "somebody tried a wrong code: it was a slip, a guess, or the relay changed what passed. Nothing was given, and the code is dead",
         )
-        .help("ask who mistyped it, then make a new one; for a session that still forms: `junto session wait NAME --code`"),
+        .help("ask who mistyped it, then make a new one"),
         MailboxError::Flooded => Failure::refused("too many asked for the code: it is dead")
             .help("use the link, or another relay: somebody on this one does not want you to meet"),
         MailboxError::Defect(_) => Failure::failed(error).help("this is our fault; please report it"),

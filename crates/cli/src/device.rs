@@ -416,7 +416,10 @@ async fn list(contacts: &mut Contacts, output: Output) -> Result<(), Failure> {
             for (holds, word) in [
                 (device.is_this, "this device"),
                 (!device.is_ready, state(device)),
-                (device.is_lost, "link it again, or revoke it"),
+                (
+                    device.is_lost,
+                    "it has ended the connection and may have revoked this device: look there; else link it again, or revoke it",
+                ),
                 (is_preferred, "messages go here only"),
             ] {
                 if holds {

@@ -77,6 +77,14 @@ impl Failure {
         self
     }
 
+    /// Says how to do that.
+    pub(crate) fn by(self, how: impl fmt::Display) -> Self {
+        match self.help.clone() {
+            Some(help) => self.help(format_args!("{help}: {how}")),
+            None => self.help(how),
+        }
+    }
+
     /// Names the party at fault.
     pub(crate) fn party(mut self, party: impl fmt::Display) -> Self {
         self.party = Some(party.to_string());

@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use junto_agent::{ConnectionView, Tag};
+use junto_agent::{ConnectionId, ConnectionView, Tag};
 use junto_files::{Book, Direction, FilesError, Limits, Progress, Reason, Report, TransferId};
 use serde_json::{Value, json};
 
 use crate::args::{FileCommand, Global, Stall};
-use crate::contact::{self, Contacts};
+use crate::contact::{self, Contacts, Need};
 use crate::failure::{Context, Exit, Failure};
 use crate::open::{SETTLE, agent_failure};
 use crate::output::{self, Output};
 use crate::profile::Profile;
+
+/// How long the relay may take where a file depends on nothing that is left to say.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Where a profile keeps what it knows of files on their way, in a file for each contact.
 pub(crate) const FOLDER: &str = "files";
@@ -121,9 +124,26 @@ async fn send(
         })?;
     }
     drop((line, book));
+    let result = explained(contacts, id.id, result).await;
     // Acknowledgements, or why it goes no further; nothing of a file depends on them.
-    let _ = contacts.settle(contact::one(id.id), SETTLE).await;
+    let _ = contacts
+        .settle(contact::one(id.id), LAST_WORDS.min(patience))
+        .await;
     result
+}
+
+/// Who hears nothing because a relay is not there is told that.
+async fn explained(
+    contacts: &Contacts,
+    id: ConnectionId,
+    result: Result<(), Failure>,
+) -> Result<(), Failure> {
+    match result {
+        Err(failure) if failure.exit == Exit::Unreachable => {
+            Err(contacts.late(id, Need::Both, failure).await)
+        }
+        result => result,
+    }
 }
 
 async fn recv(
@@ -169,7 +189,9 @@ async fn recv(
     }
     drop((line, book));
     // The word that it is here, or why not: it is stored, and goes out with the next command if the relay is away now.
-    let patience = result.as_ref().map_or(SETTLE, |()| limits.patience);
+    let result = explained(contacts, id.id, result).await;
+    let last_words = LAST_WORDS.min(limits.patience);
+    let patience = result.as_ref().map_or(last_words, |()| limits.patience);
     let settled = contacts.settle(contact::one(id.id), patience).await;
     result.and(settled)
 }

@@ -34,7 +34,7 @@ use clap::Parser;
 pub use crate::embed::{Embedded, NewSession};
 pub use crate::failure::{Exit, Failure};
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, ContactCommand, DeviceCommand};
 use crate::failure::Context;
 use crate::output::Output;
 
@@ -73,8 +73,14 @@ async fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Session(command) => session::run(command, global, output).await,
         Command::Bls(command) => bls::run(command, global, output).await,
         Command::Connect(arguments) => contact::connect(arguments, global, output).await,
-        Command::Contact(command) => contact::run(command, global, output).await,
-        Command::Device(command) => device::run(command, global, output).await,
+        Command::Contact { command } => {
+            let command = command.unwrap_or(ContactCommand::List);
+            contact::run(command, global, output).await
+        }
+        Command::Device { command } => {
+            let command = command.unwrap_or(DeviceCommand::List);
+            device::run(command, global, output).await
+        }
         Command::File(command) => file::run(command, global, output).await,
         Command::Run(arguments) => run::run(arguments, global, output).await,
         Command::Send(arguments) => talk::send(arguments, global, output).await,

@@ -43,7 +43,9 @@ pub(crate) async fn formed(
 ) -> Result<(Session, Summary), Failure> {
     let session = tokio::select! {
         session = Box::pin(joined(junto, forming, patience, output)) => session,
-        failure = Box::pin(code::betrayed(offer.as_mut(), output)) => Err(failure),
+        failure = Box::pin(code::betrayed(offer.as_mut(), output)) => {
+            Err(failure.by("`junto session wait NAME` goes on, with the link or `--code`"))
+        }
     };
     if let Some(offer) = offer {
         offer.close().await;

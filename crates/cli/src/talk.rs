@@ -25,6 +25,11 @@ pub(crate) async fn send(arguments: Send, global: &Global, output: Output) -> Re
         Some(text) => text.clone().into_bytes(),
         None => input::read_stdin()?,
     };
+    if message.is_empty() {
+        return Err(Failure::usage(
+            "there is nothing to send: the message is empty",
+        ));
+    }
     if let Some(name) = &arguments.whom.contact {
         return contact::send(name, &message, arguments.wait, global, output).await;
     }

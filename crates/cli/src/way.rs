@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use junto_agent::client::{NoSocksServer, SocksServer};
-use junto_agent::{AgentConfig, Fallback, RelayPath, Route};
+use junto_agent::{AgentConfig, Fallback, Reach, RelayPath, Route};
 use junto_smp::address::ServerAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::args::Global;
+use crate::contact::plight;
 use crate::failure::Failure;
 use crate::profile::ProfileConfig;
 use crate::relay::parse_address;
@@ -121,12 +122,16 @@ struct View {
     /// It passes on what we send to these.
     passes_on_to: Vec<String>,
     direct: bool,
+    /// Why it is not there for us, if that is so.
+    troubles: BTreeSet<String>,
 }
 
 impl Views {
     pub(crate) fn of(routes: BTreeSet<Route>) -> Self {
         let mut views = BTreeMap::<String, View>::new();
-        for Route { receives, path } in routes {
+        for route in routes {
+            let trouble = matches!(route.reach, Reach::Down(_)).then(|| plight(&route));
+            let Route { receives, path, .. } = route;
             let RelayPath { relay, through } = path;
             let (relay, direct) = (relay.to_string(), through.is_empty());
             for proxy in &through {
@@ -137,6 +142,7 @@ impl Views {
             view.receives |= receives;
             view.sends |= !receives;
             view.direct |= direct;
+            view.troubles.extend(trouble);
             view.through.extend(through.iter().map(ToString::to_string));
         }
         Self(views)
@@ -151,6 +157,7 @@ impl Views {
                 "through": view.through,
                 "passes_on_to": view.passes_on_to,
                 "sees_address": view.sees_address(),
+                "trouble": view.trouble(),
             })
         };
         self.0.iter().map(view).collect()
@@ -175,9 +182,13 @@ impl Views {
                 (false, _) => "your relay's network address, not yours",
             };
             known.push(address.to_owned());
+            let trouble = view
+                .trouble()
+                .map(|it| format!("\n             NOT THERE: {it}"));
             format!(
-                "relay        {relay}\n             sees {}",
-                known.join("; ")
+                "relay        {relay}\n             sees {}{}",
+                known.join("; "),
+                trouble.unwrap_or_default()
             )
         };
         self.0.iter().map(line).collect()
@@ -185,6 +196,11 @@ impl Views {
 }
 
 impl View {
+    fn trouble(&self) -> Option<String> {
+        let troubles: Vec<_> = self.troubles.iter().map(String::as_str).collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
+    }
+
     /// Unless a SOCKS server is in between.
     fn sees_address(&self) -> bool {
         self.direct || !self.passes_on_to.is_empty()

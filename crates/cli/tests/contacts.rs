@@ -37,6 +37,11 @@ fn an_invitation_makes_one_contact() {
         .ok();
     let listed = stage.run("alice", &["contact", "list"]);
     assert_eq!(listed.text("contact"), "bob");
+    // Alone, too.
+    for alone in ["contact", "contacts"] {
+        assert_eq!(stage.run("alice", &[alone]).text("contact"), "bob");
+    }
+    assert_eq!(stage.run("alice", &["devices"]).code, Some(0));
     let received = stage.run("alice", &["recv", "--contact", "bob", "--count", "2"]);
     received.ok();
     let texts: Vec<_> = received
@@ -75,6 +80,9 @@ fn who_asks_at_an_address_waits_for_its_owner() {
     let made = stage.run("alice", &[&new[..], &relay].concat());
     let link = made.text("link");
     assert!(link.starts_with("simplex:/a#"), "{link}");
+    // As it is spelt with `new`, and without.
+    let describe = ["contact", "address", "describe", "--about", "Ann"];
+    assert_eq!(stage.run("alice", &describe).text("about"), "Ann");
     let describe = ["contact", "address", "describe", "Alice"];
     assert_eq!(stage.run("alice", &describe).text("link"), link);
     let shown = stage.run("alice", &["contact", "address", "show"]);
@@ -82,12 +90,35 @@ fn who_asks_at_an_address_waits_for_its_owner() {
         (shown.text("link"), shown.text("about")),
         (link.clone(), "Alice".to_owned())
     );
+    let shown = stage.run_for_people("alice", &["contact", "address", "show"]);
+    assert_eq!(
+        shown.lines,
+        [link.as_str()],
+        "a script takes the link from it"
+    );
+    assert!(shown.stderr.contains("It says: Alice"), "{}", shown.stderr);
 
     for name in ["bob", "mallory"] {
         let connect = ["connect", &link, "--name", "alice", "--as", name];
         let asked = stage.run(name, &[&connect[..], &relay].concat());
         assert_eq!(asked.text("state"), "waiting");
+        assert_eq!(asked.text("address_says"), "Alice");
+        assert_eq!(asked.ok()["asked"], true);
     }
+    // Not as a link for one peer that does not work.
+    let connect = [
+        &["connect", &link, "--name", "alice", "--as", "bob"][..],
+        &relay,
+    ]
+    .concat();
+    let asked = stage.run_for_people("bob", &connect);
+    let told = asked.lines[0].as_str().unwrap();
+    assert!(told.contains("the owner of the address has to accept"));
+    assert!(
+        asked.stderr.contains("`junto recv --contact alice` waits"),
+        "{}",
+        asked.stderr
+    );
     let waiting = stage.run("alice", &["contact", "requests", "--timeout", "60"]);
     let mut ids = std::collections::BTreeMap::new();
     // The second may arrive after the first was shown.
@@ -107,6 +138,7 @@ fn who_asks_at_an_address_waits_for_its_owner() {
     let accept = ["contact", "accept", &ids["bob"], "--as", "Alice"];
     let accepted = stage.run("alice", &[&accept[..], &relay].concat());
     assert_eq!(accepted.text("contact"), "bob");
+    assert_eq!(accepted.ok()["accepted"], true);
     let receiving = stage.start("bob", &["recv", "--contact", "alice"]);
     stage
         .run("alice", &["send", "--contact", "bob", "welcome"])

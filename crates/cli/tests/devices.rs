@@ -147,6 +147,18 @@ fn a_second_device_gets_what_contacts_send_goes_on_alone_and_revokes_the_first()
     assert_eq!(listed.text("device"), "phone");
     let revoked = stage.run("thief", &["device", "list"]);
     assert!(revoked.ok()["revoked_by"] == "phone", "{revoked:#?}");
+    // With each command, whatever it is about.
+    for (arguments, code) in [
+        (&["contact", "list"][..], 0),
+        (&["recv", "--contact", "bob"], 5),
+        (&["contact", "show", "bob"], 5),
+        (&["contact", "address", "show"], 2),
+    ] {
+        let ended = stage.run("thief", arguments);
+        assert_eq!(ended.code, Some(code), "{ended:#?}");
+        let told = "this device was revoked by your device phone";
+        assert!(ended.stderr.contains(told), "{ended:#?}");
+    }
 }
 
 #[test]

@@ -6,28 +6,7 @@ mod stage;
 use std::fs;
 
 use serde_json::{Value, json};
-use stage::{Process, Stage, wait_all};
-
-/// A relay that may connect to others on this machine, and its address by a name: an address of loopback
-/// counts as private and is reached directly.
-fn open_relay(stage: &Stage, folder: &str) -> (Process, String) {
-    let (relay, address) = stage.relay_in(folder);
-    relay.kill();
-    let dir = stage.path(folder);
-    let toml = dir.join("relay.toml");
-    let settings = fs::read_to_string(&toml).unwrap();
-    let mut open = settings;
-    for refusal in ["allow_private", "allow_own"] {
-        let closed = format!("# {refusal} = false");
-        assert!(open.contains(&closed), "no {closed}");
-        open = open.replace(&closed, &format!("{refusal} = true"));
-    }
-    fs::write(&toml, open).unwrap();
-    let start = ["relay", "start", "--dir", dir.to_str().unwrap()];
-    let mut relay = stage.start("operator", &start);
-    assert!(relay.line()["address"].is_string());
-    (relay, address.replace("127.0.0.1", "localhost"))
-}
+use stage::{Stage, wait_all};
 
 /// Gives a profile a relay of its own.
 fn own(stage: &Stage, profile: &str, relay: &str) {
@@ -52,8 +31,8 @@ fn of<'a>(all: &'a [Value], relay: &str) -> &'a Value {
 #[test]
 fn parties_send_through_their_own_relays_and_are_told_what_each_relay_sees() {
     let stage = Stage::new();
-    let (_first, ada) = open_relay(&stage, "first");
-    let (_second, bea) = open_relay(&stage, "second");
+    let (_first, ada) = stage.open_relay("first");
+    let (_second, bea) = stage.open_relay("second");
     own(&stage, "p1", &ada);
     own(&stage, "p2", &bea);
     let (host, link) = stage.host(&ada, 2);

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod stage;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use stage::{Ended, Process, Stage};
 
@@ -124,6 +126,21 @@ fn with_two_queues_messages_survive_a_relay_that_dies_with_what_it_has() {
     present.kill();
     assert_eq!(received.text("text"), "twice on its way");
     assert_eq!(received.ok()["intact"], true);
+    // What is left of two relays is told, as soon as it is known.
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let shown = stage.run("alice", &["contact", "show", "bob"]);
+        let relays = shown.ok()["relays"].as_array().unwrap();
+        let trouble = |relay: &str| {
+            let view = relays.iter().find(|it| it["relay"] == relay);
+            view.unwrap()["trouble"].as_str().map(str::to_owned)
+        };
+        assert_eq!(trouble(&second), None);
+        if trouble(&first).is_some_and(|it| it.contains("out of reach")) {
+            break;
+        }
+        assert!(Instant::now() < end, "{shown:#?}");
+    }
     let remove = ["contact", "queue", "remove", "bob", "--relay"];
     let left = stage.run("alice", &[&remove[..], &[&first]].concat());
     assert_eq!(

@@ -8,8 +8,8 @@ use junto_agent::{NOISE_INTERVAL_MAX, NOISE_INTERVAL_MIN, Pace};
 use super::{CodeRelay, OfferCode, Patience};
 
 /// Opens a link of Junto or of SimpleX's apps, or a code that Junto gave for one. An invitation is for one peer: this waits until it has answered. At a
-/// contact address you ask, and its owner decides: this ends when the relay has the request; run it again, or
-/// `junto recv --contact NAME`, to wait for the answer.
+/// contact address you ask, and its owner decides: this ends when the relay has the request, and
+/// `junto recv --contact NAME` waits for the answer.
 #[derive(Args, Debug)]
 pub(crate) struct Connect {
     /// The link (simplex:/… or https://…) or code (7-crossover-clockwork), or `-` to read it from stdin
@@ -39,6 +39,8 @@ pub(crate) struct NewContact {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContactCommand {
     /// Invite one peer: prints a link for it, waits until it has connected
+    ///
+    /// For a contact that was invited before and has not come, it prints the same link, and waits for it.
     Invite {
         #[command(flatten)]
         new: NewContact,
@@ -83,8 +85,8 @@ pub(crate) enum ContactCommand {
     },
     /// Receive what a contact sends on another queue from now on, on the same relay or another one
     ///
-    /// Waits until the contact uses it, for which it has to run a command as well; the old queue is emptied and
-    /// deleted, and nothing is lost. It happens by itself every four weeks. Without --relay it is another relay of
+    /// Waits until the contact uses it, which takes some words in both directions: it has to run a command as well, at
+    /// the same time best (`junto recv --count 99` say). The old queue is emptied and deleted, and nothing is lost. It happens by itself every four weeks. Without --relay it is another relay of
     /// the profile, if there is one. Run it again if it was interrupted.
     Rotate {
         /// Name of the contact
@@ -227,13 +229,25 @@ pub(crate) enum AddressCommand {
         /// Relay to receive requests on [default: the profile's first]
         #[arg(long, value_name = "URI")]
         relay: Option<String>,
+        /// Seconds to wait for the relay
+        #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+        timeout: u64,
     },
     /// Print the address's link, and what it says
     Show,
     /// Change what the link says; the link stays the same
     Describe {
         /// The new text
-        about: String,
+        #[arg(required_unless_present = "said")]
+        about: Option<String>,
+        /// The same, as with `new`
+        #[arg(
+            long = "about",
+            id = "said",
+            value_name = "TEXT",
+            conflicts_with = "about"
+        )]
+        said: Option<String>,
     },
     /// Close the address: its link leads nowhere from then on
     ///

@@ -4,8 +4,6 @@ use clap::Subcommand;
 
 use super::Patience;
 
-/// Each device has a profile folder, connections and keys of its own; nothing is copied from one to the other but names
-/// of contacts. Contacts that use Junto send to all devices; those of SimpleX's apps stay on the device that met them.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeviceCommand {
     /// On the new device: shows a link, as a QR code on a terminal, and waits for the other one

@@ -163,11 +163,23 @@ pub(crate) enum Command {
     /// Connect to one peer through a link: an invitation or a contact address, full or short
     Connect(Connect),
     /// Contacts: peers that you talk with outside of sessions, and an address where others can ask to become one
-    #[command(subcommand, visible_alias = "contacts")]
-    Contact(ContactCommand),
+    ///
+    /// Alone it lists them, as `junto contact list` does.
+    #[command(visible_alias = "contacts")]
+    Contact {
+        #[command(subcommand)]
+        command: Option<ContactCommand>,
+    },
     /// The other devices of the profile: link one by a QR code, list, revoke
-    #[command(subcommand, visible_alias = "devices")]
-    Device(DeviceCommand),
+    ///
+    /// Each device has a profile folder, connections and keys of its own; nothing is copied from one to the other but
+    /// names of contacts. Contacts that use Junto send to all devices; those of SimpleX's apps stay on the device that
+    /// met them. Alone it lists them, as `junto device list` does.
+    #[command(visible_alias = "devices")]
+    Device {
+        #[command(subcommand)]
+        command: Option<DeviceCommand>,
+    },
     /// Files of any size to and from contacts
     #[command(subcommand, visible_alias = "files")]
     File(FileCommand),

@@ -150,8 +150,9 @@ pub(crate) struct Seat {
 pub(crate) struct OfferCode {
     /// Print a short code to be said aloud, like 7-crossover-clockwork, in place of the link
     ///
-    /// As many as are missing can use it, within 10 minutes and while this command runs. The first wrong try ends it,
-    /// and this command with exit code 5: nobody can guess on.
+    /// As many as are missing can use it (one, if it is for a contact), within 10 minutes and while this command runs. The
+    /// first wrong try ends it, and this command with exit code 5: nobody can guess on. The same command again makes
+    /// a new one for a contact, `junto session wait NAME --code` for a session.
     #[arg(long)]
     pub(crate) code: bool,
     #[command(flatten)]

@@ -429,6 +429,12 @@ impl Kin {
         targets.iter().map(waiting).max().unwrap_or_default()
     }
 
+    /// Whether something waits for each of a contact's devices, so that none of them gets it now.
+    pub(super) fn is_held(&self, contact: ContactId) -> bool {
+        let targets = self.devices.targets(contact);
+        !targets.is_empty() && targets.iter().all(|tag| self.devices.waiting(tag) > 0)
+    }
+
     /// See [`Devices::post`].
     pub(super) fn post(
         &mut self,

@@ -1,18 +1,19 @@
 //! `junto send --contact` and `recv --contact`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use junto_agent::{ConnectionId, Event, Integrity, MAX_BODY, Tag};
+use junto_agent::{ConnectionId, Event, Integrity, KeyState, MAX_BODY, MessageId, Tag};
 use junto_devices::{ContactId, MessageName};
 use serde_json::{Value, json};
 
 use super::kin::Reading;
+use super::reach::Need;
 use super::verdict::Verdict;
 use super::{Contacts, failed, one};
 use crate::args::{Global, Patience};
 use crate::failure::{Exit, Failure};
-use crate::open::agent_failure;
+use crate::open::{END, agent_failure};
 use crate::output::Output;
 use crate::talk::printable;
 
@@ -42,15 +43,84 @@ pub(crate) async fn send(
         }
         // It may be another one by now.
         let id = contacts.target(name).await?.id;
-        let sent = contacts.agent.send(id, message).await;
-        let number = sent.map_err(agent_failure)?;
-        contacts.settle(one(id), wait.patience()).await?;
-        let value = json!({ "contact": name, "message": number.number(), "bytes": message.len() });
+        let number = hand_over(contacts, (name, id), message, end)
+            .await?
+            .number();
+        contacts.settle(one(id), left(end)).await?;
+        // The relay may have said that there is nobody to give it to.
+        if let Some(fault) = contacts.fault(id).await? {
+            return Err(failed(fault));
+        }
+        // With several, one that has it will do, and the other may be gone.
+        let missing = contacts.missing(one(id), Need::Both).await?;
+        contacts.tell_missing(&missing, output);
+        let value = json!({ "contact": name, "message": number, "bytes": message.len() });
         output.result(&value, || {
-            format!("Sent {} bytes to {name}.", message.len())
+            format!(
+                "Sent {} bytes to {name}: a relay keeps them until {name} takes them.",
+                message.len()
+            )
         })
     })
     .await
+}
+
+/// What is left of the user's patience, but for a moment at least.
+fn left(end: Instant) -> Duration {
+    let left = end.saturating_duration_since(Instant::now());
+    left.max(super::MOMENT)
+}
+
+/// Gives a message to the agent, which may have to wait before it can take it. If that is too long, the message is not
+/// sent, now or later.
+async fn hand_over(
+    contacts: &mut Contacts,
+    (name, id): (&str, ConnectionId),
+    message: &[u8],
+    end: Instant,
+) -> Result<MessageId, Failure> {
+    let agent = contacts.agent.clone();
+    let sending = agent.send(id, message);
+    tokio::pin!(sending);
+    let output = contacts.output;
+    let soon = tokio::time::timeout(left(end).min(super::GLANCE), &mut sending);
+    let sent = match soon.await {
+        Ok(sent) => Ok(sent),
+        Err(_) => {
+            let view = contacts.contact(name).await?;
+            let why = match view.keys {
+                KeyState::Renewing => format!(
+                    "new keys are being agreed with {name}, which has to run a command for that"
+                ),
+                _ => format!("{} messages to {name} wait already", view.unsent),
+            };
+            let _progress = output.progress(format!("waiting: {why}"));
+            let sent = tokio::time::timeout(left(end), &mut sending).await;
+            sent.map_err(|_| why)
+        }
+    };
+    let why = match sent {
+        Ok(sent) => return sent.map_err(agent_failure),
+        Err(why) => why,
+    };
+    let unsent = Failure::new(Exit::Unreachable, format_args!("nothing is sent: {why}"));
+    let unsent = contacts.late(id, Need::Both, unsent).await;
+    // Once the agent has ended it is certain what became of it.
+    contacts.is_over = true;
+    let _ = tokio::time::timeout(END, agent.clone().close()).await;
+    match tokio::time::timeout(END, sending).await {
+        Ok(Ok(_)) => Err(Failure::new(
+            Exit::Unreachable,
+            "not everything could be handed to the relays yet",
+        )
+        .help("it is stored and goes out with the next command about contacts")),
+        Ok(Err(_)) => Err(unsent.help(format_args!(
+            "what you wrote is not stored: run this again, while {name} runs `junto recv --count 9` say; `junto contact show {name}` tells how far it is"
+        ))),
+        Err(_) => Err(Failure::failed(
+            "the agent does not end: it is not known whether the message is stored",
+        )),
+    }
 }
 
 /// A message that goes to several devices, the contact's or one's own: it is stored, and leaves.
@@ -61,32 +131,48 @@ async fn sent_to_all(
     wait: Patience,
     output: Output,
 ) -> Result<(), Failure> {
-    let targets = contacts.kin.targets(ContactId(*tag.as_bytes()));
+    let contact = ContactId(*tag.as_bytes());
+    let end = Instant::now() + wait.patience();
+    let targets = contacts.kin.targets(contact);
+    let lines = junto_agent::Lines {
+        connections: targets.iter().copied().collect(),
+        ..junto_agent::Lines::default()
+    };
+    let stays = |what: &str| {
+        Failure::new(Exit::Unreachable, what)
+            .help("it is stored and goes out with the next command about contacts")
+    };
     contacts.attend().await;
+    while contacts.kin.is_held(contact) && Instant::now() < end {
+        let look = Instant::now() + super::MOMENT;
+        contacts.event(look.min(end)).await?;
+    }
+    if contacts.kin.is_held(contact) {
+        let stays =
+            stays("no device can be written to yet: new keys are agreed first, or too much waits");
+        return Err(contacts.missing(lines, Need::Both).await?.explain(stays));
+    }
     // One relay that has it will do: those that are away get it with a later command.
     let agent = contacts.agent.clone();
     let settling = targets.iter().map(|id| agent.settle(one(*id)).boxed());
     if !targets.is_empty() {
         let any = futures::future::select_ok(settling);
-        let any = tokio::time::timeout(wait.patience(), any).await;
-        let any = any.map_err(|_| {
-            Failure::new(Exit::Unreachable, "no relay has taken it in time")
-                .help("it is stored and goes out with the next command about contacts")
-        })?;
-        any.map_err(agent_failure)?;
+        match tokio::time::timeout(left(end), any).await {
+            Ok(any) => any.map_err(agent_failure).map(drop)?,
+            Err(_) => {
+                let stays = stays("no relay has taken it in time");
+                return Err(contacts.missing(lines, Need::Both).await?.explain(stays));
+            }
+        }
     }
-    let lines = junto_agent::Lines {
-        connections: targets.iter().copied().collect(),
-        ..junto_agent::Lines::default()
-    };
     let _ = contacts.settle(lines, super::GLANCE).await;
     let devices = targets.len();
     let value = json!({
         "contact": name, "id": message.to_string(), "bytes": bytes, "devices": devices,
     });
     output.result(&value, || match devices {
-        1 => format!("Sent {bytes} bytes to {name}."),
-        _ => format!("Sent {bytes} bytes to {devices} devices of {name}."),
+        1 => format!("Sent {bytes} bytes to {name}: a relay keeps them until {name} takes them."),
+        _ => format!("Sent {bytes} bytes to {devices} devices of {name}: relays keep them until they take them."),
     })
 }
 
@@ -118,6 +204,9 @@ pub(crate) async fn recv(
         let mut files = false;
         while received < count {
             let event = contacts.event(end).await?;
+            if let Some(event) = &event {
+                contacts.notice(event, contact, Need::Receiving, output).await?;
+            }
             let is_shown = |body: &[u8]| !junto_files::frame::is_frame(body);
             let is_message = matches!(&event, Some(Event::Message { body, .. }) if is_shown(body));
             for (of, verdict) in contacts.notes.untold.drain(..) {
@@ -157,10 +246,11 @@ pub(crate) async fn recv(
                 }) if contacts.is_with(connection, tag) => return Err(failed(error)),
                 Some(_) => {}
                 None => {
-                    return Err(Failure::new(
+                    let late = Failure::new(
                         Exit::Unreachable,
                         format_args!("{received} of {count} messages came in time"),
-                    ));
+                    );
+                    return Err(contacts.late(contact, Need::Receiving, late).await);
                 }
             }
         }

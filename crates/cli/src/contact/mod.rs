@@ -2,61 +2,60 @@
 //!
 //! Contacts have an agent and a database of their own, apart from those of sessions: neither sees what is the other's.
 
+mod address;
 mod kin;
+mod meeting;
 mod messages;
 mod noise;
 mod notes;
+mod reach;
+mod shown;
 mod upkeep;
 mod verdict;
 
 pub(crate) use kin::{Kin, Reading, refuse_apps};
+pub(crate) use meeting::{connect, read_contact_link};
 pub(crate) use messages::{message_json, recv, refuse_frame, send, warn};
 pub(crate) use noise::noise_json;
+pub(crate) use reach::{Need, plight};
+pub(crate) use shown::{json_of, show_link_code};
 pub(crate) use upkeep::show_json;
 pub(crate) use verdict::{Noted, Verdict};
 
-use std::io::IsTerminal;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use junto_agent::{
-    Agent, ConnectionId, ConnectionView, Event, Events, InvitationLink, Lines, Link, Overview,
-    Progress, RequestView, Resync, ShortLink, Tag,
+    Agent, ConnectionFault, ConnectionId, ConnectionView, Event, Events, Lines, Overview, Progress,
+    Resync, Tag,
 };
-use junto_code::Code;
 use junto_devices::{ContactId, MessageName, News};
 use junto_files::Line;
 use junto_smp::address::ServerAddress;
 use serde_json::json;
 
 use self::kin::Fate;
-use self::notes::{Entry, Notes};
-use crate::args::{
-    AddressCommand, Connect, ContactCommand, Global, NewContact, OfferCode, Patience,
-};
-use crate::code::{self, Offer};
+use self::notes::Notes;
+use crate::args::{ContactCommand, Global};
 use crate::failure::{Context, Exit, Failure};
-use crate::open::{END, SETTLE, agent_failure, open_agent};
-use crate::output::{Output, qr_code};
+use crate::open::{END, agent_failure, open_agent};
+use crate::output::Output;
 use crate::profile::{Profile, Succession};
 use crate::relay::parse_address;
 use crate::session::no_relay;
 use crate::talk::printable;
-use crate::{file, input, random, way};
+use crate::{file, way};
 
 /// The file with the contacts' names.
 const BOOK: &str = "contacts";
 /// Longest name of a contact, in bytes.
 const NAME_MAX: usize = 64;
-/// What the profile's one address is called within its agent.
-const ADDRESS: &[u8] = b"junto contact address";
 /// How long relays may take where only the newest state is asked for.
 const GLANCE: Duration = Duration::from_secs(3);
-
-/// A connection that is offered, and the two links that lead to it.
-type Invitation = (ConnectionId, InvitationLink, ShortLink);
+/// The least that a relay that is there may take, when the user's patience is over.
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// The contacts of a profile in use.
 pub(crate) struct Contacts {
@@ -66,6 +65,12 @@ pub(crate) struct Contacts {
     pub(crate) kin: Kin,
     notes: Notes,
     socks: Option<junto_agent::client::SocksServer>,
+    /// How those who wait are told of something.
+    output: Output,
+    /// Relays that the user was told of, since they are not there.
+    told: BTreeSet<String>,
+    /// The agent has ended: a command had to know what became of a message.
+    is_over: bool,
 }
 
 impl Contacts {
@@ -75,7 +80,9 @@ impl Contacts {
     ) -> Result<(), Failure> {
         let mut contacts = Self::open(global).await?;
         let result = command(&mut contacts).await;
-        contacts.attend().await;
+        if !contacts.is_over {
+            contacts.attend().await;
+        }
         contacts.tell_news(global.output());
         let told = contacts.end().await;
         for (name, verdict) in &contacts.notes.untold {
@@ -111,17 +118,29 @@ impl Contacts {
             let tag = kin::home(&self.kin.devices, known.tag);
             self.notes.tags.insert(known.id, tag);
         }
+        let routes = self.agent.routes(one(connection)).await;
+        let routes = routes.map_err(agent_failure)?.into_iter();
+        let relays: BTreeSet<_> = routes.map(|it| it.path.relay.to_string()).collect();
         let Self {
             agent,
             events,
             notes,
             kin,
+            told,
             ..
         } = self;
         let devices = &kin.devices;
         let line = Line::new(agent, events, connection);
         Ok(line.watched(move |event| {
             notes.note(event, |tag| kin::home(devices, tag));
+            if let Event::RelayDown { relay, trouble } = event
+                && relays.contains(&relay.to_string())
+                && told.insert(relay.to_string())
+            {
+                output.say(format_args!(
+                    "the relay {relay} {trouble}; it is tried again and again"
+                ));
+            }
             for (name, verdict) in notes.untold.drain(..) {
                 let _ = warn(&name, &verdict, output);
             }
@@ -147,10 +166,16 @@ impl Contacts {
         let opened = open_agent(&profile, global, "contacts.db", &succession, resync).await?;
         let (agent, events, socks) = opened;
         succession.finish(&profile)?;
-        let notes = Notes::new(Arc::clone(&profile), book);
+        let mut notes = Notes::new(Arc::clone(&profile), book);
         let relay = profile.config.relays.first();
         let relay = relay.and_then(|relay| relay.parse().ok());
         let kin = Kin::open(&profile, &agent, relay).await?;
+        notes.remarks.extend(kin.devices.revoked_by().map(|by| {
+            format!(
+                "warning: this device was revoked by your device {}: it gets nothing new, and reaches nobody whom it met as a device of the profile; `junto device link` makes it one again, if you want that",
+                printable(by)
+            )
+        }));
         Ok(Self {
             kin,
             profile,
@@ -158,6 +183,9 @@ impl Contacts {
             events,
             notes,
             socks,
+            output: global.output(),
+            told: BTreeSet::new(),
+            is_over: false,
         })
     }
 
@@ -181,38 +209,6 @@ impl Contacts {
         self.notes.name_of(tag)
     }
 
-    /// A name that is free, and fit to be typed and shown.
-    fn new_name(&self, given: Option<&str>) -> Result<String, Failure> {
-        let Some(name) = given else {
-            let mut numbered = (1..).map(|number: u32| format!("contact-{number}"));
-            let free = numbered.find(|name| self.tag_of(name).is_none());
-            return free.ok_or_else(|| Failure::failed("no name is free"));
-        };
-        if !is_fit(name) {
-            return Err(Failure::usage(
-                "a contact's name has 1 to 64 bytes of printable text",
-            ));
-        }
-        if self.tag_of(name).is_some() {
-            return Err(Failure::usage(format_args!("there is a contact `{name}`"))
-                .help("choose another `--name`, or end that one by `junto contact close`"));
-        }
-        Ok(name.to_owned())
-    }
-
-    /// Writes a name down, before the connection is made: a crash in between leaves a name without one.
-    fn enter(&mut self, name: String, tag: Tag) -> Result<(), Failure> {
-        self.notes.book.push(Entry::new(name, *tag.as_bytes()));
-        self.notes.save()
-    }
-
-    pub(crate) fn fresh_tag() -> Tag {
-        use rand_core::Rng;
-        let mut bytes = [0; 32];
-        random().fill_bytes(&mut bytes);
-        Tag::new(bytes)
-    }
-
     /// The tag of a contact, by its name.
     pub(crate) fn known(&self, name: &str) -> Result<Tag, Failure> {
         self.tag_of(name).ok_or_else(|| unknown(name))
@@ -223,14 +219,30 @@ impl Contacts {
         let tag = self.known(name)?;
         let connections = self.overview().await?.connections;
         let found = self.best(&connections, tag).cloned();
-        found.ok_or_else(|| match self.kin.devices.revoked_by() {
-            Some(by) => Failure::refused(format_args!(
+        found.ok_or_else(|| self.without_connection(name))
+    }
+
+    /// There is a name, and no connection.
+    fn without_connection(&self, name: &str) -> Failure {
+        const AGAIN: &str =
+            "`junto device link` makes it a device of the profile again, if you want that";
+        let devices = &self.kin.devices;
+        if let Some(by) = devices.revoked_by() {
+            return Failure::refused(format_args!(
                 "this device was revoked by `{}`: it has no connection with {name} any more",
                 printable(by)
             ))
-            .help("`junto device link` makes it a device of the profile again, if you want that"),
+            .help(AGAIN);
+        }
+        let own = devices.own_devices();
+        match own.iter().find(|it| it.is_lost) {
+            Some(lost) => Failure::refused(format_args!(
+                "this device has no connection with {name} any more, and your device `{}` has ended its own: it may have revoked this one",
+                printable(&lost.name)
+            ))
+            .help(format_args!("`junto device list` tells it there; {AGAIN}")),
             None => unknown(name),
-        })
+        }
     }
 
     /// The connection that an ordinary message to a contact goes on: with the device that it prefers, or its only one.
@@ -426,15 +438,35 @@ impl Contacts {
         }
     }
 
-    /// Waits until relays have taken what is to leave for these.
+    /// Waits until relays have taken what is to leave for these. If one is not there, the user is told so.
     pub(crate) async fn settle(&self, lines: Lines, patience: Duration) -> Result<(), Failure> {
-        match tokio::time::timeout(patience, self.agent.settle(lines)).await {
-            Ok(settled) => settled.map_err(agent_failure),
-            Err(_) => Err(Failure::new(
+        let settling = self.agent.settle(lines.clone());
+        tokio::pin!(settling);
+        let soon = tokio::time::timeout(patience.min(GLANCE), &mut settling);
+        if let Ok(settled) = soon.await {
+            return settled.map_err(agent_failure);
+        }
+        let stays = || {
+            Failure::new(
                 Exit::Unreachable,
                 "not everything could be handed to the relays yet",
             )
-            .help("it is stored and goes out with the next command about contacts")),
+            .help("it is stored and goes out with the next command about contacts")
+        };
+        let missing = self.missing(lines.clone(), Need::Both).await?;
+        let Some(rest) = patience.checked_sub(GLANCE).filter(|it| !it.is_zero()) else {
+            return Err(missing.explain(stays()));
+        };
+        if missing.is_dead_end() {
+            return Err(missing.explain(stays()));
+        }
+        for (_, text) in missing.down() {
+            self.output
+                .say(format_args!("{text}; it is tried again and again"));
+        }
+        match tokio::time::timeout(rest, settling).await {
+            Ok(settled) => settled.map_err(agent_failure),
+            Err(_) => Err(self.missing(lines, Need::Both).await?.explain(stays())),
         }
     }
 
@@ -522,6 +554,34 @@ impl Contacts {
         self.notes.line_at(contact, place)
     }
 
+    /// Why a connection cannot go on, if it cannot.
+    async fn fault(&self, id: ConnectionId) -> Result<Option<ConnectionFault>, Failure> {
+        let all = self.overview().await?.connections;
+        Ok(all
+            .iter()
+            .find(|it| it.id == id)
+            .and_then(|it| match it.progress {
+                Progress::Failed(fault) => Some(fault),
+                Progress::Inviting | Progress::Joining | Progress::Connected => None,
+            }))
+    }
+
+    /// Ends the connection with a contact, if there is one, and takes its name back.
+    async fn forget(&mut self, name: &str) -> Result<(), Failure> {
+        if let Ok(ConnectionView { id, tag, .. }) = self.contact(name).await {
+            file::forget(&self.profile, tag)?;
+            self.agent.delete(id).await.map_err(agent_failure)?;
+            // The queue goes when its relay is there, now or with a later command.
+            let _ = self.settle(one(id), GLANCE).await;
+        }
+        if let Some(tag) = self.tag_of(name) {
+            self.kin.devices.forget(ContactId(*tag.as_bytes()));
+            self.kin.proceed()?;
+        }
+        self.notes.book.retain(|entry| entry.name != name);
+        self.notes.save()
+    }
+
     /// All contacts by name.
     pub(crate) async fn listed(&self) -> Result<Vec<(String, ConnectionView)>, Failure> {
         let connections = self.overview().await?.connections;
@@ -533,114 +593,6 @@ impl Contacts {
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(named)
     }
-
-    /// Names a new contact, and gives its name and what makes the link for it.
-    pub(crate) fn invitation(
-        &mut self,
-        new: &NewContact,
-        patience: Duration,
-    ) -> Result<(String, BoxFuture<'static, Result<Invitation, Failure>>), Failure> {
-        let relay = self.relay(new.relay.as_deref())?;
-        let name = self.new_name(new.name.as_deref())?;
-        let tag = Self::fresh_tag();
-        self.enter(name.clone(), tag)?;
-        let (agent, info) = (self.agent.clone(), new.nickname.clone().into_bytes());
-        let making = async move {
-            let made = agent.publish_invitation(tag, &relay, &info, &info);
-            let made = tokio::time::timeout(patience, made).await;
-            made.map_err(|_| unreachable(&relay))?
-                .map_err(agent_failure)
-        };
-        Ok((name, making.boxed()))
-    }
-
-    /// Names a contact, and gives its name and what follows the link. Through the same link again it is the same
-    /// contact, and no second request.
-    pub(crate) fn joining(
-        &mut self,
-        link: &Link,
-        new: &NewContact,
-    ) -> Result<(String, BoxFuture<'static, Result<ConnectionId, Failure>>), Failure> {
-        let relay = self.relay(new.relay.as_deref())?;
-        let tag = Tag::named(&[b"junto connect", link.to_string().as_bytes()]);
-        let known = self.name_of(tag).map(str::to_owned);
-        let name = match known {
-            Some(name) => name,
-            None => {
-                let name = self.new_name(new.name.as_deref())?;
-                self.enter(name.clone(), tag)?;
-                name
-            }
-        };
-        let (agent, info) = (self.agent.clone(), new.nickname.clone().into_bytes());
-        let link = link.clone();
-        let joining = async move {
-            let joined = agent.join(tag, &link, &relay, &info).await;
-            joined.map_err(agent_failure)
-        };
-        Ok((name, joining.boxed()))
-    }
-
-    /// The link that a code stands for.
-    async fn redeem(
-        &self,
-        code: &Code,
-        arguments: &Connect,
-        output: Output,
-    ) -> Result<Link, Failure> {
-        let listed = || self.profile.config.relays.first().cloned();
-        let own = arguments.new.relay.clone().or_else(listed);
-        let relay = code::relay_for(code, &arguments.code, own, output).await?;
-        let visitor = (&*self.profile, self.socks.as_ref());
-        let link = code::redeem(visitor, relay.as_deref(), code, output).await?;
-        if link.starts_with("junto:") {
-            return Err(
-                Failure::usage("the code is for a session, not for a contact")
-                    .help("ask for another one, and use it with `junto session join CODE`"),
-            );
-        }
-        read_contact_link(&link)
-    }
-
-    /// Waits until messages flow.
-    pub(crate) async fn connected(
-        &mut self,
-        id: ConnectionId,
-        end: Instant,
-    ) -> Result<(), Failure> {
-        let connections = self.overview().await?.connections;
-        let known = connections.iter().find(|it| it.id == id);
-        match known.map(|it| it.progress) {
-            Some(Progress::Connected) => return Ok(()),
-            Some(Progress::Failed(fault)) => return Err(failed(fault)),
-            Some(Progress::Inviting | Progress::Joining) | None => {}
-        }
-        loop {
-            match self.event(end).await? {
-                Some(Event::Connected { connection, .. }) if connection == id => return Ok(()),
-                Some(Event::Failed {
-                    connection, error, ..
-                }) if connection == id => return Err(failed(error)),
-                Some(_) => {}
-                None => {
-                    return Err(Failure::new(
-                        Exit::Unreachable,
-                        "the other side has not connected in time",
-                    )
-                    .help("nothing is lost: `junto recv --contact NAME` goes on waiting; `junto contact list` shows the names"));
-                }
-            }
-        }
-    }
-}
-
-/// Whether a name can be typed and shown.
-fn is_fit(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= NAME_MAX
-        && name.trim() == name
-        && printable(name) == name
-        && !name.contains('\t')
 }
 
 fn unknown(name: &str) -> Failure {
@@ -671,146 +623,6 @@ pub(crate) fn one(connection: ConnectionId) -> Lines {
     }
 }
 
-fn address_lines() -> Lines {
-    Lines {
-        addresses: [Tag::named(&[ADDRESS])].into(),
-        ..Lines::default()
-    }
-}
-
-/// What a stranger says about itself, for people.
-fn shown(info: &[u8]) -> String {
-    match std::str::from_utf8(info) {
-        Ok("") => "(says nothing)".to_owned(),
-        Ok(text) => printable(text),
-        Err(_) => format!("({} bytes)", info.len()),
-    }
-}
-
-fn show_link(link: &ShortLink, hint: &str, output: Output) {
-    show_link_code(&link.to_string(), hint, output);
-}
-
-/// Shows a link as QR code, on a terminal.
-pub(crate) fn show_link_code(link: &str, hint: &str, output: Output) {
-    if !output.json && std::io::stderr().is_terminal() {
-        if let Some(code) = qr_code(link) {
-            output.say(code);
-        }
-        output.say(hint);
-    }
-}
-
-/// What a user gives to connect.
-enum Given {
-    Link(Box<Link>),
-    Code(Code),
-}
-
-pub(crate) async fn connect(
-    arguments: Connect,
-    global: &Global,
-    output: Output,
-) -> Result<(), Failure> {
-    let text = match arguments.link.as_str() {
-        "-" => String::from_utf8(input::read_stdin()?)
-            .map_err(|_| Failure::usage("the link on standard input is not text"))?,
-        link => link.to_owned(),
-    };
-    let given = match code::read(&text) {
-        Some(code) => Given::Code(code?),
-        None => Given::Link(Box::new(read_contact_link(&text)?)),
-    };
-    Contacts::with(global, async |contacts| {
-        let link = match given {
-            Given::Link(link) => *link,
-            Given::Code(code) => contacts.redeem(&code, &arguments, output).await?,
-        };
-        connect_with(contacts, &arguments, &link, output).await
-    })
-    .await
-}
-
-/// Reads a link of a contact, of any kind.
-pub(crate) fn read_contact_link(text: &str) -> Result<Link, Failure> {
-    text.parse().map_err(|error| {
-        Failure::usage(format_args!("that is no link of a contact: {error}")).help(
-            "it begins with simplex:/ or https://; copy all of it, in quotes. A session's link begins with junto: and is for `junto session join`",
-        )
-    })
-}
-
-async fn connect_with(
-    contacts: &mut Contacts,
-    arguments: &Connect,
-    link: &Link,
-    output: Output,
-) -> Result<(), Failure> {
-    let (name, joining) = contacts.joining(link, &arguments.new)?;
-    let id = joining.await?;
-    let end = Instant::now() + arguments.wait.patience();
-    let progress = output.progress("connecting");
-    let asks = match link {
-        Link::Contact(_) => true,
-        Link::Invitation(_) => false,
-        Link::Short(link) => matches!(link.kind(), junto_agent::ShortKind::Contact(_)),
-    };
-    if asks {
-        contacts.settle(one(id), arguments.wait.patience()).await?;
-    } else {
-        contacts.connected(id, end).await?;
-    }
-    progress.done();
-    report(contacts, &name, output).await
-}
-
-/// Says how far a contact is.
-async fn report(contacts: &Contacts, name: &str, output: Output) -> Result<(), Failure> {
-    let contact = contacts.contact(name).await?;
-    if let Progress::Failed(fault) = contact.progress {
-        return Err(failed(fault));
-    }
-    output.result(&json_of(name, &contact), || text_of(name, &contact))
-}
-
-fn state(progress: Progress) -> &'static str {
-    match progress {
-        Progress::Inviting => "waiting",
-        Progress::Joining => "connecting",
-        Progress::Connected => "connected",
-        Progress::Failed(_) => "failed",
-    }
-}
-
-pub(crate) fn json_of(name: &str, contact: &ConnectionView) -> serde_json::Value {
-    let fault = match contact.progress {
-        Progress::Failed(fault) => Some(fault.to_string()),
-        _ => None,
-    };
-    json!({
-        "contact": name,
-        "state": state(contact.progress),
-        "says": std::str::from_utf8(&contact.info).ok(),
-        "unread": contact.unread,
-        "fault": fault,
-    })
-}
-
-fn text_of(name: &str, contact: &ConnectionView) -> String {
-    match contact.progress {
-        Progress::Inviting => format!("{name}: waiting for the other side"),
-        Progress::Joining => format!("{name}: connecting"),
-        Progress::Connected => {
-            let unread = match contact.unread {
-                0 => String::new(),
-                count => format!(", {count} unread"),
-            };
-            format!("{name}: connected, {}{unread}", shown(&contact.info))
-        }
-        Progress::Failed(fault) => format!("{name}: failed, {fault}"),
-    }
-}
-
 pub(crate) async fn run(
     command: ContactCommand,
     global: &Global,
@@ -819,15 +631,15 @@ pub(crate) async fn run(
     Contacts::with(global, async |contacts| match command {
         ContactCommand::Invite { new, code, wait } => {
             code.check()?;
-            invite(contacts, &new, &code, wait, output).await
+            meeting::invite(contacts, &new, &code, wait, output).await
         }
-        ContactCommand::List => list(contacts, output).await,
-        ContactCommand::Address(command) => address(contacts, command, output).await,
-        ContactCommand::Requests { timeout } => requests(contacts, timeout, output).await,
+        ContactCommand::List => shown::list(contacts, output).await,
+        ContactCommand::Address(command) => address::run(contacts, command, output).await,
+        ContactCommand::Requests { timeout } => address::requests(contacts, timeout, output).await,
         ContactCommand::Accept { request, new, wait } => {
-            accept(contacts, &request, &new, wait, output).await
+            address::accept(contacts, &request, &new, wait, output).await
         }
-        ContactCommand::Reject { request } => reject(contacts, &request, output).await,
+        ContactCommand::Reject { request } => address::reject(contacts, &request, output).await,
         ContactCommand::Show { name } => upkeep::show(contacts, &name, output).await,
         ContactCommand::Rotate { name, relay, wait } => {
             upkeep::rotate(contacts, &name, relay.as_deref(), wait, output).await
@@ -842,233 +654,9 @@ pub(crate) async fn run(
     .await
 }
 
-async fn invite(
-    contacts: &mut Contacts,
-    new: &NewContact,
-    code: &OfferCode,
-    wait: Patience,
-    output: Output,
-) -> Result<(), Failure> {
-    let end = Instant::now() + wait.patience();
-    let (name, making) = contacts.invitation(new, wait.patience())?;
-    let (id, full, link) = making.await?;
-    let mut value =
-        json!({ "contact": name, "link": link.to_string(), "full_link": full.to_string() });
-    let mut offer = None;
-    if code.code {
-        let relay = contacts.relay(new.relay.as_deref())?.to_string();
-        let relay = code.relay.code_relay.as_deref().unwrap_or(&relay);
-        let visitor = (&*contacts.profile, contacts.socks.as_ref());
-        offer = Offer::make_or_say(visitor, relay, link.to_string(), 1, code, output).await;
-    }
-    if let Some(made) = &offer {
-        value["code"] = json!(made.text().as_str());
-        output.result(&value, || made.text().to_string())?;
-        made.show("junto connect {}", output);
-    } else {
-        output.result(&value, || link.to_string())?;
-        let hint = "Give this link to one peer. It runs: junto connect 'LINK'";
-        show_link(&link, hint, output);
-    }
-    let progress = output.progress("waiting for the other side");
-    let connected = tokio::select! {
-        connected = contacts.connected(id, end) => connected,
-        failure = code::betrayed(offer.as_mut(), output) => Err(failure),
-    };
-    if let Some(offer) = offer {
-        offer.close().await;
-    }
-    connected?;
-    // Ours is the last word of the handshake.
-    contacts.settle(one(id), SETTLE).await?;
-    progress.done();
-    report(contacts, &name, output).await
-}
-
-fn unreachable(relay: &ServerAddress) -> Failure {
-    Failure::new(
-        Exit::Unreachable,
-        format_args!("the relay {relay} has not answered"),
-    )
-    .help("check it with `junto relay status ADDRESS`")
-}
-
-async fn list(contacts: &Contacts, output: Output) -> Result<(), Failure> {
-    // What came meanwhile, if the relays are there.
-    contacts.settle_all().await?;
-    let all = contacts.listed().await?;
-    for (name, contact) in &all {
-        output.result(&json_of(name, contact), || text_of(name, contact))?;
-    }
-    if all.is_empty() {
-        output.say("No contacts. `junto contact invite` makes a link for one, `junto connect LINK` opens one.");
-    }
-    Ok(())
-}
-
-async fn address(
-    contacts: &Contacts,
-    command: AddressCommand,
-    output: Output,
-) -> Result<(), Failure> {
-    let tag = Tag::named(&[ADDRESS]);
-    let none = || {
-        Failure::usage("this profile has no contact address")
-            .help("`junto contact address new` makes one")
-    };
-    match command {
-        AddressCommand::New { about, relay } => {
-            let relay = contacts.relay(relay.as_deref())?;
-            let made = contacts
-                .agent
-                .publish_address(tag, &relay, about.as_bytes());
-            let made = tokio::time::timeout(SETTLE, made).await;
-            made.map_err(|_| unreachable(&relay))?
-                .map_err(agent_failure)?;
-            contacts.settle(address_lines(), SETTLE).await?;
-        }
-        AddressCommand::Show => {}
-        AddressCommand::Describe { about } => {
-            let described = contacts.agent.describe_address(tag, about.as_bytes()).await;
-            described.map_err(|error| match error {
-                junto_agent::AgentError::Misuse(junto_agent::Misuse::NoAddress) => none(),
-                error => agent_failure(error),
-            })?;
-            contacts.settle(address_lines(), SETTLE).await?;
-        }
-        AddressCommand::Close => {
-            let addresses = contacts.overview().await?.addresses;
-            if !addresses.iter().any(|it| it.tag == tag) {
-                return Err(none());
-            }
-            let closed = contacts.agent.close_address(tag).await;
-            closed.map_err(agent_failure)?;
-            contacts.settle(address_lines(), SETTLE).await?;
-            return output.result(&json!({ "closed": true }), || "Closed.".to_owned());
-        }
-    }
-    let overview = contacts.overview().await?;
-    let address = overview.addresses.iter().find(|it| it.tag == tag);
-    let Some((link, full)) = address.and_then(|it| it.short.as_ref().zip(it.link.as_ref())) else {
-        return Err(none());
-    };
-    let about = address
-        .and_then(|it| it.about.as_deref())
-        .unwrap_or_default();
-    let waiting = overview.requests.len();
-    let has_moved = address.is_some_and(|it| it.moved);
-    let value = json!({
-        "link": link.to_string(),
-        "full_link": full.to_string(),
-        "about": std::str::from_utf8(about).ok(),
-        "requests": waiting,
-        "changed": has_moved,
-    });
-    output.result(&value, || link.to_string())?;
-    if has_moved {
-        // What has changed stands in the remark that the event makes.
-        let seen = contacts.agent.address_seen(tag).await;
-        seen.map_err(agent_failure)?;
-    }
-    let hint = "Give this link to anybody. They run: junto connect 'LINK'; you see them by: junto contact requests";
-    show_link(link, hint, output);
-    Ok(())
-}
-
-async fn requests(contacts: &mut Contacts, timeout: u64, output: Output) -> Result<(), Failure> {
-    let end = Instant::now() + Duration::from_secs(timeout);
-    // Who is not reached has nothing new; what is stored is shown all the same.
-    let _ = contacts.settle(address_lines(), GLANCE).await;
-    while contacts.overview().await?.requests.is_empty() {
-        if contacts.event(end).await?.is_none() {
-            break;
-        }
-    }
-    let _ = contacts.settle(address_lines(), GLANCE).await;
-    let waiting = contacts.overview().await?.requests;
-    for request in &waiting {
-        let id = request.id.to_string();
-        let value = json!({ "request": id, "says": std::str::from_utf8(&request.info).ok() });
-        output.result(&value, || format!("{id}  {}", shown(&request.info)))?;
-    }
-    if waiting.is_empty() {
-        output.say("Nobody asks.");
-    }
-    Ok(())
-}
-
-/// The request whose name begins so.
-async fn find_request(contacts: &Contacts, text: &str) -> Result<RequestView, Failure> {
-    let requests = contacts.overview().await?.requests;
-    let is_meant = |it: &RequestView| !text.is_empty() && it.id.to_string().starts_with(text);
-    let mut meant = requests.into_iter().filter(is_meant);
-    match (meant.next(), meant.next()) {
-        (Some(request), None) => Ok(request),
-        (Some(_), Some(_)) => Err(Failure::usage(format_args!(
-            "more than one request begins with `{text}`"
-        ))),
-        (None, _) => Err(Failure::usage(format_args!("there is no request `{text}`"))
-            .help("`junto contact requests` shows those that wait")),
-    }
-}
-
-async fn accept(
-    contacts: &mut Contacts,
-    request: &str,
-    new: &NewContact,
-    wait: Patience,
-    output: Output,
-) -> Result<(), Failure> {
-    let request = find_request(contacts, request).await?;
-    let relay = contacts.relay(new.relay.as_deref())?;
-    let tag = Tag::of_request(request.id);
-    let known = contacts.name_of(tag).map(str::to_owned);
-    let name = match known {
-        Some(name) => name,
-        None => {
-            // What it calls itself, if that will do.
-            let said = std::str::from_utf8(&request.info).ok();
-            let said = said.filter(|said| contacts.new_name(Some(said)).is_ok());
-            let name = contacts.new_name(new.name.as_deref().or(said))?;
-            contacts.enter(name.clone(), tag)?;
-            name
-        }
-    };
-    let info = new.nickname.as_bytes();
-    let accepted = contacts.agent.accept(request.id, &relay, info).await;
-    let id = accepted.map_err(agent_failure)?;
-    let progress = output.progress("answering");
-    contacts.settle(one(id), wait.patience()).await?;
-    progress.done();
-    report(contacts, &name, output).await
-}
-
-async fn reject(contacts: &Contacts, request: &str, output: Output) -> Result<(), Failure> {
-    let request = find_request(contacts, request).await?;
-    let rejected = contacts.agent.reject(request.id).await;
-    rejected.map_err(agent_failure)?;
-    let id = request.id.to_string();
-    output.result(&json!({ "rejected": id }), || format!("Rejected {id}."))
-}
-
 async fn close(contacts: &mut Contacts, name: &str, output: Output) -> Result<(), Failure> {
-    let tag = contacts.contact(name).await.map(|it| (it.id, it.tag));
-    match tag {
-        Ok((id, tag)) => {
-            file::forget(&contacts.profile, tag)?;
-            contacts.agent.delete(id).await.map_err(agent_failure)?;
-            // The queue goes when its relay is there, now or with a later command.
-            let _ = contacts.settle(one(id), GLANCE).await;
-        }
-        // A name that a crash left without a connection goes as well.
-        Err(_) if contacts.tag_of(name).is_some() => {}
-        Err(unknown) => return Err(unknown),
-    }
-    if let Some(tag) = contacts.tag_of(name) {
-        contacts.kin.devices.forget(ContactId(*tag.as_bytes()));
-        contacts.kin.proceed()?;
-    }
-    contacts.notes.book.retain(|entry| entry.name != name);
-    contacts.notes.save()?;
+    // A name that a crash left without a connection goes as well.
+    contacts.known(name)?;
+    contacts.forget(name).await?;
     output.result(&json!({ "closed": name }), || format!("Closed {name}."))
 }

@@ -9,8 +9,9 @@ use junto_devices::ContactId;
 use junto_smp::address::ServerAddress;
 use serde::{Deserialize, Serialize};
 
+use super::meeting::is_fit;
 use super::verdict::Added;
-use super::{BOOK, Noted, Verdict, is_fit};
+use super::{BOOK, Noted, Verdict};
 use crate::failure::{Context, Failure};
 use crate::profile::Profile;
 
@@ -38,6 +39,9 @@ pub(super) struct Entry {
     pub(super) name: String,
     /// Name of the intention, which the agent has the connection under.
     pub(super) tag: [u8; 32],
+    /// We made a link for it.
+    #[serde(default)]
+    pub(super) invited: bool,
     /// What was lost or altered lately, oldest first.
     #[serde(default)]
     pub(super) verdicts: Vec<Noted>,
@@ -51,6 +55,7 @@ impl Entry {
         Self {
             name,
             tag,
+            invited: false,
             verdicts: Vec::new(),
             lines: Vec::new(),
         }

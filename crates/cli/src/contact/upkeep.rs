@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use junto_agent::{ConnectionView, Event, KeyState, NoiseView, Progress, Spread};
+use junto_agent::{ConnectionId, ConnectionView, Event, KeyState, NoiseView, Progress, Spread};
 use junto_devices::ContactId;
 use serde_json::{Value, json};
 
 use super::noise::{noise_json, noise_text};
+use super::reach::Need;
+use super::shown::{json_of, text_of};
 use super::verdict::Noted;
-use super::{Contacts, GLANCE, failed, json_of, one, refuse_apps, text_of};
+use super::{Contacts, GLANCE, failed, one, refuse_apps};
 use crate::args::{Patience, QueueCommand, Spreading};
 use crate::failure::{Exit, Failure};
 use crate::open::agent_failure;
@@ -152,7 +154,7 @@ fn details(name: &str, contact: &ConnectionView) -> Vec<String> {
     }
     if contact.retired > 0 {
         lines.push(format!(
-            "queue        {} of before wait for their relay to delete them; nothing to do",
+            "queue        {} that you received on before, until the relay has deleted it; nothing to do",
             contact.retired
         ));
     }
@@ -182,10 +184,12 @@ fn past(name: &str, noted: &Noted) -> String {
 /// The next event that ends a change of this connection; nothing if the other side was not there in time.
 async fn outcome<T>(
     contacts: &mut Contacts,
-    end: Instant,
+    (id, end): (ConnectionId, Instant),
     ends: impl Fn(Event) -> Option<Result<T, Failure>>,
 ) -> Result<Option<T>, Failure> {
+    let output = contacts.output;
     while let Some(event) = contacts.event(end).await? {
+        contacts.notice(&event, id, Need::Both, output).await?;
         if let Some(result) = ends(event) {
             return result.map(Some);
         }
@@ -193,14 +197,15 @@ async fn outcome<T>(
     Ok(None)
 }
 
-fn unanswered(name: &str, what: &str) -> Failure {
-    Failure::new(
+async fn unanswered(contacts: &Contacts, (name, id): (&str, ConnectionId), what: &str) -> Failure {
+    let failure = Failure::new(
         Exit::Unreachable,
         format_args!("{name} has not answered in time"),
     )
     .help(format_args!(
-        "{what} is stored and goes on with each command about contacts, once {name} runs one as well; `junto contact show {name}` tells how far it is"
-    ))
+        "{what} is stored and goes on with each command about contacts. It takes some words in both directions: it is done soonest while both of you run something at the same time, `junto recv --count 99` say; `junto contact show {name}` tells how far it is"
+    ));
+    contacts.late(id, Need::Both, failure).await
 }
 
 pub(super) async fn rotate(
@@ -217,7 +222,7 @@ pub(super) async fn rotate(
     let begun = contacts.agent.rotate(id, relay.as_ref()).await;
     begun.map_err(agent_failure)?;
     let progress = output.progress(format!("waiting for {name} to use the new queue"));
-    let rotated = outcome(contacts, end, |event| {
+    let rotated = outcome(contacts, (id, end), |event| {
         match event {
         Event::Rotated {
             connection,
@@ -234,9 +239,10 @@ pub(super) async fn rotate(
         _ => None,
     }
     });
-    let relay = rotated
-        .await?
-        .ok_or_else(|| unanswered(name, "the change"))?;
+    let relay = match rotated.await? {
+        Some(relay) => relay,
+        None => return Err(unanswered(contacts, (name, id), "the change").await),
+    };
     // The old queue is emptied and deleted, now or with a later command.
     let tidy = async {
         while contacts.contact(name).await?.retired > 0 {
@@ -307,14 +313,16 @@ async fn add(
     let progress = output.progress(format!("waiting for {name} to learn of the new queue"));
     while open(&contacts.contact(name).await?) <= before {
         if Instant::now() >= end {
-            let waits = unanswered(name, "the new queue");
+            let waits = unanswered(contacts, (name, id), "the new queue").await;
             let help = waits.help.clone().unwrap_or_default();
             return Err(waits.help(format_args!(
                 "{help}; a program that speaks SimpleX's protocol and is not Junto never answers: `junto contact queue remove {name} --relay …` takes it back"
             )));
         }
         let look = Instant::now() + LOOK;
-        contacts.event(look.min(end)).await?;
+        if let Some(event) = contacts.event(look.min(end)).await? {
+            contacts.notice(&event, id, Need::Both, output).await?;
+        }
     }
     // The contact is to hear that it may send there.
     let _ = contacts.settle(one(id), GLANCE).await;
@@ -355,7 +363,7 @@ pub(super) async fn resync(
     let asked = contacts.agent.resynchronise(id).await;
     asked.map_err(agent_failure)?;
     let progress = output.progress(format!("waiting for {name} to answer with its keys"));
-    let agreed = outcome(contacts, end, |event| match event {
+    let agreed = outcome(contacts, (id, end), |event| match event {
         Event::Synchronised {
             connection,
             missing,
@@ -365,9 +373,10 @@ pub(super) async fn resync(
         } if connection == id => Some(Err(failed(error))),
         _ => None,
     });
-    let missing = agreed
-        .await?
-        .ok_or_else(|| unanswered(name, "the request"))?;
+    let missing = match agreed.await? {
+        Some(missing) => missing,
+        None => return Err(unanswered(contacts, (name, id), "the request").await),
+    };
     // Ours may be the last word, without which the other side goes on waiting.
     contacts.settle(one(id), GLANCE).await?;
     progress.done();

@@ -350,7 +350,7 @@ impl Post {
         Ok(match call {
             Call::Version => ready(json!({ "junto": env!("CARGO_PKG_VERSION"), "protocol": 1 })),
             Call::Invite(new) => {
-                let (name, made) = self.contacts.invitation(&named(new), SETTLE)?;
+                let (name, made) = self.contacts.invitation(&named(new), SETTLE).await?;
                 let work = async move {
                     let (_, full, link) = made.await?;
                     let value = json!({
@@ -362,7 +362,7 @@ impl Post {
             }
             Call::Connect { link, new } => {
                 let link = read_contact_link(&link)?;
-                let (name, joined) = self.contacts.joining(&link, &named(new))?;
+                let (name, joined) = self.contacts.joining(&link, &named(new)).await?;
                 let work = async move {
                     joined.await?;
                     Ok((json!({ "contact": name }), None))

@@ -125,10 +125,14 @@ impl Stage {
     }
 
     fn dress(&self, command: &mut Command, profile: &str, arguments: &[&str]) {
+        command.arg("--json");
+        self.dress_for_people(command, profile, arguments);
+    }
+
+    fn dress_for_people(&self, command: &mut Command, profile: &str, arguments: &[&str]) {
         command
             .arg("--profile")
             .arg(self.path(profile))
-            .arg("--json")
             .args(arguments)
             .env_remove("JUNTO_PROFILE")
             .env_remove("JUNTO_PASSPHRASE_FILE")
@@ -175,6 +179,13 @@ impl Stage {
         self.start(profile, arguments).wait()
     }
 
+    /// Runs a process that prints for people: what it says on stdout, as texts, and on stderr.
+    pub(crate) fn run_for_people(&self, profile: &str, arguments: &[&str]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_junto"));
+        self.dress_for_people(&mut command, profile, arguments);
+        Process::spawn(command, title(profile, arguments)).wait()
+    }
+
     /// Runs a process with this on its standard input.
     pub(crate) fn run_with_input(&self, profile: &str, arguments: &[&str], input: &[u8]) -> Ended {
         let mut process = self.start_with_input(profile, arguments);
@@ -207,6 +218,27 @@ impl Stage {
             std::fs::remove_dir_all(dir).unwrap();
         }
         panic!("no free port");
+    }
+
+    /// A relay that may connect to others on this machine, and its address by a name: an address of loopback
+    /// counts as private and is reached directly.
+    pub(crate) fn open_relay(&self, folder: &str) -> (Process, String) {
+        let (relay, address) = self.relay_in(folder);
+        relay.kill();
+        let dir = self.path(folder);
+        let toml = dir.join("relay.toml");
+        let settings = std::fs::read_to_string(&toml).unwrap();
+        let mut open = settings;
+        for refusal in ["allow_private", "allow_own"] {
+            let closed = format!("# {refusal} = false");
+            assert!(open.contains(&closed), "no {closed}");
+            open = open.replace(&closed, &format!("{refusal} = true"));
+        }
+        std::fs::write(&toml, open).unwrap();
+        let start = ["relay", "start", "--dir", dir.to_str().unwrap()];
+        let mut relay = self.start("operator", &start);
+        assert!(relay.line()["address"].is_string());
+        (relay, address.replace("127.0.0.1", "localhost"))
     }
 
     /// Starts the relay again on its old folder and port.
