@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use junto_crypto::{Zeroizing, ed25519::SigningKey};
 use junto_realm::{Card, Member, fuzzing};
 use junto_vault::{
-    Account, Answer, BlindedElement, Class, Cost, Deposit, Entry, Evaluation, Genesis, Given,
-    GuessLimit, Operation, Part, Pin, Quorum, Realm, RealmId, RealmSet, Record, ReplicaId, Roster,
-    Seconds, Token, enrol,
+    Account, Answer, BlindedElement, Certificate, Class, Cost, Deposit, Entry, Evaluation, Genesis,
+    Given, GuessLimit, Operation, Order, Part, Pin, Quorum, Realm, RealmId, RealmSet, Record,
+    ReplicaId, Roster, Seconds, Span, Step, Token, Word, enrol,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -50,6 +50,29 @@ pub(crate) fn messages(bytes: &[u8]) {
                 && let Ok(evaluation) = Evaluation::from_bytes(bytes)
             {
                 assert_eq!(evaluation.to_bytes(), *bytes);
+            }
+        }
+        5 => {
+            if let Ok(word) = Word::from_bytes(bytes) {
+                assert_eq!(word.to_bytes(), bytes);
+            }
+        }
+        6 => {
+            if let Ok(certificate) = Certificate::from_bytes(bytes) {
+                assert_eq!(certificate.to_bytes(), bytes);
+            }
+        }
+        7 => {
+            if let Ok(order) = Order::from_bytes(bytes) {
+                assert_eq!(order.to_bytes(), bytes);
+            }
+            // What is in it, signed: a fuzzer finds no signature.
+            let mut signed = tenant().verifying_key().as_bytes().to_vec();
+            signed.extend_from_slice(bytes.get(32..).unwrap_or_default());
+            let signature = tenant().sign(&[b"junto vault order", &signed[..]].concat());
+            signed.extend_from_slice(signature.as_bytes());
+            if let Ok(order) = Order::from_bytes(&signed) {
+                assert_eq!(order.to_bytes(), signed);
             }
         }
         _ => {
@@ -100,8 +123,60 @@ static STORED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     .collect()
 });
 
+/// Two groups, one of which has said what moving a range begins with, its proof without signatures, and the order.
+struct Moving {
+    order: Order,
+    entry: Vec<u8>,
+    word: Word,
+    snapshot: Vec<u8>,
+}
+
+static MOVING: LazyLock<Moving> = LazyLock::new(|| {
+    let mut rng = ChaCha8Rng::from_seed([2; 32]);
+    let quorum = Quorum::new(1, 0).unwrap();
+    let card = |id| {
+        let member = Member {
+            id: ReplicaId([id; 32]),
+            address: format!("127.0.0.1:{id}"),
+        };
+        Card::sign(&tenant(), BEGAN, quorum, vec![member]).unwrap()
+    };
+    let (from, to) = (card(1), card(2));
+    let sides = ((from.group(), 0), (to.group(), 0));
+    let order = Order::sign(&tenant(), sides.0, sides.1, Span::WHOLE).unwrap();
+    let genesis = Genesis {
+        realm: *from.realm(),
+        secret: Zeroizing::new([8; 32]),
+        tenants: BTreeMap::new(),
+        records_max: 4,
+        time: BEGAN,
+    };
+    let mut realm = Realm::of_group(genesis, to.group(), false).unwrap();
+    let step = Step::prepare(order.clone(), from);
+    let entry = Entry::step(step, BEGAN, &mut rng).unwrap();
+    let bytes = entry.to_bytes().to_vec();
+    let word = realm.apply(entry).says().unwrap().clone();
+    Moving {
+        order,
+        entry: bytes,
+        word,
+        snapshot: realm.snapshot().to_vec(),
+    }
+});
+
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    STORED.clone()
+    let order = MOVING.order.to_bytes();
+    let unsigned = order.split_last_chunk::<64>().unwrap().0;
+    let order_id = MOVING.order.id();
+    let mut seeds = STORED.clone();
+    seeds.extend([
+        [&[5][..], &MOVING.word.to_bytes()].concat(),
+        [&[5][..], &Word::Accepted { order: order_id }.to_bytes()].concat(),
+        [&[6][..], &[7; 32], &[1, 0], &[9; 64]].concat(),
+        [&[7][..], &order].concat(),
+        [&[7][..], unsigned].concat(),
+    ]);
+    seeds
 }
 
 const BEGAN: Seconds = Seconds(1_700_000_000);
@@ -283,6 +358,15 @@ pub(crate) fn realm_seeds() -> Vec<Vec<u8>> {
         seeds.push([&[1][..], &realm.snapshot()].concat());
     }
     seeds.push([&[0][..], &Entry::tick(BEGAN).to_bytes()].concat());
+    seeds.push([&[0][..], &MOVING.entry].concat());
+    let mut rng = ChaCha8Rng::from_seed([3; 32]);
+    let step = Entry::step(Step::accept(MOVING.order.clone()), BEGAN, &mut rng).unwrap();
+    seeds.push([&[0][..], &step.to_bytes()].concat());
+    seeds.push([&[1][..], &MOVING.snapshot].concat());
+    // Refusals that send elsewhere: to a group, to nobody, to later.
+    seeds.push([&[3, 5, 7, 0, 0, 1][..], &[6; 32]].concat());
+    seeds.push(vec![3, 5, 7, 0, 0, 0]);
+    seeds.push(vec![3, 5, 8, 0, 0]);
     // An evaluation, a part, and a refusal.
     seeds.push([&[3, 3][..], &STORED[3][1..]].concat());
     seeds.push([&[3, 4][..], &STORED[4][1..]].concat());

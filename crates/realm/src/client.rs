@@ -3,7 +3,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use junto_crypto::ed25519::SigningKey;
-use junto_vault::{Account, Answer, Class, Operation, RealmId, ReplicaId, Seconds, Token};
+use junto_vault::{
+    Account, Answer, CARD_BYTES_MAX, Class, Operation, RealmId, ReplicaId, Seconds, Token,
+};
 use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
@@ -13,9 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    AskError, Card,
-    card::CARD_BYTES_MAX,
-    channel,
+    AskError, Card, channel,
     evidence::{Accepted, EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Verifier},
     keys::{anybody, no_name, peer},
     links::{Bytes, HELLO, LISTENS, bound, exported},

@@ -9,7 +9,6 @@
 //! tests. Every start has a key of its own ([`BootKey`]), which is the replica's name; a [`Card`], signed by the realm, says
 //! whose keys count. Clients reach a realm by a [`RealmClient`]. The exact bytes are in `docs/spec/vault.md`.
 
-mod card;
 mod channel;
 mod client;
 mod evidence;
@@ -29,7 +28,6 @@ mod store;
 mod tsm;
 mod wire;
 
-pub use card::{ADDRESS_BYTES_MAX, Card, Member};
 pub use client::{ADDRESSES_MAX, Access, ClientError, RealmClient};
 pub use evidence::{
     Accepted, Attestation, Bound, Evidence, EvidenceError, Kind, Simulated, Verifier,
@@ -47,6 +45,7 @@ pub use tsm::Tsm;
 use std::{fmt, sync::Arc};
 
 use junto_crypto::Zeroizing;
+pub use junto_vault::{ADDRESS_BYTES_MAX, Card, Member};
 use junto_vault::{Pending, ReplicaId};
 
 openraft::declare_raft_types!(

@@ -105,7 +105,7 @@ impl Request {
     /// Enough: a buffer that grows leaves copies of what is in it.
     fn room(&self) -> usize {
         1024 + match self {
-            Self::Append(rpc) => rpc.entries.len() * (RealmEntry::BYTES_MAX + 64),
+            Self::Append(rpc) => rpc.entries.iter().map(entry_room).sum(),
             Self::Snapshot(_, snapshot) => snapshot.snapshot.len(),
             Self::Vote(_) | Self::Held(_) => 0,
         }
@@ -268,6 +268,14 @@ fn names(reader: &mut Reader<'_>) -> Result<Membership<Name, ()>, Malformed> {
         true => Membership::default(),
         false => Membership::new(vec![names.clone()], names),
     })
+}
+
+fn entry_room(entry: &Entry<Types>) -> usize {
+    64 + match &entry.payload {
+        EntryPayload::Blank => 0,
+        EntryPayload::Normal(Proposal(bytes)) => bytes.len(),
+        EntryPayload::Membership(_) => 32 * usize::from(REPLICAS_MAX),
+    }
 }
 
 fn put_entry(out: &mut Vec<u8>, entry: &Entry<Types>) {

@@ -66,6 +66,10 @@ impl<'a> Reader<'a> {
         self.0
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Nothing is left but padding.
     pub(crate) fn finish_padded(self) -> Result<(), DecodeError> {
         if self.0.iter().all(|byte| *byte == 0) {

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use junto_crypto::ed25519::SigningKey;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 
 use crate::{
@@ -10,7 +11,18 @@ use crate::{
 
 pub(crate) const EACH: u16 = 3;
 pub(crate) const LIFETIME: u16 = 7;
-pub(crate) const REALM: RealmId = RealmId([1; 32]);
+/// The public half of [`operator`].
+pub(crate) const REALM: RealmId = RealmId([
+    0xe9, 0x2e, 0xb6, 0x05, 0x4f, 0xe9, 0xbc, 0x68, 0x2a, 0x1b, 0xcf, 0x3b, 0x75, 0x9f, 0x65, 0xab,
+    0x38, 0xa4, 0xcf, 0xbd, 0x81, 0xc4, 0xd1, 0xf3, 0x34, 0x2e, 0x4c, 0xc9, 0xcd, 0xed, 0x8b, 0x0b,
+]);
+
+/// The realm's key.
+pub(crate) fn operator() -> SigningKey {
+    let key = SigningKey::from_seed(&[40; 32]);
+    assert_eq!(REALM.0, *key.verifying_key().as_bytes());
+    key
+}
 
 /// A deposit, the key that proves its PIN, its version. There are four.
 type Stored = (Vec<u8>, [u8; 32], Version);

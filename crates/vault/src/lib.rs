@@ -12,10 +12,12 @@
 //! | get back | [`Roster::agreed`], [`Attempt`], [`Claims`] |
 //! | keep a record | [`Record`] |
 //! | keep all records of a realm | [`Realm`], [`Entry`], [`Token`] |
+//! | move ranges of ids to another group | [`Order`], [`Step`], [`Word`], [`Certificate`] |
 //! | answer only what enough replicas hold | [`Quorum`], [`Holders`] |
 //!
 //! Nothing here talks to anybody: bytes in, bytes out, and randomness is an argument.
 
+mod card;
 mod encoding;
 mod enrolment;
 #[cfg(test)]
@@ -31,7 +33,9 @@ mod recovery;
 mod roster;
 mod schedule;
 mod sharing;
+mod transfer;
 
+pub use card::{ADDRESS_BYTES_MAX, CARD_BYTES_MAX, Card, GroupId, Member};
 pub use encoding::DecodeError;
 pub use enrolment::{Deposit, Part, enrol};
 pub use guesses::{GuessLimit, PolicyError};
@@ -41,11 +45,15 @@ pub use quorum::{
     Holders, Position, Quorum, QuorumError, REPLICAS_MAX, Released, ReplicaId, Unheld,
 };
 pub use realm::{
-    Answer, Class, Entry, Genesis, GenesisError, Operation, Pending, Realm, Request, Seconds,
-    Token, Unauthorised,
+    Answer, Class, Entry, Genesis, GenesisError, Hindrance, Operation, Pending, Progress, Realm,
+    Request, Seconds, Step, Token, Unauthorised,
 };
 pub use realms::{Account, AccountError, REALMS_MAX, RealmId, RealmSet, RealmSetError};
 pub use record::{Charged, Event, Given, Receipt, Record, Refusal, State, View};
 pub use recovery::{Attempt, Claims, RecoveryError, Seed};
 pub use roster::{Disagreement, Roster};
 pub use schedule::{AuthKey, Cost, CostError, MasterKey, Stretched, Version};
+pub use transfer::{
+    Certificate, Departed, Ending, Errand, Order, OrderError, OrderId, ParcelKey, Revocation, Side,
+    Span, Todo, Uncertified, Word,
+};

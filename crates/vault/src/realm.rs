@@ -9,6 +9,10 @@
 
 mod answer;
 mod entry;
+mod estate;
+mod grounds;
+mod moving;
+mod step;
 mod token;
 
 use std::collections::{BTreeMap, btree_map::Entry as Slot};
@@ -17,12 +21,17 @@ use junto_crypto::{Zeroizing, ed25519::VerifyingKey, hash::sha256_of, kdf::hmac_
 use rand_core::CryptoRng;
 
 pub use answer::{Answer, Class};
+use entry::Asked;
 pub use entry::{Entry, Operation, Request};
+use estate::{Estate, read_records, records_room, write_records};
+use grounds::Holder;
+pub use moving::{Hindrance, Progress};
+pub use step::Step;
 pub use token::Token;
 
 use crate::{
-    Account, BlindedElement, Charged, DecodeError, Given, Position, RealmId, Receipt, Record,
-    Refusal, Released, View, encoding::Reader,
+    Account, BlindedElement, Card, Charged, DecodeError, Given, GroupId, Position, RealmId,
+    Receipt, Record, Refusal, Released, Span, View, Word, encoding::Reader,
 };
 
 /// Seconds since 1970, as far as a group agrees on it.
@@ -35,8 +44,22 @@ pub struct Seconds(pub u64);
 pub(crate) struct RecordId([u8; 32]);
 
 impl RecordId {
+    /// Of no tenant: what is asked of a group that does not know the names yet.
+    const NOWHERE: Self = Self([u8::MAX; 32]);
+
     fn tenant(&self) -> [u8; 2] {
         [self.0[0], self.0[1]]
+    }
+
+    fn rank(&self) -> u16 {
+        u16::from_be_bytes(self.tenant())
+    }
+
+    /// Where it stands among those that ranges divide, tenants apart.
+    fn place(&self) -> u64 {
+        let mut place = [0; 8];
+        place.copy_from_slice(&self.0[2..10]);
+        u64::from_be_bytes(place)
     }
 }
 
@@ -72,6 +95,8 @@ pub struct Realm {
     records: BTreeMap<RecordId, Box<Record>>,
     /// How many of them each tenant has.
     shares: BTreeMap<[u8; 2], u32>,
+    /// None for a realm of one group, of which nothing can move.
+    estate: Option<Box<Estate>>,
 }
 
 /// What an entry came to, not yet to be known.
@@ -88,6 +113,7 @@ enum Outcome {
     Charged(RecordId, Charged, BlindedElement),
     Given(Given),
     Refused(Refusal),
+    Moved(Result<Progress, Hindrance>),
 }
 
 /// The token does not allow this, or not any more. It does not say why.
@@ -100,6 +126,16 @@ impl Pending {
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// What the group says to another one since that entry, if it was a step of an order and says something. A member that holds
+    /// the log up to it may vouch for it ([`Word::vouch`]); who asked hears it when it is released.
+    #[must_use]
+    pub fn says(&self) -> Option<&Word> {
+        match &self.outcome {
+            Outcome::Moved(Ok(Progress::Said(word))) => Some(word),
+            _ => None,
+        }
     }
 
     /// The size that its answer will have.
@@ -118,6 +154,12 @@ impl Genesis {
         out.extend_from_slice(&self.secret[..]);
         out.extend_from_slice(&self.time.0.to_be_bytes());
         out.extend_from_slice(&self.records_max.to_be_bytes());
+        out.extend_from_slice(&self.tenants_bytes());
+        out
+    }
+
+    fn tenants_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
         // At most [`Realm::TENANTS_MAX`], with names of at most [`Account::NAME_BYTES_MAX`].
         let count = u32::try_from(self.tenants.len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&count.to_be_bytes());
@@ -162,7 +204,7 @@ impl Realm {
     /// Seconds that one entry can move time: whoever turns a leader's clock forward gets no further at once.
     pub const STEP_MAX: u64 = 60;
 
-    /// An empty realm.
+    /// An empty realm of one group, which serves everything and stays so.
     ///
     /// # Errors
     /// [`GenesisError`].
@@ -178,7 +220,33 @@ impl Realm {
             position: Position { sequence: 0, head },
             records: BTreeMap::new(),
             shares: BTreeMap::new(),
+            estate: None,
         })
+    }
+
+    /// One group of a realm of several: the first, which serves everything, or one that serves nothing and knows no secret of
+    /// names until its first range comes.
+    ///
+    /// # Errors
+    /// [`GenesisError`].
+    pub fn of_group(
+        mut genesis: Genesis,
+        group: GroupId,
+        everything: bool,
+    ) -> Result<Self, GenesisError> {
+        if !everything {
+            genesis.secret = Zeroizing::new([0; 32]);
+        }
+        let mut realm = Self::new(genesis)?;
+        let parts: [&[u8]; 4] = [
+            b"junto vault group genesis",
+            &realm.position.head,
+            &group.0,
+            &[u8::from(everything)],
+        ];
+        realm.position.head = sha256_of(&parts);
+        realm.estate = Some(Box::new(Estate::new(group, everything)));
+        Ok(realm)
     }
 
     /// Which realm.
@@ -205,6 +273,29 @@ impl Realm {
         self.records.len()
     }
 
+    /// Orders that this group has begun: what the next one has to name. None for a realm of one group.
+    #[must_use]
+    pub fn turn(&self) -> Option<u64> {
+        self.estate.as_ref().map(|estate| estate.turn)
+    }
+
+    /// What this group serves.
+    #[must_use]
+    pub fn spans(&self) -> Vec<Span> {
+        match &self.estate {
+            Some(estate) => estate.grounds.here(),
+            None => vec![Span::WHOLE],
+        }
+    }
+
+    /// The card of a group to which this one sends clients.
+    #[must_use]
+    pub fn card_of(&self, group: &GroupId) -> Option<&Card> {
+        let estate = self.estate.as_ref()?;
+        let found = estate.grounds.groups().find(|card| card.group() == *group);
+        found.map(|card| &**card)
+    }
+
     /// Makes an entry for the log of what somebody with `token` asks. `reading` is the leader's clock; what counts for
     /// the token is the time of the group.
     ///
@@ -222,10 +313,11 @@ impl Realm {
         if !token.admits(self.id(), self.time, tenant) {
             return Err(Unauthorised);
         }
+        let named = self.estate.as_ref().is_none_or(|estate| estate.named);
         Ok(Entry {
             reading,
-            request: Some(Request {
-                record,
+            asked: Asked::Request(Request {
+                record: if named { record } else { RecordId::NOWHERE },
                 expires: token.expires(),
                 operation,
             }),
@@ -238,15 +330,16 @@ impl Realm {
         self.position = self.position.after(&entry.to_bytes());
         let furthest = Seconds(self.time.0.saturating_add(Self::STEP_MAX));
         self.time = self.time.max(entry.reading.min(furthest));
-        let (class, outcome) = match entry.request {
-            None => (Class::Small, Ok(Outcome::Done)),
-            Some(request) if request.expires <= self.time => {
+        let (class, outcome) = match entry.asked {
+            Asked::Nothing => (Class::Small, Ok(Outcome::Done)),
+            Asked::Request(request) if request.expires <= self.time => {
                 (request.operation.class(), Err(Refusal::Late))
             }
-            Some(request) => (
+            Asked::Request(request) => (
                 request.operation.class(),
                 self.operate(request.record, request.operation),
             ),
+            Asked::Step(step) => (Class::Small, Ok(Outcome::Moved(self.take(*step)))),
         };
         Pending {
             position: self.position,
@@ -260,7 +353,27 @@ impl Realm {
         self.position = self.position.after(entry);
     }
 
+    /// Whether this group serves the record; if not, who may.
+    fn serves(&self, id: RecordId) -> Result<(), Refusal> {
+        let Some(estate) = &self.estate else {
+            return Ok(());
+        };
+        if id == RecordId::NOWHERE {
+            return Err(match estate.coming.is_empty() {
+                true => Refusal::Elsewhere(None),
+                false => Refusal::Moving,
+            });
+        }
+        match estate.grounds.holder(id.place()) {
+            Holder::Here => Ok(()),
+            Holder::Coming => Err(Refusal::Moving),
+            Holder::Group(card) => Err(Refusal::Elsewhere(Some(card.group()))),
+            Holder::Unknown => Err(Refusal::Elsewhere(None)),
+        }
+    }
+
     fn operate(&mut self, id: RecordId, operation: Operation) -> Result<Outcome, Refusal> {
+        self.serves(id)?;
         let share = self.shares.entry(id.tenant()).or_default();
         match self.records.entry(id) {
             Slot::Occupied(mut record) => {
@@ -304,7 +417,13 @@ impl Realm {
             Outcome::Receipts(receipts) => Answer::Receipts(receipts),
             Outcome::Given(given) => Answer::Given(given),
             Outcome::Refused(refusal) => Answer::Refused(refusal),
+            // Not for a client: [`Realm::moved`].
+            Outcome::Moved(_) => return None,
             Outcome::Charged(id, charged, element) => {
+                // It may have left meanwhile: who has it now answers the same element for nothing.
+                if let Err(refusal) = self.serves(id) {
+                    return Some(Answer::Refused(refusal));
+                }
                 let record = self.records.get(&id);
                 match record.and_then(|record| record.evaluate(&charged, &element, rng)) {
                     Some(evaluation) => Answer::Evaluation(evaluation),
@@ -314,33 +433,37 @@ impl Realm {
         })
     }
 
+    /// What a step of an order came to, for who carries the words. None without the proof for its own position.
+    #[must_use]
+    pub fn moved(
+        &self,
+        pending: Pending,
+        released: &Released,
+    ) -> Option<Result<Progress, Hindrance>> {
+        match pending.outcome {
+            Outcome::Moved(moved) if *released.position() == pending.position => Some(moved),
+            _ => None,
+        }
+    }
+
     /// Everything, for a replica that has fallen behind: over a channel that hides it, never to a disk.
     #[must_use]
     pub fn snapshot(&self) -> Zeroizing<Vec<u8>> {
-        let mut record = Zeroizing::new(Vec::with_capacity(Record::BYTES_MAX));
-        let mut records = Zeroizing::new(Vec::new());
-        // Sized first: a buffer that grows leaves copies.
-        let mut size = 0;
-        for (id, kept) in &self.records {
-            record.clear();
-            kept.write(&mut record);
-            size += id.0.len() + record.len();
-        }
-        records.reserve_exact(size);
-        for (id, kept) in &self.records {
-            records.extend_from_slice(&id.0);
-            kept.write(&mut records);
-        }
         let genesis = self.genesis.to_bytes();
-        let mut out = Zeroizing::new(Vec::with_capacity(64 + genesis.len() + records.len()));
+        let estate = self.estate.as_ref().map_or(0, |estate| estate.room());
+        // Sized first: a buffer that grows leaves copies.
+        let room = 64 + genesis.len() + records_room(&self.records) + estate;
+        let mut out = Zeroizing::new(Vec::with_capacity(room));
         out.extend_from_slice(&genesis);
         for number in [self.time.0, self.position.sequence] {
             out.extend_from_slice(&number.to_be_bytes());
         }
         out.extend_from_slice(&self.position.head);
-        let count = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
-        out.extend_from_slice(&count.to_be_bytes());
-        out.extend_from_slice(&records);
+        write_records(&self.records, &mut out);
+        out.push(u8::from(self.estate.is_some()));
+        if let Some(estate) = &self.estate {
+            estate.write(&mut out);
+        }
         out
     }
 
@@ -353,33 +476,26 @@ impl Realm {
         if time < genesis.time {
             return Err(DecodeError);
         }
-        let most = usize::try_from(genesis.records_max).unwrap_or(usize::MAX);
-        let most = most.saturating_mul(genesis.tenants.len());
-        let mut records = BTreeMap::<RecordId, Box<Record>>::new();
-        let mut shares = BTreeMap::<[u8; 2], u32>::new();
-        for _ in 0..bounded(reader.u32()?, most)? {
-            let id = RecordId(reader.array()?);
-            if records
-                .last_key_value()
-                .is_some_and(|(last, _)| *last >= id)
-            {
-                return Err(DecodeError);
-            }
-            let share = shares.entry(id.tenant()).or_default();
-            if *share >= genesis.records_max {
-                return Err(DecodeError);
-            }
-            *share += 1;
-            records.insert(id, Box::new(Record::read(&mut reader, &genesis.realm)?));
-        }
+        let records = read_records(&mut reader, &genesis.realm)?;
+        let estate = match reader.flag()? {
+            true => Some(Box::new(Estate::read(&mut reader, &genesis.realm)?)),
+            false => None,
+        };
         reader.finish()?;
-        Ok(Self {
+        let mut realm = Self {
             genesis,
             time,
             position: Position { sequence, head },
             records,
-            shares,
-        })
+            shares: BTreeMap::new(),
+            estate,
+        };
+        realm.count_shares();
+        // What came from another group is kept, whatever places there are; without one, there is no more than that.
+        let full = |share: &u32| *share > realm.genesis.records_max;
+        let too_many = realm.estate.is_none() && realm.shares.values().any(full);
+        let served = realm.records.keys().all(|id| realm.serves(*id).is_ok());
+        (served && !too_many).then_some(realm).ok_or(DecodeError)
     }
 
     /// None for a tenant that the realm does not have.

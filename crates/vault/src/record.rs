@@ -95,6 +95,12 @@ pub enum Refusal {
     /// The token ran out before the realm came to this.
     #[error("the token has run out")]
     Late,
+    /// Another group of the realm has it: that one, if it is known.
+    #[error("another group of this realm has that record")]
+    Elsewhere(Option<crate::GroupId>),
+    /// It is on its way to this group.
+    #[error("that record is on its way here; ask again")]
+    Moving,
 }
 
 /// Proof that a guess was charged; the only way to [`Record::evaluate`].

@@ -3,7 +3,7 @@
 use junto_crypto::Zeroizing;
 
 use crate::{
-    DecodeError, Evaluation, Given, Receipt, Refusal, Roster, State, View,
+    DecodeError, Evaluation, Given, GroupId, Receipt, Refusal, Roster, State, View,
     encoding::{Reader, put_piece},
     record::{RECEIPTS_MAX, VERSIONS_MAX},
 };
@@ -84,6 +84,10 @@ impl Answer {
                 let (code, left) = refusal_code(*refusal);
                 out.extend_from_slice(&[5, code]);
                 out.extend_from_slice(&left.to_be_bytes());
+                if let Refusal::Elsewhere(group) = refusal {
+                    out.push(u8::from(group.is_some()));
+                    out.extend(group.iter().flat_map(|group| group.0));
+                }
             }
         }
         out.resize(class.bytes(), 0);
@@ -107,7 +111,7 @@ impl Answer {
             }
             (3, Class::Small) => Self::Evaluation(Evaluation::from_bytes(&reader.array()?)?),
             (4, Class::Small) => Self::Given(Given::from_bytes(&Zeroizing::new(reader.array()?))?),
-            (5, _) => Self::Refused(refusal(reader.u8()?, reader.u16()?)?),
+            (5, _) => Self::Refused(refusal(&mut reader)?),
             _ => return Err(DecodeError),
         };
         reader.finish_padded()?;
@@ -148,11 +152,13 @@ fn refusal_code(refusal: Refusal) -> (u8, u16) {
         Refusal::Overtaken => (4, 0),
         Refusal::Full => (5, 0),
         Refusal::Late => (6, 0),
+        Refusal::Elsewhere(_) => (7, 0),
+        Refusal::Moving => (8, 0),
     }
 }
 
-fn refusal(code: u8, left: u16) -> Result<Refusal, DecodeError> {
-    Ok(match (code, left) {
+fn refusal(reader: &mut Reader<'_>) -> Result<Refusal, DecodeError> {
+    Ok(match (reader.u8()?, reader.u16()?) {
         (0, 0) => Refusal::Absent,
         (1, left) => Refusal::Wrong { left },
         (2, 0) => Refusal::Exhausted,
@@ -160,6 +166,11 @@ fn refusal(code: u8, left: u16) -> Result<Refusal, DecodeError> {
         (4, 0) => Refusal::Overtaken,
         (5, 0) => Refusal::Full,
         (6, 0) => Refusal::Late,
+        (7, 0) => {
+            let group = reader.flag()?.then(|| reader.array()).transpose()?;
+            Refusal::Elsewhere(group.map(GroupId))
+        }
+        (8, 0) => Refusal::Moving,
         _ => return Err(DecodeError),
     })
 }

@@ -1,8 +1,8 @@
 //! What a realm's replicas agree on, one after the other.
 
-use junto_crypto::Zeroizing;
+use junto_crypto::{CryptoRng, Zeroizing};
 
-use super::{RecordId, Seconds, answer::Class};
+use super::{RecordId, Seconds, answer::Class, step::Step};
 use crate::{AuthKey, BlindedElement, DecodeError, Deposit, RealmId, Version, encoding::Reader};
 
 /// What a client asks of one record.
@@ -169,36 +169,72 @@ pub struct Request {
     pub(super) operation: Operation,
 }
 
+const REQUEST_BYTES_MAX: usize = 32 + 8 + Operation::BYTES_MAX;
+const _: () = assert!(REQUEST_BYTES_MAX <= Step::BYTES_MAX);
+
 /// One step of a realm: what time the leader has, and what it was asked.
 pub struct Entry {
     pub(super) reading: Seconds,
-    /// None: time goes on.
-    pub(super) request: Option<Request>,
+    pub(super) asked: Asked,
+}
+
+pub(super) enum Asked {
+    /// Time goes on.
+    Nothing,
+    /// By a client, of a record.
+    Request(Request),
+    /// For an order.
+    Step(Box<Step>),
 }
 
 impl Entry {
     /// Most bytes of an encoded entry.
-    pub const BYTES_MAX: usize = 8 + 1 + 32 + 8 + Operation::BYTES_MAX;
+    pub const BYTES_MAX: usize = 8 + 1 + Step::BYTES_MAX;
 
     /// Only lets time go on: a realm that nobody asks would find every token too long-lived when it is asked.
     #[must_use]
     pub fn tick(reading: Seconds) -> Self {
         Self {
             reading,
-            request: None,
+            asked: Asked::Nothing,
         }
     }
 
-    /// The time; then nothing, or the record, when the token ends and the operation.
+    /// A step of an order, with what it needs of secrets. Everybody may ask for it: it is worth what is proven in it.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if nothing can be sealed to what should be a key.
+    pub fn step(
+        step: Step,
+        reading: Seconds,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, DecodeError> {
+        let asked = Asked::Step(Box::new(step.draw(rng)?));
+        Ok(Self { reading, asked })
+    }
+
+    /// The time; then nothing, or the record, when the token ends and the operation, or a step.
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let mut out = Zeroizing::new(Vec::with_capacity(Self::BYTES_MAX));
+        let room = match &self.asked {
+            Asked::Nothing => 0,
+            Asked::Request(_) => REQUEST_BYTES_MAX,
+            Asked::Step(step) => step.room(),
+        };
+        let mut out = Zeroizing::new(Vec::with_capacity(8 + 1 + room));
         out.extend_from_slice(&self.reading.0.to_be_bytes());
-        out.push(u8::from(self.request.is_some()));
-        if let Some(request) = &self.request {
-            out.extend_from_slice(&request.record.0);
-            out.extend_from_slice(&request.expires.0.to_be_bytes());
-            request.operation.write(&mut out);
+        match &self.asked {
+            Asked::Nothing => out.push(0),
+            Asked::Request(request) => {
+                out.push(1);
+                out.extend_from_slice(&request.record.0);
+                out.extend_from_slice(&request.expires.0.to_be_bytes());
+                request.operation.write(&mut out);
+            }
+            Asked::Step(step) => {
+                out.push(2);
+                step.write(&mut out);
+            }
         }
         out
     }
@@ -210,16 +246,19 @@ impl Entry {
     pub fn from_bytes(bytes: &[u8], realm: &RealmId) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let reading = Seconds(reader.u64()?);
-        let request = if reader.flag()? {
-            Some(Request {
+        let asked = match reader.u8()? {
+            0 => {
+                reader.finish()?;
+                Asked::Nothing
+            }
+            1 => Asked::Request(Request {
                 record: RecordId(reader.array()?),
                 expires: Seconds(reader.u64()?),
                 operation: Operation::from_bytes(reader.rest(), realm)?,
-            })
-        } else {
-            reader.finish()?;
-            None
+            }),
+            2 => Asked::Step(Box::new(Step::read(reader.rest(), true)?)),
+            _ => return Err(DecodeError),
         };
-        Ok(Self { reading, request })
+        Ok(Self { reading, asked })
     }
 }

@@ -278,7 +278,9 @@ fn sizes_tell_nothing() {
             let class = operation.class();
             let entry = alone.realm.admit(&token, operation, BEGAN).unwrap();
             let size = entry.to_bytes().len();
-            let user = entry.request.unwrap();
+            let Asked::Request(user) = entry.asked else {
+                panic!("not of a client")
+            };
             let answer = alone.ask(user.operation).to_bytes(class).len();
             (size, answer)
         })

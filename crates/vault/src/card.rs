@@ -5,21 +5,27 @@
 //! member = key (32) · length u8 · address
 //! ```
 //!
-//! A realm's id *is* the key that signs, so that there is nothing else to pin. The key signs cards and does nothing else; no
+//! A realm's id *is* the key that signs, so that there is nothing else to pin. The key signs cards and orders (`transfer`); no
 //! replica has it.
 
-use junto_crypto::ed25519::{SIGNATURE_BYTES, Signature, SigningKey, VerifyingKey};
-use junto_vault::{Quorum, REPLICAS_MAX, RealmId, ReplicaId, Seconds};
+use junto_crypto::{
+    ed25519::{SIGNATURE_BYTES, Signature, SigningKey, VerifyingKey},
+    hash::sha256_of,
+};
 
-use crate::read::{Malformed, Reader};
+use crate::{DecodeError, Quorum, REPLICAS_MAX, RealmId, ReplicaId, Seconds, encoding::Reader};
 
 /// Most bytes of a member's address.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 /// Most bytes of a card.
-pub(crate) const CARD_BYTES_MAX: usize =
+pub const CARD_BYTES_MAX: usize =
     32 + 8 + 2 + REPLICAS_MAX as usize * (32 + 1 + ADDRESS_BYTES_MAX) + SIGNATURE_BYTES;
 
 const LABEL: &[u8] = b"junto realm card";
+
+/// Names a group of a realm by its card: its members' keys, its quorum, and when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GroupId(pub [u8; 32]);
 
 /// A member of a group, and where clients reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,15 +50,15 @@ impl Card {
     /// Vouches for a group.
     ///
     /// # Errors
-    /// [`Malformed`] if the members are not as many as the quorum is for, not in order of their keys, or have no address.
+    /// [`DecodeError`] if the members are not as many as the quorum is for, not in order of their keys, or have no address.
     pub fn sign(
         key: &SigningKey,
         began: Seconds,
         quorum: Quorum,
         members: Vec<Member>,
-    ) -> Result<Self, Malformed> {
+    ) -> Result<Self, DecodeError> {
         if members.len() != quorum.replicas() {
-            return Err(Malformed);
+            return Err(DecodeError);
         }
         let mut card = Self {
             realm: RealmId(*key.verifying_key().as_bytes()),
@@ -90,25 +96,28 @@ impl Card {
     }
 
     /// # Errors
-    /// [`Malformed`] unless it is a whole card that its own realm signed.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
-        let split = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(Malformed)?;
+    /// [`DecodeError`] unless it is a whole card that its own realm signed.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let split = bytes
+            .len()
+            .checked_sub(SIGNATURE_BYTES)
+            .ok_or(DecodeError)?;
         let (signed, signature) = bytes.split_at(split);
-        let signature = Signature(signature.try_into().map_err(|_| Malformed)?);
+        let signature = Signature(signature.try_into().map_err(|_| DecodeError)?);
         let mut reader = Reader::new(signed);
         let realm = RealmId(reader.array()?);
-        let key = VerifyingKey::from_bytes(&realm.0).map_err(|_| Malformed)?;
+        let key = VerifyingKey::from_bytes(&realm.0).map_err(|_| DecodeError)?;
         key.verify(&[LABEL, signed].concat(), &signature)
-            .map_err(|_| Malformed)?;
+            .map_err(|_| DecodeError)?;
         let (began, rollbacks, count) = (Seconds(reader.u64()?), reader.u8()?, reader.u8()?);
-        let quorum = Quorum::new(count, rollbacks).map_err(|_| Malformed)?;
+        let quorum = Quorum::new(count, rollbacks).map_err(|_| DecodeError)?;
         let mut members = Vec::new();
         for _ in 0..count {
             let id = ReplicaId(reader.array()?);
             let length = usize::from(reader.u8()?);
-            let address = core::str::from_utf8(reader.bytes(length)?).map_err(|_| Malformed)?;
+            let address = core::str::from_utf8(reader.bytes(length)?).map_err(|_| DecodeError)?;
             if address.is_empty() {
-                return Err(Malformed);
+                return Err(DecodeError);
             }
             members.push(Member {
                 id,
@@ -125,7 +134,13 @@ impl Card {
                 members,
                 signature,
             })
-            .ok_or(Malformed)
+            .ok_or(DecodeError)
+    }
+
+    /// Which group: SHA-256 over what the realm signed.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        GroupId(sha256_of(&[b"junto vault group", &self.signed()]))
     }
 
     /// Whose group it is.
