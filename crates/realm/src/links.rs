@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use junto_crypto::{Zeroizing, hash::sha256_of};
+use junto_crypto::{Zeroizing, ed25519::Signature, hash::sha256_of};
 use openraft::error::Unreachable;
 use rustls::ClientConfig;
 use tokio::{
@@ -72,6 +72,8 @@ pub struct Membership {
 /// One member's ends of all its channels.
 pub(crate) struct Wire {
     pub(crate) me: Name,
+    /// Signs what the realm says to other groups.
+    pub(crate) key: BootKey,
     pub(crate) tls: MemberTls,
     pub(crate) attestation: Arc<dyn Attestation>,
     pub(crate) verifier: Arc<dyn Verifier>,
@@ -122,6 +124,7 @@ impl Wire {
         });
         Ok(Self {
             me,
+            key,
             ways: ways.collect::<Result<_, rustls::Error>>()?,
             tls,
             attestation,
@@ -164,6 +167,14 @@ impl Wire {
             Ok(_) | Err(_) => None,
         }
     }
+
+    /// `to`'s signature under what the realm said by that entry, and the digest of its log up to there.
+    pub(crate) async fn vouch(&self, to: Name, id: LogId) -> Option<(Head, Signature)> {
+        match self.ask(to, &Request::Vouch(id), HELD_MAX).await {
+            Ok(Response::Vouched(head, signature)) => Some((head, signature)),
+            Ok(_) | Err(_) => None,
+        }
+    }
 }
 
 type Stream = TlsStream<TcpStream>;
@@ -191,7 +202,7 @@ impl Way {
     async fn ask(self: &Arc<Self>, request: &Request) -> io::Result<Response> {
         // Waits in turn. Who gives up takes no place.
         let places = match request {
-            Request::Held(_) => &self.for_held,
+            Request::Held(_) | Request::Vouch(_) => &self.for_held,
             Request::Append(_) | Request::Vote(_) | Request::Snapshot(..) => &self.for_consensus,
         };
         let place = places.clone().acquire_owned().await;

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use junto_crypto::{CryptoRng, Zeroizing};
 use junto_vault::{
-    Answer, Class, DecodeError, Entry, Holders, Operation, Position, Quorum, QuorumError, Realm,
-    ReplicaId, Seconds, Token, Unauthorised,
+    Answer, Card, Certificate, Class, DecodeError, Entry, Hindrance, Holders, Operation, OrderId,
+    Pending, Position, Progress, Quorum, QuorumError, Realm, Released, ReplicaId, Seconds, Span,
+    Step, Token, Unauthorised,
 };
 use openraft::{
     Config, Raft, SnapshotPolicy,
@@ -14,9 +15,10 @@ use openraft::{
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    Fabric, Name, Proposal, Types,
+    Fabric, LogId, Name, Proposal, Types,
     fabric::{Port, Ways},
     links::{Membership, Wire},
+    log::Head,
     store::Store,
 };
 
@@ -234,6 +236,80 @@ impl Replica {
         ticked.map_err(|_| AskError::Unheld)?.map(drop)
     }
 
+    /// Takes a step of an order, if this replica leads; with the proof of what the group of `card`, which is this one, says
+    /// then. It may be asked for again: it is taken once, and says the same.
+    ///
+    /// # Errors
+    /// [`AskError`]; [`AskError::Foreign`] also for a replica without a key of its own, as in tests of one process.
+    pub async fn take(
+        &self,
+        step: Step,
+        card: &Card,
+        reading: Seconds,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(Result<Progress, Hindrance>, Option<Certificate>), AskError> {
+        let Ways::Tcp(wire) = &self.ways else {
+            return Err(AskError::Foreign);
+        };
+        let Ok(entry) = Entry::step(step, reading, rng) else {
+            return Ok((Err(Hindrance::Unsound), None));
+        };
+        let taken = async {
+            let (pending, head, id) = self.write(&entry).await?;
+            let Some(word) = pending.says().cloned() else {
+                let released = self.released(&pending, head, id).await?;
+                return Ok((pending, released, None));
+            };
+            let own = word.vouch(&card.group(), &head.0, &wire.key.0);
+            let mut signed = vec![(self.id(), own)];
+            let members = self.store.memory().members();
+            let mut holders = self.holders(&pending, &members)?;
+            let mut asked = JoinSet::new();
+            for member in members.into_iter().filter(|member| *member != self.name) {
+                let wire = wire.clone();
+                asked.spawn(async move { (member, wire.vouch(member, id).await) });
+            }
+            let here = pending.position();
+            loop {
+                // Signatures that are none are left out: others may be right.
+                let proof = Certificate::gather(card, &word, head.0, signed.iter().copied());
+                if let (Some(released), Ok(proof)) = (holders.released(&here), proof) {
+                    return Ok((pending, released, Some(proof)));
+                }
+                match asked.join_next().await {
+                    Some(Ok((member, Some((held, signature))))) if held == head => {
+                        signed.push((member.into(), signature));
+                        let _ = holders.acknowledged(member.into(), here);
+                    }
+                    Some(_) => {}
+                    None => return Err(AskError::Unheld),
+                }
+            }
+        };
+        let taken = timeout(ANSWER_MAX, taken).await;
+        let (pending, released, proof) = taken.map_err(|_| AskError::Unheld)??;
+        let moved = self.store.memory().realm.moved(pending, &released);
+        Ok((moved.ok_or(AskError::Unheld)?, proof))
+    }
+
+    /// A parcel of a range that leaves by that order. None if nothing does, as far as this replica has come.
+    #[must_use]
+    pub fn parcel(&self, order: &OrderId, number: u32) -> Option<Vec<u8>> {
+        self.store.memory().realm.parcel(order, number)
+    }
+
+    /// How many orders the group has begun, as far as this replica has come: what the next one has to name.
+    #[must_use]
+    pub fn turn(&self) -> Option<u64> {
+        self.store.memory().realm.turn()
+    }
+
+    /// What the group serves, as far as this replica has come.
+    #[must_use]
+    pub fn spans(&self) -> Vec<Span> {
+        self.store.memory().realm.spans()
+    }
+
     /// Stops: everything that it remembers is gone with it.
     pub async fn stop(&self) {
         if let Ways::Inside(fabric, name) = &self.ways {
@@ -248,6 +324,17 @@ impl Replica {
         entry: &Entry,
         rng: &mut impl CryptoRng,
     ) -> Result<(Answer, Class), AskError> {
+        let (pending, head, id) = self.write(entry).await?;
+        let released = self.released(&pending, head, id).await?;
+        let class = pending.class();
+        let memory = self.store.memory();
+        let answer = memory.realm.answer(pending, &released, rng);
+        answer.map(|answer| (answer, class)).ok_or(AskError::Unheld)
+    }
+
+    /// Has an entry committed: what it came to, the digest of the log up to it, and its place, which names the reign in which
+    /// it was written: only what is held in that counts.
+    async fn write(&self, entry: &Entry) -> Result<(Pending, Head, LogId), AskError> {
         let bytes = entry.to_bytes();
         // What replicas could not read stays out of their logs.
         Entry::from_bytes(&bytes, self.store.memory().realm.id())
@@ -255,22 +342,35 @@ impl Replica {
         let proposal = Proposal(Arc::new(bytes));
         let written = self.raft.client_write(proposal).await.map_err(unwritten)?;
         let (pending, head) = written.data.0.ok_or(AskError::Foreign)?;
+        Ok((pending, head, written.log_id))
+    }
+
+    fn holders(&self, pending: &Pending, members: &[Name]) -> Result<Holders, AskError> {
         let here = pending.position();
-        let members = self.store.memory().members();
         let ids: Vec<ReplicaId> = members.iter().map(|member| (*member).into()).collect();
         let mut holders = Holders::new(self.quorum, &ids, self.id(), here)
             .map_err(|QuorumError| AskError::Unheld)?;
         holders.applied(here);
-        // It names the reign in which it was written: only what is held in that counts.
-        let id = written.log_id;
+        Ok(holders)
+    }
+
+    async fn released(
+        &self,
+        pending: &Pending,
+        head: Head,
+        id: LogId,
+    ) -> Result<Released, AskError> {
+        let here = pending.position();
+        let members = self.store.memory().members();
+        let mut holders = self.holders(pending, &members)?;
         let mut asked = JoinSet::new();
         for member in members.into_iter().filter(|member| *member != self.name) {
             let ways = self.ways.clone();
             asked.spawn(async move { (member, ways.held(member, id).await) });
         }
-        let released = loop {
+        loop {
             if let Some(released) = holders.released(&here) {
-                break released;
+                return Ok(released);
             }
             match asked.join_next().await {
                 // One that holds another log is not counted.
@@ -280,11 +380,7 @@ impl Replica {
                 Some(_) => {}
                 None => return Err(AskError::Unheld),
             }
-        };
-        let class = pending.class();
-        let memory = self.store.memory();
-        let answer = memory.realm.answer(pending, &released, rng);
-        answer.map(|answer| (answer, class)).ok_or(AskError::Unheld)
+        }
     }
 }
 

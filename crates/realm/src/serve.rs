@@ -214,7 +214,7 @@ impl Door {
             Request::Append(rpc) => Some(rpc.vote),
             Request::Vote(rpc) => Some(rpc.vote),
             Request::Snapshot(vote, _) => Some(*vote),
-            Request::Held(_) => None,
+            Request::Held(_) | Request::Vouch(_) => None,
         };
         // Who leads, or wants to, says so itself.
         if speaks_for.is_some_and(|vote| vote.leader_id.node_id != from) {
@@ -236,6 +236,11 @@ impl Door {
             }
             // Who asked waits no longer.
             Request::Held(id) => Response::Held(timeout(HELD_MAX, self.store.held(&id)).await?),
+            Request::Vouch(id) => {
+                let (head, word) = timeout(HELD_MAX, self.store.vouched(&id)).await?;
+                let signature = word.vouch(&self.card.group(), &head.0, &self.wire.key.0);
+                Response::Vouched(head, signature)
+            }
         })
     }
 

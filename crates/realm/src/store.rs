@@ -1,13 +1,14 @@
 //! What a replica remembers: its realm, its log, its vote. In memory, and nowhere else.
 
 use std::{
+    collections::VecDeque,
     fmt::Debug,
     ops::RangeBounds,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use junto_crypto::Zeroizing;
-use junto_vault::{DecodeError, Entry as RealmEntry, Realm};
+use junto_vault::{DecodeError, Entry as RealmEntry, Realm, Word};
 use openraft::{
     AnyError, Entry, EntryPayload, LogState, OptionalSend, RaftLogReader, RaftSnapshotBuilder,
     Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Vote,
@@ -22,6 +23,9 @@ use crate::{
 
 type Failure = StorageError<Name>;
 
+/// Entries that made the realm say a word, and that its members may still be asked to vouch for.
+const SAID_MAX: usize = 16;
+
 /// All of it, behind one lock: what is said of the log and what is said of the vote are of one moment.
 pub(crate) struct Memory {
     pub(crate) realm: Realm,
@@ -30,6 +34,8 @@ pub(crate) struct Memory {
     membership: StoredMembership<Name, ()>,
     vote: Option<Vote<Name>>,
     log: Log,
+    /// What the realm said after its last entries that made it say something.
+    said: VecDeque<(LogId, Word)>,
 }
 
 impl Memory {
@@ -47,6 +53,20 @@ impl Memory {
         let vote = self.vote.as_ref().filter(|vote| vote.is_committed())?;
         let follows = *vote.leader_id() == id.leader_id;
         follows.then(|| self.log.head_at(id)).flatten()
+    }
+
+    /// What the realm said by that entry, and the digest of the log up to it: where, and only where, this replica would say
+    /// that it holds it.
+    fn vouched(&self, id: &LogId) -> Option<(Head, Word)> {
+        let (_, word) = self.said.iter().find(|(at, _)| at == id)?;
+        Some((self.held(id)?, word.clone()))
+    }
+
+    fn say(&mut self, id: LogId, word: Word) {
+        self.said.push_back((id, word));
+        while self.said.len() > SAID_MAX {
+            self.said.pop_front();
+        }
     }
 
     /// Everything, for a replica that needs a snapshot: the digest of its log, then its realm.
@@ -79,6 +99,7 @@ impl Store {
                 membership: StoredMembership::default(),
                 vote: None,
                 log: Log::new(start),
+                said: VecDeque::new(),
             })),
             changed: watch::Sender::new(()),
         }
@@ -91,12 +112,22 @@ impl Store {
 
     /// Waits until this replica holds that entry, and says what it holds up to there. The caller bounds the time.
     pub(crate) async fn held(&self, id: &LogId) -> Head {
+        self.once(|memory| memory.held(id)).await
+    }
+
+    /// Waits until this replica holds that entry and has applied it, and gives what its realm said then. The caller bounds the
+    /// time.
+    pub(crate) async fn vouched(&self, id: &LogId) -> (Head, Word) {
+        self.once(|memory| memory.vouched(id)).await
+    }
+
+    async fn once<T>(&self, ready: impl Fn(&Memory) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         loop {
             changed.mark_unchanged();
-            let held = self.memory().held(id);
-            match held {
-                Some(head) => return head,
+            let found = ready(&self.memory());
+            match found {
+                Some(found) => return found,
                 // The sender lives as long as `self`.
                 None => drop(changed.changed().await),
             }
@@ -203,8 +234,9 @@ impl RaftStateMachine<Types> for Store {
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut memory = self.memory();
         let mut out = Vec::new();
+        let mut spoke = false;
+        let mut memory = self.memory();
         for entry in entries {
             let head = memory.applied.1.after(&entry);
             let pending = match entry.payload {
@@ -225,7 +257,16 @@ impl RaftStateMachine<Types> for Store {
                 }
             };
             memory.applied = (Some(entry.log_id), head);
+            if let Some(word) = pending.as_ref().and_then(|pending| pending.says()) {
+                let word = word.clone();
+                memory.say(entry.log_id, word);
+                spoke = true;
+            }
             out.push(Applied(pending.map(|pending| (pending, head))));
+        }
+        drop(memory);
+        if spoke {
+            self.changed.send_replace(());
         }
         Ok(out)
     }

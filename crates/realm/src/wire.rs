@@ -8,13 +8,14 @@
 //! election = vote · place?                                        the candidate's last
 //! snapshot = vote · place? · place? · count u8 · name* · length u8 · id · digest of the log and realm
 //! held     = place
+//! vouch    = place
 //! ```
 //!
 //! Something that may be absent is 0, or 1 and then itself.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use junto_crypto::Zeroizing;
+use junto_crypto::{Zeroizing, ed25519::Signature};
 use junto_vault::{Entry as RealmEntry, REPLICAS_MAX};
 use openraft::{
     CommittedLeaderId, Entry, EntryPayload, Membership, Snapshot, SnapshotMeta, StoredMembership,
@@ -41,6 +42,8 @@ pub(crate) enum Request {
     Vote(VoteRequest<Name>),
     Snapshot(Vote<Name>, Snapshot<Types>),
     Held(LogId),
+    /// For what the realm said by that entry.
+    Vouch(LogId),
 }
 
 /// What there is to say to it.
@@ -50,12 +53,15 @@ pub(crate) enum Response {
     Vote(VoteResponse<Name>),
     Snapshot(SnapshotResponse<Name>),
     Held(Head),
+    /// The digest of the log up to the entry, and the signature under that and the word.
+    Vouched(Head, Signature),
 }
 
 pub(crate) const APPEND: u8 = 1;
 pub(crate) const VOTE: u8 = 2;
 pub(crate) const SNAPSHOT: u8 = 3;
 pub(crate) const HELD: u8 = 4;
+pub(crate) const VOUCH: u8 = 5;
 
 /// Most bytes of an answer to another replica.
 pub(crate) const RESPONSE_BYTES_MAX: usize = 1 + 2 * (1 + 8 + 32 + 8) + 1;
@@ -67,6 +73,7 @@ impl Request {
             Self::Vote(_) => VOTE,
             Self::Snapshot(..) => SNAPSHOT,
             Self::Held(_) => HELD,
+            Self::Vouch(_) => VOUCH,
         }
     }
 
@@ -97,7 +104,7 @@ impl Request {
                 out.extend_from_slice(meta.snapshot_id.as_bytes());
                 out.extend_from_slice(&snapshot.snapshot);
             }
-            Self::Held(place) => put_place(&mut out, place),
+            Self::Held(place) | Self::Vouch(place) => put_place(&mut out, place),
         }
         out
     }
@@ -107,7 +114,7 @@ impl Request {
         1024 + match self {
             Self::Append(rpc) => rpc.entries.iter().map(entry_room).sum(),
             Self::Snapshot(_, snapshot) => snapshot.snapshot.len(),
-            Self::Vote(_) | Self::Held(_) => 0,
+            Self::Vote(_) | Self::Held(_) | Self::Vouch(_) => 0,
         }
     }
 
@@ -131,6 +138,7 @@ impl Request {
             }),
             SNAPSHOT => return snapshot(reader),
             HELD => Self::Held(place(&mut reader)?),
+            VOUCH => Self::Vouch(place(&mut reader)?),
             _ => return Err(Malformed),
         };
         reader.finish()?;
@@ -177,6 +185,10 @@ impl Response {
             }
             Self::Snapshot(answer) => put_vote(&mut out, &answer.vote),
             Self::Held(Head(head)) => out.extend_from_slice(head),
+            Self::Vouched(Head(head), signature) => {
+                out.extend_from_slice(head);
+                out.extend_from_slice(signature.as_bytes());
+            }
         }
         out
     }
@@ -199,6 +211,7 @@ impl Response {
             }),
             SNAPSHOT => Self::Snapshot(SnapshotResponse::new(vote(&mut reader)?)),
             HELD => Self::Held(Head(reader.array()?)),
+            VOUCH => Self::Vouched(Head(reader.array()?), Signature(reader.array()?)),
             _ => return Err(Malformed),
         };
         reader.finish()?;
@@ -357,6 +370,7 @@ pub(crate) mod tests {
                 },
             ),
             Request::Held(at(6)),
+            Request::Vouch(at(6)),
         ]
     }
 
@@ -374,6 +388,8 @@ pub(crate) mod tests {
         all.push((VOTE, Response::Vote(granted)));
         all.push((SNAPSHOT, Response::Snapshot(SnapshotResponse::new(vote))));
         all.push((HELD, Response::Held(Head([7; 32]))));
+        let signature = Signature([8; 64]);
+        all.push((VOUCH, Response::Vouched(Head([7; 32]), signature)));
         all
     }
 

@@ -316,11 +316,11 @@ impl Realm {
         let named = self.estate.as_ref().is_none_or(|estate| estate.named);
         Ok(Entry {
             reading,
-            asked: Asked::Request(Request {
+            asked: Asked::Request(Box::new(Request {
                 record: if named { record } else { RecordId::NOWHERE },
                 expires: token.expires(),
                 operation,
-            }),
+            })),
         })
     }
 

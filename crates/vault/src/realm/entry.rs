@@ -182,7 +182,7 @@ pub(super) enum Asked {
     /// Time goes on.
     Nothing,
     /// By a client, of a record.
-    Request(Request),
+    Request(Box<Request>),
     /// For an order.
     Step(Box<Step>),
 }
@@ -251,11 +251,11 @@ impl Entry {
                 reader.finish()?;
                 Asked::Nothing
             }
-            1 => Asked::Request(Request {
+            1 => Asked::Request(Box::new(Request {
                 record: RecordId(reader.array()?),
                 expires: Seconds(reader.u64()?),
                 operation: Operation::from_bytes(reader.rest(), realm)?,
-            }),
+            })),
             2 => Asked::Step(Box::new(Step::read(reader.rest(), true)?)),
             _ => return Err(DecodeError),
         };

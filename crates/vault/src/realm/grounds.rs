@@ -149,7 +149,7 @@ mod tests {
         fn ranges_are_what_was_put(puts in prop::collection::vec((0..64_u64, 0..64_u64, 0..3_u8), 0..40)) {
             let holder = |kind| [Holder::Here, Holder::Coming, Holder::Unknown][usize::from(kind)].clone();
             let mut grounds = Grounds::all(Holder::Unknown);
-            let mut list = vec![2_u8; 64];
+            let mut list = [2_u8; 64];
             for (one, other, kind) in puts {
                 let (first, last) = (one.min(other), one.max(other));
                 // The last place is the end of everything.

@@ -213,21 +213,22 @@ impl Realm {
         }
     }
 
-    /// What comes by that order; or what there is to say if it does not.
-    fn coming(&mut self, order: &Order) -> Result<&mut Coming, Taken> {
-        let (id, (_, turn)) = (order.id(), order.to());
-        let estate = self.estate().map_err(Err)?;
-        let behind = turn < estate.turn;
-        estate.coming.get_mut(&id).ok_or(match behind {
-            true => Ok(Progress::Said(Word::Accepted { order: id })),
+    /// What comes by that order.
+    fn coming(&mut self, order: &Order) -> Option<&mut Coming> {
+        self.estate.as_mut()?.coming.get_mut(&order.id())
+    }
+
+    /// What there is to say of an order by which nothing comes.
+    fn not_coming(&mut self, order: &Order) -> Taken {
+        match order.to().1 < self.estate()?.turn {
+            true => Ok(Progress::Said(Word::Accepted { order: order.id() })),
             false => Err(Hindrance::Early),
-        })
+        }
     }
 
     fn arrive(&mut self, order: &Order, (word, certificate): &(Word, Certificate)) -> Taken {
-        let coming = match self.coming(order) {
-            Ok(coming) => coming,
-            Err(said) => return said,
+        let Some(coming) = self.coming(order) else {
+            return self.not_coming(order);
         };
         if let Some(arrived) = &coming.arrived {
             return Ok(wants(arrived));
@@ -252,9 +253,8 @@ impl Realm {
     fn import(&mut self, order: &Order, number: u32, parcel: &[u8]) -> Taken {
         let realm = self.genesis.realm;
         let tenants = self.genesis.tenants.len();
-        let coming = match self.coming(order) {
-            Ok(coming) => coming,
-            Err(said) => return said,
+        let Some(coming) = self.coming(order) else {
+            return self.not_coming(order);
         };
         let arrived = coming.arrived.as_mut().ok_or(Hindrance::Early)?;
         if number == arrived.next && !arrived.is_whole() {
@@ -266,9 +266,8 @@ impl Realm {
     }
 
     fn accept(&mut self, order: &Order) -> Taken {
-        let coming = match self.coming(order) {
-            Ok(coming) => coming,
-            Err(said) => return said,
+        let Some(coming) = self.coming(order) else {
+            return self.not_coming(order);
         };
         let whole = coming.arrived.as_ref().filter(|it| it.is_whole());
         let names = whole.ok_or(Hindrance::Early)?.names.clone();
@@ -324,9 +323,8 @@ impl Realm {
 
     fn close(&mut self, order: &Order, over: &Certificate) -> Taken {
         let id = order.id();
-        let coming = match self.coming(order) {
-            Ok(coming) => coming,
-            Err(said) => return said,
+        let Some(coming) = self.coming(order) else {
+            return self.not_coming(order);
         };
         let from = coming.from.clone();
         let proven = over.proves(&from, &Word::Over { order: id });

@@ -15,7 +15,7 @@ pub enum Side {
 /// What is to be done next.
 pub enum Todo {
     /// Ask that group to take a step, and tell [`Errand::heard`] what came of it.
-    Take(Side, Step),
+    Take(Side, Box<Step>),
     /// Get that parcel from the source, and give it to [`Errand::fetched`].
     Fetch(u32),
     /// Nothing.
@@ -101,7 +101,7 @@ impl Errand {
             Stage::Close(proof) => (Side::Destination, Step::close(order, proof.clone())),
             Stage::Done(ending) => return Todo::Done(*ending),
         };
-        Todo::Take(side, step)
+        Todo::Take(side, Box::new(step))
     }
 
     /// What `side` made of the step, with the proof of what it says. Without one, the step is asked for again.

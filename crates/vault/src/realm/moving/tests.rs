@@ -287,7 +287,7 @@ impl World {
             let moved = of.nodes[&head].moved.clone().unwrap();
             let said = matches!(&moved, Ok(Progress::Said(Word::Departed { .. })));
             let believed = self.gullible && said;
-            let lost = self.rng.next_u32() % 6 == 0;
+            let lost = self.rng.next_u32().is_multiple_of(6);
             if of.is_released(&head) || believed || lost {
                 *asked = None;
             }
@@ -318,7 +318,7 @@ impl World {
         };
         match todo {
             Todo::Take(_, step) => {
-                let entry = Entry::step(step, BEGAN, &mut self.rng).unwrap();
+                let entry = Entry::step(*step, BEGAN, &mut self.rng).unwrap();
                 let head = self.groups[group].propose(leader, &entry)?;
                 self.errands[at].1 = Some((group, head));
             }
@@ -358,9 +358,9 @@ impl World {
         );
         let step = match self.below(9) {
             0 => Some(Step::prepare(order, self.groups[source].card.clone())),
-            1 => self.heard(destination).and_then(|prepared| {
+            1 => self.heard(destination).map(|prepared| {
                 let card = self.groups[destination].card.clone();
-                Some(Step::depart(order, card, prepared))
+                Step::depart(order, card, prepared)
             }),
             2 => self.heard(source).map(|said| Step::arrive(order, said)),
             3 => {
@@ -538,7 +538,7 @@ impl World {
                 Todo::Take(side, step) => {
                     let group = self.group_of(errand.order(), side);
                     let leader = self.leader(group).ok_or("nobody leads")?;
-                    let entry = Entry::step(step, BEGAN, &mut self.rng).unwrap();
+                    let entry = Entry::step(*step, BEGAN, &mut self.rng).unwrap();
                     let head = self.groups[group].propose(leader, &entry)?;
                     self.spread(group)?;
                     self.owners()?;

@@ -32,7 +32,7 @@ fn take(world: &mut World, errand: &mut Errand) -> Head {
     };
     let group = world.group_of(errand.order(), side);
     let leader = world.leader(group).unwrap();
-    let entry = Entry::step(step, BEGAN, &mut world.rng).unwrap();
+    let entry = Entry::step(*step, BEGAN, &mut world.rng).unwrap();
     world.groups[group].propose(leader, &entry).unwrap()
 }
 
