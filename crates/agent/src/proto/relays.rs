@@ -2,7 +2,7 @@
 
 use junto_crypto::CryptoRng;
 
-use super::connection::{Address, Request, Suspension};
+use super::connection::{Address, Request, Stage, Suspension};
 use super::effects::{Effects, Owner, Purpose, Timer};
 use super::event::Event;
 use super::id::{ConnectionId, RequestId, Tag};
@@ -195,6 +195,11 @@ impl Machine {
                 } else {
                     self.remove_connection(id);
                 }
+            }
+            Purpose::Subscribe if connection.stage == Stage::Deleting => {
+                // It was asked before it was to go. Now it is deleted, if it is still there.
+                connection.receive.subscription = Subscription::Idle;
+                effects.ready(Owner::Connection(id));
             }
             Purpose::Subscribe => {
                 if answer == Answer::Refused(Refusal::Auth) {
@@ -396,4 +401,76 @@ pub(super) fn retry_refused(queue: &mut ReceiveQueue, relay: RelayId) {
         queue.subscription = Subscription::Idle;
     }
     queue.void_link();
+}
+
+#[cfg(test)]
+mod tests {
+    use junto_crypto::x25519;
+    use junto_smp::id::{RecipientId, SenderId};
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+    use crate::proto::{Command, Committed, MachineConfig, Operation, Output, Tag, Ticket};
+
+    const NOW: Instant = Instant::from_millis(1_000_000);
+    const RELAY: &str = "smp://LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI=@relay.example:5223";
+
+    /// What the machine asks of its relay, which is always there.
+    fn asked(machine: &mut Machine) -> Vec<(Token, Operation)> {
+        let mut asked = Vec::new();
+        while let Some(step) = machine.take_step() {
+            for output in step.release(Committed::promised()) {
+                match output {
+                    Output::Dial { relay, .. } => machine.handle_relay_up(NOW, relay),
+                    Output::Command {
+                        token, operation, ..
+                    } => asked.push((token, operation)),
+                    _ => {}
+                }
+            }
+        }
+        asked
+    }
+
+    /// A process that closes a connection as soon as it starts still waits for its subscription then.
+    #[test]
+    fn what_is_deleted_while_its_subscription_is_under_way_is_deleted_at_its_relay() {
+        for answer in [Answer::Done, Answer::Refused(Refusal::Auth)] {
+            let mut machine = Machine::restore(MachineConfig::default(), []).unwrap();
+            let rng = &mut ChaCha20Rng::from_seed([1; 32]);
+            let invite = Command::CreateInvitation {
+                tag: Tag::new([1; 32]),
+                relay: RELAY.parse().unwrap(),
+                info: Vec::new(),
+                about: None,
+            };
+            machine.handle_command(NOW, Ticket(1), invite, rng);
+            let (token, _) = asked(&mut machine).remove(0);
+            let created = Answer::Created {
+                recipient_id: RecipientId([1; 24]),
+                sender_id: SenderId([1; 24]),
+                relay_key: x25519::SecretKey::generate(rng).public_key(),
+                link: None,
+            };
+            machine.handle_answer(NOW, token, created, rng);
+            asked(&mut machine);
+            // The relay was away.
+            machine.handle_relay_up(NOW, RelayId(0));
+            let subscribing = asked(&mut machine);
+            let [(token, Operation::Subscribe { .. })] = subscribing[..] else {
+                panic!("it is subscribed to again")
+            };
+            let connection = *machine.connections.keys().next().unwrap();
+            machine.handle_command(NOW, Ticket(2), Command::Delete { connection }, rng);
+            assert!(asked(&mut machine).is_empty());
+            machine.handle_answer(NOW, token, answer, rng);
+            let deleting = asked(&mut machine);
+            let [(token, Operation::Delete { .. })] = deleting[..] else {
+                panic!("it is deleted there")
+            };
+            machine.handle_answer(NOW, token, Answer::Done, rng);
+            assert!(machine.connections.is_empty());
+        }
+    }
 }

@@ -501,7 +501,11 @@ impl Connection {
             (Purpose::Delete, Answer::Done) | (_, Answer::Refused(Refusal::Auth)) => {
                 self.retired_gone(queue, effects);
             }
-            (Purpose::Subscribe, Answer::Done) => retired.queue.subscription = Subscription::Live,
+            (Purpose::Subscribe, Answer::Done) => {
+                retired.queue.subscription = Subscription::Live;
+                // The connection may be about to be deleted.
+                effects.ready(Owner::Connection(self.id));
+            }
             (Purpose::Suspend, Answer::Done) => retired.suspension = Suspension::Done,
             (Purpose::Acknowledge, _) => {}
             (_, Answer::Refused(_)) => {
