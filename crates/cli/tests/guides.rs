@@ -358,7 +358,8 @@ fn a_profile_comes_back_with_its_pin() {
     let outputs = told.outputs.lock().unwrap().concat();
     for said in [
         "5 guesses are left",
-        "All guesses are back",
+        "sessions. 5 guesses are left",
+        "TRIAL",
         "3 realms erased",
     ] {
         assert!(outputs.contains(said), "{said}: {outputs}");

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use stage::gate::{Cut, Gate};
 use stage::{Ended, Process, Stage, agreed};
 
 /// It only turns what hangs into a failure.
@@ -203,6 +204,7 @@ fn wrong_pins_are_counted_and_after_the_last_one_nothing_is_left() {
         let said = message(&guess(&wrong), 6);
         assert!(said.contains(left), "{said}");
     }
+    assert_eq!(status(&stage, &trial.set)["guesses_left"], 1);
     assert!(message(&guess(&wrong), 7).contains("no guess is left"));
     assert!(!stage.path("back").exists());
     let told = status(&stage, &trial.set);
@@ -268,6 +270,9 @@ fn a_client_killed_at_any_step_loses_nothing() {
                 restore(stored).wait().ok();
             }
         }
+        let is_early = number < 5;
+        assert!(!is_early || stored == 0, "{step}: {stored}");
+        assert!(step != "settling" || stored == number, "{step}: {stored}");
         std::fs::remove_dir_all(stage.path("back")).unwrap();
     }
     // And the next one goes through, and leaves nothing else beside it.
@@ -297,6 +302,321 @@ fn a_client_killed_at_any_step_loses_nothing() {
     }
     restore(7).wait().ok();
     assert_eq!(status(&stage, &trial.set)["guesses_left"], 5);
+    drop(trial.realms.kill());
+}
+
+/// Three realms for trying, each behind a gate.
+struct Gated {
+    trial: Trial,
+    /// In the order of the set file.
+    gates: Vec<Gate>,
+    ids: Vec<String>,
+    set: String,
+}
+
+impl Gated {
+    fn new(stage: &Stage) -> Self {
+        let trial = trial(stage);
+        let mut set: Value = serde_json::from_slice(&std::fs::read(&trial.set).unwrap()).unwrap();
+        let (mut gates, mut ids) = (Vec::new(), Vec::new());
+        for realm in set["realms"].as_array_mut().unwrap() {
+            let gate = Gate::new(realm["addresses"][0].as_str().unwrap());
+            realm["addresses"] = Value::from(vec![gate.address.clone()]);
+            ids.push(realm["realm"].as_str().unwrap()[..8].to_owned());
+            gates.push(gate);
+        }
+        let set = stage.file("gated.json", set.to_string().as_bytes());
+        Self {
+            trial,
+            gates,
+            ids,
+            set,
+        }
+    }
+
+    fn run(&self, stage: &Stage, profile: &str, what: &str, pin: &str, more: &[&str]) -> Ended {
+        let file = stage.path("p.vault");
+        let command = command(what, file.to_str().unwrap(), &self.set, pin);
+        // Only where a realm is to go is anybody waited for in vain.
+        let timeout = match self.gates.iter().any(Gate::is_cut) {
+            true => "5",
+            false => "60",
+        };
+        stage.run(
+            profile,
+            &[&command[..], &["--timeout", timeout], more].concat(),
+        )
+    }
+
+    fn restore(&self, stage: &Stage, pin: &str) -> Ended {
+        let said = self.run(stage, "back", "restore", pin, &[]);
+        let _ = std::fs::remove_dir_all(stage.path("back"));
+        said
+    }
+
+    fn open(&self) -> Vec<bool> {
+        self.gates.iter().map(Gate::open).collect()
+    }
+}
+
+fn names(value: &Value) -> Vec<&str> {
+    let names = value.as_array().unwrap().iter();
+    names.map(|name| &name.as_str().unwrap()[..8]).collect()
+}
+
+/// Names beside the sealed file, itself among them.
+fn files(stage: &Stage) -> Vec<String> {
+    let found = std::fs::read_dir(stage.dir.path()).unwrap();
+    let names = found.map(|it| it.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("p.vault")).collect()
+}
+
+/// Whichever realm goes at whichever question of a backup, before it or before its answer: what the command says is so, and
+/// what it stored comes back, also if that realm lags for ever. Questions: what is kept, hold, count, forget.
+#[test]
+fn a_realm_that_goes_at_any_question_of_a_backup_loses_nothing_and_is_named() {
+    let stage = Stage::new();
+    let gated = Gated::new(&stage);
+    stage.run("p", &["session", "list"]).ok();
+    let pin = |number: usize| {
+        stage.file(
+            &format!("pin{number}"),
+            format!("28{number:02}1\n").as_bytes(),
+        )
+    };
+    gated.run(&stage, "p", "backup", &pin(0), &[]).ok();
+    let mut stored = 0;
+    let mut number = 0;
+    for realm in 0..3 {
+        for cut in [
+            Cut::Question(0),
+            Cut::Question(1),
+            Cut::Answer(1),
+            Cut::Question(2),
+            Cut::Answer(2),
+            Cut::Question(3),
+            Cut::Answer(3),
+        ] {
+            // Each realm is the one that lags; for the rest one of them will do.
+            let lags = matches!(cut, Cut::Question(2) | Cut::Answer(2));
+            if realm > 0 && !lags {
+                continue;
+            }
+            number += 1;
+            gated.gates[realm].cut(cut);
+            let said = gated.run(&stage, "p", "backup", &pin(number), &[]);
+            let what = format!("realm {realm}, {cut:?}: {said:?}");
+            assert!(gated.open()[realm], "{what}");
+            let id = &gated.ids[realm];
+            match cut {
+                Cut::Question(0 | 1) | Cut::Answer(0 | 1) => {
+                    // It never came to counting: what was stored before counts still.
+                    said.failed(3);
+                    assert_eq!(said.lines.len(), 1, "{what}");
+                }
+                Cut::Question(2) | Cut::Answer(2) => {
+                    said.failed(3);
+                    let report = &said.lines[0];
+                    assert_eq!(names(&report["absent"]), [id], "{what}");
+                    assert_eq!(report["realms"], 2, "{what}");
+                    // Who hears all three sees what two of them say first, whatever their ids are.
+                    assert_eq!(status(&stage, &gated.set)["version"], report["version"]);
+                    assert!(files(&stage).len() >= 2, "{what}");
+                    stored = number;
+                }
+                Cut::Question(_) | Cut::Answer(_) => {
+                    assert_eq!(names(&said.ok()["unsettled"]), [id], "{what}");
+                    assert_eq!(said.ok()["absent"].as_array().unwrap().len(), 0, "{what}");
+                    stored = number;
+                }
+            }
+            let back = gated.restore(&stage, &pin(stored));
+            assert_eq!(back.ok()["guesses_left"], 5, "{what}");
+        }
+        // All are there: nothing of before is left.
+        number += 1;
+        stored = number;
+        gated.run(&stage, "p", "backup", &pin(number), &[]).ok();
+        assert_eq!(files(&stage), ["p.vault"]);
+    }
+    // Two go before they count it: which of both counts is not known, and both files are there for it.
+    for (cut, counts) in [(Cut::Question(2), stored), (Cut::Answer(2), number + 2)] {
+        number += 1;
+        for gate in &gated.gates[1..] {
+            gate.cut(cut);
+        }
+        let said = gated.run(&stage, "p", "backup", &pin(number), &[]);
+        let help = said.failed(3)["help"].to_string();
+        assert!(help.contains("is not known: keep"), "{help}");
+        gated.open();
+        gated.restore(&stage, &pin(counts)).ok();
+    }
+    drop(gated.trial.realms.kill());
+}
+
+/// With one guess in all: the right PIN never costs the secret, whichever realms go while it is asked, and a wrong one is not
+/// called the end while realms have guesses. Questions: what is kept, evaluate, claim, and then for the record.
+#[test]
+fn the_last_guess_is_not_lost_with_a_realm_that_goes() {
+    let stage = Stage::new();
+    let gated = Gated::new(&stage);
+    stage.run("p", &["session", "list"]).ok();
+    let (right, wrong) = (
+        stage.file("right", b"2841\n"),
+        stage.file("wrong", b"2842\n"),
+    );
+    let backup = |guesses| {
+        let one = ["--guesses", guesses];
+        gated.run(&stage, "p", "backup", &right, &one).ok();
+    };
+    backup("1");
+    for (at, cut) in [
+        Cut::Question(1),
+        Cut::Answer(1),
+        Cut::Question(2),
+        Cut::Answer(2),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // One goes: two are enough. What it has charged is given back the next time, if not now.
+        gated.gates[at % 3].cut(cut);
+        let said = gated.restore(&stage, &right);
+        assert_eq!(
+            names(&said.ok()["unproven"]),
+            [&gated.ids[at % 3]],
+            "{cut:?}"
+        );
+        assert!(gated.open()[at % 3]);
+        assert_eq!(gated.restore(&stage, &right).ok()["guesses_left"], 1);
+        let each = status(&stage, &gated.set);
+        let each = each["realms"].as_array().unwrap();
+        assert!(each.iter().all(|realm| realm["left"] == 1), "{each:?}");
+        if matches!(cut, Cut::Question(1) | Cut::Answer(2)) {
+            continue;
+        }
+        // Two go: it is not known. With the same PIN it is the same guess.
+        for gate in &gated.gates[..2] {
+            gate.cut(cut);
+        }
+        let said = gated.restore(&stage, &right);
+        let help = said.failed(3)["help"].to_string();
+        assert!(help.contains("the same guess"), "{cut:?}: {help}");
+        assert_eq!(gated.open(), [true, true, false]);
+        assert_eq!(gated.restore(&stage, &right).ok()["guesses_left"], 1);
+        assert_eq!(files(&stage), ["p.vault"]);
+    }
+    // Nobody is asked for a new guess at 0: such as from another machine.
+    for gate in &gated.gates {
+        gate.cut(Cut::Answer(1));
+    }
+    gated.restore(&stage, &right).failed(3);
+    gated.open();
+    let file = std::fs::read(stage.path("p.vault")).unwrap();
+    let elsewhere = stage.file("elsewhere", &file);
+    let there = command("restore", &elsewhere, &gated.set, &right);
+    assert!(message(&stage.run("back", &there), 5).contains("no guess is left"));
+    assert_eq!(status(&stage, &gated.set)["recoverable"], false);
+    gated.restore(&stage, &right).ok();
+    // A typo while two realms are away by the time of the claim.
+    backup("5");
+    for gate in &gated.gates[..2] {
+        gate.cut(Cut::Question(2));
+    }
+    let said = message(&gated.restore(&stage, &wrong), 6);
+    assert!(said.contains("4 guesses are left"), "{said}");
+    gated.open();
+    gated.restore(&stage, &right).ok();
+    drop(gated.trial.realms.kill());
+}
+
+/// What a person reads on stdout.
+fn text(stage: &Stage, arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_junto"));
+    let said = command
+        .arg("--profile")
+        .arg(stage.path("p"))
+        .args(arguments)
+        .env_remove("JUNTO_PROFILE")
+        .env_remove("JUNTO_PASSPHRASE_FILE")
+        .output()
+        .unwrap();
+    String::from_utf8(said.stdout).unwrap()
+}
+
+/// Whoever reads results alone learns that it was a trial, that a passphrase is gone, what is left; and nobody's file is replaced.
+#[test]
+fn results_say_what_they_are_worth_and_nobodys_file_is_replaced() {
+    let stage = Stage::new();
+    let trial = trial(&stage);
+    stage.run("p", &["session", "list"]).ok();
+    let secret = stage.file("passphrase", b"correct horse\n");
+    let protect = ["profile", "passphrase", "--new-passphrase-file", &secret];
+    assert_eq!(stage.run("p", &protect).ok()["protected"], true);
+    let pin = stage.file("pin", b"2841\n");
+    let file = stage.path("p.vault");
+    let file = file.to_str().unwrap();
+    let backup = |file: &str, more: &[&str]| {
+        let backup = command("backup", file, &trial.set, &pin);
+        let with = ["--passphrase-file", &secret];
+        stage.run("p", &[&backup[..], &with, more].concat())
+    };
+    // A backup under a passphrase is somebody's, too.
+    let own = [
+        "profile",
+        "backup",
+        file,
+        "--passphrase-file",
+        &secret,
+        "--backup-passphrase-file",
+        &secret,
+    ];
+    stage.run("p", &own).ok();
+    let before = std::fs::read(file).unwrap();
+    let refused = message(&backup(file, &[]), 1);
+    assert!(refused.contains("is no sealed file"), "{refused}");
+    assert_eq!(std::fs::read(file).unwrap(), before);
+    let made = backup(file, &["--replace"]);
+    assert_eq!(made.ok()["trial"], true);
+    assert_eq!(made.ok()["evidence"], "simulated");
+    backup(file, &[]).ok();
+
+    let told = status(&stage, &trial.set);
+    assert_eq!(
+        (&told["trial"], &told["evidence"]),
+        (&true.into(), &"simulated".into())
+    );
+    assert_eq!(
+        (&told["holders"], &told["recoverable"]),
+        (&3.into(), &true.into())
+    );
+    let restored = stage.run("back", &command("restore", file, &trial.set, &pin));
+    let flags = ["was_protected", "protected", "trial"].map(|name| restored.ok()[name].clone());
+    assert_eq!(flags, [true, false, true]);
+    std::fs::remove_dir_all(stage.path("back")).unwrap();
+    // What makes the file somebody's is bound to it.
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[19 + 16 + 32] = 0;
+    let changed = stage.file("changed", &bytes);
+    let said = message(
+        &stage.run("back", &command("restore", &changed, &trial.set, &pin)),
+        1,
+    );
+    assert!(said.contains("it was changed"), "{said}");
+
+    // People are told the same as programs: also that no further realm may be lost.
+    signal("KILL", &trial.replicas[0][0]);
+    let command = command("status", "", &trial.set, "");
+    let read = text(&stage, &[&command[..], &["--timeout", "4"]].concat());
+    for part in [
+        "5 guesses are left",
+        "began empty",
+        "Only 2 realms are known",
+        "TRIAL",
+        "it does not answer",
+    ] {
+        assert!(read.contains(part), "{part}: {read}");
+    }
     drop(trial.realms.kill());
 }
 
@@ -365,6 +685,15 @@ fn a_realm_goes_on_without_one_replica_and_answers_nothing_with_one() {
     let file = file.to_str().unwrap();
     stage.run("p", &command("backup", file, &set, &pin)).ok();
     let hasty = [&command("status", "", &set, "")[..], &["--timeout", "4"]].concat();
+    // No crash writes a realm's memory to a disk.
+    for replica in &replicas {
+        let limits = std::fs::read_to_string(format!("/proc/{replica}/limits")).unwrap();
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let core: Vec<_> = core.unwrap().split_whitespace().collect();
+        assert_eq!(core[4..6], ["0", "0"], "{core:?}");
+    }
     // One that stands still is as good as gone; two, and there is no answer until they are back.
     signal("STOP", &replicas[0]);
     stage

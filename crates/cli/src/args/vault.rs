@@ -9,13 +9,14 @@ pub(crate) enum VaultCommand {
     /// Store all of the profile, key shares too, under a PIN: sealed in a file, its key with the realms
     ///
     /// The file can lie anywhere; without enough realms and the PIN nobody opens it, and wrong PINs run out. Once more
-    /// replaces what was stored before. Nobody else may use the profile meanwhile.
+    /// replaces what was stored before: copies of the former file open no more. Nobody else may use the profile meanwhile.
+    /// Exit code 3 with a result on stdout: it is stored, but some realms do not count it yet; run it again.
     Backup(Backup),
     /// Make a profile from such a file, with the PIN; its folder must be empty or absent
     ///
     /// Exit code 6: the PIN is wrong, and the message says how many guesses are left. Exit code 7: no guess is left, and
-    /// the realms have erased what they kept. The profile is what a backup brings back: see `junto help profile restore`.
-    /// It gets the passphrase of `--passphrase-file`, or none.
+    /// the realms have erased what they kept. After 3 the same PIN again is the same guess. The profile is what a backup brings back: see `junto help profile restore`.
+    /// It gets the passphrase of `--passphrase-file`, or none, also if the original had one: the result says so.
     Restore(Restore),
     /// Have all realms erase what they keep for this set file: no PIN opens the sealed file any more
     Delete(Reach),
@@ -89,6 +90,9 @@ pub(crate) struct Backup {
     /// Wrong PINs in a row until a realm erases its part
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) guesses: u16,
+    /// Replace FILE whatever it is; otherwise only an earlier backup with the same set file is replaced
+    #[arg(long)]
+    pub(crate) replace: bool,
     /// Go on when realms are absent, as long as enough are there: any further one that is lost may be one too many
     #[arg(long)]
     pub(crate) allow_absent: bool,

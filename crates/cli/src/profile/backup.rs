@@ -4,7 +4,7 @@
 //! the profile as it was: see [`restore`].
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use junto_backup::{BackupError, Cost, Locked, Name, Reader, Writer, is_left_out};
@@ -45,12 +45,23 @@ pub(crate) struct Restored {
 /// # Errors
 /// An existing file is never overwritten, and none is there before it is whole.
 pub(crate) fn write(profile: &Profile, out: &Path, passphrase: &[u8]) -> Result<Contents, Failure> {
-    write_at(profile, out, passphrase, Cost::NORMAL)
+    write_behind(profile, out, b"", passphrase)
+}
+
+/// The same, behind some bytes that say whose it is.
+pub(crate) fn write_behind(
+    profile: &Profile,
+    out: &Path,
+    head: &[u8],
+    passphrase: &[u8],
+) -> Result<Contents, Failure> {
+    write_at(profile, out, head, passphrase, Cost::NORMAL)
 }
 
 fn write_at(
     profile: &Profile,
     out: &Path,
+    head: &[u8],
     passphrase: &[u8],
     cost: Cost,
 ) -> Result<Contents, Failure> {
@@ -81,7 +92,8 @@ fn write_at(
     let file = files::open_new(&staged, Mode::Private)
         .context(format_args!("cannot make {}", staged.display()))?;
     let written = || {
-        let file = BufWriter::new(file);
+        let mut file = BufWriter::new(file);
+        file.write_all(head).context(DOING)?;
         let mut writer =
             Writer::begin(file, &profile.key, passphrase, cost, random()).context(DOING)?;
         let mut contents = Contents::default();
@@ -162,12 +174,13 @@ fn collect(dir: &Path, prefix: &str, found: &mut Vec<Name>) -> Result<(), Failur
 /// # Errors
 /// Whatever goes wrong, nothing is left behind.
 pub(super) fn restore(file: &Path, dir: &Path, passphrase: &[u8]) -> Result<Restored, Failure> {
-    restore_for(file, dir, passphrase, Some(passphrase))
+    restore_for(file, 0, dir, passphrase, Some(passphrase))
 }
 
-/// The same; the profile gets the passphrase `protect`, or none.
+/// The same of a backup behind `head` bytes; the profile gets the passphrase `protect`, or none.
 pub(crate) fn restore_for(
     file: &Path,
+    head: usize,
     dir: &Path,
     passphrase: &[u8],
     protect: Option<&[u8]>,
@@ -179,7 +192,7 @@ pub(crate) fn restore_for(
     name.push(".restoring");
     let staging = PathBuf::from(name);
     let locked = clear(&staging)?;
-    let result = restore_into(file, &staging, passphrase, protect).and_then(|restored| {
+    let result = restore_into(file, head, &staging, passphrase, protect).and_then(|restored| {
         let place = || {
             // Of an empty folder; a full one stays, and the renaming fails.
             let _ = fs::remove_dir(dir);
@@ -254,6 +267,7 @@ pub(crate) fn refuse_occupied(dir: &Path) -> Result<(), Failure> {
 
 fn restore_into(
     file: &Path,
+    head: usize,
     dir: &Path,
     passphrase: &[u8],
     protect: Option<&[u8]>,
@@ -266,7 +280,9 @@ fn restore_into(
         ))
         .help("nothing was restored; use another copy of it"),
     };
-    let input = File::open(file).context(format_args!("cannot open {}", file.display()))?;
+    let opening = format!("cannot open {}", file.display());
+    let mut input = File::open(file).context(&opening)?;
+    input.seek(SeekFrom::Start(head as u64)).context(&opening)?;
     let locked = Locked::read(BufReader::new(input)).map_err(refused)?;
     let mut backup = locked.open(passphrase).map_err(refused)?;
     let mut restored = Restored::default();
@@ -338,7 +354,7 @@ mod tests {
         profile.write_sealed("bls/k.key", b"a share").unwrap();
         let file = dir.join("backup");
         let cost = Cost::new(8, 1, 1).unwrap();
-        let contents = write_at(&profile, &file, b"p", cost).unwrap();
+        let contents = write_at(&profile, &file, b"", b"p", cost).unwrap();
         assert_eq!(contents.files, 2);
         file
     }

@@ -24,10 +24,10 @@ mod command;
 mod key;
 mod passphrase;
 
-pub(crate) use backup::{refuse_occupied, restore_for, write as write_backup};
+pub(crate) use backup::{Contents, Restored, refuse_occupied, restore_for, write_behind};
 pub(crate) use command::run;
 pub(crate) use key::is_protected;
-pub(crate) use passphrase::{Source, ask, can_ask, read_first_line};
+pub(crate) use passphrase::{Source, ask, can_ask, read_first_line, read_secret_line};
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};

@@ -47,29 +47,29 @@ impl Source {
 
 /// The first line of a file, without its end.
 pub(crate) fn read_first_line(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    read_secret_line(path, "passphrase")
+}
+
+/// The same, called what it is.
+pub(crate) fn read_secret_line(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
-    let file = File::open(path).context(format_args!(
-        "cannot open the passphrase file {}",
-        path.display()
-    ))?;
+    let name = path.display();
+    let file = File::open(path).context(format_args!("cannot open the {what} file {name}"))?;
     file.take(LONGEST + 1)
         .read_to_end(&mut bytes)
-        .context(format_args!(
-            "cannot read the passphrase file {}",
-            path.display()
-        ))?;
+        .context(format_args!("cannot read the {what} file {name}"))?;
     let end = bytes
         .iter()
         .position(|&b| b == b'\n' || b == b'\r')
         .unwrap_or(bytes.len());
     bytes.truncate(end);
-    check(bytes, &path.display().to_string())
+    check(bytes, &name.to_string(), what)
 }
 
-fn check(bytes: Zeroizing<Vec<u8>>, from: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+fn check(bytes: Zeroizing<Vec<u8>>, from: &str, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     if bytes.is_empty() || bytes.len() as u64 > LONGEST {
         return Err(Failure::usage(format_args!(
-            "{from} must hold a passphrase of 1 to {LONGEST} bytes"
+            "{from} must hold a {what} of 1 to {LONGEST} bytes"
         )));
     }
     Ok(bytes)
@@ -86,8 +86,9 @@ pub(crate) fn ask(question: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let answer = terminal
         .write_str(question)
         .and_then(|()| terminal.read_secure_line());
-    let answer = Zeroizing::new(answer.context("cannot ask for the passphrase")?);
-    check(Zeroizing::new(answer.as_bytes().to_vec()), "the answer")
+    let answer = Zeroizing::new(answer.context("cannot ask on the terminal")?);
+    let answer = Zeroizing::new(answer.as_bytes().to_vec());
+    check(answer, "the answer", "text")
 }
 
 /// A new passphrase: from a file, or asked for twice.

@@ -3,13 +3,29 @@
 mod client;
 mod floor;
 mod flow;
+mod guess;
 mod realm;
 mod replica;
+mod sealed;
 mod set;
+mod status;
+mod store;
 
 use crate::args::{Global, RealmCommand, VaultCommand};
 use crate::failure::Failure;
 use crate::output::Output;
+
+/// Switches core files and debuggers off and keeps this process's memory from being swapped; says what it could not.
+#[cfg(target_os = "linux")]
+fn keep_in_memory() -> Vec<String> {
+    let short = junto_realm::memory::keep();
+    short.iter().map(|it| it.advice().to_owned()).collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn keep_in_memory() -> Vec<String> {
+    vec!["on this system what is kept in memory may be written to a disk".to_owned()]
+}
 
 /// Runs one of the commands.
 pub(crate) async fn run(
@@ -21,7 +37,7 @@ pub(crate) async fn run(
         VaultCommand::Backup(arguments) => client::backup(arguments, global, output).await,
         VaultCommand::Restore(arguments) => client::restore(arguments, global, output).await,
         VaultCommand::Delete(reach) => client::delete(&reach, output).await,
-        VaultCommand::Status(reach) => client::status(&reach, output).await,
+        VaultCommand::Status(reach) => status::status(&reach, output).await,
         VaultCommand::Tenant { out, name } => set::make_tenant(&out, &name, output),
         VaultCommand::Set {
             out,

@@ -32,6 +32,8 @@ const KEY: &str = "realm.key";
 const PUBLIC: &str = "realm.json";
 /// Records of all tenants together: a replica that was away gets all of them in one piece, of at most 64 MiB.
 const RECORDS_MAX: usize = 4096;
+/// Records of each tenant unless the settings say otherwise, or there are too many tenants for that.
+const RECORDS_EACH: u32 = 1000;
 /// Longest wait for a replica to say something.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest wait for a replica to end.
@@ -66,13 +68,15 @@ impl Settings {
             let (name, public) = set::tenant(text)?;
             Ok((name, hex::encode(public.as_bytes())))
         });
+        let most = u32::try_from(RECORDS_MAX).unwrap_or(u32::MAX);
         let settings = Self {
             bind: host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             host,
             port,
             replicas,
             rollbacks,
-            records_max: 1000,
+            records_max: RECORDS_EACH
+                .min(most / u32::try_from(tenants.len()).unwrap_or(most).max(1)),
             tenants: named.collect::<Result<_, Failure>>()?,
         };
         settings.check()?;
@@ -318,10 +322,9 @@ impl Group {
             members: born.into_iter().map(|born| (born.id, born.peers)).collect(),
             card: hex::encode(card.to_bytes()),
         };
-        let line = serde_json::to_string(&begin).context("cannot write JSON")?;
-        let line = Zeroizing::new(line + "\n");
+        let line = begin.line()?;
         for replica in &mut replicas {
-            let told = replica.stdin.write_all(line.as_bytes()).await;
+            let told = replica.stdin.write_all(&line).await;
             told.context("a replica cannot be told of its group")?;
             replica
                 .stdin
@@ -404,6 +407,7 @@ async fn asked_to_end() -> Result<(), Failure> {
 
 /// `junto vault realm start`.
 pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
+    super::keep_in_memory();
     let settings = Settings::read(dir)?;
     let progress = output.progress("starting the replicas");
     let mut group = Group::start(dir, &settings, output).await?;
@@ -423,6 +427,7 @@ pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
 
 /// `junto vault realm try`.
 pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<(), Failure> {
+    super::keep_in_memory();
     make_dir(dir)?;
     output.say(
         "FOR TRYING ONLY: three realms on one machine of one operator, with evidence that proves nothing; all is forgotten at the end.",
@@ -441,7 +446,7 @@ pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<
         .iter()
         .map(|group| RealmFile::new(&group.realm, group.addresses.clone()));
     let set = dir.join("set.json");
-    set::write_set(&set, 2, tenant, realms.collect())?;
+    set::write_set(&set, 2, tenant, realms.collect(), true)?;
     progress.done();
     let reports: Vec<_> = groups.iter().map(Group::report).collect();
     output.result(

@@ -20,6 +20,8 @@ use crate::random;
 
 /// Longest line that it is told: a thousand tenants with long names.
 const LINE_MAX: u64 = 1024 * 1024;
+/// Room for that line: more only with thousands of tenants.
+const BEGIN_BYTES: usize = 256 * 1024;
 /// Longest wait for a leader of its group.
 const LEADER_MAX: Duration = Duration::from_secs(60);
 
@@ -50,6 +52,16 @@ pub(super) struct Begin {
     pub(super) card: String,
 }
 
+impl Begin {
+    /// In a buffer that does not grow: one that does leaves copies of the secret.
+    pub(super) fn line(&self) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let mut line = Zeroizing::new(Vec::with_capacity(BEGIN_BYTES));
+        serde_json::to_writer(&mut *line, self).context("cannot write JSON")?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
 /// What it says when its group has a leader.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -68,20 +80,9 @@ const LINES: Output = Output {
     quiet: true,
 };
 
-#[cfg(target_os = "linux")]
-fn keep_in_memory() -> Vec<String> {
-    let short = junto_realm::memory::keep();
-    short.iter().map(|it| it.advice().to_owned()).collect()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn keep_in_memory() -> Vec<String> {
-    vec!["on this system the realm's memory may be written to a disk".to_owned()]
-}
-
 /// `junto vault realm replica`.
 pub(super) async fn run(listen: &str) -> Result<(), Failure> {
-    let short = keep_in_memory();
+    let short = super::keep_in_memory();
     let key = BootKey::generate(&mut random());
     let inner = TcpListener::bind("127.0.0.1:0")
         .await

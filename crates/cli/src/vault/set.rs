@@ -47,6 +47,9 @@ pub(super) struct TenantFile {
 #[serde(deny_unknown_fields)]
 struct SetFile {
     junto_vault_set: u8,
+    /// Its realms are for trying.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    trial: bool,
     threshold: u8,
     user: String,
     tenant: TenantFile,
@@ -58,6 +61,8 @@ struct SetFile {
 
 /// Realms as a client reaches them.
 pub(super) struct Set {
+    /// They are processes of `junto vault realm try`.
+    pub(super) trial: bool,
     pub(super) realms: RealmSet,
     pub(super) account: Account,
     /// In the order of the set.
@@ -80,10 +85,17 @@ fn read<T: for<'a> Deserialize<'a>>(path: &Path, what: &str) -> Result<T, Failur
     })
 }
 
+/// As JSON, in a buffer that never grows: one that does leaves copies of secrets behind.
+fn json_of(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut text = Zeroizing::new(Vec::with_capacity(FILE_MAX as usize));
+    serde_json::to_writer_pretty(&mut *text, value).context("cannot write JSON")?;
+    text.push(b'\n');
+    Ok(text)
+}
+
 fn write(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
-    let text = Zeroizing::new(text + "\n");
-    files::create(path, text.as_bytes(), Mode::Private)
+    let text = json_of(value)?;
+    files::create(path, &text, Mode::Private)
         .context(format_args!("cannot make {}", path.display()))
 }
 
@@ -103,11 +115,15 @@ impl RealmFile {
         let wrong = || Failure::usage(format_args!("`{}` is no realm", self.realm));
         let id = key(&self.realm).ok_or_else(wrong)?;
         VerifyingKey::from_bytes(&id).map_err(|_| wrong())?;
-        let sized = |address: &String| (3..=ADDRESS_BYTES_MAX).contains(&address.len());
+        // They are printed: nothing in them speaks to a terminal.
+        let sized = |address: &String| {
+            (3..=ADDRESS_BYTES_MAX).contains(&address.len())
+                && address.bytes().all(|byte| byte.is_ascii_graphic())
+        };
         let fits = (1..=ADDRESSES_MAX).contains(&self.addresses.len());
         if !fits || !self.addresses.iter().all(sized) {
             return Err(Failure::usage(format_args!(
-                "the realm {} has no addresses, or too many",
+                "the realm {} has no addresses, too many, or such as none has",
                 self.realm
             )));
         }
@@ -172,7 +188,7 @@ pub(super) fn make(
     let realms = realms.iter().map(|path| read(path, "realm's file"));
     let realms = realms.collect::<Result<Vec<RealmFile>, _>>()?;
     let policy = policy.map(|path| read(path, "policy")).transpose()?;
-    write_set_for(out, threshold, tenant, realms, policy)?;
+    write_set_for(out, threshold, tenant, realms, policy, false)?;
     let set = open(out, Accepted::default())?;
     let count = set.realms.realms().len();
     output.result(
@@ -192,8 +208,9 @@ pub(super) fn write_set(
     threshold: u8,
     tenant: TenantFile,
     realms: Vec<RealmFile>,
+    trial: bool,
 ) -> Result<(), Failure> {
-    write_set_for(out, threshold, tenant, realms, None)
+    write_set_for(out, threshold, tenant, realms, None, trial)
 }
 
 fn write_set_for(
@@ -202,11 +219,13 @@ fn write_set_for(
     tenant: TenantFile,
     realms: Vec<RealmFile>,
     policy: Option<Policy>,
+    trial: bool,
 ) -> Result<(), Failure> {
     let mut user = [0; 16];
     random().fill_bytes(&mut user);
     let file = SetFile {
         junto_vault_set: 1,
+        trial,
         threshold,
         user: hex::encode(user),
         tenant,
@@ -214,8 +233,7 @@ fn write_set_for(
         policy,
     };
     // What cannot be read again is not written.
-    let text = serde_json::to_string(&file).context("cannot write JSON")?;
-    let again = serde_json::from_str(&Zeroizing::new(text)).context("cannot read JSON")?;
+    let again = serde_json::from_slice(&json_of(&file)?).context("cannot read JSON")?;
     check(again, Accepted::default(), out)?;
     write(out, &file)
 }
@@ -250,6 +268,7 @@ fn check(file: SetFile, accepted: Accepted, path: &Path) -> Result<Set, Failure>
         client.map(Arc::new).context("TLS")
     });
     Ok(Set {
+        trial: file.trial,
         realms: set,
         account,
         clients: clients.collect::<Result<_, _>>()?,
@@ -286,9 +305,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("set.json");
         let tenant = || TenantFile::new("junto").unwrap();
-        write_set(&path, 2, tenant(), (1..=3).map(realm).collect()).unwrap();
+        write_set(&path, 2, tenant(), (1..=3).map(realm).collect(), true).unwrap();
         let set = open(&path, Accepted::default()).unwrap();
         assert_eq!((set.realms.threshold(), set.clients.len()), (2, 3));
+        assert!(set.trial);
         for (client, realm) in set.clients.iter().zip(set.realms.realms()) {
             assert_eq!(client.realm(), realm);
         }
@@ -300,6 +320,7 @@ mod tests {
             ("\"junto_vault_set\": 1", "\"junto_vault_set\": 2"),
             ("\"key\": \"", "\"key\": \"0"),
             ("127.0.0.1:1", ""),
+            ("127.0.0.1:1", "\\u001b[2J:1"),
             ("\"user\"", "\"usher\""),
             (&realm(1).realm, &realm(2).realm),
         ] {
@@ -307,7 +328,7 @@ mod tests {
             std::fs::write(&other, text.replacen(from, to, 1)).unwrap();
             assert!(open(&other, Accepted::default()).is_err(), "{from} -> {to}");
         }
-        assert!(write_set(&other, 1, tenant(), (1..=3).map(realm).collect()).is_err());
+        assert!(write_set(&other, 1, tenant(), (1..=3).map(realm).collect(), true).is_err());
     }
 
     #[test]
@@ -320,7 +341,7 @@ mod tests {
             "measurements": [format!("snp:{}", "07".repeat(48))], "nodes": ["0b".repeat(32)],
         }))
         .unwrap();
-        write_set_for(&path, 2, tenant, realms, Some(policy.clone())).unwrap();
+        write_set_for(&path, 2, tenant, realms, Some(policy.clone()), false).unwrap();
         let file: SetFile = read(&path, "set file").unwrap();
         assert_eq!(file.policy, Some(policy));
         assert!(open(&path, Accepted::default()).is_ok());

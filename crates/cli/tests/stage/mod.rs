@@ -11,6 +11,7 @@
 
 #[cfg(unix)]
 pub(crate) mod daemon;
+pub(crate) mod gate;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
