@@ -66,6 +66,19 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> Result<(), Fai
         }
         BenchCommand::Session { messages, memory } => session(messages, memory, output).await,
         BenchCommand::Files { mib } => files(mib, output).await,
+        BenchCommand::Vault {
+            recoveries,
+            clients,
+            records,
+        } => {
+            let options = junto_realm::bench::Options {
+                recoveries: usize::from(recoveries),
+                clients: usize::from(clients),
+                records,
+                ..Default::default()
+            };
+            vault(options, output).await
+        }
     }
 }
 
@@ -189,6 +202,44 @@ async fn outside_relay(
             format!("server before, after  {:>10.1} MiB, {:.1} MiB", r.start_bytes as f64 / 1048576.0, report.end_bytes as f64 / 1048576.0),
         ]
         .join("\n")
+    })
+}
+
+async fn vault(options: junto_realm::bench::Options, output: Output) -> Result<(), Failure> {
+    let progress = output.progress("measuring what getting back costs");
+    let told = |what: &str| progress.step(format!("measuring {what}"));
+    let report = junto_realm::bench::run(options, told).await;
+    let report = report.map_err(Failure::failed)?;
+    progress.done();
+    output.result(&report, || {
+        let mut lines = vec![format!(
+            "{:<8} {:>8} {:>12} {:>12} {:>12} {:>12} {:>12} {:>8} {:>8}",
+            "realms", "replicas", "p50 ms", "p99 ms", "/s", "bare ms", "commit ms", "floor %", "rate %"
+        )];
+        lines.extend(report.shapes.iter().map(|shape| {
+            let realms = format!("{} of {}", shape.threshold, shape.realms);
+            format!(
+                "{realms:<8} {:>8} {:>12.2} {:>12.2} {:>12.0} {:>12.2} {:>12.2} {:>8.0} {:>8.0}",
+                shape.replicas,
+                shape.recovery_us.p50 / 1e3,
+                shape.recovery_us.p99 / 1e3,
+                shape.per_second,
+                shape.bare_us / 1e3,
+                shape.commit_us.p50 / 1e3,
+                shape.floor_over_latency * 100.0,
+                shape.rate_over_floor * 100.0,
+            )
+        }));
+        let (median, longest) = report.failover_ms;
+        let (out, back) = report.snapshot_per_second;
+        lines.extend([
+            "a recovery asks all realms three times; its floor is three commits of openraft and the bare work".to_owned(),
+            format!("Argon2id, on the client     {:>10.0} ms", report.argon2_ms),
+            format!("a leader of three is killed {median:>10.0} ms without an answer, {longest:.0} at most"),
+            format!("a record in memory          {:>10} bytes", known(report.record_bytes)),
+            format!("a record in a snapshot      {:>10.0} bytes; {out:.0} a second out, {back:.0} in", report.snapshot_record_bytes),
+        ]);
+        lines.join("\n")
     })
 }
 

@@ -330,7 +330,7 @@ fn a_connection_is_measured_beside_tcp() {
     let stage = Stage::new();
     let small = ["bench", "run", "--messages", "200", "--bulk", "1"];
     let figures = stage.run("p", &small).ok().clone();
-    for path in ["memory", "queues"] {
+    for path in ["memory", "direct", "queues"] {
         for ratio in ["hop_over_tcp", "bulk_over_tcp"] {
             assert!(figures[path][ratio].as_f64().unwrap() > 0.0, "{figures}");
         }

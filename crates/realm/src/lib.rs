@@ -9,6 +9,7 @@
 //! tests. Every start has a key of its own ([`BootKey`]), which is the replica's name; a [`Card`], signed by the realm, says
 //! whose keys count. Clients reach a realm by a [`RealmClient`]. The exact bytes are in `docs/spec/vault.md`.
 
+pub mod bench;
 mod channel;
 mod client;
 mod evidence;

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     Channel, DisplayName, Execution, Kind, LocalError, Members, Params, PartyCount, PartyIndex,
     Persona, Policy, Session, SessionError, Sessions,
-    adapters::tcp::{Greeting, Mesh, MeshError},
+    adapters::tcp::{self, Greeting, Mesh, MeshError, Ways},
     carrier::Carriage,
 };
 
@@ -120,10 +120,11 @@ pub async fn programs(
     b: Seat,
     options: Options,
     formed: impl AsyncFnOnce() -> Result<(), LocalError>,
+    ways: impl AsyncFn(PartyIndex) -> io::Result<Option<Arc<dyn Ways>>>,
 ) -> Result<Figures, MeshError> {
     let ([host, joiner], [a, b]) = form(a, b, options.patience).await?;
     let figures = match formed().await {
-        Ok(()) => program_figures(&a, &b, options).await,
+        Ok(()) => program_figures(&a, &b, options, ways).await,
         Err(error) => Err(SessionError::from(error).into()),
     };
     // Before the runtime of their tasks ends.
@@ -133,19 +134,37 @@ pub async fn programs(
     figures
 }
 
-async fn program_figures(a: &Session, b: &Session, options: Options) -> Result<Figures, MeshError> {
+async fn program_figures(
+    a: &Session,
+    b: &Session,
+    options: Options,
+    ways: impl AsyncFn(PartyIndex) -> io::Result<Option<Arc<dyn Ways>>>,
+) -> Result<Figures, MeshError> {
     let failed = |error: io::Error| MeshError::Listen(Arc::new(error));
     let program = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let (dials, answers) = (
         program().await.map_err(failed)?,
         program().await.map_err(failed)?,
     );
-    let near = Mesh::open(a, dials.local_addr().map_err(failed)?, Greeting::Unknown).await?;
-    let far = Mesh::open(b, answers.local_addr().map_err(failed)?, Greeting::Unknown).await?;
+    let open = async |session: &Session, program: &TcpListener| {
+        let place = program.local_addr().map_err(failed)?;
+        let ways = ways(session.me()).await.map_err(failed)?;
+        let ways = ways.map(|ways| (tcp::Policy::DirectOnly, ways));
+        let direct = ways.is_some();
+        let mesh = Mesh::open_with(session, place, Greeting::Unknown, ways).await?;
+        Ok::<_, MeshError>((mesh, direct))
+    };
+    let (near, direct) = open(a, &dials).await?;
+    let (far, _) = open(b, &answers).await?;
     for mesh in [&near, &far] {
         let deadline = tokio::time::Instant::now() + options.patience;
         mesh.more(Members::NONE, deadline).await?;
         mesh.run(options.patience);
+    }
+    if direct {
+        let paths = near.other_direct(Members::NONE);
+        let come = tokio::time::timeout(options.patience, paths).await;
+        come.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
     }
     let measured = async {
         let way = near.ways().get(&b.me()).ok_or(io::ErrorKind::NotFound)?;

@@ -40,10 +40,10 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         memory: bool,
     },
-    /// A connection between two programs of `junto run`, over queues and over the carrier in memory, against plain TCP
+    /// A connection between two programs of `junto run`, over queues, directly, and over the carrier in memory, against plain TCP
     ///
     /// The rows differ by one layer each: what the streams and the session take shows in memory, what agents, disk and relay take
-    /// over a queue beside it, and what of that is waiting for one queue over several.
+    /// over a queue beside it, and what of that is waiting for one queue over several. The direct path is QUIC on loopback.
     Run {
         /// Small messages to send
         #[arg(long, default_value_t = 20_000)]
@@ -63,6 +63,20 @@ pub(crate) enum BenchCommand {
         /// Size of the file in MiB; three are sent
         #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
         mib: u64,
+    },
+    /// Getting back by a PIN, over realms of one and more replicas on this machine, against consensus and cryptography alone
+    ///
+    /// Argon2id, which is the client's alone and takes longer than all of this, is measured by itself. About two minutes.
+    Vault {
+        /// Recoveries of one client after the other, for each shape
+        #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        recoveries: u16,
+        /// Clients at once
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=200))]
+        clients: u16,
+        /// Records whose memory is measured
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        records: u32,
     },
     /// Key generation and signing, against bare `blst` calls
     Bls {

@@ -1,10 +1,11 @@
 //! `junto bench run`: a connection of two programs, layer by layer.
 
-use std::time::Duration;
+use std::{io, sync::Arc, time::Duration};
 
 use junto_agent::{Agent, ConnectionView};
-use junto_session::LocalError;
+use junto_session::adapters::tcp::Ways;
 use junto_session::bench::{Figures, Options, loopback, programs, stream_figures};
+use junto_session::{LocalError, PartyIndex};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
@@ -39,9 +40,13 @@ pub(super) async fn run(
     let mut paths = Vec::new();
     for (name, table, queues) in [
         ("memory", Table::in_memory()?, 1),
+        ("direct", Table::over_queues(distance).await?, 1),
         ("queues", Table::over_queues(distance).await?, 1),
         ("striped", Table::over_queues(distance).await?, stripes),
     ] {
+        if name == "direct" && cfg!(not(feature = "direct")) {
+            continue;
+        }
         progress.step(format!("measuring a connection: {name}"));
         let [near, far] = table.seats;
         let agents = table.agents;
@@ -49,7 +54,8 @@ pub(super) async fn run(
             let striped = stripe(&agents, queues, options.patience).await;
             striped.map_err(|failure| LocalError::Carrier(failure.message.into()))
         };
-        let figures = programs(near, far, options, formed).await;
+        let ways = async |me| ways(name, me).await;
+        let figures = programs(near, far, options, formed, ways).await;
         let figures = figures.map_err(Failure::failed)?;
         paths.push(Path { name, figures });
     }
@@ -91,6 +97,21 @@ pub(super) async fn run(
         ));
         lines.join("\n")
     })
+}
+
+/// On loopback, whatever the distance to the relay.
+#[cfg(feature = "direct")]
+async fn ways(name: &str, me: PartyIndex) -> io::Result<Option<Arc<dyn Ways>>> {
+    if name != "direct" {
+        return Ok(None);
+    }
+    let direct = junto_direct::Direct::open(me, junto_direct::Reach::Loopback).await?;
+    Ok(Some(Arc::new(direct)))
+}
+
+#[cfg(not(feature = "direct"))]
+async fn ways(_: &str, _: PartyIndex) -> io::Result<Option<Arc<dyn Ways>>> {
+    Ok(None)
 }
 
 fn bulk_over(figures: &Figures, floor: &Figures) -> f64 {
