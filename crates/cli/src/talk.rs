@@ -22,14 +22,15 @@ const LINE_MAX: usize = 64 * 1024;
 
 pub(crate) async fn send(arguments: Send, global: &Global, output: Output) -> Result<(), Failure> {
     let message = match &arguments.message {
+        // A variable of the shell that is not set. What comes from standard input may be nothing.
+        Some(text) if text.is_empty() => {
+            return Err(Failure::usage(
+                "there is nothing to send: the message is empty",
+            ));
+        }
         Some(text) => text.clone().into_bytes(),
         None => input::read_stdin()?,
     };
-    if message.is_empty() {
-        return Err(Failure::usage(
-            "there is nothing to send: the message is empty",
-        ));
-    }
     if let Some(name) = &arguments.whom.contact {
         return contact::send(name, &message, arguments.wait, global, output).await;
     }
