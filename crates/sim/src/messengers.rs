@@ -552,8 +552,9 @@ impl World {
             }
             Event::RelayDown { .. } | Event::RelayUp { .. } | Event::Rotated { .. } => Ok(()),
             // What a relay that lies may say at any time.
-            Event::TakenOver { .. } if self.terms != Terms::Honest => Ok(()),
-            Event::AddressMoved { .. } if self.terms == Terms::Told => Ok(()),
+            Event::TakenOver { .. } | Event::AddressMoved { .. } if self.terms != Terms::Honest => {
+                Ok(())
+            }
             other @ (Event::Failed { .. }
             | Event::Unreadable { .. }
             | Event::Irregular { .. }
