@@ -135,6 +135,9 @@ pub struct Report {
 /// # Errors
 /// [`BenchError`].
 pub async fn run(options: Options, mut told: impl FnMut(&str)) -> Result<Report, BenchError> {
+    // First, while nothing that was given back lies about to be used again.
+    told("memory");
+    let memory = memory(options.records)?;
     told("Argon2id");
     let argon2_ms = argon2()?;
     let mut shapes = Vec::new();
@@ -146,8 +149,6 @@ pub async fn run(options: Options, mut told: impl FnMut(&str)) -> Result<Report,
     }
     told("leaders that are killed");
     let failover_ms = failover(options.failovers).await?;
-    told("memory");
-    let memory = memory(options.records)?;
     Ok(Report {
         argon2_ms,
         shapes,
