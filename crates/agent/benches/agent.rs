@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use junto_agent::bench::{BenchOptions, distant};
 use junto_agent::{
-    Agent, AgentConfig, ConnectionId, Event, Events, Noise, Pace, PostQuantum, Routing, Spread, Tag,
+    Agent, AgentConfig, ConnectionId, Event, Events, MessageId, Noise, Pace, PostQuantum, Routing,
+    Spread, Tag,
 };
 use junto_crypto::aead::StoreKey;
 use junto_relay::{Relay, RelayConfig, RunningRelay};
@@ -49,12 +50,17 @@ impl Party {
         }
     }
 
-    async fn take(&mut self) {
+    async fn next(&mut self) -> (ConnectionId, MessageId) {
         loop {
             if let Event::Message { connection, id, .. } = self.events.next().await.unwrap() {
-                return self.agent.ack(connection, id).await.unwrap();
+                return (connection, id);
             }
         }
+    }
+
+    async fn take(&mut self) {
+        let (connection, id) = self.next().await;
+        self.agent.ack(connection, id).await.unwrap();
     }
 }
 
@@ -200,8 +206,15 @@ async fn over_queues(queues: usize, delay: Duration, count: u32) -> f64 {
             }
         }
     });
+    // Who reads several queues acknowledges what comes from one while the others wait for theirs.
+    let mut acks = tokio::task::JoinSet::new();
     for _ in 0..count {
-        bob.take().await;
+        let (connection, id) = bob.next().await;
+        let agent = bob.agent.clone();
+        acks.spawn(async move { agent.ack(connection, id).await });
+    }
+    while let Some(acked) = acks.join_next().await {
+        acked.unwrap().unwrap();
     }
     sending.await.unwrap();
     f64::from(count) / start.elapsed().as_secs_f64()
