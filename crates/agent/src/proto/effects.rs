@@ -113,6 +113,8 @@ pub enum Timer {
     Quota(ConnectionId),
     /// It is time to choose what goes next, or to send it.
     Noise(ConnectionId),
+    /// With noise: what came has had its time before it is acknowledged.
+    Acknowledge(ConnectionId),
     /// A relay refused something for a reason that may have passed.
     Retry(RelayId),
     /// An address may take another request.

@@ -339,6 +339,11 @@ impl Machine {
                         connection.slot_due(&mut self.effects, rng);
                     }
                 }
+                Timer::Acknowledge(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.acknowledge_held(&mut self.effects);
+                    }
+                }
                 Timer::Requests(tag) => self.ask_for_requests(tag),
                 Timer::Retry(relay) => {
                     for address in self.addresses.values_mut() {

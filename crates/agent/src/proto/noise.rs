@@ -40,6 +40,10 @@ const LEAD: Duration = Duration::from_millis(100);
 const GAP_MIN: Duration = Duration::from_millis(200);
 const _: () = assert!(GAP_MIN.as_millis() == 2 * LEAD.as_millis());
 
+/// How long after it came a message is acknowledged to the relay, whatever it is: by then it is stored, as noise is, and
+/// what an application that reads at once makes of it as well.
+const ACKNOWLEDGED: Duration = LEAD;
+
 /// The shortest interval, or mean, that may be chosen: four times a second two blocks of 16 KiB for the sender, and
 /// three for the recipient, for each queue.
 pub const NOISE_INTERVAL_MIN: Duration = Duration::from_millis(250);
@@ -247,6 +251,15 @@ impl Slots {
     /// Whether messages go whatever is said, in slots or as answers.
     pub(super) fn is_noisy(&self) -> bool {
         self.is_running() || self.answers()
+    }
+
+    /// How long after it came a message is acknowledged to the relay.
+    pub(super) fn acknowledged_after(&self) -> Duration {
+        if self.is_noisy() {
+            ACKNOWLEDGED
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Takes the answer that is owed.

@@ -14,6 +14,7 @@ use junto_smp::message::DeliveryKey;
 use super::address::{QueueAddress, put_relay, read_relay};
 use super::connection::Suspension;
 use super::effects::{Effects, Owner, Purpose};
+use super::instant::Instant;
 use super::publication::Publication;
 use super::relay::{Auth, Operation, RelayId};
 use super::wire::{Malformed, Reader, put_fixed};
@@ -44,6 +45,14 @@ pub(super) struct Sender {
     pub(super) key: BoxKey,
 }
 
+/// A message whose acknowledgement waits: the application is too far behind, or there is noise, and what a message
+/// takes longer than noise is not to be seen.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub(super) message: QueueMessageId,
+    pub(super) until: Instant,
+}
+
 /// A queue that we receive on.
 pub(super) struct ReceiveQueue {
     pub(super) relay: RelayId,
@@ -55,8 +64,8 @@ pub(super) struct ReceiveQueue {
     pub(super) created: Option<Created>,
     pub(super) sender: Option<Sender>,
     pub(super) subscription: Subscription,
-    /// Received but not acknowledged to the relay: the application is too far behind.
-    pub(super) held: Option<QueueMessageId>,
+    /// Received but not acknowledged to the relay.
+    pub(super) held: Option<Held>,
     /// The number of the last message that came on it. Not stored.
     pub(super) last: u64,
     /// The short link that leads to it.

@@ -520,11 +520,6 @@ impl Connection {
         }
     }
 
-    /// Lets the relay send the next message, or not yet.
-    fn acknowledge(&mut self, place: Place, message: QueueMessageId, effects: &mut Effects) {
-        self.acknowledge_at(place, message, self.is_to_wait(place), effects);
-    }
-
     /// The application has a message durably.
     pub(super) fn acknowledged(
         &mut self,

@@ -31,7 +31,7 @@ use super::layer::SealedBody;
 use super::message::Body;
 use super::newcomer::{Newcomer, Offered, Progress, Step};
 use super::parallel::{QUEUES_MAX, Slot};
-use super::queue::{ReceiveQueue, Subscription};
+use super::queue::{Held, ReceiveQueue, Subscription};
 use super::relay::{Answer, Refusal, RelayId};
 use super::wire::{Malformed, Reader};
 
@@ -296,22 +296,21 @@ impl Connection {
         }
     }
 
-    /// Lets the relay of one of our queues send the next message, or not yet.
-    pub(super) fn acknowledge_at(
+    /// Lets the relay of one of our queues send the next message: now, or once nothing makes it wait any more.
+    pub(super) fn acknowledge(
         &mut self,
         place: Place,
         message: junto_smp::id::MessageId,
-        is_full: bool,
         effects: &mut Effects,
     ) {
-        let owner = self.owner_of(place);
-        if let Some(queue) = self.queue_mut(place) {
-            if is_full {
-                queue.held = Some(message);
-            } else {
-                queue.acknowledge(message, owner, effects);
-            }
+        let until = effects.now.after(self.slots.acknowledged_after());
+        if until > effects.now {
+            effects.wake_at(until, Timer::Acknowledge(self.id));
         }
+        if let Some(queue) = self.queue_mut(place) {
+            queue.held = Some(Held { message, until });
+        }
+        self.acknowledge_held(effects);
     }
 
     /// Acknowledges what was held back, on the queues that need not wait any more.
@@ -321,9 +320,13 @@ impl Connection {
             if self.is_to_wait(place) {
                 continue;
             }
-            let held = self.queue_mut(place).and_then(|queue| queue.held.take());
-            if let Some(message) = held {
-                self.acknowledge_at(place, message, false, effects);
+            let owner = self.owner_of(place);
+            let queue = self.queue_mut(place);
+            let due = queue.filter(|it| it.held.is_some_and(|held| held.until <= effects.now));
+            if let Some(queue) = due
+                && let Some(held) = queue.held.take()
+            {
+                queue.acknowledge(held.message, owner, effects);
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::proto::address::QueueUri;
 use crate::proto::connection::{AHEAD_MAX, Keys, OUTBOX_MAX, STRIPES_AHEAD_MAX};
 use crate::proto::effects::Timer;
 use crate::proto::link::InvitationLink;
+use crate::proto::queue::Held;
 use crate::proto::{ConnectionId, Tag, layer, version};
 
 pub(in crate::proto) fn relay(number: u8) -> ServerAddress {
@@ -537,7 +538,10 @@ fn a_relay_that_waits_for_a_queue_that_is_lost_goes_on() {
     let slot = *slot;
     // Far ahead of what the other one is to bring.
     connection.receive.last = connection.received.expected_id() + AHEAD_MAX;
-    connection.receive.held = Some(junto_smp::id::MessageId::random(&mut rng));
+    connection.receive.held = Some(Held {
+        message: junto_smp::id::MessageId::random(&mut rng),
+        until: effects.now,
+    });
     connection.acknowledge_held(&mut effects);
     assert!(connection.receive.held.is_some());
     connection.parallel_lost(slot, &mut effects, &mut rng);
