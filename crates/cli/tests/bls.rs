@@ -74,6 +74,28 @@ fn every_pair_signs() {
         &other,
     ];
     stage.run("outsider", &verify).failed(5);
+    // A profile that has signed is backed up like any other, with its signatures.
+    let passphrase = stage.file("passphrase", b"a long one\n");
+    let backup = stage.path("p1.backup").to_str().unwrap().to_owned();
+    let with = ["--backup-passphrase-file", passphrase.as_str()];
+    stage
+        .run("p1", &[&["profile", "backup", &backup], &with[..]].concat())
+        .ok();
+    stage
+        .run(
+            "back",
+            &[&["profile", "restore", &backup], &with[..]].concat(),
+        )
+        .ok();
+    let signatures = |profile: &str| {
+        let kept = stage.path(profile).join("bls/k.signatures");
+        let kept = std::fs::read_dir(kept).unwrap();
+        let mut names: Vec<_> = kept.map(|it| it.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(signatures("back"), signatures("p1"));
+    assert!(signatures("back").len() >= 2);
 }
 
 #[test]

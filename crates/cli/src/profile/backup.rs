@@ -119,8 +119,11 @@ fn write_at(
     written
 }
 
+/// Folders in folders that a profile has: `bls/NAME.signatures/`.
+const FOLDERS_MAX: usize = 2;
+
 /// The files of a profile that a backup holds, in order: all but locks, keys and what a crash left half written; those
-/// one folder deep as `folder/name`.
+/// in folders as `folder/name`, and `folder/folder/name`.
 fn names(dir: &Path) -> Result<Vec<Name>, Failure> {
     let mut found = Vec::new();
     collect(dir, "", &mut found)?;
@@ -136,7 +139,7 @@ fn collect(dir: &Path, prefix: &str, found: &mut Vec<Name>) -> Result<(), Failur
         let kind = entry.file_type().context(&reading)?;
         let file = entry.file_name();
         let text = format!("{prefix}{}", file.to_string_lossy());
-        if kind.is_dir() && prefix.is_empty() {
+        if kind.is_dir() && prefix.split('/').count() <= FOLDERS_MAX {
             collect(&path, &format!("{text}/"), found)?;
         } else if kind.is_file() && text.ends_with("-wal") {
             if entry.metadata().context(&reading)?.len() > 0 {
@@ -148,7 +151,7 @@ fn collect(dir: &Path, prefix: &str, found: &mut Vec<Name>) -> Result<(), Failur
             }
         } else if kind.is_symlink() || kind.is_dir() {
             let what = format_args!(
-                "{} is a link, or a folder in a folder: no backup holds what is there",
+                "{} is a link, or a folder too deep: no backup holds what is there",
                 path.display()
             );
             return Err(Failure::failed(what)
