@@ -149,7 +149,8 @@ impl Embedded {
         let name = session.to_string();
         let forming = self.junto.sessions.resume(&name).await;
         let forming = forming.map_err(session_failure)?;
-        let formed = lobby::formed(&self.junto, forming, patience, None, SILENT).await;
+        let again = |name: &str| format!("junto session wait {name}");
+        let formed = lobby::formed(&self.junto, forming, patience, None, again, SILENT).await;
         let (_, summary) = formed.map_err(|it| self.junto.explain(it))?;
         // Names of the parties come with the session by its name.
         let session = self.junto.session(&name, patience).await?;

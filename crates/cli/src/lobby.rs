@@ -23,7 +23,8 @@ pub(crate) async fn wait(
     offer: Option<Offer>,
     output: Output,
 ) -> Result<(), Failure> {
-    let (_, summary) = formed(junto, forming, patience, offer, output).await?;
+    let again = |name: &str| format!("junto session wait {name}");
+    let (_, summary) = formed(junto, forming, patience, offer, again, output).await?;
     output.result(&describe(&summary), || {
         format!(
             "{}\n\nCompare the safety code with the others, by voice or in person; then\n  junto session verify {} --code '…'",
@@ -33,18 +34,22 @@ pub(crate) async fn wait(
     })
 }
 
-/// Shows the lobby until all have joined; meanwhile others get the link by the code, if there is one.
+/// Shows the lobby until all have joined; meanwhile others get the link by the code, if there is one. `again` is the command
+/// that goes on waiting for the session of that name.
 pub(crate) async fn formed(
     junto: &Junto,
     forming: Forming,
     patience: Duration,
     mut offer: Option<Offer>,
+    again: impl Fn(&str) -> String,
     output: Output,
 ) -> Result<(Session, Summary), Failure> {
+    let summary = forming.summary().await.map_err(session_failure)?;
+    let again = again(&summary.name);
     let session = tokio::select! {
-        session = Box::pin(joined(junto, forming, patience, output)) => session,
+        session = Box::pin(joined(junto, forming, patience, &again, output)) => session,
         failure = Box::pin(code::betrayed(offer.as_mut(), output)) => {
-            Err(failure.by("`junto session wait NAME` goes on, with the link or `--code`"))
+            Err(failure.by(format_args!("`{again}` goes on, and others join by the link")))
         }
     };
     if let Some(offer) = offer {
@@ -60,6 +65,7 @@ async fn joined(
     junto: &Junto,
     forming: Forming,
     patience: Duration,
+    again: &str,
     output: Output,
 ) -> Result<Session, Failure> {
     junto.uses(forming.local()).await?;
@@ -92,7 +98,7 @@ async fn joined(
         Ok(session) => Ok(session),
         Err(error) => {
             let summary = forming.summary().await.map_err(session_failure)?;
-            Err(explain(junto, met_nobody, &summary, error))
+            Err(explain(junto, met_nobody, &summary, error, again))
         }
     }
 }
@@ -167,7 +173,13 @@ fn standing(
 }
 
 /// Says more about why a session did not form. `met_nobody`: no other party ever answered.
-fn explain(junto: &Junto, met_nobody: bool, summary: &Summary, error: SessionError) -> Failure {
+fn explain(
+    junto: &Junto,
+    met_nobody: bool,
+    summary: &Summary,
+    error: SessionError,
+    again: &str,
+) -> Failure {
     if matches!(error, SessionError::Refused(Refusal::NotPinned)) {
         return session_failure(error).help(
             "give the host this profile's key, as `junto profile key` prints it, and ask for a new session",
@@ -197,10 +209,15 @@ fn explain(junto: &Junto, met_nobody: bool, summary: &Summary, error: SessionErr
     }
     let incomplete = matches!(error, SessionError::Incomplete { .. });
     let mut failure = session_failure(error);
-    if let Some(trouble) = junto.sessions.carrier_trouble().filter(|_| incomplete) {
+    if !incomplete {
+        return failure;
+    }
+    if let Some(trouble) = junto.sessions.carrier_trouble() {
         failure.message = format!("{}; last trouble: {}", failure.message, trouble.text);
     }
-    failure
+    failure.help(format_args!(
+        "the session is kept: `{again}` goes on waiting"
+    ))
 }
 
 fn lobby(summary: &Summary) -> String {

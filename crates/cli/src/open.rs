@@ -1,5 +1,6 @@
 //! Opening a profile with its agent and its sessions, and ending it so that nothing said is left behind.
 
+use core::convert::Infallible;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -7,8 +8,9 @@ use std::time::Duration;
 
 use junto_agent::client::SocksServer;
 use junto_agent::store::StoreError;
-use junto_agent::{Agent, AgentConfig, AgentError, Events, Lines, Resync, Route};
+use junto_agent::{Agent, AgentConfig, AgentError, Events, Lines, Reach, RelayPath, Resync, Route};
 use junto_session::carrier::TroubleKind;
+use junto_session::carrier::agent::agents_lines;
 use junto_session::{
     Blame, Entry, Fault, LocalError, LocalId, Members, Misuse, PartyIndex, Session, SessionError,
     Sessions, Used, Warning,
@@ -16,6 +18,7 @@ use junto_session::{
 use tokio::sync::Mutex;
 
 use crate::args::Global;
+use crate::contact::plight;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::profile::{Profile, Succession};
@@ -26,6 +29,9 @@ use crate::way;
 pub(crate) const SETTLE: Duration = Duration::from_secs(20);
 /// The same where nobody waits for it: acknowledgements, and why a command failed.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How often a command looks whether its relays are there, and how often in a row one may not be before the user hears of it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 3;
 /// How long sessions and agents may take to put away what they were doing.
 pub(crate) const END: Duration = Duration::from_secs(5);
 
@@ -49,7 +55,10 @@ impl Junto {
         command: impl AsyncFnOnce(&Junto) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let junto = Junto::open(global).await?;
-        let result = command(&junto).await;
+        let result = tokio::select! {
+            result = command(&junto) => result,
+            never = junto.tell_of_relays(global.output()) => match never {},
+        };
         let result = result.map_err(|failure| junto.explain(failure));
         junto.warn(global.output());
         if result.is_err() {
@@ -58,6 +67,49 @@ impl Junto {
         }
         junto.end().await;
         result
+    }
+
+    /// Says which relays of the sessions in use are not there, and when they are again. Never returns.
+    async fn tell_of_relays(&self, output: Output) -> Infallible {
+        let mut down = BTreeMap::<RelayPath, u32>::new();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            // Whoever has it waits for the relays, and says so.
+            let Ok(used) = self.used.try_lock() else {
+                continue;
+            };
+            let lines = agents_lines(used.lines());
+            drop(used);
+            let Ok(routes) = self.agent.routes(lines).await else {
+                continue;
+            };
+            let before = core::mem::take(&mut down);
+            let routes: BTreeMap<_, _> = routes.iter().map(|it| (&it.path, it)).collect();
+            for route in routes.into_values() {
+                let looks = before.get(&route.path).copied().unwrap_or(0);
+                match route.reach {
+                    Reach::Down(_) => {
+                        if looks + 1 == LOOKS {
+                            output.say(format_args!(
+                                "{}; it is tried again and again",
+                                plight(route)
+                            ));
+                        }
+                        down.insert(route.path.clone(), looks.saturating_add(1));
+                    }
+                    Reach::Up if looks >= LOOKS => {
+                        output.say(format_args!(
+                            "the relay {} is there again",
+                            route.path.relay
+                        ));
+                    }
+                    Reach::Unknown if looks > 0 => {
+                        down.insert(route.path.clone(), looks);
+                    }
+                    Reach::Up | Reach::Unknown => {}
+                }
+            }
+        }
     }
 
     pub(crate) async fn open(global: &Global) -> Result<Self, Failure> {

@@ -126,14 +126,44 @@ impl Drop for Progress {
     }
 }
 
-/// The QR code of a link, for a terminal with a dark background; `None` if the text is too long for one.
+/// The QR code of a link, for a terminal with a dark background, or why it is not shown; `None` if the text is too long for one.
 pub(crate) fn qr_code(text: &str) -> Option<String> {
+    let columns = console::Term::stderr().size_checked();
+    qr_code_in(text, columns.map(|(_, columns)| usize::from(columns)))
+}
+
+/// The same in so many columns: one that is broken into lines is of no use, and hides the link.
+fn qr_code_in(text: &str, columns: Option<usize>) -> Option<String> {
     use qrcode::render::unicode::Dense1x2;
     let code = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L).ok()?;
-    Some(
-        code.render::<Dense1x2>()
-            .dark_color(Dense1x2::Light)
-            .light_color(Dense1x2::Dark)
-            .build(),
-    )
+    let drawn = code
+        .render::<Dense1x2>()
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
+        .build();
+    let width = drawn.lines().map(|line| line.chars().count()).max()?;
+    if columns.is_some_and(|columns| columns < width) {
+        return Some(format!(
+            "(A terminal of {width} columns shows a QR code here.)"
+        ));
+    }
+    Some(drawn)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_qr_code_is_shown_where_it_fits() {
+        let link = "junto:session/1/".repeat(20);
+        let drawn = qr_code_in(&link, None).unwrap();
+        let width = drawn.lines().next().unwrap().chars().count();
+        assert!(width > 60);
+        assert_eq!(qr_code_in(&link, Some(width)).unwrap(), drawn);
+        let narrow = qr_code_in(&link, Some(width - 1)).unwrap();
+        assert!(narrow.contains(&width.to_string()) && narrow.lines().count() == 1);
+    }
 }

@@ -783,7 +783,7 @@ async fn verify(junto: &Junto, name: &str, code: &str, output: Output) -> Result
     let summary = junto.sessions.find(name).await.map_err(session_failure)?;
     let own = summary.safety_code.ok_or_else(|| {
         Failure::failed("the session has not formed yet")
-            .help("`junto session wait NAME` goes on waiting")
+            .help(format_args!("`junto session wait {name}` goes on waiting"))
     })?;
     let digits = |text: &str| {
         text.chars()

@@ -243,3 +243,39 @@ fn a_profile_that_came_back_says_that_it_cannot_send_yet_and_keeps_nothing() {
     let rest = ["recv", "--contact", "alice", "--timeout", "3"];
     stage.run("bob", &rest).failed(3);
 }
+
+#[test]
+fn a_run_that_waits_says_how_others_join_what_goes_on_and_which_relay_is_away() {
+    let stage = Stage::new();
+    let (relay, address) = stage.relay();
+    let wait = ["--timeout", "2", "--", "true"];
+    let new = [
+        "run",
+        "--new",
+        "2",
+        "--name",
+        "s",
+        "--relay",
+        &address,
+        "--timeout",
+        "2",
+        "--",
+        "true",
+    ];
+    let ended = stage.run("p1", &new);
+    assert_has(&help(&ended, 3), &["junto run --session s -- COMMAND"]);
+    let resume = [&["run", "--session", "s"], &wait[..]].concat();
+    let ended = stage.run_for_people("p1", &resume);
+    assert_has(
+        &ended.stderr,
+        &["junto run --join 'junto:session/", "1 of 2"],
+    );
+    relay.kill();
+    // It is looked at once a second, and has to be away three times.
+    let resume = ["run", "--session", "s", "--timeout", "20", "--", "true"];
+    let ended = stage.run_for_people("p1", &resume);
+    assert_has(
+        &ended.stderr,
+        &[&address, "is out of reach; it is tried again"],
+    );
+}

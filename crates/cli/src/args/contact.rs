@@ -7,9 +7,6 @@ use junto_agent::{NOISE_INTERVAL_MAX, NOISE_INTERVAL_MIN, Pace};
 
 use super::{CodeRelay, OfferCode, Patience};
 
-/// Opens a link of Junto or of SimpleX's apps, or a code that Junto gave for one. An invitation is for one peer: this waits until it has answered. At a
-/// contact address you ask, and its owner decides: this ends when the relay has the request, and
-/// `junto recv --contact NAME` waits for the answer.
 #[derive(Args, Debug)]
 pub(crate) struct Connect {
     /// The link (simplex:/… or https://…) or code (7-crossover-clockwork), or `-` to read it from stdin

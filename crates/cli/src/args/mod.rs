@@ -145,6 +145,9 @@ impl Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the whole thing on this machine: a relay and N strangers who sign together
+    ///
+    /// Starts an embedded relay on loopback and N separate processes, each with a profile of its own,
+    /// who meet by link, make a key together and sign with T of N. Then verifies the signature.
     Demo(Demo),
     /// Run a relay: a server that carries fixed-size blocks between queues
     #[command(subcommand)]
@@ -159,8 +162,36 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Bls(BlsCommand),
     /// Run a program of which each party runs its part, over a session: MPyC and others
+    ///
+    /// Runs a program whose parties speak TCP with each other, unmodified, over a session: no port is
+    /// opened to the network, no certificate made. Each party runs this command with the program on
+    /// its own machine; whoever comes first waits for the others.
+    ///
+    ///   junto run --new 3 -- python3 secretsanta.py        prints a link for the other two
+    ///   junto run --join 'LINK' -- python3 secretsanta.py
+    ///   junto run --new 3 --code -- python3 secretsanta.py prints a code to be said aloud instead
+    ///   junto run --join 7-crossover-clockwork -- python3 secretsanta.py
+    ///   junto run --session run -- python3 secretsanta.py  once more, with the same parties
+    ///
+    /// MPyC programs get their arguments by themselves (-P for each party, and -I). For others, say
+    /// where the peers go: {peers} (host:port of all parties in order, with commas), {peers_file} (a
+    /// file of them, one a line), {id} (this party, from 0), {port} (where this one listens), and
+    /// the letter n in such braces (how many there are):
+    ///
+    ///   junto run --session s -- ./program --me {id} --hosts {peers}
+    ///
+    /// or describe the program once in a file (docs/guides/programs.md) and name it by --adapter.
+    ///
+    /// The program's output stays its own: what junto says goes to stderr, or, with --json, in lines
+    /// of their own to stdout before the program starts and after it has ended. Exit code 1 if the
+    /// program fails here; a party that is not heard of, or whose program fails, is named.
+    #[command(verbatim_doc_comment)]
     Run(Run),
     /// Connect to one peer through a link: an invitation or a contact address, full or short
+    ///
+    /// Opens a link of Junto or of SimpleX's apps, or a code that Junto gave for one. An invitation is for one peer: this waits until it has answered. At a
+    /// contact address you ask, and its owner decides: this ends when the relay has the request, and
+    /// `junto recv --contact NAME` waits for the answer.
     Connect(Connect),
     /// Contacts: peers that you talk with outside of sessions, and an address where others can ask to become one
     ///
@@ -204,8 +235,6 @@ pub(crate) enum Command {
     Bench(BenchCommand),
 }
 
-/// Starts an embedded relay on loopback and N separate processes, each with a profile of its own,
-/// who meet by link, make a key together and sign with T of N. Then verifies the signature.
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
     /// Number of parties, 2 to 64

@@ -6,29 +6,8 @@ use super::Patience;
 use super::{OfferCode, Seat};
 use crate::profile::Policy;
 
-/// Runs a program whose parties speak TCP with each other, unmodified, over a session: no port is
-/// opened to the network, no certificate made. Each party runs this command with the program on its
-/// own machine; whoever comes first waits for the others.
-///
-///   junto run --new 3 -- python3 secretsanta.py        prints a link for the other two
-///   junto run --join 'LINK' -- python3 secretsanta.py
-///   junto run --new 3 --code -- python3 secretsanta.py prints a code to be said aloud instead
-///   junto run --join 7-crossover-clockwork -- python3 secretsanta.py
-///   junto run --session run -- python3 secretsanta.py  once more, with the same parties
-///
-/// MPyC programs get their arguments by themselves (-P for each party, and -I). For others, say where
-/// the peers go: {peers} (host:port of all parties in order, with commas), {peers_file} (a file of them, one a
-/// line), {id} (this party, from 0), {n} (how many), {port} (where this one listens):
-///
-///   junto run --session s -- ./program --me {id} --hosts {peers}
-///
-/// or describe the program once in a file (docs/guides/programs.md) and name it by --adapter.
-///
-/// The program's output stays its own: what junto says goes to stderr, or, with --json, in lines of their own
-/// to stdout before the program starts and after it has ended. Exit code 1 if the program fails here; a party
-/// that is not heard of, or whose program fails, is named.
+// What it does stands with the command in `mod.rs`: what stands here is shown nowhere.
 #[derive(Args, Debug)]
-#[command(verbatim_doc_comment)]
 #[group(id = "which", required = true, multiple = false, args = ["session", "new", "join"])]
 pub(crate) struct Run {
     /// Session to run it in

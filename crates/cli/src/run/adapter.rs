@@ -92,7 +92,7 @@ impl Adapter {
             Some("tcp") if !placed => Err(Failure::usage(
                 "nothing in the command tells the program where its peers are",
             )
-            .help("put {peers} (or {peers_file}) and {id} where the program takes them; `junto help run` lists what there is")),
+            .help("put {peers} (or {peers_file}) and {id} where the program takes them; `junto run --help` lists what there is")),
             Some("tcp") => Ok(Self::default()),
             None if placed => Ok(Self::default()),
             Some("mpyc") | None => Self::parse(MPYC, "mpyc"),

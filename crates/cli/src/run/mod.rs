@@ -10,7 +10,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use junto_session::adapters::tcp::{Mesh, MeshError, Outcome};
-use junto_session::{LocalId, Members, PartyIndex, Session, Summary};
+use junto_session::{LocalId, Members, PartyIndex, Session, Stage, Summary};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
@@ -112,12 +112,22 @@ async fn meet(
         forming
     } else {
         let name = arguments.session.as_deref().unwrap_or_default();
-        let session = junto.session(name, patience).await?;
-        let summary = junto.sessions.find(name).await.map_err(session_failure)?;
-        return Ok((session, summary));
+        let forming = junto.sessions.resume(name).await.map_err(session_failure)?;
+        let summary = forming.summary().await.map_err(session_failure)?;
+        if summary.stage == Stage::Formed {
+            let session = junto.session(name, patience).await?;
+            return Ok((session, summary));
+        }
+        if let Some(link) = &summary.link {
+            output.say(format_args!(
+                "Others join with: junto run --join '{link}' -- COMMAND"
+            ));
+        }
+        forming
     };
     let local = forming.local().to_string();
-    lobby::formed(junto, forming, patience, offer, output).await?;
+    let again = |name: &str| format!("junto run --session {name} -- COMMAND");
+    lobby::formed(junto, forming, patience, offer, again, output).await?;
     // Names of the parties come with the session by its name.
     let session = junto.session(&local, patience).await?;
     let summary = junto.sessions.find(&local).await.map_err(session_failure)?;
@@ -455,7 +465,10 @@ fn mesh_failure(session: &Session, error: MeshError) -> Failure {
     let failure = match error {
         MeshError::Absent { missing } => Failure::new(
             Exit::Unreachable,
-            format_args!("party {missing} did not begin in time"),
+            format_args!(
+                "{} {missing} did not begin in time",
+                if missing.len() == 1 { "party" } else { "parties" }
+            ),
         )
         .help(format_args!(
             "ask whether their `junto run` runs, then run yours again with `--session {}`",
