@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use junto_crypto::{CryptoRng, Zeroizing, ed25519::SigningKey};
 use junto_vault::{
     Account, Answer, Attempt, Claims, Cost, CostError, Deposit, Evaluation, Genesis, Given,
@@ -247,8 +247,10 @@ async fn shape(
         .ok_or(BenchError::Answer("there is a realm"))?;
     let commit_us = latency(commits(group, 1, options.recoveries * 5).await?.0);
     let commits_per_second = commits(group, clients.len(), rounds * 20).await?.1;
-    let floor_us = bare_us + f64::from(ENTRIES) * commit_us.p50;
     let floor_rate = commits_per_second / (f64::from(ENTRIES) * realms as f64);
+    drop(clients);
+    join_all(groups.into_iter().map(Group::end)).await;
+    let floor_us = bare_us + f64::from(ENTRIES) * commit_us.p50;
     Ok(Shape {
         realms,
         threshold,
@@ -572,6 +574,7 @@ async fn failover(times: usize) -> Result<(f64, f64), BenchError> {
             roster(answer.1)?;
         }
         taken.push(begun.elapsed());
+        join_all(groups.into_iter().map(Group::end)).await;
     }
     taken.sort_unstable();
     let ms = |time: Option<&Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
@@ -636,6 +639,28 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::links::CHANNELS_MAX;
+
+    /// Many clients at once wait for questions between members that share a few channels: none is given up for being late.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_clients_at_once_share_the_channels_between_members() {
+        let tenant = SigningKey::generate(&mut rng());
+        let group = [Group::start(3, &tenant).await.unwrap()];
+        let set = set(&[group[0].id()], 1).unwrap();
+        let enrolling = (0..16).map(|user| Client::enrolled(&group, &set, &tenant, user));
+        let clients = try_join_all(enrolling).await.unwrap();
+        let asking = clients.iter().map(|client| async move {
+            for _ in 0..20 {
+                client.each(|_| Operation::View).await?;
+            }
+            Ok::<_, BenchError>(())
+        });
+        try_join_all(asking).await.unwrap();
+        let wire = group[0].leader().await.wire().unwrap();
+        assert!(wire.dialled() <= 2 * CHANNELS_MAX, "{}", wire.dialled());
+        let [group] = group;
+        group.end().await;
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn every_figure_is_one() {

@@ -34,6 +34,15 @@ pub struct Fabric(Arc<Mutex<Wires>>);
 struct Wires {
     ports: BTreeMap<Name, Port>,
     cut: BTreeSet<(Name, Name)>,
+    /// How often somebody was asked what it holds.
+    #[cfg(test)]
+    questions: usize,
+    /// Those that hold another log since they were turned back.
+    #[cfg(test)]
+    diverged: BTreeSet<Name>,
+    /// Those that do not say what they hold.
+    #[cfg(test)]
+    silent: BTreeSet<Name>,
 }
 
 /// Where a replica is reached.
@@ -64,6 +73,25 @@ impl Fabric {
         self.wires().cut.clear();
     }
 
+    #[cfg(test)]
+    pub(crate) fn questions(&self) -> usize {
+        self.wires().questions
+    }
+
+    #[cfg(test)]
+    pub(crate) fn diverge(&self, replica: ReplicaId) {
+        self.wires().diverged.insert(replica.into());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hush(&self, replica: ReplicaId, is_silent: bool) {
+        let mut wires = self.wires();
+        match is_silent {
+            true => wires.silent.insert(replica.into()),
+            false => wires.silent.remove(&replica.into()),
+        };
+    }
+
     pub(crate) fn plug(&self, name: Name, port: Port) {
         self.wires().ports.insert(name, port);
     }
@@ -82,7 +110,18 @@ impl Fabric {
     /// What `to` holds up to that entry, once it holds it. None when it cannot be asked or cannot say.
     pub(crate) async fn held(&self, from: Name, to: Name, id: LogId) -> Option<Head> {
         let port = self.reach(from, to).ok()?;
+        #[cfg(test)]
+        let is_other = {
+            let mut wires = self.wires();
+            wires.questions += 1;
+            if wires.silent.contains(&to) {
+                return None;
+            }
+            wires.diverged.contains(&to)
+        };
         let held = port.store.held(&id).await;
+        #[cfg(test)]
+        let held = if is_other { Head([0; 32]) } else { held };
         // The answer takes the way back.
         self.reach(to, from).ok().map(|_| held)
     }

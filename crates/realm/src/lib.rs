@@ -15,6 +15,7 @@ mod client;
 mod evidence;
 mod fabric;
 pub mod fuzzing;
+mod holding;
 mod judge;
 mod keys;
 mod links;

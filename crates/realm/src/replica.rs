@@ -17,6 +17,7 @@ use tokio::{task::JoinSet, time::timeout};
 use crate::{
     Fabric, LogId, Name, Proposal, Types,
     fabric::{Port, Ways},
+    holding::{Holding, Waiting},
     links::{Membership, Wire},
     log::Head,
     store::Store,
@@ -26,7 +27,9 @@ use crate::{
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Entries after which the log's head is given up. They are what is left of what was erased.
 const LOG_ENTRIES: u64 = 64;
-/// Between two words of a leader over TCP, in milliseconds. One that is silent for four to eight of them is replaced.
+/// Between two words of a leader over TCP, in milliseconds; also the longest wait for the answer to an append. A leader that is
+/// silent for 7.5 to 9 of them is replaced: four and a half during which nobody votes for another, then three to four and a half
+/// until a member stands, each its own, so that not all do at once.
 const HEARTBEAT_MS: u64 = 250;
 /// Longest time for the realm on its way to a replica that needs all of it.
 const SNAPSHOT_MS: u64 = 20_000;
@@ -38,6 +41,7 @@ pub struct Replica {
     store: Store,
     ways: Ways,
     quorum: Quorum,
+    holding: Holding,
 }
 
 /// A replica that cannot start, or a group that cannot begin.
@@ -123,8 +127,8 @@ impl Replica {
         let config = Config {
             cluster_name: "realm".to_owned(),
             heartbeat_interval: heartbeat_ms,
-            election_timeout_min: 4 * heartbeat_ms,
-            election_timeout_max: 8 * heartbeat_ms,
+            election_timeout_min: 3 * heartbeat_ms,
+            election_timeout_max: 9 * heartbeat_ms / 2,
             install_snapshot_timeout: SNAPSHOT_MS,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(LOG_ENTRIES),
             replication_lag_threshold: 2 * LOG_ENTRIES,
@@ -138,6 +142,7 @@ impl Replica {
         Ok(Self {
             name,
             raft: raft.await.map_err(consensus)?,
+            holding: Holding::new(name, ways.clone(), store.clone()),
             store,
             ways,
             quorum,
@@ -255,9 +260,10 @@ impl Replica {
             return Ok((Err(Hindrance::Unsound), None));
         };
         let taken = async {
+            let mut waiting = self.holding.wait();
             let (pending, head, id) = self.write(&entry).await?;
             let Some(word) = pending.says().cloned() else {
-                let released = self.released(&pending, head, id).await?;
+                let released = self.released(&pending, &id, &mut waiting).await?;
                 return Ok((pending, released, None));
             };
             let own = word.vouch(&card.group(), &head.0, &wire.key.0);
@@ -324,8 +330,10 @@ impl Replica {
         entry: &Entry,
         rng: &mut impl CryptoRng,
     ) -> Result<(Answer, Class), AskError> {
-        let (pending, head, id) = self.write(entry).await?;
-        let released = self.released(&pending, head, id).await?;
+        // Before it is written: members are asked whether they hold it while consensus still commits.
+        let mut waiting = self.holding.wait();
+        let (pending, _, id) = self.write(entry).await?;
+        let released = self.released(&pending, &id, &mut waiting).await?;
         let class = pending.class();
         let memory = self.store.memory();
         let answer = memory.realm.answer(pending, &released, rng);
@@ -354,32 +362,24 @@ impl Replica {
         Ok(holders)
     }
 
+    /// Waits until enough members hold the log up to that entry. The caller bounds the time.
     async fn released(
         &self,
         pending: &Pending,
-        head: Head,
-        id: LogId,
+        id: &LogId,
+        waiting: &mut Waiting<'_>,
     ) -> Result<Released, AskError> {
         let here = pending.position();
         let members = self.store.memory().members();
         let mut holders = self.holders(pending, &members)?;
-        let mut asked = JoinSet::new();
-        for member in members.into_iter().filter(|member| *member != self.name) {
-            let ways = self.ways.clone();
-            asked.spawn(async move { (member, ways.held(member, id).await) });
-        }
         loop {
+            for member in waiting.holders(id) {
+                let _ = holders.acknowledged(member.into(), here);
+            }
             if let Some(released) = holders.released(&here) {
                 return Ok(released);
             }
-            match asked.join_next().await {
-                // One that holds another log is not counted.
-                Some(Ok((member, Some(held)))) if held == head => {
-                    let _ = holders.acknowledged(member.into(), here);
-                }
-                Some(_) => {}
-                None => return Err(AskError::Unheld),
-            }
+            waiting.more().await;
         }
     }
 }

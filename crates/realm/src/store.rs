@@ -10,8 +10,9 @@ use std::{
 use junto_crypto::Zeroizing;
 use junto_vault::{DecodeError, Entry as RealmEntry, Realm, Word};
 use openraft::{
-    AnyError, Entry, EntryPayload, LogState, OptionalSend, RaftLogReader, RaftSnapshotBuilder,
-    Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Vote,
+    AnyError, CommittedLeaderId, Entry, EntryPayload, LogState, OptionalSend, RaftLogReader,
+    RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership,
+    Vote,
     storage::{LogFlushed, RaftLogStorage, RaftStateMachine},
 };
 use tokio::sync::watch;
@@ -50,9 +51,21 @@ impl Memory {
     /// The digest of the log up to that entry, while its ballot's leader is the one that this replica follows: what it
     /// has under a leader that it has left may be cut off again, and to have voted for one is not to follow it.
     fn held(&self, id: &LogId) -> Option<Head> {
-        let vote = self.vote.as_ref().filter(|vote| vote.is_committed())?;
-        let follows = *vote.leader_id() == id.leader_id;
+        let follows = self.reign()? == id.leader_id;
         follows.then(|| self.log.head_at(id)).flatten()
+    }
+
+    /// Whose reign it is, as far as this replica follows one.
+    pub(crate) fn reign(&self) -> Option<CommittedLeaderId<Name>> {
+        let vote = self.vote.as_ref().filter(|vote| vote.is_committed())?;
+        Some(*vote.leader_id())
+    }
+
+    /// The last entry, if `me` leads and wrote it in this reign, and the digest of the log up to it.
+    pub(crate) fn written(&self, me: Name) -> Option<(LogId, Head)> {
+        let reign = self.reign().filter(|reign| reign.node_id == me)?;
+        let last = self.log.last().filter(|last| last.leader_id == reign)?;
+        Some((last, self.log.head_at(&last)?))
     }
 
     /// What the realm said by that entry, and the digest of the log up to it: where, and only where, this replica would say
@@ -108,6 +121,11 @@ impl Store {
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
         // Nothing under this lock panics; if it did, what it left is still whole entries.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told whenever the log or the vote changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Waits until this replica holds that entry, and says what it holds up to there. The caller bounds the time.

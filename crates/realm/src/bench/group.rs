@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use junto_crypto::ed25519::SigningKey;
 use junto_vault::{Quorum, Realm, RealmId};
 use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
@@ -131,6 +132,11 @@ impl Group {
                 return running.replica.clone();
             }
         }
+    }
+
+    /// Consensus ends everywhere before anything is let go of that it talks to.
+    pub(super) async fn end(self) {
+        join_all(self.running.iter().map(|it| it.replica.stop())).await;
     }
 
     pub(super) async fn kill_leader(&mut self) {
