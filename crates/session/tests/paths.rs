@@ -276,6 +276,30 @@ async fn who_may_go_directly_only_loses_nothing_and_calls_it_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_may_go_directly_only_does_not_wait_for_ever_for_what_was_on_its_way() {
+    let silence = Duration::from_secs(15);
+    let two = two(ONLY, silence).await;
+    two.until_direct().await;
+    let (mut from, mut to) = two.connect().await;
+    // It leaves, and does not arrive. Then the path is gone for good, and both programs wait for each other. (Were it cut
+    // before it leaves, the end would be the same.)
+    two.wires.swallow();
+    from.write_all(b"the last words").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    two.wires.cut();
+    let mut said = [0; 1];
+    let failed = async {
+        tokio::select! {
+            error = two.meshes[0].failed() => error,
+            _ = to.read(&mut said) => panic!("it came"),
+        }
+    };
+    let error = timeout(PATIENCE, failed).await.unwrap();
+    assert!(matches!(error, MeshError::Unreached { .. }), "{error}");
+    assert_eq!(error.parties(), two.meshes[0].others());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_go_directly_only_waits_for_a_path_to_come_back() {
     let two = two(ONLY, PATIENCE).await;
     two.until_direct().await;

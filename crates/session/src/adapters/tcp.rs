@@ -9,6 +9,7 @@ mod greeting;
 mod inbox;
 mod mesh;
 mod owner;
+mod pair;
 mod path;
 mod place;
 mod silence;

@@ -5,7 +5,7 @@
 //! already passes over it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     net::{IpAddr, SocketAddr},
 };
 
@@ -117,8 +117,11 @@ pub(crate) struct Sequence {
     acknowledged: u64,
     /// All that went over the queues is below it.
     queued: u64,
-    /// What went over a direct path and is not acknowledged, in order.
+    /// What went over a direct path and may be lost, in order.
     under_way: VecDeque<(u64, Bytes)>,
+    /// Lengths of what went over a direct path and is not acknowledged, in order, and their sum. The other end may hold all
+    /// of it, also what a queue has taken since.
+    lengths: VecDeque<(u64, usize)>,
     bytes: usize,
     /// Number of the next message for our program.
     expected: u64,
@@ -143,6 +146,7 @@ impl Sequence {
         let packet = self.packet(number, &message);
         if may_be_lost {
             self.bytes += message.len();
+            self.lengths.push_back((number, message.len()));
             self.under_way.push_back((number, message));
         } else {
             self.queued = self.next;
@@ -179,13 +183,16 @@ impl Sequence {
 
     /// What has that number, and all below it, cannot be lost any more.
     fn is_safe(&mut self, number: u64) {
-        while let Some((_, message)) = self.under_way.pop_front_if(|(first, _)| *first <= number) {
-            self.bytes -= message.len();
-        }
+        let is_safe = |(first, _): &mut (u64, Bytes)| *first <= number;
+        while self.under_way.pop_front_if(is_safe).is_some() {}
     }
 
     /// A queue has taken what has that number, and all below it.
     pub(crate) fn is_queued(&mut self, number: u64) {
+        // Of an earlier life.
+        if number >= self.next {
+            return;
+        }
         self.queued = self.queued.max(number + 1);
         self.is_safe(number);
     }
@@ -238,6 +245,10 @@ impl Sequence {
         if taken > self.acknowledged {
             self.acknowledged = taken;
             self.is_safe(taken - 1);
+            let has_come = |(number, _): &mut (u64, usize)| *number < taken;
+            while let Some((_, length)) = self.lengths.pop_front_if(has_come) {
+                self.bytes -= length;
+            }
         }
         Some(())
     }
@@ -247,15 +258,17 @@ impl Sequence {
             return Err(Malformed("numbered message: a life does not begin in one"));
         }
         let Some(ahead) = number.checked_sub(self.expected) else {
-            // It came another way.
+            // It came another way, or the other end does not know: what told it may have been lost.
+            self.told = self.told.min(self.expected - 1);
             return Ok(Vec::new());
         };
         if ahead >= AHEAD_MAX {
             return Err(Malformed("numbered message: too far ahead"));
         }
-        let length = message.len();
-        if self.held.insert(number, message).is_none() {
-            self.held_bytes += length;
+        // What came first counts: an honest party says the same again.
+        if let Entry::Vacant(place) = self.held.entry(number) {
+            self.held_bytes += message.len();
+            place.insert(message);
         }
         let mut ready = Vec::new();
         while let Some(message) = self.held.remove(&self.expected) {
@@ -405,12 +418,22 @@ mod tests {
             lied
         });
         assert!(lied.unwrap() * (MESSAGE_MAX as u64) > AHEAD_BYTES as u64);
-        // The same number twice counts once.
-        let mut sequence = Sequence::default();
-        for _ in 0..100 {
-            sequence.receive(&numbered(1, &long)).unwrap();
+        // The same number twice counts once, and what it said first: also if it is said longer or shorter.
+        for [first, again] in [
+            [MESSAGE_MAX, MESSAGE_MAX],
+            [1, MESSAGE_MAX],
+            [MESSAGE_MAX, 1],
+        ] {
+            let mut sequence = Sequence::default();
+            for number in 1..9 {
+                sequence.receive(&numbered(number, &long[..first])).unwrap();
+                sequence.receive(&numbered(number, &long[..again])).unwrap();
+            }
+            let held: usize = sequence.held.values().map(Bytes::len).sum();
+            assert_eq!([held, sequence.held_bytes], [8 * first; 2]);
+            let ready = sequence.receive(&numbered(0, b"\x01")).unwrap();
+            assert_eq!((ready.len(), sequence.held_bytes), (9, 0));
         }
-        assert_eq!(sequence.held_bytes, MESSAGE_MAX);
     }
 
     #[test]
@@ -427,6 +450,57 @@ mod tests {
             sequence.send(word(0), true);
         }
         assert_eq!(sequence.next, AHEAD_MAX);
+    }
+
+    /// A relay that stands still keeps back what was said first, while path after path carries more.
+    #[test]
+    fn an_honest_sender_goes_never_too_far_ahead_whatever_a_queue_has_taken() {
+        let (mut here, mut there) = (Sequence::default(), Sequence::default());
+        let mut kept_back = vec![here.send(word(0), false)];
+        for _ in 0..4 {
+            while here.has_room() {
+                let packet = here.send(vec![1; MESSAGE_MAX].into(), true);
+                assert!(there.receive(&packet).unwrap().is_empty());
+            }
+            // The path ends: a queue of that relay takes all.
+            while let Some((number, packet)) = here.again(0) {
+                here.is_queued(number);
+                kept_back.push(packet);
+            }
+            assert!(here.is_settled());
+        }
+        let mut came = 0;
+        for packet in &kept_back {
+            came += there.receive(packet).unwrap().len() as u64;
+        }
+        assert_eq!(came, here.next());
+        let acknowledgement = there.acknowledgement();
+        here.receive(&acknowledgement).unwrap();
+        assert!(here.has_room() && here.bytes == 0);
+    }
+
+    #[test]
+    fn who_says_again_what_has_come_hears_again_that_it_has() {
+        let (mut here, mut there) = (Sequence::default(), Sequence::default());
+        let packet = here.send(word(0), true);
+        there.receive(&packet).unwrap();
+        // It is lost with the path.
+        there.acknowledgement();
+        assert!(!there.owes());
+        let (_, again) = here.again(0).unwrap();
+        assert!(there.receive(&again).unwrap().is_empty());
+        assert!(there.owes());
+        let acknowledgement = there.acknowledgement();
+        here.receive(&acknowledgement).unwrap();
+        assert!(here.is_settled());
+    }
+
+    #[test]
+    fn what_a_queue_took_in_an_earlier_life_is_nothing_in_this_one() {
+        let mut sequence = Sequence::default();
+        sequence.send(word(0), true);
+        sequence.is_queued(7);
+        assert!(!sequence.is_settled() && sequence.queued == 0);
     }
 
     #[test]

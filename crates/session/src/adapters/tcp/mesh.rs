@@ -25,7 +25,8 @@ use super::{
     greeting::{GREETING, Greeting},
     inbox::{Inbound, Inbox},
     owner,
-    path::{self, Pair, Paths, Policy, Ways, Word},
+    pair::{Pair, Word},
+    path::{self, Paths, Policy, Ways},
     place,
     silence::{self, Claim, Heard, LOOK_EVERY, OVERDUE},
     stream::{self, Connection},
@@ -285,6 +286,7 @@ impl Mesh {
                 policy,
                 ways,
                 channel: session.channel(paths::LABEL).await?,
+                met: Notify::new(),
             }),
             Some(_) | None => None,
         };
@@ -314,7 +316,9 @@ impl Mesh {
             }
         }
         if hub.paths.is_some() {
+            hub.spawn(path::offer(hub.clone()));
             hub.spawn(path::hear_offers(hub.clone()));
+            hub.spawn(path::look(hub.clone()));
             hub.spawn(path::accept(hub.clone()));
         }
         hub.spawn(hear(hub.clone()));
@@ -395,7 +399,9 @@ impl Mesh {
         self.hub.phase.send_replace(Phase::Running);
         for peer in self.hub.peers.values() {
             let over = peer.with(|state| {
-                state.heard = Heard::at(Instant::now());
+                let now = Instant::now();
+                state.heard = Heard::at(now);
+                state.pair.run(now);
                 state.link.over()
             });
             if let Some(outcome) = over {
@@ -430,7 +436,10 @@ impl Mesh {
                 hub.cause().await;
             }
             let now = Instant::now();
-            hub.each(|state| state.took = Heard::at(now));
+            hub.each(|state| {
+                state.took = Heard::at(now);
+                state.pair.end(now);
+            });
             hub.phase.send_replace(Phase::Ending);
         }
         let drained = async {
@@ -551,6 +560,10 @@ impl Hub {
         self.peers.get(&party)
     }
 
+    pub(super) fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
+    }
+
     /// Somebody who waits for a change looks again.
     pub(super) fn touch(&self) {
         self.changed.send_modify(|count| *count += 1);
@@ -667,7 +680,7 @@ impl Hub {
         self.each(|state| state.forgive(lost, now));
     }
 
-    fn each(&self, act: impl Fn(&mut State)) {
+    pub(super) fn each(&self, act: impl Fn(&mut State)) {
         for peer in self.peers.values() {
             peer.with(&act);
         }
@@ -927,7 +940,7 @@ async fn say(hub: Arc<Hub>, party: PartyIndex) {
             }
             // Of a path that has ended, another one or the queues take it.
             Word::Line(line, packet) => {
-                let _ = line.send(packet).await;
+                let _ = line.try_send(packet);
                 Ok(())
             }
         };
@@ -1014,8 +1027,12 @@ fn heed(hub: &Arc<Hub>, peer: &Peer, event: Event) {
         });
     };
     match event {
-        Event::Met if hub.paths.is_some() => hub.spawn(path::offer(hub.clone(), party)),
-        Event::Met | Event::Restarted => {}
+        Event::Met => {
+            if let Some(paths) = &hub.paths {
+                paths.met(peer);
+            }
+        }
+        Event::Restarted => {}
         Event::Opened(id) => {
             // What is given up in the same message never was.
             if peer.room(id).is_some() {

@@ -15,40 +15,32 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
-    sync::mpsc,
-    time::{Instant, interval, sleep, timeout},
+    sync::{Notify, mpsc},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use super::{
     mesh::{Hub, Peer, take},
-    silence::Heard,
+    pair::{LineId, Lives},
+    silence::LOOK_EVERY,
 };
 pub use crate::proto::paths::{Contact, PLACES_MAX};
 use crate::{
     Channel, PartyIndex,
     proto::{
         Malformed,
-        paths::{Offer, PACKET_MAX, Sequence},
-        streams::Link,
+        paths::{Offer, PACKET_MAX},
     },
 };
 
-/// What has come over a path is acknowledged after this at the latest.
-const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(10);
-/// A path is given up on which for so long nothing of what is under way is acknowledged.
-const STALLED: Duration = Duration::from_secs(10);
-/// The same, while the other end still waits for what went over the queues before: these may be slow, or away.
-const BEHIND_QUEUES: Duration = Duration::from_secs(30);
 /// How long one attempt may take.
 const CALL: Duration = Duration::from_secs(10);
 /// Between two attempts: at first, and at most. A path that lasted for the latter begins anew.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// A party may come up with another path so often.
-const COMES_EVERY: Duration = Duration::from_secs(10);
-/// Paths with one party: one that each has made.
-const LINES_MAX: usize = 2;
+/// A path that takes nothing for so long is given up.
+const TAKES: Duration = Duration::from_secs(10);
 /// Packets handed to a path and not yet on it.
-const LINE_QUEUE: usize = 4;
+const LINE_QUEUE: usize = 2;
 
 /// Which ways what a program writes may go from here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +77,10 @@ pub trait Ways: Send + Sync + 'static {
     fn call(&self, party: PartyIndex) -> BoxFuture<'_, io::Result<Line>>;
     /// The next path that a known party has made to us. Pending for ever once nothing comes any more.
     fn accept(&self) -> BoxFuture<'_, (PartyIndex, Line)>;
+    /// Returns when others are to be told anew how they can reach us. What it has said once is not lost if it is given up.
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(core::future::pending())
+    }
 }
 
 /// The ways of a run that has others than the queues.
@@ -93,188 +89,8 @@ pub(super) struct Paths {
     pub(super) ways: Arc<dyn Ways>,
     /// For offers.
     pub(super) channel: Channel,
-}
-
-/// The ways with one other party.
-pub(super) struct Pair {
-    pub(super) sequence: Sequence,
-    /// What we say is numbered from now on.
-    numbered: bool,
-    /// The last that it made.
-    offer: Option<Offer>,
-    lines: Vec<(LineId, mpsc::Sender<Bytes>)>,
-    /// What is under way from this number on did not go over the first line yet.
-    again: u64,
-    /// Since when it is not told of all that has come.
-    owes: Option<Instant>,
-    /// When it last came up with a path.
-    came: Option<Instant>,
-    /// When there was last a path, or nothing to say.
-    reached: Heard,
-}
-
-type LineId = u64;
-
-/// What is next to be said, and which way.
-pub(super) enum Word {
-    Queue(Bytes),
-    /// A queue is to take what was under way.
-    Again(u64, Bytes),
-    Line(mpsc::Sender<Bytes>, Bytes),
-}
-
-impl Pair {
-    pub(super) fn new() -> Self {
-        Self {
-            sequence: Sequence::default(),
-            numbered: false,
-            offer: None,
-            lines: Vec::new(),
-            again: 0,
-            owes: None,
-            came: None,
-            reached: Heard::at(Instant::now()),
-        }
-    }
-
-    /// The other end began anew. What it has offered since is kept.
-    pub(super) fn begin_anew(&mut self) {
-        *self = Self {
-            offer: self.offer.take(),
-            came: self.came,
-            ..Self::new()
-        };
-    }
-
-    pub(super) fn has_line(&self) -> bool {
-        !self.lines.is_empty()
-    }
-
-    pub(super) fn has(&self, id: LineId) -> bool {
-        self.lines.iter().any(|(line, _)| *line == id)
-    }
-
-    /// How the other end is reached, if it has said so in the present lives.
-    fn agreed(&self, link: &Link) -> Option<&Contact> {
-        let (here, there) = link.lives()?;
-        let offer = self.offer.as_ref()?;
-        (offer.life == there && offer.named == here).then_some(&offer.contact)
-    }
-
-    /// What is next to be said.
-    pub(super) fn word(
-        &mut self,
-        link: &mut Link,
-        policy: Policy,
-        closing: bool,
-        now: Instant,
-    ) -> Option<Word> {
-        if let Some(hello) = link.hello_next() {
-            return Some(Word::Queue(hello));
-        }
-        if closing {
-            // All that it has to come after is acknowledged, or of no use any more.
-            return link.last_words().map(Word::Queue);
-        }
-        let queues = policy != Policy::DirectOnly;
-        if !self.numbered {
-            if self.agreed(link).is_some() {
-                self.numbered = true;
-                // What went before it without a number is heard before it.
-                return Some(Word::Queue(self.sequence.send(Bytes::new(), false)));
-            }
-            return queues.then(|| link.message()).flatten().map(Word::Queue);
-        }
-        let Some((_, line)) = self.lines.first() else {
-            if !queues {
-                return None;
-            }
-            if let Some((number, packet)) = self.sequence.again(0) {
-                return Some(Word::Again(number, packet));
-            }
-            return self.over_queues(link);
-        };
-        let line = line.clone();
-        if let Some((number, packet)) = self.sequence.again(self.again) {
-            self.again = number + 1;
-            return Some(Word::Line(line, packet));
-        }
-        if self.sequence.has_room() {
-            if let Some(message) = link.message() {
-                let packet = self.sequence.send(message, true);
-                self.again = self.sequence.next();
-                return Some(Word::Line(line, packet));
-            }
-        } else if queues && self.sequence.is_settled() {
-            // What went over the queues is not acknowledged yet.
-            return self.over_queues(link);
-        }
-        self.is_due(now)
-            .then(|| Word::Line(line, self.sequence.acknowledgement()))
-    }
-
-    fn over_queues(&mut self, link: &mut Link) -> Option<Word> {
-        let message = link.message()?;
-        Some(Word::Queue(self.sequence.send(message, false)))
-    }
-
-    fn is_due(&mut self, now: Instant) -> bool {
-        if !self.sequence.owes() {
-            self.owes = None;
-            return false;
-        }
-        let since = *self.owes.get_or_insert(now);
-        let due = self.sequence.owes_much() || now >= since + ACKNOWLEDGE_AFTER;
-        if due {
-            self.owes = None;
-        }
-        due
-    }
-
-    /// When the other end is to hear of what has come.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let since = self.owes.filter(|_| self.has_line())?;
-        Some(since + ACKNOWLEDGE_AFTER)
-    }
-
-    fn attach(&mut self, id: LineId, line: mpsc::Sender<Bytes>) {
-        if self.lines.len() == LINES_MAX {
-            self.lines.remove(0);
-        }
-        self.lines.push((id, line));
-        if self.lines.len() == 1 {
-            self.again = 0;
-        }
-    }
-
-    fn detach(&mut self, id: LineId) {
-        let first = self.lines.first().is_some_and(|(line, _)| *line == id);
-        self.lines.retain(|(line, _)| *line != id);
-        if first {
-            self.again = 0;
-        }
-    }
-
-    /// Whether a path that the party has made is wanted now.
-    fn comes(&mut self, now: Instant) -> bool {
-        let early = self.came.is_some_and(|last| now < last + COMES_EVERY);
-        if !early {
-            self.came = Some(now);
-        }
-        !early
-    }
-
-    /// For how long something was to be said and there was no path for it.
-    pub(super) fn unreached(&mut self, link: &Link, now: Instant) -> Duration {
-        if self.has_line() || link.is_said() {
-            self.reached = Heard::at(now);
-        }
-        self.reached.silence(now)
-    }
-
-    pub(super) fn forgive(&mut self, lost: Duration, now: Instant) {
-        self.reached.forgive(lost, now);
-    }
+    /// Somebody has been met, and is owed one.
+    pub(super) met: Notify,
 }
 
 /// How long to wait before the next attempt. Nothing that anybody says shortens it.
@@ -295,11 +111,45 @@ impl Pace {
     }
 }
 
-/// Tells `party` how to reach us in the present lives.
-pub(super) async fn offer(hub: Arc<Hub>, party: PartyIndex) {
-    let (Some(paths), Some(peer)) = (&hub.paths, hub.peer(party)) else {
-        return;
-    };
+impl Paths {
+    /// `peer` has been met: it is told how to reach us.
+    pub(super) fn met(&self, peer: &Peer) {
+        peer.with(|state| state.pair.owed = true);
+        self.met.notify_one();
+    }
+}
+
+/// Tells others how to reach us in the present lives, and again when that changes. One after the other, so that none
+/// hears of the past last.
+pub(super) async fn offer(hub: Arc<Hub>) {
+    let Some(paths) = &hub.paths else { return };
+    // What changes all the time is told as rarely as is called what does not answer.
+    let mut pace = Pace::new();
+    let mut told = Instant::now();
+    loop {
+        let changed = async {
+            sleep_until(told + pace.0).await;
+            paths.ways.changed().await;
+        };
+        tokio::select! {
+            () = paths.met.notified() => {}
+            () = changed => {
+                pace.ended(told.elapsed());
+                told = Instant::now();
+                hub.each(|state| state.pair.owed = true);
+            }
+        }
+        for peer in hub.peers() {
+            if peer.with(|state| core::mem::take(&mut state.pair.owed)) {
+                tell(&hub, paths, peer).await;
+            }
+        }
+    }
+}
+
+async fn tell(hub: &Hub, paths: &Paths, peer: &Peer) {
+    let party = peer.party;
+    // Who is not met yet is told then.
     let Some((life, named)) = peer.with(|state| state.link.lives()) else {
         return;
     };
@@ -315,7 +165,7 @@ pub(super) async fn offer(hub: Arc<Hub>, party: PartyIndex) {
     if let Err(error) = paths.channel.send(party, offer.encode()).await {
         hub.fail(error);
     }
-    agree(&hub, peer);
+    agree(hub, peer);
 }
 
 /// Hears how others are reached.
@@ -359,21 +209,18 @@ pub(super) async fn keep(hub: Arc<Hub>, party: PartyIndex) {
     let mut pace = Pace::new();
     let mut changed = hub.changed.subscribe();
     loop {
-        let is_wanted = || {
-            peer.with(|state| {
-                let agreed = state.pair.agreed(&state.link).is_some();
-                agreed && !state.pair.has_line() && state.link.over().is_none()
-            })
-        };
-        while !is_wanted() {
+        let lives = loop {
+            if let Some(lives) = peer.with(|state| state.pair.wants(&state.link)) {
+                break lives;
+            }
             if changed.changed().await.is_err() {
                 return;
             }
-        }
+        };
         let began = match timeout(CALL, paths.ways.call(party)).await {
             Ok(Ok(line)) => {
                 let began = Instant::now();
-                hold(&hub, peer, line).await;
+                hold(&hub, peer, line, lives).await;
                 Some(began)
             }
             Ok(Err(error)) => {
@@ -396,34 +243,35 @@ pub(super) async fn accept(hub: Arc<Hub>) {
             continue;
         };
         let wanted = peer.with(|state| {
-            let agreed = state.pair.agreed(&state.link).is_some();
-            agreed && state.pair.comes(Instant::now())
+            let lives = state.pair.may(&state.link)?;
+            state.pair.comes(Instant::now()).then_some(lives)
         });
-        if wanted {
+        if let Some(lives) = wanted {
             let hub = hub.clone();
             hub.clone().spawn(async move {
                 if let Some(peer) = hub.peer(party) {
-                    hold(&hub, peer, line).await;
+                    hold(&hub, peer, line, lives).await;
                 }
             });
         }
     }
 }
 
-/// Uses a path until it ends.
-async fn hold(hub: &Arc<Hub>, peer: &Peer, line: Line) {
+/// Uses a path that was made between those lives until it ends.
+async fn hold(hub: &Arc<Hub>, peer: &Peer, line: Line, lives: Lives) {
     let (sender, packets) = mpsc::channel(LINE_QUEUE);
     let id = hub.lines.fetch_add(1, Ordering::Relaxed);
-    peer.with(|state| state.pair.attach(id, sender));
+    if !peer.with(|state| state.pair.attach(&state.link, lives, id, sender)) {
+        return;
+    }
     peer.woken.notify_one();
     hub.touch();
     tokio::select! {
         () = inward(hub, peer, id, line.reader) => {}
-        _ = outward(line.writer, packets) => {}
-        () = stalled(peer) => {}
+        _ = outward(peer, line.writer, packets) => {}
     }
     drop(line.guard);
-    peer.with(|state| state.pair.detach(id));
+    peer.with(|state| state.pair.detach(id, Instant::now()));
     peer.woken.notify_one();
     hub.touch();
 }
@@ -453,14 +301,17 @@ async fn inward(
 }
 
 async fn outward(
+    peer: &Peer,
     mut writer: Box<dyn AsyncWrite + Send + Unpin>,
     mut packets: mpsc::Receiver<Bytes>,
 ) -> io::Result<()> {
     while let Some(packet) = packets.recv().await {
+        // There is room for another one.
+        peer.woken.notify_one();
         let length = u32::try_from(packet.len()).unwrap_or(u32::MAX);
         let packet = [&length.to_be_bytes(), &packet[..]].concat();
         // Who does not read holds up nothing else.
-        timeout(STALLED, writer.write_all(&packet)).await??;
+        timeout(TAKES, writer.write_all(&packet)).await??;
         if packets.is_empty() {
             writer.flush().await?;
         }
@@ -468,23 +319,21 @@ async fn outward(
     Ok(())
 }
 
-/// Returns once the other end has not acknowledged anything for too long.
-async fn stalled(peer: &Peer) {
-    let mut every = interval(Duration::from_secs(1));
-    let (mut last, mut count, mut most) = (0, 0, STALLED);
-    while count < most.as_secs() {
+/// Gives up paths that carry nothing.
+pub(super) async fn look(hub: Arc<Hub>) {
+    let Some(paths) = &hub.paths else { return };
+    let mut every = interval(LOOK_EVERY);
+    // In what this process sleeps nothing can come through.
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
         every.tick().await;
-        let (settled, acknowledged, behind) = peer.with(|state| {
-            let sequence = &state.pair.sequence;
-            let behind = sequence.waits_for_queues();
-            (sequence.is_settled(), sequence.acknowledged(), behind)
-        });
-        count = match settled || acknowledged != last {
-            true => 0,
-            false => count + 1,
-        };
-        most = if behind { BEHIND_QUEUES } else { STALLED };
-        last = acknowledged;
+        let now = Instant::now();
+        for peer in hub.peers() {
+            if peer.with(|state| state.pair.look(paths.policy, now)) {
+                tracing::debug!(party = %peer.party, "direct paths are given up for a while, or had again");
+                peer.woken.notify_one();
+                hub.touch();
+            }
+        }
     }
-    tracing::debug!(party = %peer.party, "a direct path is given up: nothing is acknowledged");
 }
