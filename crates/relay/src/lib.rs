@@ -17,6 +17,7 @@
 //! | `metrics`, `monitor`, `statistics` | what it counts, and how an operator sees it |
 //! | `connection` | one task per connection, from handshake to goodbye |
 //! | `proxy` | connections to other relays, for clients that hide their address from those |
+//! | `observer` | telling clients their own address, over QUIC, for direct paths between them |
 //! | [`store`] | all queues: in memory, with a journal for restarts |
 //! | [`mod@bench`] | what a message costs, against the floor |
 //!
@@ -36,6 +37,7 @@ mod connection;
 pub mod folder;
 mod metrics;
 mod monitor;
+mod observer;
 mod proxy;
 mod relay;
 mod settings;

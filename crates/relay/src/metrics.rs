@@ -30,6 +30,16 @@ pub(crate) enum Turned {
     Rate,
 }
 
+impl Turned {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Source => "source",
+            Self::Rate => "rate",
+        }
+    }
+}
+
 /// Which limit of the proxy a request met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beyond {
@@ -99,6 +109,9 @@ pub(crate) struct Metrics {
     messages_expired: Counter,
     pub(crate) forwarded: Counter,
     pub(crate) proxy: ProxyMetrics,
+    pub(crate) observed: Counter,
+    pub(crate) observers: Gauge,
+    observers_refused: Family<Why, Counter>,
     errors: Family<Why, Counter>,
     queues: Gauge,
     services: Gauge,
@@ -152,6 +165,7 @@ impl Metrics {
         );
         let messages_expired = counter("messages_expired", "Messages that nobody fetched in time");
         let forwarded = counter("forwarded_commands", "Commands that came through proxies");
+        let observed = counter("observed", "Clients that were told their address");
         let proxy = ProxyMetrics {
             destinations: Gauge::default(),
             connected: counter("proxy_connections", "Connections made to other relays"),
@@ -186,6 +200,10 @@ impl Metrics {
         };
         let open = gauge("connections", "Open connections");
         let handshaking = gauge("handshakes", "Connections in their handshake");
+        let observers = gauge(
+            "observers",
+            "Open connections that tell clients their address",
+        );
         let queues = gauge("queues", "Queues");
         let services = gauge("services", "Services with a queue or a connection");
         let message_bytes = gauge("message_bytes", "Memory of waiting messages");
@@ -198,6 +216,10 @@ impl Metrics {
         };
         let refused = family("connections_refused", "Connections not taken, by reason");
         let ended = family("connections_ended", "Connections ended, by reason");
+        let observers_refused = family(
+            "observers_refused",
+            "Clients not told their address, by reason",
+        );
         let errors = family("errors", "Commands and blocks refused, by error");
         // From 64 µs to 2 s, and from 16 µs to 65 ms.
         let mut seconds = |name: &str, help: &str, first: f64, count: u16| {
@@ -234,6 +256,9 @@ impl Metrics {
             messages_expired,
             forwarded,
             proxy,
+            observed,
+            observers,
+            observers_refused,
             errors,
             queues,
             services,
@@ -244,13 +269,14 @@ impl Metrics {
     }
 
     pub(crate) fn turned_away(&self, why: Turned) {
-        let reason = match why {
-            Turned::Total => "total",
-            Turned::Source => "source",
-            Turned::Rate => "rate",
-        };
+        let reason = why.reason();
         self.refused.get_or_create(&Why { reason }).inc();
         self.refused_sum.inc();
+    }
+
+    pub(crate) fn observer_turned_away(&self, why: Turned) {
+        let reason = why.reason();
+        self.observers_refused.get_or_create(&Why { reason }).inc();
     }
 
     pub(crate) fn ended(&self, ended: Ended) {

@@ -13,6 +13,7 @@ use junto_smp::message::Timestamp;
 use junto_smp::server;
 use junto_smp::version::VersionRange;
 use junto_tls::{ClientTls, ServerIdentity};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -22,6 +23,7 @@ use crate::connection::{self, Registry};
 use crate::folder::{self, FolderError};
 use crate::metrics::{Metrics, Stats};
 use crate::monitor;
+use crate::observer;
 use crate::proxy::{Own, Proxy};
 use crate::settings::{Current, Fixed, Reloaded, Settings};
 use crate::sources::Sources;
@@ -38,6 +40,16 @@ pub enum RelayError {
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The UDP port of the same number, at which clients are told their addresses, cannot be had.
+    #[error(
+        "cannot listen on {address} (UDP): {source}; free the port, or switch off `observe.enabled`"
+    )]
+    Observe {
         /// Which address.
         address: SocketAddr,
         /// What the system said.
@@ -101,13 +113,13 @@ impl Relay {
         let bind = config.bind;
         let storage = config.storage.clone();
         let proxy = config.proxy.clone();
+        let observes = config.observe.enabled;
         let blocked = config.blocked.clone();
         let settings = Settings::new(config, &identity, versions)?;
         let store = open_store(storage, &settings).await?;
         let registry = Registry::default();
         block(&*store, &registry, &blocked, connection::now());
-        let listener = listen(bind)?;
-        let local_addr = address_of(&listener, bind)?;
+        let (listener, local_addr, observer) = doors(bind, observes.then_some(&identity))?;
         let address = folder::address(&identity, hosts, local_addr.port())?;
         let monitor = monitor_at.map(listen).transpose()?;
         let monitor_addr = match (&monitor, monitor_at) {
@@ -150,6 +162,10 @@ impl Relay {
             tasks.spawn(monitor::serve(listener, Arc::clone(&shared)));
         }
         let (stop, stopped) = watch::channel(false);
+        if let Some(endpoint) = observer.clone() {
+            let serve = observer::serve(endpoint, Arc::clone(&shared), stopped.clone());
+            tasks.spawn(serve);
+        }
         let task = tokio::spawn(run(
             Arc::clone(&shared),
             Admission::new(Arc::clone(&shared), listener),
@@ -165,11 +181,33 @@ impl Relay {
             leaf: identity.chain().first().map(|leaf| leaf.to_vec()).into(),
             versions,
             fixed,
+            observer,
             local_addr,
             monitor_addr,
             stop,
             task: Some(task),
         })
+    }
+}
+
+/// Listens, and opens the UDP port of the same number if clients are to be told their addresses there.
+fn doors(
+    bind: SocketAddr,
+    observes: Option<&ServerIdentity>,
+) -> Result<(TcpListener, SocketAddr, Option<noq::Endpoint>), RelayError> {
+    loop {
+        let listener = listen(bind)?;
+        let local_addr = address_of(&listener, bind)?;
+        let Some(identity) = observes else {
+            return Ok((listener, local_addr, None));
+        };
+        match observer::open(local_addr, identity) {
+            Ok(observer) => return Ok((listener, local_addr, Some(observer))),
+            // Any port will do, and of this one somebody has the other half.
+            Err(RelayError::Observe { source, .. })
+                if bind.port() == 0 && source.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -201,6 +239,8 @@ pub struct RunningRelay {
     leaf: Mutex<Option<Vec<u8>>>,
     versions: VersionRange,
     fixed: Fixed,
+    /// Where clients are told their addresses.
+    observer: Option<noq::Endpoint>,
     local_addr: SocketAddr,
     monitor_addr: Option<SocketAddr>,
     stop: watch::Sender<bool>,
@@ -249,8 +289,12 @@ impl RunningRelay {
         let (blocked, proxy) = (config.blocked.clone(), config.proxy.clone());
         // Whatever may be refused comes first; from here on all of it is taken.
         let settings = Settings::new(config, identity, self.versions)?;
+        let shown = observer::settings(identity)?;
         let limits = settings.limits;
         self.shared.settings.replace(settings);
+        if let Some(observer) = &self.observer {
+            observer.set_server_config(Some(shown));
+        }
         if let Some(running) = &self.shared.proxy {
             running.reload(&proxy);
         }

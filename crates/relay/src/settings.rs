@@ -11,7 +11,7 @@ use junto_smp::server;
 use junto_smp::version::VersionRange;
 use junto_tls::{ServerIdentity, ServerTls};
 
-use crate::config::{Blocked, Limits, Monitor, Password, RelayConfig, Storage, Timeouts};
+use crate::config::{Blocked, Limits, Monitor, Observe, Password, RelayConfig, Storage, Timeouts};
 use crate::proxy::ProxyConfig;
 use crate::relay::RelayError;
 
@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) queue_limits: queue::Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) observe: Observe,
     pub(crate) exempt_sources: Vec<IpNet>,
     blocked: Vec<Blocked>,
 }
@@ -49,6 +50,7 @@ impl Settings {
                 unused_days: config.timeouts.unused_queue_days,
             },
             timeouts: config.timeouts,
+            observe: config.observe,
             exempt_sources: config.exempt_sources,
             blocked: config.blocked,
         })
@@ -90,6 +92,7 @@ pub(crate) struct Fixed {
     storage: Storage,
     monitor: Monitor,
     proxy: ProxyConfig,
+    observe: bool,
     sweep: core::time::Duration,
 }
 
@@ -105,6 +108,7 @@ impl Fixed {
             storage: config.storage.clone(),
             monitor: config.monitor.clone(),
             proxy: config.proxy.fixed(),
+            observe: config.observe.enabled,
             sweep: config.timeouts.sweep,
         }
     }
@@ -118,6 +122,7 @@ impl Fixed {
             ("storage", self.storage != other.storage),
             ("monitor", self.monitor != other.monitor),
             ("proxy", self.proxy != other.proxy),
+            ("observe.enabled", self.observe != other.observe),
             ("timeouts.sweep_s", self.sweep != other.sweep),
         ]
         .into_iter()

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::config::Rate;
 
-/// Places for rates: 4,096 × 104 bytes.
+/// Places for rates: 4,096 × 128 bytes.
 const PLACES: usize = 4_096;
 /// Places for budgets of a day, which sources that share one share for longer: 16,384 × 56 bytes.
 const DAY_PLACES: usize = 16_384;
@@ -92,9 +92,11 @@ pub(crate) enum Act {
     NewService = 2,
     /// Having the proxy connect to another relay in vain.
     FailedConnect = 3,
+    /// Asking for its address as it is seen here.
+    Observe = 4,
 }
 
-const ACTS: usize = 4;
+const ACTS: usize = 5;
 
 /// What a source may have made a number of in a day.
 #[derive(Clone, Copy)]
@@ -125,9 +127,11 @@ pub(crate) enum Held {
     Connecting = 1,
     /// Commands on their way to other relays.
     Forward = 2,
+    /// Connections that tell it its address.
+    Observed = 3,
 }
 
-const HELD: usize = 3;
+const HELD: usize = 4;
 
 /// All sources that hold something, and rates.
 pub(crate) struct Sources {

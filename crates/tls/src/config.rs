@@ -195,7 +195,7 @@ static NOBODY: LazyLock<Arc<PinVerifier>> =
 
 /// Accepts one identity.
 #[derive(Debug)]
-struct PinVerifier(Fingerprint);
+pub(crate) struct PinVerifier(pub(crate) Fingerprint);
 
 impl ServerCertVerifier for PinVerifier {
     fn verify_server_cert(

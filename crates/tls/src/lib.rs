@@ -23,6 +23,7 @@ pub mod fingerprint;
 #[cfg(feature = "tokio")]
 pub mod handshake;
 pub mod identity;
+pub mod observe;
 pub mod session_id;
 
 pub use chain::{ChainError, ClientChain, PeerChain, PeerKey};

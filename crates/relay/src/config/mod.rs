@@ -49,6 +49,8 @@ pub struct RelayConfig {
     pub proxy: ProxyConfig,
     /// Who may use the proxy. Absent: those who may create queues.
     pub proxy_password: Option<Password>,
+    /// Telling clients their addresses as they are seen here, over UDP.
+    pub observe: Observe,
 }
 
 impl RelayConfig {
@@ -87,6 +89,7 @@ impl RelayConfig {
                 ..ProxyConfig::default()
             },
             proxy_password: None,
+            observe: Observe::default(),
         })
     }
 
@@ -325,6 +328,28 @@ pub enum Storage {
     },
 }
 
+/// Telling clients their addresses as they are seen here, for direct paths between them: QUIC at the
+/// UDP port of the same number. Off unless chosen, since it is another port that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observe {
+    /// Whether to listen there at all.
+    pub enabled: bool,
+    /// Clients at a time, some 30 KiB each. Further ones are refused.
+    pub connections: usize,
+    /// Clients at a time from one source. Further ones are refused.
+    pub connections_per_source: usize,
+}
+
+impl Default for Observe {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            connections: 2_000,
+            connections_per_source: 100,
+        }
+    }
+}
+
 /// What the operator can watch. Off unless chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Monitor {
@@ -454,7 +479,7 @@ mod tests {
         assert_eq!(
             error.problems()[2].to_string(),
             "line 3: `prot` is unknown here; remove it, or write one of: \
-             hosts, port, bind, password, limits, proxy, storage, timeouts, blocked, monitor, log"
+             hosts, port, bind, password, limits, proxy, observe, storage, timeouts, blocked, monitor, log"
         );
         assert_eq!(
             error.problems()[5].to_string(),
@@ -528,6 +553,19 @@ mod tests {
         assert!(!config.proxy.enabled && config.proxy.allow_private);
         assert!(config.proxy_password.unwrap().matches(b"p"));
         assert_eq!(config.proxy.timeouts.answer, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn addresses_are_told_by_new_relays_and_not_by_those_that_do_not_say_so() {
+        assert!(!parse("hosts = [\"a\"]").unwrap().observe.enabled);
+        let new = parse(&template(&"a".parse().unwrap(), 5223)).unwrap();
+        let enabled = Observe {
+            enabled: true,
+            ..Observe::default()
+        };
+        assert_eq!(new.observe, enabled);
+        let error = parse("hosts = [\"a\"]\n[observe]\nconnections = 0").unwrap_err();
+        assert!(error.to_string().contains("observe.connections"), "{error}");
     }
 
     #[test]

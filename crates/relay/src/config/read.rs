@@ -16,7 +16,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeString, DeTable, DeValue};
 use zeroize::Zeroizing;
 
-use super::{Blocked, Limits, Monitor, Password, Rate, RelayConfig, Storage, Timeouts};
+use super::{Blocked, Limits, Monitor, Observe, Password, Rate, RelayConfig, Storage, Timeouts};
 use crate::proxy::{FORWARDS_MAX, ProxyConfig, ProxyLimits, ProxyTimeouts, SocksMode};
 
 /// Most problems that are reported: a file that is no `relay.toml` at all has one in every line.
@@ -104,6 +104,7 @@ fn root_section(root: &mut Section<'_, '_>, dir: &Path) -> RelayConfig {
     let password = root.password("write one, or remove the line: then everybody may create queues");
     let (limits, exempt_sources) = limits(&mut root.section("limits"));
     let (proxy, proxy_password) = proxy(&mut root.section("proxy"));
+    let observe = observe(&mut root.section("observe"));
     RelayConfig {
         hosts,
         bind: SocketAddr::new(bind, port),
@@ -122,6 +123,7 @@ fn root_section(root: &mut Section<'_, '_>, dir: &Path) -> RelayConfig {
         },
         proxy,
         proxy_password,
+        observe,
     }
 }
 
@@ -290,6 +292,21 @@ fn monitor(section: &mut Section<'_, '_>, dir: &Path) -> Monitor {
     let statistics = section.text("statistics").map(|(_, name)| dir.join(name));
     section.end();
     Monitor { listen, statistics }
+}
+
+fn observe(section: &mut Section<'_, '_>) -> Observe {
+    let d = Observe::default();
+    let observe = Observe {
+        enabled: section.flag("enabled", d.enabled),
+        connections: section.size("connections", d.connections, 1..=1 << 20),
+        connections_per_source: section.size(
+            "connections_per_source",
+            d.connections_per_source,
+            1..=1 << 20,
+        ),
+    };
+    section.end();
+    observe
 }
 
 fn proxy(section: &mut Section<'_, '_>) -> (ProxyConfig, Option<Password>) {
