@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import nat
 from lab import PATIENCE, RELAY, Failed, Lab, free_ports
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -252,11 +253,11 @@ def until_said(run, words, times):
         time.sleep(0.05)
 
 
-def dripping(lab, paths):
-    """Two parties whose programs send to each other until the file, and what is run."""
+def dripping(lab, paths, order=(1, 2)):
+    """Parties whose programs send to each other until the file, and what is run."""
     lab.numbered += 1
     end = os.path.join(lab.work, f"{lab.numbered}-end")
-    run = Run(lab, ["drip.py", "{id}", "{peers}", end], [1, 2], ["--paths", paths], kind="plain")
+    run = Run(lab, ["drip.py", "{id}", "{peers}", end], list(order), ["--paths", paths], kind="plain")
     return run, end
 
 
@@ -300,6 +301,114 @@ def who_goes_directly_only_waits_while_it_is_blocked(lab):
         until_said(run, "waits for the next one", 1)
         lab.forward(True)
         until_said(run, "Direct path to", 2)
+        open(end, "w", encoding="ascii").close()
+        run.expect("result: every piece\n")
+
+
+def directly(run, party):
+    """To whom a party says that it has a direct path now, as the session calls them."""
+    now = set()
+    for line in run.parties[party].errors().splitlines():
+        parties = set(re.findall(r"party (\d+)", line))
+        if line.startswith("Direct path to"):
+            now |= parties
+        elif line.startswith("The direct path to"):
+            now -= parties
+    return now
+
+
+def is_direct(run, pairs):
+    """Whether there are direct paths between these pairs of parties, and no others."""
+    index = {party: run.index(party) for party in run.parties}
+    expected = {party: {index[other] for pair in pairs if party in pair for other in pair - {party}} for party in run.parties}
+    return {party: directly(run, party) for party in run.parties} == expected
+
+
+def until_direct(run, pairs):
+    end = time.monotonic() + PATIENCE
+    while not is_direct(run, pairs):
+        run.all_run()
+        if time.monotonic() > end:
+            told = {party: (run.index(party), directly(run, party)) for party in run.parties}
+            raise Failed(f"direct paths should be between {pairs}, but {told}")
+        time.sleep(0.1)
+
+
+def through_nats(lab, kinds, without):
+    """All pairs of parties behind such NATs have direct paths but `without`; the program notices nothing in any case."""
+    if not shutil.which("nft"):
+        raise Skipped("it needs nft (nftables)")
+    pairs = [{one, other} for one in kinds for other in kinds if one < other]
+    expected = [pair for pair in pairs if pair not in without]
+    natted = {party: kind for party, kind in kinds.items() if kind}
+    with within_reach(lab), nat.behind(lab, natted):
+        run, end = dripping(lab, "prefer-direct", sorted(kinds))
+        begun = time.monotonic()
+        until_direct(run, expected)
+        show(f"{kinds}: {len(expected)} of {len(pairs)} pairs directly after {time.monotonic() - begun:.1f} s")
+        # Whoever is not reached is called twice at least in this time.
+        time.sleep(12 if without else 0)
+        if not is_direct(run, expected):
+            raise Failed("direct paths have come or gone")
+        open(end, "w", encoding="ascii").close()
+        run.expect("result: every piece\n")
+
+
+@case
+def parties_behind_nats_reach_each_other_directly(lab):
+    kinds = {1: None, 2: "full cone", 3: "address-restricted", 4: "port-restricted", 5: "symmetric"}
+    through_nats(lab, kinds, [{4, 5}])
+
+
+@case
+def parties_behind_the_strictest_nats_do_where_it_can_be(lab):
+    kinds = {1: "port-restricted", 2: "port-restricted", 3: "symmetric", 4: "symmetric"}
+    through_nats(lab, kinds, [{1, 3}, {1, 4}, {2, 3}, {2, 4}, {3, 4}])
+
+
+@case
+def who_has_no_udp_goes_over_the_relays(lab):
+    through_nats(lab, {1: None, 2: "port-restricted", 3: "UDP blocked"}, [{1, 3}, {2, 3}])
+
+
+@case
+def a_relay_that_tells_no_addresses_costs_nothing_but_paths_between_nats(lab):
+    file = os.path.join(lab.folder, "relay.toml")
+    with open(file, encoding="utf-8") as settings:
+        told = settings.read()
+    section = "[observe]\n# (restart)\nenabled = true"
+    if section not in told:
+        raise Failed("the relay's settings do not say that it tells addresses")
+
+    def begin_with(text):
+        with open(file, "w", encoding="utf-8") as settings:
+            settings.write(text)
+        lab.relay.signal(signal.SIGTERM)
+        lab.relay.wait()
+        lab.start_relay()
+
+    begin_with(told.replace(section, section.replace("true", "false")))
+    try:
+        through_nats(lab, {1: None, 2: "port-restricted", 3: "port-restricted"}, [{2, 3}])
+    finally:
+        begin_with(told)
+
+
+@case
+def a_path_between_nats_that_is_cut_or_whose_nat_moves_comes_back(lab):
+    if not shutil.which("nft"):
+        raise Skipped("it needs nft (nftables)")
+    with within_reach(lab), nat.behind(lab, {1: "port-restricted", 2: "port-restricted"}):
+        run, end = dripping(lab, "prefer-direct", [1, 2])
+        until_direct(run, [{1, 2}])
+        lab.forward(False)
+        until_said(run, "going on over the relays", 1)
+        lab.forward(True)
+        until_direct(run, [{1, 2}])
+        # The relay tells the new address, and each tells the other.
+        nat.address(lab, 2, 3)
+        until_said(run, "going on over the relays", 2)
+        until_direct(run, [{1, 2}])
         open(end, "w", encoding="ascii").close()
         run.expect("result: every piece\n")
 

@@ -3,7 +3,7 @@
 #
 # Runs programs that know nothing of Junto by `junto run`, each party in a network namespace that reaches the relay only,
 # and compares what every party prints with the same program over plain TCP. A CASE is a part of a name that check.py
-# lists. Needs python3 (with venv) openssl, and root with iproute2; without root all parties share this machine's loopback, and
+# lists. Needs python3 (with venv) openssl, and root with iproute2 and nftables; without root all parties share this machine's loopback, and
 # what needs namespaces counts as skipped. Installs the programs' packages into the target directory, once.
 set -euo pipefail
 

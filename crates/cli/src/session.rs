@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use junto_code::Code;
 use junto_crypto::ed25519::VerifyingKey;
-use junto_session::carrier::agent::agents_lines;
 use junto_session::{
     DisplayName, Forming, LocalId, Params, PartyCount, PartyIndex, Persona, Policy, SessionLink,
     Stage, Summary,
@@ -163,9 +162,8 @@ async fn show(junto: &Junto, session: &str, output: Output) -> Result<(), Failur
         .find(session)
         .await
         .map_err(session_failure)?;
-    let used = junto.lines(summary.local).await?;
     let summary = newest(junto, summary).await?;
-    let relays = Views::of(junto.routes(agents_lines(used.lines())).await?);
+    let relays = Views::of(relays::routes(junto, summary.local).await?);
     let queues = relays::queues(junto, summary.local).await?;
     let mut report = describe(&summary);
     report["relays"] = relays.json();

@@ -2,11 +2,13 @@
 //!
 //! A UDP port for each run. Both ends know each other before the first packet: keys, addresses and a secret word come
 //! by the session. Whoever does not say the word, in the first message of the handshake, is turned away before this end has
-//! shown anything of itself; whoever has not the key of a party, within the handshake. No relay, no discovery
-//! service, no name server is asked, and no address is told to anybody outside the session.
+//! shown anything of itself; whoever has not the key of a party, within the handshake. No address is told to anybody
+//! outside the session; relays that see this machine anyway, and that the caller names, are asked which address they see.
 
 mod admission;
 mod line;
+mod observe;
+mod place;
 mod tls;
 
 use std::{
@@ -20,16 +22,23 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use junto_session::{
     PartyIndex,
-    adapters::tcp::{Contact, Line, PLACES_MAX, Ways},
+    adapters::tcp::{Contact, Line, Ways},
 };
 use noq::{
     Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
     crypto::rustls::QuicServerConfig,
 };
 use rand_core::Rng;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use zeroize::Zeroizing;
 
+pub use observe::Observer;
+use observe::Whereabouts;
+use place::{Budget, PORTS_MAX, may_be_dialled};
 use tls::{Key, Own};
 
 /// A path over which nothing comes for so long is gone: the queues take over.
@@ -39,6 +48,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Bytes on their way on one path: so few that a receiver can hold full packets of them whichever get lost (`noq` ends a
 /// connection with more than 1,024 gaps).
 const WINDOW: u32 = 1024 * 1024;
+/// A call to where nobody answers is over after so long: its first packet goes out four times until then, after 0, 1, 3 and
+/// 7 s. A NAT that keeps for 30 s what a packet has opened is open for the other end's calls from one of ours to the next.
+const CALL: Duration = Duration::from_secs(10);
 /// How long the last packets may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Paths that others have made and nobody has taken.
@@ -57,7 +69,7 @@ pub enum Reach {
 pub struct Direct {
     shared: Arc<Shared>,
     ready: tokio::sync::Mutex<mpsc::Receiver<(PartyIndex, Line)>>,
-    doors: Vec<JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -65,9 +77,18 @@ struct Shared {
     endpoints: Vec<Endpoint>,
     own: Own,
     me: PartyIndex,
-    places: Vec<SocketAddr>,
+    reach: Reach,
+    whereabouts: Mutex<Whereabouts>,
+    /// Others are to be told where we are.
+    news: Notify,
     transport: Arc<TransportConfig>,
+    /// The same for calls, which may take longer than an answer to come.
+    calling: Arc<TransportConfig>,
     book: Mutex<Book>,
+    /// Held while it is told who is heard, so that what is older does not come last.
+    listening: Mutex<()>,
+    /// Counts what parties have told.
+    told: watch::Sender<u64>,
 }
 
 /// Who may come.
@@ -76,6 +97,7 @@ struct Book {
     /// What each party has to say. No two have the same.
     words: BTreeMap<PartyIndex, Zeroizing<[u8; 32]>>,
     known: BTreeMap<PartyIndex, Contact>,
+    dials: BTreeMap<PartyIndex, Budget>,
 }
 
 impl Direct {
@@ -84,18 +106,32 @@ impl Direct {
     /// # Errors
     /// If there is none, or the system does not tell its addresses.
     pub async fn open(me: PartyIndex, reach: Reach) -> io::Result<Self> {
+        Self::open_seen(me, reach, Vec::new()).await
+    }
+
+    /// As [`Direct::open`]; others are also told at which address the first of `relays` that answers sees this port.
+    ///
+    /// # Errors
+    /// As [`Direct::open`], not if relays do not answer.
+    pub async fn open_seen(
+        me: PartyIndex,
+        reach: Reach,
+        relays: Vec<Observer>,
+    ) -> io::Result<Self> {
         let endpoints = bind(reach)?;
-        let mut bound = Vec::new();
-        for endpoint in &endpoints {
-            bound.push(endpoint.local_addr()?);
-        }
+        let bound = bound(&endpoints)?;
         let shared = Arc::new(Shared {
             endpoints,
             own: Own::generate()?,
             me,
-            places: places(&bound, reach)?,
-            transport: Arc::new(transport()),
+            reach,
+            whereabouts: Mutex::new(Whereabouts::new(place::own(&bound, reach)?)),
+            news: Notify::new(),
+            transport: Arc::new(transport(IDLE)),
+            calling: Arc::new(transport(CALL)),
             book: Mutex::default(),
+            listening: Mutex::default(),
+            told: watch::Sender::new(0),
         });
         shared.listen()?;
         let (sender, ready) = mpsc::channel(READY_MAX);
@@ -103,11 +139,18 @@ impl Direct {
             let door = admission::admit(shared.clone(), endpoint.clone(), sender.clone());
             tokio::spawn(door)
         };
-        let doors = shared.endpoints.iter().map(door).collect();
+        let mut tasks: Vec<_> = shared.endpoints.iter().map(door).collect();
+        let weak = Arc::downgrade(&shared);
+        tasks.push(tokio::spawn(observe::look(weak.clone())));
+        if !relays.is_empty() {
+            let ask = |endpoint| observe::ask(weak.clone(), endpoint, relays.clone());
+            let numbers = 0..shared.endpoints.len();
+            tasks.extend(numbers.map(|number| tokio::spawn(ask(number))));
+        }
         Ok(Self {
             shared,
             ready: tokio::sync::Mutex::new(ready),
-            doors,
+            tasks,
         })
     }
 
@@ -123,8 +166,8 @@ impl Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
-        for door in &self.doors {
-            door.abort();
+        for task in &self.tasks {
+            task.abort();
         }
         for endpoint in &self.shared.endpoints {
             endpoint.close(VarInt::from_u32(0), b"");
@@ -144,16 +187,21 @@ impl Ways for Direct {
         Ok(Contact {
             key: shared.own.key,
             word,
-            places: shared.places.clone(),
+            places: shared.whereabouts().places(),
         })
     }
 
     fn know(&self, party: PartyIndex, contact: Contact) {
         self.shared.book().known.insert(party, contact);
+        self.shared.told.send_modify(|count| *count += 1);
     }
 
     fn call(&self, party: PartyIndex) -> BoxFuture<'_, io::Result<Line>> {
         line::call(&self.shared, party).boxed()
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        self.shared.news.notified().boxed()
     }
 
     fn accept(&self) -> BoxFuture<'_, (PartyIndex, Line)> {
@@ -172,8 +220,20 @@ impl Shared {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn whereabouts(&self) -> MutexGuard<'_, Whereabouts> {
+        self.whereabouts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bound(&self) -> io::Result<Vec<SocketAddr>> {
+        bound(&self.endpoints)
+    }
+
     /// Hears those who have been told a word.
     fn listen(self: &Arc<Self>) -> io::Result<()> {
+        let listening = self.listening.lock();
+        let _listening = listening.unwrap_or_else(PoisonError::into_inner);
         let mut words: Vec<_> = self
             .book()
             .words
@@ -205,6 +265,19 @@ impl Shared {
     fn contact(&self, party: PartyIndex) -> io::Result<Contact> {
         let known = self.book().known.get(&party).cloned();
         known.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Whether a place of a party is to be dialled in a call that has dialled these.
+    fn may_dial(&self, party: PartyIndex, place: SocketAddr, dialled: &[SocketAddr]) -> bool {
+        let ports = dialled.iter().filter(|other| other.ip() == place.ip());
+        let further = !dialled.contains(&place) && ports.count() < PORTS_MAX;
+        if !further || !may_be_dialled(place, self.reach) {
+            return false;
+        }
+        let now = Instant::now();
+        let mut book = self.book();
+        let budget = book.dials.entry(party);
+        budget.or_insert_with(|| Budget::new(now)).take(now)
     }
 
     /// Who says that word, with that key.
@@ -239,7 +312,11 @@ fn bind(reach: Reach) -> io::Result<Vec<Endpoint>> {
     Ok([Some(first), second.ok()].into_iter().flatten().collect())
 }
 
-fn transport() -> TransportConfig {
+fn bound(endpoints: &[Endpoint]) -> io::Result<Vec<SocketAddr>> {
+    endpoints.iter().map(Endpoint::local_addr).collect()
+}
+
+fn transport(idle: Duration) -> TransportConfig {
     let window = VarInt::from_u32(WINDOW);
     let mut config = TransportConfig::default();
     config
@@ -250,29 +327,8 @@ fn transport() -> TransportConfig {
         .stream_receive_window(window)
         .receive_window(window)
         .send_window(u64::from(WINDOW))
-        .max_idle_timeout(IDLE.try_into().ok())
+        // The lower one of both ends holds between them.
+        .max_idle_timeout(idle.try_into().ok())
         .keep_alive_interval(Some(KEEP_ALIVE));
     config
-}
-
-/// Where this machine is reached at the ports that it has bound.
-fn places(bound: &[SocketAddr], reach: Reach) -> io::Result<Vec<SocketAddr>> {
-    if reach == Reach::Loopback {
-        return Ok(bound.to_vec());
-    }
-    let mut places = Vec::new();
-    for interface in if_addrs::get_if_addrs()? {
-        let ip = interface.ip();
-        if ip.is_loopback() || interface.is_link_local() {
-            continue;
-        }
-        let own = bound.iter().find(|own| own.is_ipv4() == ip.is_ipv4());
-        if let Some(own) = own {
-            places.push(SocketAddr::new(ip, own.port()));
-        }
-    }
-    places.sort_unstable();
-    places.dedup();
-    places.truncate(PLACES_MAX);
-    Ok(places)
 }

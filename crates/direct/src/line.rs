@@ -1,17 +1,25 @@
 //! One path: how it begins, and what ends it.
 
-use std::{any::Any, io, net::SocketAddr, sync::Arc};
+use std::{any::Any, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::{FutureExt, future::select_ok};
-use junto_session::{PartyIndex, adapters::tcp::Line};
+use futures::{StreamExt, stream::FuturesUnordered};
+use junto_session::{
+    PartyIndex,
+    adapters::tcp::{Contact, Line},
+};
 use noq::{
     ClientConfig, Connection, RecvStream, SendStream, VarInt, crypto::rustls::QuicClientConfig,
 };
 
+use tokio::time::sleep;
+
 use super::Shared;
 
 /// Required by the protocol, sent to nobody.
-const NOBODY: &str = "junto.invalid";
+pub(super) const NOBODY: &str = "junto.invalid";
+
+/// Between the first packets to two places.
+const APART: Duration = Duration::from_millis(25);
 
 /// Ends a connection when nobody uses it any more.
 struct Guard(Connection);
@@ -30,28 +38,55 @@ fn greeting(from: PartyIndex, to: PartyIndex) -> Greeting {
     [a, b, c, d]
 }
 
-/// Dials a party at all of its places, greets it where it answers first, and waits for its answer.
+/// Dials a party at all of its places, also at those that it tells meanwhile, greets it where it answers first, and waits
+/// for its answer.
 pub(super) async fn call(shared: &Arc<Shared>, party: PartyIndex) -> io::Result<Line> {
-    let contact = shared.contact(party)?;
-    // The handshake shows that the other end has that key.
-    let config = shared.own.calls(contact.key, contact.word.to_vec())?;
-    let config = QuicClientConfig::try_from(config).map_err(io::Error::other)?;
-    let mut config = ClientConfig::new(Arc::new(config));
-    config.transport_config(shared.transport.clone());
-    let places = contact.places.iter();
-    let calls = places.map(|place| dial(shared, config.clone(), *place).boxed());
-    let calls: Vec<_> = calls.collect();
-    if calls.is_empty() {
-        return Err(io::ErrorKind::AddrNotAvailable.into());
-    }
-    let (guard, _) = select_ok(calls).await?;
+    let mut told = shared.told.subscribe();
+    let (mut dialled, mut dials) = (Vec::new(), FuturesUnordered::new());
+    let guard = loop {
+        let contact = shared.contact(party)?;
+        let config = config(shared, &contact)?;
+        for place in &contact.places {
+            if shared.may_dial(party, *place, &dialled) {
+                let after = APART * dialled.len() as u32;
+                dialled.push(*place);
+                dials.push(dial(shared, config.clone(), *place, after));
+            }
+        }
+        if dials.is_empty() {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
+        tokio::select! {
+            Some(dial) = dials.next() => match dial {
+                Ok(guard) => break guard,
+                Err(error) if dials.is_empty() => return Err(error),
+                Err(_) => {}
+            },
+            _ = told.changed() => {}
+        }
+    };
     let (mut writer, mut reader) = guard.0.open_bi().await?;
     write(&mut writer, greeting(shared.me, party)).await?;
     expect(&mut reader, greeting(party, shared.me)).await?;
     Ok(line(guard, reader, writer))
 }
 
-async fn dial(shared: &Shared, config: ClientConfig, place: SocketAddr) -> io::Result<Guard> {
+/// The handshake shows that the other end has the key that it told.
+fn config(shared: &Shared, contact: &Contact) -> io::Result<ClientConfig> {
+    let config = shared.own.calls(contact.key, contact.word.to_vec())?;
+    let config = QuicClientConfig::try_from(config).map_err(io::Error::other)?;
+    let mut config = ClientConfig::new(Arc::new(config));
+    config.transport_config(shared.calling.clone());
+    Ok(config)
+}
+
+async fn dial(
+    shared: &Shared,
+    config: ClientConfig,
+    place: SocketAddr,
+    after: Duration,
+) -> io::Result<Guard> {
+    sleep(after).await;
     for endpoint in &shared.endpoints {
         if endpoint.local_addr()?.is_ipv4() == place.is_ipv4() {
             let calling = endpoint.connect_with(config, place, NOBODY);

@@ -1,13 +1,25 @@
 //! Direct paths of a run, as its user wants them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use junto_session::Session;
 use junto_session::adapters::tcp::{Policy, Ways};
+use junto_session::{LocalId, Session};
+use junto_smp::address::ServerAddress;
 
 use crate::args::Paths;
 use crate::failure::Failure;
 use crate::open::Junto;
+use crate::session::relays;
+
+/// The relays on which this party receives in the session: they see its address anyway. No other is asked for it.
+async fn own_relays(junto: &Junto, local: LocalId) -> Result<Vec<ServerAddress>, Failure> {
+    let routes = relays::routes(junto, local).await?;
+    let own = routes.into_iter().filter(|route| route.receives);
+    let direct = own.filter(|route| route.path.is_direct());
+    let relays: BTreeSet<_> = direct.map(|route| route.path.relay).collect();
+    Ok(relays.into_iter().collect())
+}
 
 /// The ways of one run beside the queues.
 pub(super) struct Direct {
@@ -23,7 +35,7 @@ impl Direct {
     /// If they cannot be had together with what else the user wants.
     pub(super) async fn open(
         junto: &Junto,
-        session: &Session,
+        (session, local): (&Session, LocalId),
         paths: Paths,
     ) -> Result<Self, Failure> {
         let policy = match paths {
@@ -37,18 +49,37 @@ impl Direct {
             )
             .help("leave out `--paths`, or use another profile"));
         }
-        Self::bind(session, policy).await
+        let relays = match policy {
+            Policy::RelayOnly => Vec::new(),
+            Policy::PreferDirect | Policy::DirectOnly => own_relays(junto, local).await?,
+        };
+        Self::bind(session, policy, relays).await
     }
 
     #[cfg(feature = "direct")]
-    async fn bind(session: &Session, policy: Policy) -> Result<Self, Failure> {
+    async fn bind(
+        session: &Session,
+        policy: Policy,
+        relays: Vec<ServerAddress>,
+    ) -> Result<Self, Failure> {
         use crate::failure::Context;
-        use junto_direct::Reach;
+        use junto_direct::{Observer, Reach};
+
+        let observer = |relay: ServerAddress| {
+            let hosts = relay.hosts().iter().filter(|host| !host.is_onion());
+            Observer {
+                hosts: hosts.map(|host| host.for_resolver().to_owned()).collect(),
+                port: relay.port(),
+                fingerprint: relay.fingerprint().0,
+            }
+        };
 
         let ways = match policy {
             Policy::RelayOnly => None,
             Policy::PreferDirect | Policy::DirectOnly => {
-                let opened = junto_direct::Direct::open(session.me(), Reach::Network).await;
+                let relays = relays.into_iter().map(observer).collect();
+                let opened =
+                    junto_direct::Direct::open_seen(session.me(), Reach::Network, relays).await;
                 Some(Arc::new(opened.context("no port for direct paths")?))
             }
         };
@@ -56,7 +87,11 @@ impl Direct {
     }
 
     #[cfg(not(feature = "direct"))]
-    async fn bind(_session: &Session, policy: Policy) -> Result<Self, Failure> {
+    async fn bind(
+        _session: &Session,
+        policy: Policy,
+        _relays: Vec<ServerAddress>,
+    ) -> Result<Self, Failure> {
         match policy {
             Policy::RelayOnly => Ok(Self { policy }),
             Policy::PreferDirect | Policy::DirectOnly => Err(Failure::usage(

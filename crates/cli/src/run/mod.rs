@@ -47,8 +47,8 @@ pub(crate) async fn run(arguments: Run, global: &Global, output: Output) -> Resu
             let patience = arguments.wait.patience();
             relays::stripe(junto, summary.local, stripes, patience, output).await?;
         }
-        let direct = Direct::open(junto, &session, arguments.paths).await?;
         let session = (&session, summary.local);
+        let direct = Direct::open(junto, session, arguments.paths).await?;
         let ended = play(junto, session, &arguments, &adapter, &direct, output).await;
         direct.close().await;
         ended

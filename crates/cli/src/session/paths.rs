@@ -11,13 +11,13 @@ const POLICIES: [[&str; 3]; 3] = [
     ],
     [
         "prefer-direct",
-        "parties learn the addresses of this machine; networks in between see which of you talk, when and how much",
-        "relays see what goes before there is a direct path, and while there is none",
+        "parties learn the addresses of this machine and of its NAT, and may name hosts that see the latter; networks in between see which of you talk, when and how much",
+        "relays see what goes before there is a direct path, and while there is none; the one that you receive on learns that you want one",
     ],
     [
         "direct-only",
         "as prefer-direct",
-        "relays see who is there and the end, and nothing that this party's program writes",
+        "relays see who is there, that addresses are told, and the end, and nothing that this party's program writes; the one that you receive on, as above",
     ],
 ];
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use junto_agent::{Agent, ConnectionView, Progress, Spread};
+use junto_agent::{Agent, ConnectionView, Progress, Route, Spread};
 use junto_session::LocalId;
 use junto_session::carrier::agent::agents_lines;
 use junto_smp::address::ServerAddress;
@@ -235,6 +235,12 @@ pub(super) fn repeated(relays: &[ServerAddress]) -> Option<&ServerAddress> {
     let mut all = relays.iter().enumerate();
     all.find(|(at, relay)| before(*at).any(|it| is_one(it, relay)))
         .map(|(_, relay)| relay)
+}
+
+/// The relays that a session uses, and which way.
+pub(crate) async fn routes(junto: &Junto, session: LocalId) -> Result<BTreeSet<Route>, Failure> {
+    let lines = agents_lines(junto.lines(session).await?.lines());
+    junto.routes(lines).await
 }
 
 /// The session's connections with the other parties.
