@@ -15,7 +15,7 @@ use stranger::Stranger;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UdpSocket,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 /// For what must happen; nothing waits for it to pass.
@@ -206,21 +206,23 @@ async fn who_calls_says_whom_it_means() {
 
 #[tokio::test]
 async fn handshakes_that_idle_keep_nobody_out() {
-    let [one, two, third] = parties().await;
+    let [one, two] = parties().await;
     let contact = two.contact(party(2)).unwrap();
-    // Many that stop after the first packet, from where nobody answers, and many of a party that never greets.
-    let mut idle = Vec::new();
-    for _ in 0..80 {
-        idle.push(
-            Stranger::new(Some(contact.word.to_vec()))
-                .begin(contact.places[0])
-                .await,
-        );
+    let place = contact.places[0];
+    let third = Stranger::new(Some(contact.word.to_vec()));
+    two.know(party(2), third.contact());
+    // A party that comes in many times and never greets, and many that stop after the first packet, from where nobody
+    // answers.
+    let (mut silent, mut idle) = (Vec::new(), Vec::new());
+    for _ in 0..70 {
+        silent.push(third.call(place).await.unwrap());
     }
-    let began = Instant::now();
+    for _ in 0..20 {
+        let stranger = Stranger::new(Some(contact.word.to_vec()));
+        idle.push(stranger.begin(place).await);
+    }
     lets_in_nobody_else(&two, &one, [0, 1]).await;
-    assert!(began.elapsed() < PATIENCE);
-    drop((idle, third));
+    drop((silent, idle));
 }
 
 #[tokio::test]

@@ -471,6 +471,7 @@ mod tests {
     fn names_and_labels_are_these() {
         let metrics = Metrics::new();
         metrics.turned_away(Turned::Source);
+        metrics.observer_turned_away(Turned::Total);
         metrics.ended(Ended::Peer);
         metrics.refused(&ErrorCode::Auth);
         metrics.proxy.beyond(Beyond::Source);
@@ -502,6 +503,7 @@ mod tests {
                 "messages_acknowledged",
                 "messages_expired",
                 "forwarded_commands",
+                "observed",
                 "proxy_connections",
                 "proxy_connections_failed",
                 "proxy_commands",
@@ -510,6 +512,7 @@ mod tests {
                 "proxy_destinations",
                 "connections",
                 "handshakes",
+                "observers",
                 "queues",
                 "services",
                 "message_bytes",
@@ -517,6 +520,7 @@ mod tests {
                 "open_files",
                 "connections_refused",
                 "connections_ended",
+                "observers_refused",
                 "errors",
                 "handshake_seconds",
                 "block_seconds",
@@ -536,6 +540,7 @@ mod tests {
                 "reason=\"source\"",
                 "reason=\"source\"",
                 "reason=\"peer\"",
+                "reason=\"total\"",
                 "reason=\"auth\""
             ]
         );
@@ -546,6 +551,7 @@ mod tests {
         let metrics = Metrics::new();
         for why in [Turned::Total, Turned::Source, Turned::Rate] {
             metrics.turned_away(why);
+            metrics.observer_turned_away(why);
         }
         for ended in [
             Ended::Peer,

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Two parties that run, and what is between them.
 struct Two {
-    _parties: Vec<Party>,
+    parties: Vec<Party>,
     meshes: Vec<Mesh>,
     /// Where their programs listen.
     programs: Vec<TcpListener>,
@@ -51,7 +51,7 @@ async fn two(policies: [Policy; 2], silence: Duration) -> Two {
         mesh.run(silence);
     }
     Two {
-        _parties: parties,
+        parties,
         meshes,
         programs,
         wires,
@@ -90,6 +90,11 @@ impl Two {
         to.shutdown().await.unwrap();
         drop((write.await.unwrap(), to));
         (expected.len(), self.wires.carried() - before)
+    }
+
+    /// Bytes that have gone over queues.
+    fn queued(&self) -> usize {
+        self.parties.iter().map(Party::queued).sum()
     }
 
     async fn until_direct(&self) {
@@ -191,8 +196,12 @@ async fn all_that_is_written_goes_over_the_path() {
         two.until_direct().await;
         let end = Instant::now() + PATIENCE;
         loop {
+            let before = two.queued();
             let (written, carried) = two.transfer().await;
             if carried >= written {
+                // Once and not twice: the queues have words about the run at most.
+                let queued = two.queued() - before;
+                assert!(queued < written / 8, "{policy:?}: {queued} over the queues");
                 break;
             }
             // Whoever merely prefers it goes on over the queues while a path ends and the next one comes.
@@ -207,7 +216,8 @@ async fn all_that_is_written_goes_over_the_path() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_on_which_nothing_comes_through_any_more_holds_up_nothing_for_long() {
-    let two = two(PREFER, PATIENCE).await;
+    // Less than it takes to give up the path: both show meanwhile that they are there.
+    let two = two(PREFER, Duration::from_secs(20)).await;
     two.until_direct().await;
     let (mut from, mut to) = two.connect().await;
     // It stays up, and takes what fits into it.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use junto_session::adapters::tcp::Contact;
 use noq::{
     ClientConfig, Connecting, Connection, ConnectionError, Endpoint, TransportConfig,
     crypto::rustls::QuicClientConfig,
@@ -77,6 +78,7 @@ impl ServerCertVerifier for TakesAny {
 pub(crate) struct Stranger {
     endpoint: Endpoint,
     config: ClientConfig,
+    key: [u8; 32],
     seen: Arc<AtomicBool>,
 }
 
@@ -84,6 +86,7 @@ impl Stranger {
     pub(crate) fn new(word: Option<Vec<u8>>) -> Self {
         let provider = Arc::new(provider::default_provider());
         let pair = Ed25519KeyPair::generate().unwrap();
+        let key = pair.public_key().as_ref().try_into().unwrap();
         let secret = pair.to_pkcs8v1().unwrap().as_ref().to_vec();
         let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(secret));
         let shown = public_key_to_spki(&alg_id::ED25519, pair.public_key().as_ref());
@@ -106,7 +109,17 @@ impl Stranger {
         Self {
             endpoint: Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap(),
             config,
+            key,
             seen,
+        }
+    }
+
+    /// How it would be reached, if anybody took it for a party.
+    pub(crate) fn contact(&self) -> Contact {
+        Contact {
+            key: self.key,
+            word: [0; 32],
+            places: Vec::new(),
         }
     }
 

@@ -115,8 +115,6 @@ pub(crate) struct Sequence {
     next: u64,
     /// All below it have come at the other end.
     acknowledged: u64,
-    /// All that went over the queues is below it.
-    queued: u64,
     /// What went over a direct path and may be lost, in order.
     under_way: VecDeque<(u64, Bytes)>,
     /// Lengths of what went over a direct path and is not acknowledged, in order, and their sum. The other end may hold all
@@ -148,8 +146,6 @@ impl Sequence {
             self.bytes += message.len();
             self.lengths.push_back((number, message.len()));
             self.under_way.push_back((number, message));
-        } else {
-            self.queued = self.next;
         }
         packet
     }
@@ -167,11 +163,6 @@ impl Sequence {
     /// All below this number have come at the other end.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged
-    }
-
-    /// Whether the other end still waits for what went over the queues, as far as it has said.
-    pub(crate) fn waits_for_queues(&self) -> bool {
-        self.acknowledged < self.queued
     }
 
     /// The first packet under way with `number` or a higher one.
@@ -193,7 +184,6 @@ impl Sequence {
         if number >= self.next {
             return;
         }
-        self.queued = self.queued.max(number + 1);
         self.is_safe(number);
     }
 
@@ -500,7 +490,7 @@ mod tests {
         let mut sequence = Sequence::default();
         sequence.send(word(0), true);
         sequence.is_queued(7);
-        assert!(!sequence.is_settled() && sequence.queued == 0);
+        assert!(!sequence.is_settled());
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use junto_crypto::aead::StoreKey;
 use junto_session::{
     DisplayName, Params, PartyCount, PartyIndex, Persona, Policy, Session, Sessions,
     adapters::tcp::{Contact, Line, Ways},
-    carrier::memory::Hub,
+    carrier::{Carriage, Event, memory::Hub},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split},
@@ -31,6 +31,28 @@ pub(crate) struct Party {
     _dir: tempfile::TempDir,
     _sessions: Sessions,
     pub(crate) session: Session,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Party {
+    /// Bytes that have come for it over queues.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts what comes over queues.
+fn counted(carriage: Carriage, count: &Arc<AtomicUsize>) -> Carriage {
+    let (carrier, count) = (carriage.carrier, count.clone());
+    let events = carriage.events.inspect(move |event| {
+        if let Event::Message { body, .. } = event {
+            count.fetch_add(body.len(), Ordering::Relaxed);
+        }
+    });
+    Carriage {
+        carrier,
+        events: events.boxed(),
+    }
 }
 
 /// Parties of a session, in order.
@@ -39,8 +61,10 @@ pub(crate) async fn parties(count: usize) -> Vec<Party> {
     let open = |index: usize| {
         let dir = tempfile::tempdir().unwrap();
         let key = StoreKey::from_bytes(&[7; 32]);
-        let sessions = Sessions::open(dir.path(), key, hub.open(&index.to_string())).unwrap();
-        (dir, sessions)
+        let queued = Arc::default();
+        let carriage = counted(hub.open(&index.to_string()), &queued);
+        let sessions = Sessions::open(dir.path(), key, carriage).unwrap();
+        ((dir, queued), sessions)
     };
     let persona = || Persona {
         display_name: DisplayName::new("one").unwrap(),
@@ -60,12 +84,13 @@ pub(crate) async fn parties(count: usize) -> Vec<Party> {
         all.push((dir, joiner, forming));
     }
     let mut parties = BTreeMap::new();
-    for (dir, sessions, forming) in all {
+    for ((dir, queued), sessions, forming) in all {
         let session = forming.formed(PATIENCE).await.unwrap();
         let party = Party {
             _dir: dir,
             _sessions: sessions,
             session: session.clone(),
+            queued,
         };
         parties.insert(session.me(), party);
     }
@@ -149,14 +174,18 @@ impl Wires {
 
     /// Whether a path that a party makes is used.
     pub(crate) async fn knock(&self, from: PartyIndex, to: PartyIndex) -> bool {
-        let (ours, theirs) = duplex(WIRE);
+        // It has come to nothing new so far.
+        let packet = [&9_u32.to_be_bytes()[..], &[0x81], &[0; 8]].concat();
+        let (mut ours, theirs) = duplex(packet.len());
         let door = self.doors.lock().unwrap()[&to].clone();
         door.send((from, line(theirs))).ok().unwrap();
-        let (mut reader, _writer) = split(ours);
-        // Who does not want it drops it.
-        let mut said = [0; 1];
-        let wait = tokio::time::timeout(Duration::from_millis(20), reader.read(&mut said));
-        !matches!(wait.await, Ok(Ok(0)))
+        // There is room for a second one when the first is read; who does not want the path drops it.
+        let both = async {
+            ours.write_all(&packet).await?;
+            ours.write_all(&packet).await
+        };
+        let both = tokio::time::timeout(PATIENCE, both).await;
+        both.unwrap().is_ok()
     }
 
     fn connect(&self, from: PartyIndex, to: PartyIndex) -> io::Result<Line> {

@@ -239,6 +239,14 @@ pub(super) struct State {
     sending: bool,
 }
 
+/// What became of a message.
+#[derive(Default)]
+struct Taken {
+    events: Vec<Event>,
+    /// It says something that was not known.
+    is_new: bool,
+}
+
 /// How a stream's task hears of what the other end did.
 #[derive(Default)]
 struct Flow {
@@ -523,17 +531,20 @@ impl State {
         hub: &Hub,
         payload: &Bytes,
         line: Option<u64>,
-    ) -> Result<Vec<Event>, Malformed> {
+    ) -> Result<Taken, Malformed> {
         let now = Instant::now();
+        let acknowledged = self.pair.sequence.acknowledged();
         let messages = match is_packet(payload) && hub.paths.is_some() {
             // Of a path that is gone, or left in the channel by an earlier run.
-            _ if line.is_some_and(|id| !self.pair.has(id)) => return Ok(Vec::new()),
-            true if !self.link.is_met() => return Ok(Vec::new()),
+            _ if line.is_some_and(|id| !self.pair.has(id)) => return Ok(Taken::default()),
+            true if !self.link.is_met() => return Ok(Taken::default()),
             true => self.pair.sequence.receive(payload)?,
             false if line.is_some() => return Err(Malformed("packet: it has no number")),
             false => vec![payload.clone()],
         };
         self.heard = Heard::at(now);
+        let moved = self.pair.sequence.acknowledged() != acknowledged;
+        let is_new = moved || !messages.is_empty();
         let mut events = Vec::new();
         for message in &messages {
             events.append(&mut self.link.receive(message)?);
@@ -542,7 +553,7 @@ impl State {
             self.pair.begin_anew();
         }
         self.left = self.link.has_left().then_some(now).or(self.left);
-        Ok(events)
+        Ok(Taken { events, is_new })
     }
 }
 
@@ -955,10 +966,11 @@ async fn say(hub: Arc<Hub>, party: PartyIndex) {
 
 /// Shows `peer` that we are there.
 async fn is_there(hub: &Hub, peer: &Peer) -> Result<(), SessionError> {
-    let waits = hub.paths.as_ref().is_some_and(|paths| {
-        let only = paths.policy == Policy::DirectOnly;
-        only && peer.with(|state| !state.pair.has_line())
-    });
+    let now = Instant::now();
+    let waits = hub
+        .paths
+        .as_ref()
+        .is_some_and(|paths| peer.with(|state| state.pair.is_mute(paths.policy, now)));
     let met = peer.with(|state| {
         let met = state.link.is_met();
         if met && !waits {
@@ -967,7 +979,7 @@ async fn is_there(hub: &Hub, peer: &Peer) -> Result<(), SessionError> {
         met
     });
     match met && waits {
-        // What our program writes has no way; that we are there has.
+        // What our program writes has no way, or waits; that we are there has one.
         true => hub.channel.send(peer.party, Link::sign_of_life()).await,
         false => Ok(()),
     }
@@ -996,8 +1008,8 @@ async fn hear(hub: Arc<Hub>) {
 pub(super) async fn take(hub: &Arc<Hub>, peer: &Peer, payload: &Bytes, line: Option<u64>) {
     let party = peer.party;
     let _turn = peer.turn.lock().await;
-    let events = match peer.with(|state| state.receive(hub, payload, line)) {
-        Ok(events) => events,
+    let Taken { events, is_new } = match peer.with(|state| state.receive(hub, payload, line)) {
+        Ok(taken) => taken,
         Err(what) => return hub.lied(party, what),
     };
     for event in events {
@@ -1011,7 +1023,10 @@ pub(super) async fn take(hub: &Arc<Hub>, peer: &Peer, payload: &Bytes, line: Opt
         }
     }
     peer.woken.notify_one();
-    hub.touch();
+    // Whoever says the same again and again wakes no others.
+    if is_new {
+        hub.touch();
+    }
 }
 
 fn heed(hub: &Arc<Hub>, peer: &Peer, event: Event) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{path::Policy, silence::Heard};
+use super::{mesh::ALIVE_EVERY, path::Policy, silence::Heard};
 use crate::proto::{
     paths::{Contact, Offer, Sequence},
     streams::{Life, Link},
@@ -13,10 +13,9 @@ use crate::proto::{
 
 /// What has come over a path is acknowledged after this at the latest.
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(10);
-/// Paths are given up on which for so long nothing of what is under way is acknowledged.
-const STALLED: Duration = Duration::from_secs(10);
-/// The same, while the other end still waits for what went over the queues before: these may be slow, or away.
-const BEHIND_QUEUES: Duration = Duration::from_secs(30);
+/// Paths are given up on which for so long nothing of what is under way is acknowledged. What has no network is seen much
+/// sooner: an honest end is that late only behind much that goes the other way on a slow path, or behind a slow relay.
+pub(super) const STALLED: Duration = Duration::from_secs(30);
 /// Once our program has ended, what is under way for so long goes over the queues, if it may, however it trickles.
 const ENDING: Duration = Duration::from_secs(60);
 /// For so long there is no path then: at first, doubled each time, and at most.
@@ -269,8 +268,11 @@ impl Pair {
     }
 
     /// No path is used for a while: what waits goes over the queues, if it may.
-    fn shut(&mut self, now: Instant) {
-        let (first, most) = SHUT;
+    fn shut(&mut self, policy: Policy, now: Instant) {
+        let (first, most) = match policy {
+            Policy::DirectOnly => (SHUT.0, SHUT.0),
+            Policy::RelayOnly | Policy::PreferDirect => SHUT,
+        };
         self.shut_for = (self.shut_for * 2).clamp(first, most);
         self.shut = Some(now + self.shut_for);
         self.was_shut = self.shut;
@@ -297,15 +299,21 @@ impl Pair {
         if carried && self.was_shut.is_some_and(long) {
             self.shut_for = Duration::ZERO;
         }
-        let behind = self.sequence.waits_for_queues();
-        let most = if behind { BEHIND_QUEUES } else { STALLED };
         let ends = |ending: Heard| ending.silence(now) >= ENDING && policy != Policy::DirectOnly;
         let trickles = self.ending.is_some_and(ends) && !self.sequence.is_settled();
-        let shuts = self.has_line() && (trickles || self.moved.silence(now) >= most);
+        let shuts = self.has_line() && (trickles || self.moved.silence(now) >= STALLED);
         if shuts {
-            self.shut(now);
+            self.shut(policy, now);
         }
         opens || shuts
+    }
+
+    /// Whether words that go their way may not come through for now.
+    pub(super) fn is_mute(&self, policy: Policy, now: Instant) -> bool {
+        match self.has_line() {
+            true => self.moved.silence(now) >= ALIVE_EVERY,
+            false => policy == Policy::DirectOnly,
+        }
     }
 
     /// Our program has ended.
@@ -482,7 +490,7 @@ mod tests {
         world.attach(1);
         world.send(PREFER, 3);
         // It comes up with another path every 10 s, and acknowledges nothing.
-        for second in 1..=BEHIND_QUEUES.as_secs() {
+        for second in 1..=STALLED.as_secs() {
             if second % 10 == 0 {
                 world.attach(1 + second);
             }
@@ -500,11 +508,11 @@ mod tests {
         }
         assert!(world.pair.sequence.is_settled());
         // Later, there may be one again. The second time, the pause is longer.
-        let opens = world.start + BEHIND_QUEUES + SHUT.0;
+        let opens = world.start + STALLED + SHUT.0;
         assert!(world.pair.look(PREFER, opens) && world.attach(200));
         world.link.alive();
         world.over_line(PREFER);
-        let stalls = opens + BEHIND_QUEUES;
+        let stalls = opens + STALLED;
         assert!(world.pair.look(PREFER, stalls) && !world.pair.has_line());
         assert!(!world.pair.look(PREFER, stalls + SHUT.0));
         assert!(world.pair.look(PREFER, stalls + 2 * SHUT.0) && world.attach(201));
@@ -515,6 +523,35 @@ mod tests {
         world.pair.sequence.receive(&taken.into()).unwrap();
         world.pair.look(PREFER, stalls + 2 * SHUT.0 + FORGIVEN);
         assert_eq!(world.pair.shut_for, Duration::ZERO);
+    }
+
+    #[test]
+    fn where_nothing_else_may_carry_it_a_path_is_had_again_soon() {
+        let mut world = world();
+        let mut now = world.start;
+        world.attach(1);
+        world.send(ONLY, 1);
+        for id in 2..10 {
+            now += STALLED;
+            assert!(world.pair.look(ONLY, now) && !world.pair.has_line());
+            now += SHUT.0;
+            assert!(world.pair.look(ONLY, now) && world.attach(id));
+        }
+    }
+
+    #[test]
+    fn over_a_path_that_carries_nothing_nobody_shows_that_it_is_there() {
+        let mut world = world();
+        world.attach(1);
+        world.send(PREFER, 1);
+        let later = world.start + ALIVE_EVERY;
+        assert!(!world.pair.is_mute(PREFER, world.start) && world.pair.is_mute(PREFER, later));
+        let taken = [&[0x81][..], &2_u64.to_be_bytes()].concat();
+        world.pair.sequence.receive(&taken.into()).unwrap();
+        world.pair.look(PREFER, later);
+        assert!(!world.pair.is_mute(PREFER, later + ALIVE_EVERY / 2));
+        world.pair.detach(1, later);
+        assert!(!world.pair.is_mute(PREFER, later) && world.pair.is_mute(ONLY, later));
     }
 
     #[test]

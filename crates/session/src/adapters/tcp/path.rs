@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     mesh::{Hub, Peer, take},
-    pair::{LineId, Lives},
+    pair::{LineId, Lives, STALLED},
     silence::LOOK_EVERY,
 };
 pub use crate::proto::paths::{Contact, PLACES_MAX};
@@ -37,8 +37,6 @@ use crate::{
 const CALL: Duration = Duration::from_secs(10);
 /// Between two attempts: at first, and at most. A path that lasted for the latter begins anew.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// A path that takes nothing for so long is given up.
-const TAKES: Duration = Duration::from_secs(10);
 /// Packets handed to a path and not yet on it.
 const LINE_QUEUE: usize = 2;
 
@@ -311,7 +309,7 @@ async fn outward(
         let length = u32::try_from(packet.len()).unwrap_or(u32::MAX);
         let packet = [&length.to_be_bytes(), &packet[..]].concat();
         // Who does not read holds up nothing else.
-        timeout(TAKES, writer.write_all(&packet)).await??;
+        timeout(STALLED, writer.write_all(&packet)).await??;
         if packets.is_empty() {
             writer.flush().await?;
         }
