@@ -210,7 +210,13 @@ fn explain(
     let incomplete = matches!(error, SessionError::Incomplete { .. });
     let mut failure = session_failure(error);
     if !incomplete {
-        return failure;
+        return match summary.stage {
+            Stage::Failed => failure.help(format_args!(
+                "this session is over for all: `junto session close {}` frees its name, and the host opens a new one",
+                summary.name
+            )),
+            _ => failure,
+        };
     }
     if let Some(trouble) = junto.sessions.carrier_trouble() {
         failure.message = format!("{}; last trouble: {}", failure.message, trouble.text);

@@ -48,7 +48,11 @@ impl Verdict {
     fn named(blame: &Blame) -> Self {
         // What a party tells of others stays its word; whom it means is what we want to know.
         let parties = match &blame.fault {
-            Fault::GaveUp(reason) if matches!(**reason, Reason::Silent { .. }) => reason.accused(),
+            Fault::GaveUp(reason)
+                if matches!(**reason, Reason::Silent { .. } | Reason::Gone { .. }) =>
+            {
+                reason.accused()
+            }
             _ => blame.parties(),
         };
         let mut parties: BTreeSet<_> = parties.iter().map(PartyIndex::as_usize).collect();

@@ -148,7 +148,9 @@ impl SessionError {
             Self::Incomplete { .. } | Self::NoRoom(_) => true,
             Self::Peer(blame) => match &blame.fault {
                 Fault::Silent { .. } | Fault::Unreachable | Fault::Left => true,
-                Fault::GaveUp(reason) => matches!(**reason, Reason::Silent { .. }),
+                Fault::GaveUp(reason) => {
+                    matches!(**reason, Reason::Silent { .. } | Reason::Gone { .. })
+                }
                 _ => false,
             },
             Self::Misuse(_) | Self::Refused(_) | Self::Local(_) | Self::Defect(_) => false,

@@ -35,6 +35,11 @@ pub enum Reason {
     },
     /// A party broke them and signed it.
     Proven(Box<Evidence>),
+    /// A party has left the session, or its connection leads nowhere any more. Unproven.
+    Gone {
+        /// Who.
+        accused: PartyIndex,
+    },
 }
 
 impl Reason {
@@ -43,7 +48,7 @@ impl Reason {
     pub fn accused(&self) -> Members {
         match self {
             Self::GaveUp { accused, .. } | Self::Silent { accused, .. } => *accused,
-            Self::Observed { accused } => Members::NONE.with(*accused),
+            Self::Observed { accused } | Self::Gone { accused } => Members::NONE.with(*accused),
             Self::Proven(_) => Members::NONE,
         }
     }
@@ -79,6 +84,9 @@ impl Reason {
                 bytes.put_u8(3);
                 evidence.put(&mut bytes);
             }
+            Self::Gone { accused } => {
+                bytes.put_u8(4).put_u8(accused.as_u8());
+            }
         }
         bytes
     }
@@ -113,6 +121,9 @@ impl Reason {
                 accused: PartyIndex::decode(reader.u8()?)?,
             },
             3 => Self::Proven(Box::new(Evidence::read(&mut reader)?)),
+            4 => Self::Gone {
+                accused: PartyIndex::decode(reader.u8()?)?,
+            },
             _ => return Err(reader.malformed()),
         };
         reader.finish()?;
@@ -208,6 +219,9 @@ fn describe_reason(reason: &Reason) -> String {
         }
         Reason::Observed { accused } => format!("party {accused} broke the session's rules"),
         Reason::Proven(evidence) => describe(evidence),
+        Reason::Gone { accused } => {
+            format!("party {accused} has left, or cannot be reached any more")
+        }
     }
 }
 
@@ -242,6 +256,7 @@ impl Blame {
                 round: *round,
                 accused: *all,
             },
+            (Fault::Left | Fault::Unreachable, Culprit::Party(accused)) => Reason::Gone { accused },
             (_, Culprit::Party(accused)) => Reason::Observed { accused },
             (_, Culprit::Host) => Reason::gave_up("the host broke the rules", Members::NONE),
         }
@@ -390,6 +405,27 @@ mod tests {
         let bytes = stored(reason);
         let read = Blame::read(&mut Reader::new("stored fault", &bytes)).unwrap();
         assert_eq!(read.fault.to_string(), "gave up: \u{645}\u{6cc} \u{62e}");
+    }
+
+    #[test]
+    fn who_has_left_is_said_to_have_and_not_to_have_broken_rules() {
+        let party = PartyIndex::new(2).unwrap();
+        for fault in [Fault::Left, Fault::Unreachable] {
+            let reason = Blame::party(party, fault).reason();
+            assert_eq!(reason, Reason::Gone { accused: party });
+            assert_eq!(Reason::decode(&reason.encode()).unwrap(), reason);
+            assert_eq!(reason.accused(), Members::NONE.with(party));
+            let bytes = stored(reason.clone());
+            let read = Blame::read(&mut Reader::new("stored fault", &bytes)).unwrap();
+            assert!(
+                read.fault.to_string().contains("has left"),
+                "{}",
+                read.fault
+            );
+            let heard = crate::SessionError::Peer(read);
+            assert!(heard.is_silence());
+            assert!(heard.blamed().contains(party));
+        }
     }
 
     /// Everything that has ever been stored: what an update cannot read makes the whole profile unreadable.

@@ -878,7 +878,10 @@ impl Machine {
                 Some(culprit) => Some((culprit, evidence.clone())),
                 None => return Err(Fault::FalseAccusation),
             },
-            Reason::GaveUp { .. } | Reason::Silent { .. } | Reason::Observed { .. } => None,
+            Reason::GaveUp { .. }
+            | Reason::Silent { .. }
+            | Reason::Observed { .. }
+            | Reason::Gone { .. } => None,
         };
         if self.phase == Phase::Formed {
             // Our part is done, and subsets without that party can go on; but who still forms would
@@ -901,7 +904,7 @@ impl Machine {
 
     fn pass_on_failure(&mut self, from: PeerSlot, reason: &Reason, work: &mut Work<'_>) {
         let reason = match (reason, self.party_of(from)) {
-            (Reason::Proven(_), _) | (_, None) => reason.clone(),
+            (Reason::Proven(_) | Reason::Gone { .. }, _) | (_, None) => reason.clone(),
             (_, Some(accused)) => Reason::Observed { accused },
         };
         let others: Vec<_> = self

@@ -80,9 +80,10 @@ impl Execution {
                 self.claims.entry(author).or_insert(abort);
                 return Ok(());
             }
-            reason @ (Reason::GaveUp { .. } | Reason::Silent { .. } | Reason::Observed { .. }) => {
-                Fault::GaveUp(Box::new(reason.clone()))
-            }
+            reason @ (Reason::GaveUp { .. }
+            | Reason::Silent { .. }
+            | Reason::Observed { .. }
+            | Reason::Gone { .. }) => Fault::GaveUp(Box::new(reason.clone())),
         };
         Err(Ending {
             blame: Blame::party(author, fault),
