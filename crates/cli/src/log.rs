@@ -21,7 +21,7 @@ pub(crate) fn start(verbose: u8) {
     let asked = EnvFilter::try_from_env("JUNTO_LOG").ok();
     let chosen = asked.is_some() || verbose > 0;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(asked.unwrap_or_else(|| EnvFilter::new(level)))
+        .with_env_filter(asked.unwrap_or_else(|| filter(level)))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_filter_reloading();
@@ -30,15 +30,65 @@ pub(crate) fn start(verbose: u8) {
     if !chosen {
         let change = move |level: &str| {
             // Fails only when nothing is logged any more.
-            let _ = handle.reload(EnvFilter::new(level));
+            let _ = handle.reload(filter(level));
         };
         let _ = CHANGE.set(Box::new(change));
     }
+}
+
+/// All of a level, but what the library of QUIC says: it names addresses. `JUNTO_LOG` can ask for that.
+fn filter(level: &str) -> EnvFilter {
+    EnvFilter::new(format!("{level},noq=off,noq_proto=off,noq_udp=off"))
 }
 
 /// Takes the level of a settings file, unless the command line or the environment chose one.
 pub(crate) fn level(level: &str) {
     if let Some(change) = CHANGE.get() {
         change(level);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_level_lets_the_library_of_quic_name_addresses() {
+        for level in ["debug", "trace"] {
+            let page = Page::default();
+            let writer = page.clone();
+            let log = tracing_subscriber::fmt()
+                .with_env_filter(filter(level))
+                .with_writer(move || writer.clone())
+                .finish();
+            tracing::subscriber::with_default(log, || {
+                tracing::error!(target: "noq_proto::endpoint", "192.0.2.1");
+                tracing::error!(target: "noq::connection", "192.0.2.1");
+                tracing::debug!(target: "junto_relay", "ours");
+            });
+            let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+            assert!(
+                text.contains("ours") && !text.contains("192.0.2.1"),
+                "{text}"
+            );
+        }
     }
 }

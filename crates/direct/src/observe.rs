@@ -14,6 +14,7 @@ use junto_tls::{Fingerprint, observe};
 use noq::{ClientConfig, Connection, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 use tokio::{
     net::lookup_host,
+    sync::watch,
     time::{Instant, interval, sleep, timeout},
 };
 
@@ -26,16 +27,18 @@ use super::{
 /// How long a relay may take to answer. Nothing else waits for it.
 const CALL: Duration = Duration::from_secs(10);
 /// As often something is said to it, so that NATs in between keep what they have for this port.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A relay that is silent for so long is gone.
-const IDLE: Duration = Duration::from_secs(40);
+const KEEP_ALIVE: Duration = Duration::from_secs(8);
+/// A relay that is silent for so long is gone, or hears us no more since a NAT in between has changed its mind: it hears
+/// nobody from elsewhere than where the handshake came from.
+const IDLE: Duration = Duration::from_secs(20);
 /// Before another attempt: at first, and at most. One that lasted for the latter begins anew.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 /// The addresses of the machine are looked at so often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A relay that is asked for the address at which it sees us. It learns that somebody there wants direct paths now, so it
-/// should be one that sees the address anyway.
+/// should be one that sees the address anyway. It is asked by the kind of address that its name gives first, which is what
+/// TCP tries first: it is not to learn of another one.
 #[derive(Clone, Debug)]
 pub struct Observer {
     /// Names or addresses, the first that is there is taken.
@@ -98,7 +101,8 @@ pub(crate) async fn look(shared: Weak<Shared>) {
                     continue;
                 }
                 tracing::debug!("addresses of this machine have changed");
-                // What is under way goes on from where we are now, if it can.
+                shared.moves.send_modify(|count| *count += 1);
+                // What is under way and hears nothing any more finds out sooner.
                 for endpoint in &shared.endpoints {
                     endpoint.handle_network_change(None);
                 }
@@ -110,16 +114,35 @@ pub(crate) async fn look(shared: Weak<Shared>) {
 
 /// Has one of the relays tell how it sees the endpoint of that number, and again when that changes.
 pub(crate) async fn ask(shared: Weak<Shared>, endpoint: usize, relays: Vec<Observer>) {
+    let Some(mut moves) = shared.upgrade().map(|shared| shared.moves.subscribe()) else {
+        return;
+    };
     let mut pause = Duration::ZERO;
     loop {
         let began = Instant::now();
+        let has_moved = moves.has_changed().unwrap_or(false);
+        moves.mark_unchanged();
+        let mut is_told = false;
         for relay in &relays {
             match call(&shared, endpoint, relay).await {
-                Ok(connection) => follow(&shared, endpoint, connection).await,
+                Ok(connection) => {
+                    is_told |= follow(&shared, endpoint, connection, &mut moves).await
+                }
                 Err(error) => tracing::debug!(%error, "a relay does not tell our address"),
             }
             if shared.strong_count() == 0 {
                 return;
+            }
+            if moves.has_changed().unwrap_or(false) {
+                break;
+            }
+        }
+        if has_moved && !is_told {
+            // Others do not go on calling where we were, which may be somebody else's by now.
+            if let Some(shared) = shared.upgrade() {
+                shared.moved(|whereabouts| {
+                    whereabouts.seen.remove(&endpoint);
+                });
             }
         }
         let (first, most) = PAUSE;
@@ -127,7 +150,8 @@ pub(crate) async fn ask(shared: Weak<Shared>, endpoint: usize, relays: Vec<Obser
             true => (pause * 2).clamp(first, most),
             false => first,
         };
-        sleep(pause).await;
+        // Whoever moves asks again, by the same port.
+        let _ = timeout(pause, changed(&mut moves)).await;
     }
 }
 
@@ -143,7 +167,10 @@ async fn call(shared: &Weak<Shared>, number: usize, relay: &Observer) -> io::Res
         let Ok(Ok(mut found)) = found else {
             continue;
         };
-        let Some(place) = found.find(|place| place.is_ipv4() == local.is_ipv4()) else {
+        let Some(place) = found
+            .next()
+            .filter(|place| place.is_ipv4() == local.is_ipv4())
+        else {
             continue;
         };
         if place.ip().is_loopback() && reach != super::Reach::Loopback {
@@ -176,17 +203,28 @@ fn config(relay: &Observer) -> io::Result<ClientConfig> {
     Ok(config)
 }
 
-/// Takes what the relay says until it is gone. What it said last stays: whoever was told of it may still come.
-async fn follow(shared: &Weak<Shared>, endpoint: usize, connection: Connection) {
+/// Takes what the relay says until it is gone, or we have moved; whether it has said anything of use. What it said last stays:
+/// whoever was told of it may still come.
+async fn follow(
+    shared: &Weak<Shared>,
+    endpoint: usize,
+    connection: Connection,
+    moves: &mut watch::Receiver<u64>,
+) -> bool {
     let mut seen = connection.observed_external_addr();
+    let mut is_told = false;
+    let silent = sleep(CALL);
+    tokio::pin!(silent);
     loop {
         let place = tokio::select! {
             Some(place) = seen.next() => place,
-            _ = connection.closed() => return,
-            else => return,
+            _ = connection.closed() => return is_told,
+            // Another one may say more.
+            () = &mut silent, if !is_told => break,
+            () = changed(moves) => break,
         };
         let Some(shared) = shared.upgrade() else {
-            return;
+            break;
         };
         // A relay that listens at both kinds of addresses sees the one in the form of the other.
         let place = SocketAddr::new(place.ip().to_canonical(), place.port());
@@ -194,10 +232,22 @@ async fn follow(shared: &Weak<Shared>, endpoint: usize, connection: Connection) 
         let is_ours = kind.is_ok_and(|local| local.is_ipv4() == place.is_ipv4());
         // It may say anything. Others are told nothing that they would not dial.
         if is_ours && may_be_dialled(place, shared.reach) {
+            is_told = true;
             shared.moved(|whereabouts| {
                 whereabouts.seen.insert(endpoint, place);
             });
         }
+    }
+    connection.close(VarInt::from_u32(0), b"");
+    is_told
+}
+
+/// Waits until the machine's addresses have changed, and leaves that to be seen.
+async fn changed(moves: &mut watch::Receiver<u64>) {
+    match moves.changed().await {
+        Ok(()) => moves.mark_changed(),
+        // Whoever looked is gone.
+        Err(_) => core::future::pending().await,
     }
 }
 

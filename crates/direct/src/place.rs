@@ -33,10 +33,22 @@ pub(crate) fn own(bound: &[SocketAddr], reach: Reach) -> io::Result<Vec<SocketAd
             places.push(SocketAddr::new(ip, own.port()));
         }
     }
-    places.sort_unstable();
+    places.sort_unstable_by_key(|place| (rank(place.ip()), *place));
     places.dedup();
     places.truncate(PLACES_MAX - SEEN_MAX);
     Ok(places)
+}
+
+/// What is likely to be reached comes first, since there is not room for all: networks of containers come last.
+fn rank(ip: IpAddr) -> u8 {
+    match ip {
+        IpAddr::V4(ip) => match ip.octets() {
+            [172, 16..=31, ..] => 2,
+            [10, ..] | [192, 168, ..] | [100, 64..=127, ..] => 1,
+            _ => 0,
+        },
+        IpAddr::V6(ip) => u8::from(ip.is_unique_local()),
+    }
 }
 
 /// Places that are dialled because one party says that it is there: so many at once, and one more in each such time. Its
@@ -79,8 +91,13 @@ pub(crate) fn may_be_dialled(place: SocketAddr, reach: Reach) -> bool {
             first == 0 || first >= 240 || ip.is_multicast() || ip.is_link_local()
         }
         IpAddr::V6(ip) => {
-            let mapped = ip.to_ipv4_mapped().is_some();
-            ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() || mapped
+            let [first, second, ..] = ip.segments();
+            // Addresses of IPv4 in other words: mapped and compatible, of translators (RFC 6052, RFC 8215), 6to4; and
+            // site-local ones, which nobody has any more.
+            let of_ipv4 = ip.segments()[..5] == [0; 5] || (first, second) == (0x64, 0xff9b);
+            let old = first == 0x2002 || first & 0xffc0 == 0xfec0;
+            let near = ip.is_unicast_link_local() || (of_ipv4 && !ip.is_loopback());
+            ip.is_unspecified() || ip.is_multicast() || near || old
         }
     };
     let near = reach == Reach::Loopback;
@@ -107,6 +124,19 @@ mod tests {
         assert_eq!(dialled(69, 1000), 15);
         // Rest is not saved up.
         assert_eq!(dialled(100_000, 1000), DIALS);
+    }
+
+    #[test]
+    fn a_machine_with_many_bridges_tells_where_it_is_reached() {
+        let ranks = |places: &[&str]| -> Vec<u8> {
+            places.iter().map(|ip| rank(ip.parse().unwrap())).collect()
+        };
+        assert_eq!(ranks(&["192.0.2.1", "172.32.0.1", "2001:db8::1"]), [0; 3]);
+        assert_eq!(
+            ranks(&["192.168.1.2", "10.1.2.3", "100.64.0.1", "fd00::1"]),
+            [1; 4]
+        );
+        assert_eq!(ranks(&["172.17.0.1", "172.31.255.1"]), [2; 2]);
     }
 
     #[test]
@@ -137,6 +167,11 @@ mod tests {
             "[fe80::1]:5000",
             "[ff02::1]:5000",
             "[::ffff:192.0.2.1]:5000",
+            "[::192.0.2.1]:5000",
+            "[64:ff9b::192.0.2.1]:5000",
+            "[64:ff9b:1::7f00:1]:5000",
+            "[2002:7f00:1::]:5000",
+            "[fec0::1]:5000",
             "[2001:db8::1]:443",
         ] {
             assert!(!may(place, Reach::Network), "{place}");

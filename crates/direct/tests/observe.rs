@@ -41,13 +41,19 @@ struct Relay {
 }
 
 fn relay() -> Relay {
+    relay_that(true)
+}
+
+fn relay_that(tells: bool) -> Relay {
     let mut rng = rand_core::UnwrapErr(getrandom::SysRng);
     let identity = ServerIdentity::ephemeral("relay", &mut rng, UnixTime::now()).unwrap();
     let tls = QuicServerConfig::try_from(observe::server(&identity).unwrap()).unwrap();
     let mut transport = TransportConfig::default();
-    transport.send_observed_address_reports(true);
+    transport.send_observed_address_reports(tells);
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(Arc::new(transport));
+    config
+        .transport_config(Arc::new(transport))
+        .migration(false);
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let runtime = Arc::new(TokioRuntime);
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime).unwrap();
@@ -179,7 +185,20 @@ async fn others_are_told_where_a_relay_sees_us_and_again_when_that_changes() {
             .places
             .contains(&places[0])
     );
-    // And a party that is told so gets through.
+    direct.close().await;
+}
+
+#[tokio::test]
+async fn a_relay_that_says_nothing_is_not_the_only_one_that_is_asked() {
+    let (quiet, relay) = (relay_that(false), relay());
+    let between = Between::new(relay.place).await;
+    let relays = vec![
+        quiet.observer.clone(),
+        observer(between.place, relay.observer.fingerprint),
+    ];
+    let direct = Direct::open_seen(party(0), Reach::Loopback, relays);
+    let direct = direct.await.unwrap();
+    until_told(&direct, between.seen()).await;
     direct.close().await;
 }
 

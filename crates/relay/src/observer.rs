@@ -2,7 +2,8 @@
 //! need for direct paths between them (`docs/decisions/0018-direct-paths.md`).
 //!
 //! Nothing else can be done there: no stream, no datagram, no name of a queue. Whoever comes shows first that it is where it
-//! says, so nobody is answered with more than it sends, and nothing is kept of who does not. No address is stored or logged.
+//! says, and is heard from there alone; who does not is answered with no more than it sent, but for twenty bytes that say which
+//! versions there are, and nothing is kept of it. No address is stored or logged.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::config::Rate;
 use crate::metrics::Turned;
 use crate::relay::{RelayError, Shared};
 use crate::settings::Settings;
@@ -34,6 +36,13 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(60);
 /// First packets that wait to be looked at: each takes some microseconds.
 const WAITING_MAX: usize = 256;
+/// First packets that are answered with a Retry: each takes a sealed token and a packet, whoever sent it.
+const RETRIES: Rate = Rate {
+    per_second: 5_000,
+    burst: 5_000,
+};
+/// QUIC as RFC 9000 has it. Drafts are not offered: nobody needs them, and the list would be a longer answer.
+const VERSIONS: [u32; 1] = [1];
 /// How long those who are told of the end may take to hear it.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -42,7 +51,9 @@ pub(crate) fn open(at: SocketAddr, identity: &ServerIdentity) -> Result<Endpoint
     let config = settings(identity)?;
     let listen = || {
         let runtime = Arc::new(TokioRuntime);
-        Endpoint::new(EndpointConfig::default(), Some(config), bind(at)?, runtime)
+        let mut endpoint = EndpointConfig::default();
+        endpoint.supported_versions(VERSIONS.to_vec());
+        Endpoint::new(endpoint, Some(config), bind(at)?, runtime)
     };
     listen().map_err(|source| RelayError::Observe {
         address: at,
@@ -84,6 +95,9 @@ pub(crate) fn settings(identity: &ServerIdentity) -> Result<ServerConfig, RelayE
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
     config
         .transport_config(Arc::new(transport))
+        // Else whoever has a connection has a large packet sent to any address for each small one that it sends in its name
+        // (`noq-proto` 1.4 does not ask whether that address is the client's before it answers a challenge from there).
+        .migration(false)
         .validation_token_config(tokens)
         .max_incoming(WAITING_MAX)
         .incoming_buffer_size(16 * 1024)
@@ -98,7 +112,7 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut clients = JoinSet::new();
-    let mut rate = Bucket::full();
+    let (mut rate, mut retries) = (Bucket::full(), Bucket::full());
     loop {
         let incoming = tokio::select! {
             Some(incoming) = endpoint.accept() => incoming,
@@ -108,8 +122,11 @@ pub(crate) async fn serve(
         };
         while clients.try_join_next().is_some() {}
         if !incoming.remote_address_validated() {
-            // Costs its sender more than us, and keeps nothing.
-            let _ = incoming.retry();
+            // Keeps nothing.
+            match retries.take(RETRIES, Instant::now()) {
+                Ok(()) => drop(incoming.retry()),
+                Err(_) => incoming.ignore(),
+            }
             continue;
         }
         let settings = shared.settings.get();
@@ -141,11 +158,7 @@ fn admit(
         return Err(Turned::Total);
     }
     let source = shared.sources.source(address, &settings.exempt_sources);
-    let most = Most {
-        each: observe.connections_per_source,
-        crowd: usize::MAX,
-        own: 0,
-    };
+    let most = Most::of(observe.connections, observe.connections_per_source, 0);
     let seat = source.take(Held::Observed, most).ok_or(Turned::Source)?;
     let now = Instant::now();
     let rate = limits.handshakes_per_second_per_source;

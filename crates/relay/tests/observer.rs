@@ -6,6 +6,7 @@ mod site;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use junto_relay::config::Rate;
@@ -39,7 +40,8 @@ fn quic(tls: rustls::ClientConfig) -> ClientConfig {
     let mut transport = TransportConfig::default();
     transport
         .receive_observed_address_reports(true)
-        .max_idle_timeout(Some(Duration::from_secs(10).try_into().unwrap()));
+        .keep_alive_interval(Some(Duration::from_millis(500)))
+        .max_idle_timeout(Some(Duration::from_secs(5).try_into().unwrap()));
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport));
     config
@@ -80,17 +82,61 @@ async fn a_client_is_told_where_it_is_and_nothing_else_can_be_done() {
     relay.shutdown().await.unwrap();
 }
 
+/// Passes packets of one client on to the relay, from `first`, and once `moved` says so from `second`, where none is to come.
+async fn pass_on(
+    inside: UdpSocket,
+    relay: SocketAddr,
+    (first, second): (UdpSocket, Arc<UdpSocket>),
+    moved: Arc<AtomicUsize>,
+) {
+    let (mut out, mut back) = ([0; 2000], [0; 2000]);
+    let mut client = None;
+    loop {
+        tokio::select! {
+            Ok((length, from)) = inside.recv_from(&mut out) => {
+                client = Some(from);
+                if moved.load(Ordering::SeqCst) == 0 {
+                    first.send_to(&out[..length], relay).await.unwrap();
+                } else {
+                    moved.fetch_add(length, Ordering::SeqCst);
+                    second.send_to(&out[..length], relay).await.unwrap();
+                }
+            }
+            Ok((length, _)) = first.recv_from(&mut back) => {
+                inside.send_to(&back[..length], client.unwrap()).await.unwrap();
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_moves_is_told_so() {
+async fn a_client_is_answered_where_its_handshake_came_from_alone() {
     let relay = start(observing()).await;
+    let bind = || UdpSocket::bind("127.0.0.1:0");
+    let (inside, first) = (bind().await.unwrap(), bind().await.unwrap());
+    let second = Arc::new(bind().await.unwrap());
+    let (place, seen) = (inside.local_addr().unwrap(), first.local_addr().unwrap());
+    let moved = Arc::new(AtomicUsize::new(0));
+    let outside = (first, Arc::clone(&second));
+    let between = tokio::spawn(pass_on(inside, relay.local_addr(), outside, moved.clone()));
     let client = client(A);
+    let tls = observe::client(pin(&relay)).unwrap();
+    let calling = client.connect_with(quic(tls), place, "junto.invalid");
+    let connection = in_time(calling.unwrap()).await.unwrap();
+    assert_eq!(told(&connection).await, seen);
+    // What says that it comes from elsewhere may be in the name of another, who would get the answers.
+    moved.store(1, Ordering::SeqCst);
+    in_time(connection.closed()).await;
+    // Once the relay has forgotten the connection, it says so by a packet that is shorter than what came.
+    let (sent, mut answered) = (moved.load(Ordering::SeqCst), 0);
+    while let Ok(length) = second.try_recv(&mut [0; 2000]) {
+        answered += length;
+    }
+    assert!(sent > 100 && answered < sent, "{answered} bytes for {sent}");
+    between.abort();
+    // Who has moved asks again.
     let connection = ask(&client, &relay).await.unwrap();
-    told(&connection).await;
-    let mut seen = connection.observed_external_addr();
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.rebind(socket).unwrap();
-    let place = client.local_addr().unwrap();
-    while in_time(futures::StreamExt::next(&mut seen)).await.unwrap() != place {}
+    assert_eq!(told(&connection).await, client.local_addr().unwrap());
     relay.shutdown().await.unwrap();
 }
 
@@ -197,7 +243,18 @@ async fn nobody_is_answered_with_more_than_came_in_its_name() {
     let relay = start(observing()).await;
     // Somebody sends in the name of another, who never asked.
     let victim = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // The shortest that asks for another version is answered with the one that there is: twice its size.
+    let negotiation = [0xc0, 1, 2, 3, 4, 0, 0];
+    victim
+        .send_to(&negotiation, relay.local_addr())
+        .await
+        .unwrap();
+    let mut answer = [0; 2000];
+    let length = in_time(victim.recv(&mut answer)).await.unwrap();
+    assert!(length <= 15, "{length} bytes");
     let mut packets = first_packets().await;
+    // The same, as long as a first packet is.
+    packets.push([&negotiation[..], &[0; 1193]].concat());
     for length in [0, 1, 20, 50, 1200] {
         for first in [0x00, 0x40, 0x80, 0xc0, 0xff] {
             packets.push(vec![first; length]);
