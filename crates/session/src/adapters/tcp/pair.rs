@@ -19,7 +19,7 @@ pub(super) const STALLED: Duration = Duration::from_secs(30);
 /// Once our program has ended, what is under way for so long goes over the queues, if it may, however it trickles.
 const ENDING: Duration = Duration::from_secs(60);
 /// For so long there is no path then: at first, doubled each time, and at most.
-const SHUT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16 * 60));
+const SHUT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A path that has carried something so long after that begins anew.
 const FORGIVEN: Duration = Duration::from_secs(60);
 /// A party may come up with another path so often, while there is one.
@@ -47,8 +47,11 @@ pub(super) struct Pair {
     came: Option<Instant>,
     /// When the last path ended.
     ended: Option<Instant>,
-    /// When there was last no path, nothing under way, or more of it acknowledged.
+    /// When there was last nothing under way, or more of it acknowledged. Time without a path does not count: it makes nobody
+    /// wait who may use the queues, and is not to be had by leaving for a moment.
     moved: Heard,
+    /// When that was looked at.
+    looked: Instant,
     /// The same, whether there was a path or not, and with nothing to say.
     reached: Heard,
     /// What was acknowledged when these were looked at.
@@ -88,6 +91,7 @@ impl Pair {
             came: None,
             ended: None,
             moved: Heard::at(Instant::now()),
+            looked: Instant::now(),
             reached: Heard::at(Instant::now()),
             acknowledged: [0; 2],
             shut: None,
@@ -150,6 +154,7 @@ impl Pair {
             return Some(Word::Queue(hello));
         }
         if closing {
+            self.owes = None;
             // All that it has to come after is acknowledged, or of no use any more.
             return link.last_words().map(Word::Queue);
         }
@@ -282,6 +287,12 @@ impl Pair {
         self.begin_again(was);
     }
 
+    /// As [`Pair::look`], after this process did not run for that long.
+    pub(super) fn look_after(&mut self, slept: Duration, policy: Policy, now: Instant) -> bool {
+        self.moved.forgive(slept, now);
+        self.look(policy, now)
+    }
+
     /// Looks whether paths carry something; whether that has changed what is said or called. However many paths come, and
     /// in whatever turn, nothing waits for them longer than for one.
     pub(super) fn look(&mut self, policy: Policy, now: Instant) -> bool {
@@ -292,9 +303,13 @@ impl Pair {
         let acknowledged = self.sequence.acknowledged();
         let carried = self.acknowledged[0] != acknowledged;
         self.acknowledged[0] = acknowledged;
-        if carried || self.lines.is_empty() || self.sequence.is_settled() {
+        if carried || self.sequence.is_settled() {
             self.moved = Heard::at(now);
+        } else if self.lines.is_empty() {
+            self.moved
+                .forgive(now.saturating_duration_since(self.looked), now);
         }
+        self.looked = now;
         let long = |shut: Instant| now >= shut + FORGIVEN;
         if carried && self.was_shut.is_some_and(long) {
             self.shut_for = Duration::ZERO;
@@ -526,6 +541,47 @@ mod tests {
     }
 
     #[test]
+    fn who_leaves_for_a_moment_again_and_again_holds_up_no_more() {
+        for policy in [PREFER, ONLY] {
+            let mut world = world();
+            world.attach(1);
+            world.send(policy, 3);
+            let (mut held, mut is_there) = (0, true);
+            // Nine seconds there, two away, and nothing is acknowledged.
+            for second in 1..=60 {
+                let now = world.at(second);
+                world.pair.look(policy, now);
+                if is_there && !world.pair.has_line() {
+                    break;
+                }
+                match second % 11 {
+                    9 => world.pair.detach(1, now),
+                    0 => assert!(world.attach(1)),
+                    _ => {}
+                }
+                is_there = world.pair.has_line();
+                held = second;
+            }
+            assert!((30..45).contains(&held), "{held} s");
+        }
+    }
+
+    #[test]
+    fn a_path_is_not_given_up_because_our_machine_slept() {
+        let mut world = world();
+        world.attach(1);
+        world.send(PREFER, 3);
+        let woken = world.at(3600);
+        assert!(
+            !world
+                .pair
+                .look_after(Duration::from_secs(3599), PREFER, woken)
+        );
+        assert!(world.pair.has_line());
+        assert!(world.pair.look(PREFER, woken + STALLED));
+    }
+
+    #[test]
     fn where_nothing_else_may_carry_it_a_path_is_had_again_soon() {
         let mut world = world();
         let mut now = world.start;
@@ -633,6 +689,8 @@ mod tests {
         let closing = world.pair.word(&mut world.link, PREFER, true, world.start);
         assert!(matches!(closing, Some(Word::Queue(_))));
         assert!(line.try_recv().unwrap().len() < MESSAGE_MAX);
+        // And nothing is due any more, now that there is room.
+        assert!(world.pair.due().is_none());
     }
 
     #[test]

@@ -323,11 +323,16 @@ pub(super) async fn look(hub: Arc<Hub>) {
     let mut every = interval(LOOK_EVERY);
     // In what this process sleeps nothing can come through.
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked = Instant::now();
     loop {
         every.tick().await;
         let now = Instant::now();
+        let slept = now
+            .saturating_duration_since(looked)
+            .saturating_sub(2 * LOOK_EVERY);
+        looked = now;
         for peer in hub.peers() {
-            if peer.with(|state| state.pair.look(paths.policy, now)) {
+            if peer.with(|state| state.pair.look_after(slept, paths.policy, now)) {
                 tracing::debug!(party = %peer.party, "direct paths are given up for a while, or had again");
                 peer.woken.notify_one();
                 hub.touch();
