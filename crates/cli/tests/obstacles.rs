@@ -245,6 +245,22 @@ fn a_profile_that_came_back_says_that_it_cannot_send_yet_and_keeps_nothing() {
 }
 
 #[test]
+fn whose_program_ends_while_ours_runs_on_is_told() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    let other = stage.start("p2", &["run", "--session", "s", "--", "true"]);
+    let ours = ["run", "--session", "s", "--", "sh", "-c", "sleep 16"];
+    let ended = stage.run_for_people("p1", &ours);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert_has(
+        &ended.stderr,
+        &["The program of party", "has ended, without an error"],
+    );
+    other.wait().ok();
+}
+
+#[test]
 fn a_run_that_waits_says_how_others_join_what_goes_on_and_which_relay_is_away() {
     let stage = Stage::new();
     let (relay, address) = stage.relay();

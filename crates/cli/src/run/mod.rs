@@ -31,6 +31,8 @@ pub(crate) use program::tethered;
 const NOTICE: Duration = Duration::from_secs(10);
 /// After so long, what the end of a run waits for is told.
 const WAITS: Duration = Duration::from_secs(3);
+/// After so long in which one program has ended and ours runs on, the user hears of it.
+const ALONE: Duration = Duration::from_secs(5);
 /// After so long without a sign of life, the user hears of it.
 const QUIET: Duration = Duration::from_secs(30);
 
@@ -238,6 +240,7 @@ async fn play(
         () = stop.wait() => End::Stop,
         () = tell_of_silence(&mesh, session, silence, output) => End::Stop,
         () = tell_of_paths(&mesh, session, arguments.paths, output) => End::Stop,
+        () = tell_of_ends(&mesh, session, output) => End::Stop,
     };
     let mut ending = Ending {
         junto,
@@ -393,6 +396,24 @@ async fn tell_of_silence(mesh: &Mesh, session: &Session, limit: Duration, output
                 output.say(format_args!("Heard of {name} again."));
             }
         }
+    }
+}
+
+/// Says whose program has ended while ours runs on: it may wait for that one in vain. Never returns.
+async fn tell_of_ends(mesh: &Mesh, session: &Session, output: Output) {
+    let (mut told, mut done) = (Members::NONE, Members::NONE);
+    loop {
+        tokio::time::sleep(ALONE).await;
+        // Those that had ended the last time already.
+        let late = done.minus(told);
+        if !late.is_empty() {
+            output.say(format_args!(
+                "The program of {} has ended, without an error; yours still runs.",
+                names(session, late)
+            ));
+        }
+        told = late.iter().fold(told, Members::with);
+        done = mesh.done();
     }
 }
 

@@ -427,6 +427,13 @@ impl Mesh {
         silent
     }
 
+    /// Whose program has ended well.
+    #[must_use]
+    pub fn done(&self) -> Members {
+        self.hub
+            .members(|state| state.link.over() == Some(Outcome::Done))
+    }
+
     /// Waits until the mesh has ended before its time.
     pub async fn failed(&self) -> MeshError {
         self.hub.failed().await
