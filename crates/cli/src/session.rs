@@ -376,8 +376,14 @@ pub(crate) fn parse_link(text: &str) -> Result<SessionLink, Failure> {
         return Err(Failure::usage("that is too long for a session link"));
     }
     text.parse().map_err(|error| {
-        Failure::usage(format_args!("that is no session link: {error}"))
-            .help("it begins with `junto:`; copy all of it, in quotes, or pass it through `junto session join -`")
+        let failure = Failure::usage(format_args!("that is no session link: {error}"));
+        if text.starts_with("junto:device/") {
+            failure.help("it links a device of one's own: `junto device add LINK`")
+        } else if text.starts_with("simplex:") || text.starts_with("https:") {
+            failure.help("it is for a contact: `junto connect LINK`")
+        } else {
+            failure.help("a link begins with `junto:session/`: copy all of it, in quotes, or give `-` and paste it; a code looks like 7-crossover-clockwork")
+        }
     })
 }
 

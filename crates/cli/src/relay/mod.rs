@@ -56,6 +56,10 @@ fn folder_failure(error: FolderError) -> Failure {
             .help("start it with `junto relay start --dir DIR`, or name another folder"),
         FolderError::Config { .. } => Failure::usage(&error)
             .help("correct the file; `junto relay check` tells when it is right"),
+        FolderError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Failure::usage(&error)
+                .help("`--dir` names the folder of a relay; `junto relay init` makes one")
+        }
         _ => Failure::failed(&error),
     }
 }

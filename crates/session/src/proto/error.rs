@@ -116,7 +116,7 @@ pub enum LocalError {
     #[error("{0}")]
     Storage(String),
     /// The carrier.
-    #[error("carrier: {0}")]
+    #[error("{0}")]
     Carrier(#[source] Box<dyn core::error::Error + Send + Sync>),
     /// The session task has ended; open the sessions again.
     #[error("the session task has ended")]
