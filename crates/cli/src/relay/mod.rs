@@ -57,7 +57,7 @@ fn folder_failure(error: FolderError) -> Failure {
         FolderError::Config { .. } => Failure::usage(&error)
             .help("correct the file; `junto relay check` tells when it is right"),
         FolderError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            Failure::usage(&error)
+            Failure::failed(&error)
                 .help("`--dir` names the folder of a relay; `junto relay init` makes one")
         }
         _ => Failure::failed(&error),
