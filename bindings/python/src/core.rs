@@ -15,7 +15,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::awaited::future_into_py;
-use crate::mail::{Run, Taken, closed, decline, emptied, usage};
+use crate::life::OVERDUE;
+use crate::mail::{Run, Taken, closed, decline, usage};
+use crate::outbox::emptied;
 
 /// How long the profile may still be in use by calls that were cancelled this moment.
 const CANCELLED: Duration = Duration::from_secs(5);
@@ -44,11 +46,16 @@ struct Beginning {
 }
 
 impl Beginning {
-    fn new(desk: Arc<Embedded>, session: Session, state: &Arc<Mutex<State>>, name: &str) -> Self {
+    fn new(
+        desk: Arc<Embedded>,
+        session: Session,
+        state: &Arc<Mutex<State>>,
+        (name, silence): (&str, Duration),
+    ) -> Self {
         let (told, outcome) = watch::channel(None);
         let (state, of) = (Arc::clone(state), name.to_owned());
         tokio::spawn(async move {
-            let begun = Run::begin(&desk, &session, &of).await;
+            let begun = Run::begin(&desk, &session, &of, silence).await;
             drop((desk, session));
             let result = keep(&state, begun).await;
             told.send_replace(Some(result));
@@ -281,9 +288,16 @@ impl Core {
         })
     }
 
-    /// Begins the run of that name, or waits until it has begun.
-    fn begin<'py>(&self, py: Python<'py>, name: String) -> PyResult<Bound<'py, PyAny>> {
-        self.call(py, |desk, state| async move {
+    /// Begins the run of that name, or waits until it has begun. Whoever was there and is silent for longer than `silence` ends it.
+    #[pyo3(signature = (name, silence = 300.0))]
+    fn begin<'py>(
+        &self,
+        py: Python<'py>,
+        name: String,
+        silence: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let silence = seconds(silence).map_err(raised)?.max(OVERDUE);
+        self.call(py, move |desk, state| async move {
             let beginning = {
                 let mut of = lock(&state);
                 match (&of.beginning, &of.session) {
@@ -291,7 +305,8 @@ impl Core {
                     (Some(_), _) => return Err(usage("another run has begun in this session")),
                     (None, None) => return Err(usage("the session has not formed")),
                     (None, Some(session)) => {
-                        let beginning = Beginning::new(desk, session.clone(), &state, &name);
+                        let beginning =
+                            Beginning::new(desk, session.clone(), &state, (&name, silence));
                         of.beginning = Some(beginning.clone());
                         beginning
                     }

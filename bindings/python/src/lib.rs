@@ -2,7 +2,9 @@
 
 mod awaited;
 mod core;
+mod life;
 mod mail;
+mod outbox;
 
 /// What `python/junto` stands on.
 #[pyo3::pymodule(name = "_native")]

@@ -16,9 +16,12 @@ use junto_session::{
     Channel, ChannelMessage, Execution, Kind, Members, Misuse, Mode, PartyIndex, Purpose, Receipt,
     Session, SessionError,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::life;
+use crate::outbox::{Job, Outbox, emptied};
 
 /// Messages of one party and kind that wait for the program; the rest waits in the session, which bounds it.
 const INBOX_MESSAGES: usize = 256;
@@ -200,69 +203,9 @@ impl Table {
         }
     }
 
-    /// If it was this program that ended the run: that it did.
-    fn own_end(&self) -> Option<Failure> {
-        self.failure().filter(|failure| failure.exit == Exit::Usage)
-    }
-
     /// Why the run ended, if it has.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.state().failure.clone()
-    }
-}
-
-enum Job {
-    Say(Bytes),
-    /// Everything before this has been said.
-    Mark(oneshot::Sender<()>),
-}
-
-/// Takes what is to be said, in order.
-#[derive(Clone)]
-pub(crate) struct Outbox {
-    jobs: mpsc::Sender<Job>,
-    table: Arc<Table>,
-}
-
-impl Outbox {
-    fn new(table: &Arc<Table>) -> (Self, mpsc::Receiver<Job>) {
-        // What is under way waits in the session, which bounds it in bytes.
-        let (jobs, rest) = mpsc::channel(1);
-        let table = Arc::clone(table);
-        (Self { jobs, table }, rest)
-    }
-
-    /// Returns when [`Outbox::put`] takes something, or says why not.
-    pub(crate) async fn has_room(&self) {
-        // It is given back: whoever comes first puts first.
-        drop(self.jobs.reserve().await);
-    }
-
-    /// Whether there was room.
-    ///
-    /// # Errors
-    /// Why the run ended.
-    pub(crate) fn put(&self, payload: Bytes) -> Result<bool, Failure> {
-        if let Some(failure) = self.table.failure() {
-            return Err(failure);
-        }
-        match self.jobs.try_send(Job::Say(payload)) {
-            Ok(()) => Ok(true),
-            Err(mpsc::error::TrySendError::Full(_)) => Ok(false),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(closed()),
-        }
-    }
-
-    /// Returns when everything that was put has been said.
-    async fn emptied(&self) -> Result<(), Failure> {
-        let (mark, reached) = oneshot::channel();
-        let sent = self.jobs.send(Job::Mark(mark)).await;
-        let reached = sent.is_ok() && reached.await.is_ok();
-        match self.table.failure() {
-            Some(failure) => Err(failure),
-            None if reached => Ok(()),
-            None => Err(closed()),
-        }
     }
 }
 
@@ -293,6 +236,8 @@ pub(crate) struct Run {
     session: Session,
     /// On which the others speak.
     inward: Vec<Channel>,
+    /// Whether we have said all.
+    closing: watch::Sender<bool>,
     /// None once the run is over.
     work: Mutex<Option<Work>>,
 }
@@ -302,6 +247,22 @@ struct Work {
     tasks: JoinSet<()>,
     /// Tells the session what was dealt with. It ends by itself, once nobody can tell it anything.
     clerk: JoinHandle<()>,
+}
+
+/// We have said all, unless this is given up.
+struct Closing<'a>(&'a watch::Sender<bool>);
+
+impl<'a> Closing<'a> {
+    fn begin(closing: &'a watch::Sender<bool>) -> Self {
+        closing.send_replace(true);
+        Self(closing)
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 /// Opens the execution of a run: whether it was open already, and the execution.
@@ -334,6 +295,7 @@ impl Run {
         desk: &Arc<Embedded>,
         session: &Session,
         name: &str,
+        silence: Duration,
     ) -> Result<Self, Failure> {
         let explain = |error| match error {
             SessionError::Misuse(Misuse::Finished) => used_before(name),
@@ -366,6 +328,8 @@ impl Run {
             table: Arc::clone(&table),
             desk: Arc::clone(desk),
         };
+        let alive = life::channel(session).await.map_err(explain)?;
+        let closing = watch::channel(false).0;
         let mut outboxes = BTreeMap::new();
         let over = watch::channel(false).0;
         let (busy, receivers) = mpsc::channel(1);
@@ -380,7 +344,11 @@ impl Run {
             let (outbox, jobs) = Outbox::new(&table);
             tasks.spawn(bell.clone().send(own.clone(), party, jobs));
             outboxes.insert(party, outbox);
+            let (alive, closing) = (alive.clone(), closing.subscribe());
+            tasks.spawn(life::speak(alive, party, name.to_owned(), closing));
         }
+        let silent = life::silent(session.clone(), alive, name.to_owned(), silence);
+        tasks.spawn(bell.clone().watch(silent, silence, execution.clone()));
         let (broadcasts, jobs) = Outbox::new(&table);
         tasks.spawn(bell.clone().broadcast(execution.clone(), jobs));
         drop(busy);
@@ -392,6 +360,7 @@ impl Run {
             execution,
             session: session.clone(),
             inward,
+            closing,
             work: Mutex::new(Some(Work { tasks, clerk })),
         })
     }
@@ -434,12 +403,14 @@ impl Run {
     }
 
     async fn confirm(&self, desk: &Embedded, deadline: Instant) -> Result<(), Failure> {
+        let _closing = Closing::begin(&self.closing);
         let patience = deadline.saturating_duration_since(Instant::now());
         let confirmed = self.execution.clone().finish_confirmed(patience);
         match timeout_at(deadline + GRACE, confirmed).await {
             // By a call that was cancelled before it could say so.
             Ok(Ok(_) | Err(SessionError::Misuse(Misuse::Finished))) => Ok(()),
-            Ok(Err(error)) => Err(self.table.own_end().unwrap_or_else(|| desk.explain(error))),
+            // If it was ended here, the session names us.
+            Ok(Err(error)) => Err(self.table.failure().unwrap_or_else(|| desk.explain(error))),
             Err(_) => Err(self.untaken().await),
         }
     }
@@ -499,17 +470,6 @@ impl Run {
         }
         self.table.fail(closed());
     }
-}
-
-/// Returns when everything that was put has been said.
-///
-/// # Errors
-/// Why the run ended.
-pub(crate) async fn emptied(outboxes: Vec<Outbox>) -> Result<(), Failure> {
-    for outbox in outboxes {
-        outbox.emptied().await?;
-    }
-    Ok(())
 }
 
 fn used_before(name: &str) -> Failure {
@@ -685,6 +645,35 @@ impl Bell {
         // It ends when all who receive have.
         let _ = timeout(LAST_WORDS, busy.recv()).await;
         self.fail(error);
+    }
+
+    /// Ends the run once parties are silent for as long as `limit`.
+    async fn watch(
+        self,
+        silent: impl Future<Output = Result<Members, SessionError>>,
+        limit: Duration,
+        execution: Execution,
+    ) {
+        let silent = match silent.await {
+            Ok(silent) => silent,
+            Err(error) => return self.fail(error),
+        };
+        let (whom, limit) = (
+            if silent.len() == 1 {
+                "party"
+            } else {
+                "parties"
+            },
+            limit.as_secs(),
+        );
+        self.table.fail(Failure {
+            exit: Exit::Unreachable,
+            message: format!("nothing came of {whom} {silent} for {limit} s"),
+            help: None,
+            party: Some(silent.to_string()),
+        });
+        // The others wait for it as well.
+        life::end(execution, silent).await;
     }
 
     async fn room_for(&self, at: Address, execution: &Execution) -> Result<(), SessionError> {

@@ -68,7 +68,9 @@ class Stage(unittest.IsolatedAsyncioTestCase):
     def profile(self, number: int) -> Path:
         return self.home / f"party-{number}"
 
-    async def meet(self, count: int, run: str = "main") -> list[junto.Session]:
+    async def meet(
+        self, count: int, run: str = "main", silence: float = 300.0
+    ) -> list[junto.Session]:
         """A session of so many parties in this process, by their numbers; aborted at the end unless it was closed."""
         host = await junto.Session.new(
             parties=count, relay=self.relay.address, profile=self.profile(0), name="test"
@@ -80,6 +82,7 @@ class Stage(unittest.IsolatedAsyncioTestCase):
             joined = await junto.Session.join(host.link, profile=self.profile(number))
             self.addAsyncCleanup(joined.abort)
             sessions.append(joined)
-        await asyncio.gather(*(session.begin(run, timeout=DEADLINE) for session in sessions))
+        begin = (session.begin(run, timeout=DEADLINE, silence=silence) for session in sessions)
+        await asyncio.gather(*begin)
         self.profiles = {session.me: self.profile(it) for it, session in enumerate(sessions)}
         return sorted(sessions, key=lambda session: session.me)

@@ -7,6 +7,7 @@ import copy
 import math
 import multiprocessing
 import pickle
+import time
 import unittest
 from pathlib import Path
 from typing import Any
@@ -374,6 +375,44 @@ class Ending(Stage):
         self.assertEqual(caught.exception.party, 0)
 
 
+class Silence(Stage):
+    async def test_who_is_gone_without_a_word_is_named_to_all_others(self) -> None:
+        a, b, c = await self.meet(3, silence=15)
+        waiting = [asyncio.create_task(it) for it in (a.recv(), c.close())]
+        await b.flush()
+        await b._core.end()  # As if its process had died.
+        caught = []
+        for wait in waiting:
+            with self.assertRaises(junto.PartyError) as told:
+                await asyncio.wait_for(wait, DEADLINE)
+            self.assertIn(1, told.exception.parties)
+            caught.append(told.exception)
+        # Whoever finds it first tells the other, and names nobody else.
+        first = [error for error in caught if isinstance(error, junto.SilentError)]
+        self.assertTrue(first and all(error.parties == (1,) for error in first), caught)
+
+    async def test_who_computes_or_has_said_all_is_not_silent(self) -> None:
+        a, b, c = await self.meet(3, silence=15)
+        closing = asyncio.create_task(b.close())
+        await asyncio.sleep(0.1)
+        time.sleep(20)
+        await c.send(0, b"still there")
+        self.assertEqual(await a.recv(2, timeout=DEADLINE), (2, b"still there"))
+        await asyncio.gather(a.close(), closing, c.close())
+
+    async def test_a_close_that_is_given_up_is_no_end(self) -> None:
+        a, b = await self.meet(2, silence=15)
+        with self.assertRaises(asyncio.TimeoutError):
+            await asyncio.wait_for(b.close(), 1)
+        await b.send(0, b"still there")
+        self.assertEqual(await a.recv(timeout=DEADLINE), (1, b"still there"))
+        await b.flush()
+        await b._core.end()
+        with self.assertRaises(junto.SilentError) as caught:
+            await asyncio.wait_for(a.recv(), DEADLINE)
+        self.assertEqual(caught.exception.parties, (1,))
+
+
 def _in_a_fork(profile: Path, answer: Any) -> None:
     async def resume() -> None:
         await junto.Session.resume("test", profile=profile)
@@ -466,6 +505,9 @@ class Misuse(Stage):
         for timeout in (-1.0, math.nan):
             with self.assertRaises(junto.UsageError):
                 await host.begin(timeout=timeout)
+        for silence in (-1.0, 14.9, math.nan):
+            with self.assertRaisesRegex(junto.UsageError, "15 s"):
+                await host.begin(silence=silence)
         for timeout in (1e19, math.inf):
             with self.assertRaises(asyncio.TimeoutError):
                 await asyncio.wait_for(host.begin(timeout=timeout), 0.1)

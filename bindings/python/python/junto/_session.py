@@ -20,6 +20,12 @@ _MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 #: Seconds that people may take to join, and programs to end together.
 _PATIENCE = 600.0
 
+#: Seconds after which a party of which nothing comes is given up.
+_SILENCE = 300.0
+
+#: The least that it may be: nobody whose network and machine work is silent for so long.
+_SILENCE_MIN = 15.0
+
 _Path = str | PathLike[str]
 _Payload = bytes | bytearray | memoryview
 
@@ -149,15 +155,22 @@ class Session:
             raise
         return cls(core, None)
 
-    async def begin(self, run: str = "main", *, timeout: float = _PATIENCE) -> None:
+    async def begin(
+        self, run: str = "main", *, timeout: float = _PATIENCE, silence: float = _SILENCE
+    ) -> None:
         """Waits until all parties have joined, and begins a run.
 
         All parties give the same name for the run, at most 200 bytes, and a new one for each run in a session: nothing that was said in
         one comes in another. If the parties do not come within ``timeout`` seconds, that is an error, after which it may be called again;
         so may one that was cancelled, for the same run.
+
+        From then on every party says each 5 s that its process is there, whatever the program does. If nothing comes of one for
+        ``silence`` seconds (15 at least; ``math.inf`` for ever), the run fails with a :class:`junto.SilentError` that names it.
         """
         if self._begun:
             raise UsageError("a run has begun in this session already")
+        if not silence >= _SILENCE_MIN:
+            raise UsageError(f"nobody is silent before {_SILENCE_MIN:g} s have passed")
         _text(run)
         if self._beginning and self._run != run:
             raise UsageError("another run begins in this session already")
@@ -165,7 +178,7 @@ class Session:
         self._beginning += 1
         try:
             self._known = _Facts(*await self._core.formed(timeout))
-            await self._core.begin(run)
+            await self._core.begin(run, silence)
         finally:
             self._beginning -= 1
         self._begun = True

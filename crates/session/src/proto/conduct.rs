@@ -14,7 +14,7 @@ use super::{
         EXECUTIONS_OPEN_MAX, LABEL_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOX_BYTES,
         OUTBOX_RESERVE_BYTES, SMALL_BYTES_MAX, UNOPENED_MAX,
     },
-    machine::{Agreed, Machine, Phase, Work},
+    machine::{Agreed, Machine, Peer, Phase, Work},
     party::{Members, PartyIndex, check_text},
     pipe::Arrived,
     record::{Header, Record},
@@ -276,6 +276,15 @@ impl Machine {
 
     pub(crate) fn seed(&mut self, id: &InstanceId) -> Result<Seed, SessionError> {
         self.running(id).map(|execution| Seed(execution.seed.0))
+    }
+
+    /// How much has come of each other party; nothing is known of those who are not read for now.
+    pub(crate) fn heard(&self) -> Vec<(PartyIndex, Option<u64>)> {
+        let heard = |(&slot, peer): (&PeerSlot, &Peer)| {
+            let heard = (!self.is_behind(slot)).then(|| peer.pipe.received());
+            Some((self.party_of(slot)?, heard))
+        };
+        self.peers.iter().filter_map(heard).collect()
     }
 
     /// For whom so much waits already that there is no room for a message.

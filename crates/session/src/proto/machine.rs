@@ -362,7 +362,7 @@ impl Machine {
     }
 
     /// Whether more of this peer's messages wait for the application than we want to hold.
-    fn is_behind(&self, slot: PeerSlot) -> bool {
+    pub(crate) fn is_behind(&self, slot: PeerSlot) -> bool {
         let Some(party) = self.party_of(slot) else {
             return false;
         };

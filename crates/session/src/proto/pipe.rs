@@ -464,6 +464,11 @@ impl Pipe {
         true
     }
 
+    /// Segments that have come so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.receive_next
+    }
+
     pub(crate) fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }

@@ -328,6 +328,20 @@ impl Session {
             .await
     }
 
+    /// How much has come of each other party so far: a number that grows with whatever it says. None while so much of it waits for
+    /// this program that no more is read, and nobody can tell whether it is there.
+    ///
+    /// # Errors
+    /// [`SessionError::Local`] if the task has ended.
+    pub async fn heard(&self) -> Result<Vec<(PartyIndex, Option<u64>)>, SessionError> {
+        let local = self.local;
+        self.handle
+            .call(Answer::AtOnce, move |node, _, _| {
+                Some(Ok(node.heard(&local)))
+            })
+            .await
+    }
+
     /// Waits until all other parties have everything that we said, up to `deadline`: for a process
     /// that wants to end. Whatever is not delivered then stays stored and goes out when the
     /// sessions are opened again.

@@ -514,6 +514,13 @@ impl Node {
         Ok(SigningKey::from_seed(machine.keys.signing.seed()))
     }
 
+    /// How much has come of each other party; nothing is known of those who are not read for now.
+    #[must_use]
+    pub fn heard(&self, local: &LocalId) -> Vec<(PartyIndex, Option<u64>)> {
+        let machine = self.sessions.get(local);
+        machine.map_or_else(Vec::new, |machine| machine.heard())
+    }
+
     /// For whom a message has to wait, as there is no room for it now.
     #[must_use]
     pub fn without_room(&self, local: &LocalId, room: Room) -> Members {
