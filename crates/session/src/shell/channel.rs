@@ -106,13 +106,23 @@ mod tests {
     use junto_crypto::aead::StoreKey;
 
     use crate::{
-        DisplayName, Kind, Members, Params, PartyCount, Persona, Policy, SessionError, Sessions,
-        carrier::memory::Hub, proto::limits::SMALL_BYTES_MAX,
+        DisplayName, Kind, Members, Params, PartyCount, Persona, Policy, Session, SessionError,
+        Sessions, carrier::memory::Hub, proto::limits::SMALL_BYTES_MAX,
     };
+    use tokio::time::{Instant, sleep};
 
-    #[tokio::test]
-    async fn nobody_waits_for_ever_for_a_party_that_takes_nothing() {
-        const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    struct Two {
+        _dirs: [tempfile::TempDir; 2],
+        host: Sessions,
+        joiner: Sessions,
+        session: Session,
+        other: Session,
+    }
+
+    /// Two parties, and the session of each.
+    async fn two() -> Two {
         let hub = Hub::new();
         let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let open = |index: usize| {
@@ -133,8 +143,66 @@ mod tests {
         let (hosting, link) = made.await.unwrap();
         let joining = joiner.join(link, persona).await.unwrap();
         let (session, other) = tokio::join!(hosting.formed(PATIENCE), joining.formed(PATIENCE));
-        let (session, to) = (session.unwrap(), other.unwrap().me());
-        drop(joining);
+        let (session, other) = (session.unwrap(), other.unwrap());
+        Two {
+            _dirs: dirs,
+            host,
+            joiner,
+            session,
+            other,
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_comes_is_heard_and_nothing_is_known_of_who_is_not_read() {
+        let two = two().await;
+        let (here, there) = (&two.session, &two.other);
+        let of = || async {
+            match here.heard().await.unwrap()[..] {
+                [(party, heard)] if party == there.me() => heard,
+                ref other => panic!("{other:?}"),
+            }
+        };
+        let says = there.channel("chat").await.unwrap();
+        let end = Instant::now() + PATIENCE;
+        let mut before = of().await.unwrap();
+        for _ in 0..3 {
+            says.send(here.me(), vec![1]).await.unwrap();
+            while of().await.unwrap() == before {
+                assert!(Instant::now() < end, "it is not heard");
+                sleep(Duration::from_millis(5)).await;
+            }
+            before = of().await.unwrap();
+        }
+        // So much that the rest waits with its sender.
+        for _ in 0..5 {
+            says.feed(here.me(), vec![1; 16 * 1024 * 1024])
+                .await
+                .unwrap();
+        }
+        while of().await.is_some() {
+            assert!(Instant::now() < end, "all of it was read");
+            sleep(Duration::from_millis(5)).await;
+        }
+        let heard = here.channel("chat").await.unwrap();
+        for _ in 0..8 {
+            let message = heard.next().await.unwrap();
+            heard.done(message.receipt).await.unwrap();
+        }
+        assert!(of().await.unwrap() > before);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_for_a_party_that_takes_nothing() {
+        let Two {
+            _dirs,
+            host: _host,
+            joiner,
+            session,
+            other,
+        } = two().await;
+        let to = other.me();
+        drop(other);
         joiner.end().await;
         let mut channel = session.channel("chat").await.unwrap();
         channel.handle.room = Duration::from_millis(50);
