@@ -1,6 +1,9 @@
 //! A replica's log, and the digest over everything in it.
 
-use std::{collections::BTreeMap, ops::RangeBounds};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::RangeBounds,
+};
 
 use junto_crypto::hash::sha256_of;
 use openraft::{Entry, EntryPayload};
@@ -43,13 +46,19 @@ pub(crate) struct Log {
     entries: BTreeMap<u64, (Entry<Types>, Option<Head>)>,
     /// The last that is gone, and the digest up to it.
     purged: (Option<LogId>, Option<Head>),
+    /// Those that went before it, with their digests and without what they said: a leader may be asking about one of them.
+    passed: VecDeque<(LogId, Head)>,
 }
+
+/// More than a leader writes while a question is on its way.
+const PASSED_MAX: usize = 1024;
 
 impl Log {
     pub(crate) fn new(start: Head) -> Self {
         Self {
             entries: BTreeMap::new(),
             purged: (None, Some(start)),
+            passed: VecDeque::new(),
         }
     }
 
@@ -87,8 +96,21 @@ impl Log {
     /// have been read yet.
     pub(crate) fn purge(&mut self, upto: LogId) {
         if self.purged.0 < Some(upto) {
-            self.purged = (Some(upto), self.head_at(&upto));
-            self.entries = self.entries.split_off(&(upto.index + 1));
+            let head = self.head_at(&upto);
+            self.purged = (Some(upto), head);
+            let stay = self.entries.split_off(&(upto.index + 1));
+            let gone = std::mem::replace(&mut self.entries, stay);
+            if head.is_none() {
+                // What takes their place may be another log.
+                self.passed.clear();
+                return;
+            }
+            let gone = gone.into_values();
+            self.passed
+                .extend(gone.filter_map(|(entry, head)| Some((entry.log_id, head?))));
+            while self.passed.len() > PASSED_MAX {
+                self.passed.pop_front();
+            }
         }
     }
 
@@ -98,6 +120,7 @@ impl Log {
             return;
         }
         self.purged = (Some(at), Some(head));
+        self.passed.clear();
         for (_, (entry, _)) in std::mem::take(&mut self.entries).split_off(&(at.index + 1)) {
             self.append(entry);
         }
@@ -108,7 +131,12 @@ impl Log {
         if self.purged.0 == Some(*id) {
             return self.purged.1;
         }
-        let (entry, head) = self.entries.get(&id.index)?;
-        head.filter(|_| entry.log_id == *id)
+        match self.entries.get(&id.index) {
+            Some((entry, head)) => head.filter(|_| entry.log_id == *id),
+            None => {
+                let mut passed = self.passed.iter().rev();
+                passed.find(|(at, _)| at == id).map(|(_, head)| *head)
+            }
+        }
     }
 }

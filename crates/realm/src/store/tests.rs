@@ -144,6 +144,35 @@ async fn who_got_a_snapshot_holds_what_follows_it() {
     }
 }
 
+/// A leader that asks about an entry which the follower has applied and given up meanwhile is not kept waiting; but what a snapshot
+/// took the place of may have been another log, and is not spoken of any more.
+#[tokio::test]
+async fn who_has_given_an_entry_up_still_says_that_it_holds_it() {
+    let mut follower = store();
+    follower.follow(1, 1).await;
+    let log: Vec<_> = (0..9).map(|index| tick(id(1, 1, index), index)).collect();
+    follower.append_all(log[..6].to_vec());
+    let before: Vec<_> = (0..6).map(|index| follower.says(id(1, 1, index))).collect();
+    follower.apply(log[..6].to_vec()).await.unwrap();
+    follower.purge(id(1, 1, 2)).await.unwrap();
+    follower.purge(id(1, 1, 5)).await.unwrap();
+    let after: Vec<_> = (0..6).map(|index| follower.says(id(1, 1, index))).collect();
+    assert!(before.iter().all(Option::is_some));
+    assert_eq!(after, before);
+    assert_eq!(follower.memory().entries(), 0);
+    // Not of another reign, nor at another place.
+    assert_eq!(follower.says(id(1, 2, 3)), None);
+    assert_eq!(follower.says(id(1, 1, 6)), None);
+    let mut leader = store();
+    leader.follow(1, 1).await;
+    leader.append_all(log.clone());
+    leader.apply(log.clone()).await.unwrap();
+    let Snapshot { meta, snapshot } = leader.get_current_snapshot().await.unwrap().unwrap();
+    follower.install_snapshot(&meta, snapshot).await.unwrap();
+    assert_eq!(follower.says(id(1, 1, 3)), None);
+    assert_eq!(follower.says(id(1, 1, 8)), leader.says(id(1, 1, 8)));
+}
+
 /// What cannot be read is an entry like another, at each replica alike, and changes nothing.
 #[tokio::test]
 async fn what_cannot_be_read_stops_nobody() {
