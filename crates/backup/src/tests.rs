@@ -161,7 +161,8 @@ fn a_list_that_lies_is_refused() {
         "lock",
         "key",
         "key.sealed",
-        "a/b/c",
+        "a/b/c/d",
+        "a/../c",
         "x-wal",
         "\u{1f}",
     ] {
