@@ -340,14 +340,11 @@ impl Mesh {
         &self.ways
     }
 
-    /// Who has begun as well, and is there still: it did not give up waiting, and was heard of lately.
+    /// Who has begun as well, and is there still, or done already: it did not give up waiting, and was heard of lately.
     #[must_use]
     pub fn present(&self) -> Members {
         let now = Instant::now();
-        self.hub.members(|state| {
-            let met = state.link.is_met() && state.link.over().is_none();
-            met && state.heard.silence(now) < OVERDUE
-        })
+        self.hub.members(|state| state.has_begun(now))
     }
 
     /// To whom there is a direct path now.
@@ -510,6 +507,15 @@ impl State {
         if let Some(claim) = &mut self.claim {
             claim.forgive(lost, now);
         }
+    }
+
+    /// Whether its program runs, or has run: it began when it had met all others, which may have met us only.
+    fn has_begun(&self, now: Instant) -> bool {
+        let there = match self.link.over() {
+            None => self.heard.silence(now) < OVERDUE,
+            Some(outcome) => outcome == Outcome::Done,
+        };
+        self.link.is_met() && there
     }
 
     fn is_drained(&mut self) -> bool {
@@ -1137,6 +1143,31 @@ mod tests {
             assert!(!claim.is_weighed(at(21)) && !claim.is_weighed(at(35)));
             assert!(claim.is_weighed(at(37)));
         });
+    }
+
+    #[tokio::test]
+    async fn who_is_done_before_others_have_met_has_begun_and_who_gave_up_has_not() {
+        let (one, two) = (PartyIndex::new(0).unwrap(), PartyIndex::new(1).unwrap());
+        for (outcome, begun) in [
+            (Outcome::Done, true),
+            (Outcome::Failed, false),
+            (Outcome::Stopped, false),
+        ] {
+            let link =
+                |life, first, party| Link::new(Life([life; 16]), first, Members::NONE.with(party));
+            let (ours, mut theirs) = (link(1, true, two), link(2, false, one));
+            let peer = Peer::new(two, ours);
+            let hello = |own: u8, other: u8| [&[0][..], &[own; 16], &[other; 16]].concat();
+            let later = Instant::now() + 2 * OVERDUE;
+            peer.with(|state| assert!(!state.has_begun(later)));
+            peer.link(|link| link.receive(&hello(2, 1).into())).unwrap();
+            peer.with(|state| assert!(state.has_begun(Instant::now()) && !state.has_begun(later)));
+            theirs.receive(&hello(1, 2).into()).unwrap();
+            theirs.finish(outcome);
+            let last = theirs.last_words().unwrap();
+            peer.link(|link| link.receive(&last)).unwrap();
+            peer.with(|state| assert_eq!(state.has_begun(later), begun, "{outcome:?}"));
+        }
     }
 
     #[tokio::test]
