@@ -32,7 +32,7 @@ use crate::sources::{Act, Bucket, Held, Most, Share};
 
 /// From the first packet that shows where it comes from to the end of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A client that says nothing for so long is gone; ours say something every 15 s.
+/// A client that says nothing for so long is gone; ours say something every 8 s.
 const IDLE: Duration = Duration::from_secs(60);
 /// First packets that wait to be looked at: each takes some microseconds.
 const WAITING_MAX: usize = 256;
