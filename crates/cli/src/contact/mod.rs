@@ -409,29 +409,35 @@ impl Contacts {
         self.kin.meet_all(&self.notes).await
     }
 
-    /// What has come from a contact's devices is heard before something is sent to them.
+    /// What has come from a contact's devices, and from one's own, is heard before something is sent to them: that this
+    /// device is revoked, say. Who finds that the other one has ended the connection hears nothing on it any more.
     pub(crate) async fn catch_up(&mut self, contact: Tag) {
-        let contact = ContactId(*contact.as_bytes());
-        if self.kin.devices.takes_part(contact) {
-            self.glance_at(Tag::new(contact.0)).await;
+        if self.kin.devices.takes_part(ContactId(*contact.as_bytes())) {
+            let devices = &self.kin.devices;
+            let is_own = |tag: Tag| {
+                matches!(
+                    devices.line(tag.as_bytes()),
+                    Some(junto_devices::Line::Own(_))
+                )
+            };
+            self.glance(|tag| tag == contact || kin::home(devices, tag) == contact || is_own(tag))
+                .await;
             self.attend().await;
         }
     }
 
     /// Gets what the relays have of a contact, from all its devices, if they are there.
     pub(crate) async fn glance_at(&self, contact: Tag) {
-        let links = self.kin.devices.links_of(ContactId(*contact.as_bytes()));
-        let tags: Vec<Tag> = core::iter::once(contact)
-            .chain(links.map(Tag::new))
-            .collect();
+        let devices = &self.kin.devices;
+        self.glance(|tag| tag == contact || kin::home(devices, tag) == contact)
+            .await;
+    }
+
+    async fn glance(&self, is_meant: impl Fn(Tag) -> bool) {
         if let Ok(overview) = self.overview().await {
             let all = overview.connections.iter();
-            let connections = all
-                .filter(|it| tags.contains(&it.tag))
-                .map(|it| it.id)
-                .collect();
             let lines = Lines {
-                connections,
+                connections: all.filter(|it| is_meant(it.tag)).map(|it| it.id).collect(),
                 ..Lines::default()
             };
             let _ = self.settle(lines, GLANCE).await;

@@ -10,9 +10,11 @@ use crate::failure::Failure;
 use crate::output::{Output, qr_code};
 use crate::talk::printable;
 
-pub(super) async fn list(contacts: &Contacts, output: Output) -> Result<(), Failure> {
+pub(super) async fn list(contacts: &mut Contacts, output: Output) -> Result<(), Failure> {
     // What came meanwhile, if the relays are there.
     contacts.settle_all().await?;
+    // It may be about the list itself: a contact of another device, or word that this one is revoked.
+    contacts.attend().await;
     let all = contacts.listed().await?;
     for (name, contact) in &all {
         output.result(&json_of(name, contact), || text_of(name, contact))?;
