@@ -20,11 +20,11 @@ pub mod store;
 pub use error::{AgentError, RelayFault};
 pub use proto::{
     ABOUT_MAX, ADDRESS_REQUESTS_MAX, AddressView, ConnectionFault, ConnectionId, ConnectionView,
-    ContactLink, Event, Integrity, InvitationLink, KeyState, Lines, Link, LinkError, MAX_BODY,
-    MAX_INFO, MessageId, Misuse, NOISE_INTERVAL_MAX, NOISE_INTERVAL_MIN, Noise, NoiseView,
-    Overview, Pace, PostQuantum, Progress, QUEUES_MAX, QueueView, REQUEST_BURST, REQUEST_PAUSE,
-    Reach, RelayPath, RelayTrouble, RequestId, RequestView, Resync, Route, Routing, ShortKind,
-    ShortLink, Spread, Tag,
+    ContactLink, Event, Integrity, InvitationLink, KeyState, LEAVING_MAX, Lines, Link, LinkError,
+    MAX_BODY, MAX_INFO, MessageId, Misuse, NOISE_INTERVAL_MAX, NOISE_INTERVAL_MIN, Noise,
+    NoiseView, Overview, Pace, PostQuantum, Progress, QUEUES_MAX, QueueView, REQUEST_BURST,
+    REQUEST_PAUSE, Reach, RelayPath, RelayTrouble, RequestId, RequestView, Resync, Route, Routing,
+    ShortKind, ShortLink, Spread, Tag,
 };
 pub use shell::{
     Agent, AgentConfig, Events, Fallback, Passwords, ROTATION_PERIOD, Reconnect, Succeed,

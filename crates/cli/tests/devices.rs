@@ -18,7 +18,13 @@ fn code(device: &mut Process) -> String {
 /// Makes `new` a device of `old`'s profile.
 #[track_caller]
 fn link(stage: &Stage, relay: &str, (old, new): (&str, &str)) {
-    let link = ["device", "link", "--name", new, "--relay", relay];
+    link_on(stage, (old, relay), (new, relay));
+}
+
+/// The same, with a relay for each.
+#[track_caller]
+fn link_on(stage: &Stage, (old, relay): (&str, &str), (new, its_relay): (&str, &str)) {
+    let link = ["device", "link", "--name", new, "--relay", its_relay];
     let mut newcomer = stage.start_with_input(new, &link);
     let link = newcomer.link();
     assert!(link.starts_with("junto:device/i#"), "{link}");
@@ -159,6 +165,50 @@ fn a_second_device_gets_what_contacts_send_goes_on_alone_and_revokes_the_first()
         let told = "this device was revoked by your device phone";
         assert!(ended.stderr.contains(told), "{ended:#?}");
     }
+}
+
+/// The word reaches it in a later command of the other device, though the first thing that it does itself is to send.
+#[test]
+fn a_device_whose_relay_is_away_when_it_is_revoked_gets_the_word_and_nothing_else() {
+    let stage = Stage::new();
+    let (_relay, relay) = stage.relay();
+    let (other, away) = stage.relay_in("other");
+    stage.contacts(&relay);
+    link_on(&stage, ("alice", &relay), ("phone", &away));
+    reaches(&stage, ("bob", "alice"), &["phone", "alice"], 2);
+    other.kill();
+    // The phone's copy of this waits for its relay.
+    let before = ["send", "--contact", "bob", "before"];
+    stage.run("alice", &before).ok();
+    stage.run("alice", &["device", "revoke", "phone"]).ok();
+    stage
+        .run("alice", &["send", "--contact", "bob", "secret"])
+        .ok();
+    stage.run("alice", &["contact", "list"]).ok();
+    for text in ["before", "secret"] {
+        assert_eq!(recv(&stage, "bob", "alice"), text);
+    }
+    let _other = stage.restart_relay_in("other");
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        stage.run("alice", &["contact", "list"]).ok();
+        let sent = stage.run("phone", &["send", "--contact", "bob", "it is me"]);
+        if sent
+            .stderr
+            .contains("THIS device was revoked by your device alice")
+        {
+            sent.failed(5);
+            break;
+        }
+        assert!(Instant::now() < end, "it never hears of it: {sent:#?}");
+    }
+    nothing(&stage, "phone", "bob");
+    nothing(&stage, "bob", "alice");
+    let listed = stage.run("phone", &["device", "list"]);
+    assert!(listed.ok()["revoked_by"] == "alice", "{listed:#?}");
+    // Nothing of it is left with who has said it.
+    let well = stage.run("alice", &["profile", "check"]);
+    assert_eq!(well.ok()["connections"], 1, "{well:#?}");
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub enum Deed {
     Send(ContactId, Bytes),
     /// End the connection under this tag, once what was to be sent before has left or cannot.
     Close(ContactId),
+    /// The same, with this as the last word: it is kept until it has left, and nothing else goes there from now on, nor
+    /// is anything heard. If the connection does not stand, it is ended without.
+    Leave(ContactId, Bytes),
 }
 
 /// A body, as it is kept.
@@ -67,7 +70,7 @@ impl Deed {
     pub fn tag(&self) -> [u8; 32] {
         match self {
             Self::Invite(token) | Self::Join(token, _) => token.tag(),
-            Self::Send(tag, _) | Self::Close(tag) => tag.0,
+            Self::Send(tag, _) | Self::Close(tag) | Self::Leave(tag, _) => tag.0,
         }
     }
 }
@@ -604,6 +607,14 @@ impl Devices {
         self.contacts.contains_key(&contact)
     }
 
+    /// Whether a connection is about to end: what comes there counts for nothing.
+    #[must_use]
+    pub fn ends(&self, tag: &[u8; 32]) -> bool {
+        let ends = |deed: &Deed| matches!(deed, Deed::Close(_) | Deed::Leave(..));
+        let mut due = self.due.iter();
+        due.any(|due| ends(&due.deed) && due.deed.tag() == *tag)
+    }
+
     /// How much is due to be said on the connection under this tag.
     #[must_use]
     pub fn waiting(&self, tag: &[u8; 32]) -> usize {
@@ -675,12 +686,14 @@ impl Devices {
     /// Asks contacts to send to this device only, or to all.
     pub fn prefer(&mut self, device: Option<DeviceId>) {
         self.prefers = device;
-        self.tell_all(&Frame::Prefer { device });
+        self.tell_all(&Frame::Prefer { device }, &[]);
     }
 
-    /// Says something on every connection that is in use. Who comes later [catches up](Self::catch_up).
-    fn tell_all(&mut self, frame: &Frame) {
+    /// Says something on every connection that is in use, but to some devices of ours. Who comes later
+    /// [catches up](Self::catch_up).
+    fn tell_all(&mut self, frame: &Frame, but: &[DeviceId]) {
         let own = self.own.iter().filter(|own| own.stage == Stage::Ready);
+        let own = own.filter(|own| !but.contains(&own.id));
         let mut tags: Vec<_> = own.map(|own| own.token.tag()).collect();
         for (contact, it) in &self.contacts {
             let ready = it.links.iter().filter(|link| link.stage == Stage::Ready);
@@ -766,7 +779,7 @@ impl Devices {
             .retain(|due| !matches!(due.deed, Deed::Send(at, _) if leaving.contains(&at)));
         for device in &removed {
             let (device, kept) = (*device, self.kept(*device));
-            self.tell_all(&Frame::Gone { device, kept });
+            self.tell_all(&Frame::Gone { device, kept }, &removed);
         }
         self.asked.retain(|asked| !removed.contains(&asked.device));
         let mut parties = Vec::new();
@@ -774,7 +787,17 @@ impl Devices {
             let mut name = String::new();
             if let Some(place) = self.own.iter().position(|own| own.id == id) {
                 let own = self.own.remove(place);
-                self.is_due(Deed::Close(ContactId(own.token.tag())));
+                let tag = ContactId(own.token.tag());
+                self.is_due(match own.stage {
+                    Stage::Ready => {
+                        let kept = Vec::new();
+                        let gone = Frame::Gone { device: id, kept };
+                        Deed::Leave(tag, Bytes(gone.encode()))
+                    }
+                    Stage::Making | Stage::Inviting | Stage::Joining | Stage::Lost => {
+                        Deed::Close(tag)
+                    }
+                });
                 name = own.name;
             }
             parties.push(Party { id, name });

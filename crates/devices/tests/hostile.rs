@@ -321,9 +321,15 @@ fn what_waits_for_a_device_does_not_go_there_once_it_is_revoked() {
     assert!(at(&devices, token.tag()).len() >= 10);
     devices.revoke(THIEF, &[]);
     let left = at(&devices, token.tag());
-    let [Deed::Send(_, _), Deed::Close(_)] = left.as_slice() else {
+    let [Deed::Leave(_, word)] = left.as_slice() else {
         panic!("{} wait", left.len());
     };
+    let word = Frame::decode(&word.0).unwrap();
+    assert!(
+        matches!(word, Frame::Gone { device: THIEF, .. }),
+        "{word:?}"
+    );
+    assert!(devices.ends(&token.tag()));
     // A contact's gets nothing at all.
     let mut devices = Devices::default();
     join(&mut devices, BOB, 7);

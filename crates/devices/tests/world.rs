@@ -222,6 +222,17 @@ impl World {
                 }
                 None => {}
             },
+            Deed::Leave(_, word) => {
+                // From then on the agent keeps it until it has left, whatever the process does.
+                if let Some(Some((other, its))) = self.nodes[node].connections.remove(&tag)
+                    && self.nodes[other].connections.contains_key(&its)
+                {
+                    self.nodes[other].inbox.push_back((its, word.0));
+                }
+                if self.dies(node) {
+                    return true;
+                }
+            }
             Deed::Close(_) => {
                 self.nodes[node].connections.remove(&tag);
                 if self.dies(node) {

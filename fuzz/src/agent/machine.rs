@@ -569,7 +569,11 @@ fn command(world: &mut World, input: &mut Input<'_>) -> Command {
                 message,
             }
         }
-        5 => Command::Delete { connection },
+        5 if input.u8() % 2 == 0 => Command::Delete { connection },
+        5 => Command::Leave {
+            connection,
+            last: input.piece().to_vec(),
+        },
         6 => Command::CloseAddress { tag: ADDRESS },
         _ => Command::Join {
             tag: Tag::new([input.u8(); 32]),

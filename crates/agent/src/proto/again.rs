@@ -22,7 +22,6 @@ use junto_crypto::CryptoRng;
 use super::address::QueueName;
 use super::connection::{Connection, OUTBOX_MAX, Stage};
 use super::effects::{Effects, Timer};
-use super::event::ConnectionFault;
 use super::instant::Instant;
 use super::message::{Body, REPLY_QUEUES_MAX};
 use super::newcomer::{Newcomer, Step};
@@ -331,7 +330,7 @@ impl Connection {
         // A relay that comes and goes is asked each time: that does not bring the end nearer.
         if effects.now >= again.refused_until {
             if again.refusals >= TRIES_MAX {
-                return self.fail(ConnectionFault::PeerGone, effects);
+                return self.lose_peer(effects);
             }
             let delay = Duration::from_secs(pause(again.refusals));
             again.refusals += 1;

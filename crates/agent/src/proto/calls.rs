@@ -11,6 +11,7 @@ use junto_smp::command::QueueMode;
 use super::command::{CallError, Command, Misuse, Reply, Ticket};
 use super::connection::{Address, Connection, Keys, Role, Stage};
 use super::effects::{Effects, Owner};
+use super::event::ConnectionFault;
 use super::id::{ConnectionId, MessageId, RequestId, Tag};
 use super::instant::Instant;
 use super::link::{Link, LinkError};
@@ -91,6 +92,9 @@ impl Machine {
             Command::Resynchronise { connection } => self
                 .resynchronise(connection, rng)
                 .map(|()| Some(Reply::Done)),
+            Command::Leave { connection, last } => self
+                .leave(connection, &last, rng)
+                .map(|()| Some(Reply::Done)),
             Command::Delete { connection } => {
                 self.delete(connection);
                 Ok(Some(Reply::Done))
@@ -168,8 +172,10 @@ impl Machine {
             if connection.role != Role::Maker {
                 return Err(Misuse::TagTaken.into());
             }
-            if let Stage::Failed(fault) = connection.stage {
-                return Err(fault.into());
+            match connection.stage {
+                Stage::Failed(fault) => return Err(fault.into()),
+                Stage::Hearing => return Err(ConnectionFault::PeerGone.into()),
+                _ => {}
             }
             let reply = connection.invitation();
             if reply.is_none() {
@@ -307,6 +313,21 @@ impl Machine {
             return Err(Misuse::FixedKeys.into());
         }
         connection.resynchronise(&mut self.effects, rng)
+    }
+
+    fn leave(
+        &mut self,
+        id: ConnectionId,
+        last: &[u8],
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), CallError> {
+        if last.len() > MAX_BODY {
+            return Err(Misuse::BodyTooLong.into());
+        }
+        let connection = self.connections.get_mut(&id).ok_or(Misuse::NoConnection)?;
+        connection.leave(last, &mut self.effects, rng)?;
+        self.tags.remove(&connection.tag);
+        Ok(())
     }
 
     fn delete(&mut self, id: ConnectionId) {

@@ -121,6 +121,13 @@ pub enum Command {
         /// Which connection.
         connection: ConnectionId,
     },
+    /// End a connection with a last word.
+    Leave {
+        /// The connection.
+        connection: ConnectionId,
+        /// The last message.
+        last: Vec<u8>,
+    },
     /// End a connection.
     Delete {
         /// The connection.
@@ -191,6 +198,9 @@ pub enum Misuse {
     /// Messages can be sent after [`Connected`](crate::Event::Connected) only.
     #[error("the connection is not established yet")]
     NotConnected,
+    /// New keys are being agreed: the connection says nothing else until the peer has answered.
+    #[error("new keys are being agreed on this connection")]
+    Renewing,
     /// The connection receives on [`QUEUES_MAX`](crate::QUEUES_MAX) queues already.
     #[error("the connection receives on as many queues as it may")]
     TooManyQueues,

@@ -89,6 +89,10 @@ pub(super) enum Stage {
     Confirming,
     /// Messages flow.
     Active,
+    /// The peer has gone, and what it said before is heard: see [`super::parting`].
+    Hearing,
+    /// Our last word is on its way, until then at most, in seconds since 1970; the application has deleted it.
+    Leaving(u64),
     /// It cannot go on; kept until the application deletes it.
     Failed(ConnectionFault),
     /// Deleted by the application; our queue is not deleted from its relay yet.
@@ -187,6 +191,10 @@ pub(super) struct Connection {
     pub(super) gap_timed: bool,
     /// The application was told that somebody else reads a queue of ours.
     pub(super) taken_over: bool,
+    /// Whether the peer is kept out of our queue, since it has gone.
+    pub(super) suspension: Suspension,
+    /// When the peer may be asked again for a message that others overtook.
+    pub(super) probe_at: Option<Instant>,
     /// How often the peer has offered queues.
     pub(super) offers: Offers,
     /// When to mix in a fresh post-quantum secret.
@@ -245,6 +253,8 @@ impl Connection {
             gap: None,
             gap_timed: false,
             taken_over: false,
+            suspension: Suspension::Not,
+            probe_at: None,
             offers: Offers::default(),
             heal_at: Instant::default(),
             receipts_timed: false,
@@ -301,6 +311,9 @@ impl Connection {
             Role::Requester => b'R',
         });
         out.extend_from_slice(&stage_letters(self.stage));
+        if let Stage::Leaving(until) = self.stage {
+            out.extend_from_slice(&until.to_be_bytes());
+        }
         put_large(&mut out, &self.our_info)?;
         put_large(&mut out, &self.peer_info)?;
         self.sent.put(&mut out)?;
@@ -504,6 +517,8 @@ fn stage_letters(stage: Stage) -> [u8; 2] {
         Stage::Joining => *b"J ",
         Stage::Confirming => *b"C ",
         Stage::Active => *b"A ",
+        Stage::Hearing => *b"H ",
+        Stage::Leaving(_) => *b"L ",
         Stage::Deleting => *b"D ",
         Stage::Failed(fault) => fault_letters(fault),
     }
@@ -542,6 +557,8 @@ fn read_stage(reader: &mut Reader<'_>) -> Result<Stage, Malformed> {
         b"J " => Stage::Joining,
         b"C " => Stage::Confirming,
         b"A " => Stage::Active,
+        b"H " => Stage::Hearing,
+        b"L " => Stage::Leaving(reader.u64()?),
         b"D " => Stage::Deleting,
         letters => Stage::Failed(read_fault(letters)?),
     })

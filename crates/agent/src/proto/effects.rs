@@ -115,6 +115,8 @@ pub enum Timer {
     Noise(ConnectionId),
     /// With noise: what came has had its time before it is acknowledged.
     Acknowledge(ConnectionId),
+    /// What a peer said before it went is heard, or our last word has had its time; or a message is missing for a while.
+    Parting(ConnectionId),
     /// A relay refused something for a reason that may have passed.
     Retry(RelayId),
     /// An address may take another request.

@@ -177,7 +177,7 @@ pub enum ConnectionFault {
     #[error("what the relay gave for the link is not what its maker put there")]
     LinkForged,
     /// The relay no longer has the peer's queue: the peer deleted the connection, or its queue
-    /// expired.
+    /// expired. What the peer said before has come by then; calls to send say so earlier.
     #[error("the peer's queue is gone")]
     PeerGone,
     /// The relay no longer has our queue.

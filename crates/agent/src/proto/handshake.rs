@@ -184,7 +184,12 @@ impl Connection {
         let done = match self.stage {
             Stage::Inviting => self.publish_invitation(effects, rng),
             Stage::Joining => self.confirm_as_joiner(effects, rng),
-            Stage::Confirming | Stage::Active | Stage::Failed(_) | Stage::Deleting => Some(()),
+            Stage::Confirming
+            | Stage::Active
+            | Stage::Hearing
+            | Stage::Leaving(_)
+            | Stage::Failed(_)
+            | Stage::Deleting => Some(()),
         };
         if done.is_none() {
             self.fail(ConnectionFault::QueueRefused, effects);
@@ -383,7 +388,10 @@ impl Connection {
 
     /// Gives the connection up; the application is told now and after each restart.
     pub(super) fn fail(&mut self, fault: ConnectionFault, effects: &mut Effects) {
-        if matches!(self.stage, Stage::Failed(_) | Stage::Deleting) {
+        if matches!(
+            self.stage,
+            Stage::Leaving(_) | Stage::Failed(_) | Stage::Deleting
+        ) {
             return;
         }
         self.stage = Stage::Failed(fault);
@@ -402,6 +410,13 @@ impl Connection {
         self.stage = Stage::Deleting;
         self.answer_waiting(&Misuse::NoConnection.into(), effects);
         self.drop_outbox(effects);
+        self.drop_incoming(effects);
+        effects.changed(self.owner());
+        self.receive.created.is_none()
+    }
+
+    /// Forgets what has come and is not acknowledged.
+    pub(super) fn drop_incoming(&mut self, effects: &mut Effects) {
         for number in core::mem::take(&mut self.inbox).into_keys() {
             effects.delta.delete(RowKey::Inbox(self.id, number));
         }
@@ -410,11 +425,9 @@ impl Connection {
             effects.delta.delete(RowKey::Early(self.id, number));
         }
         effects.delta.delete(RowKey::Invitation(self.id));
-        effects.changed(self.owner());
-        self.receive.created.is_none()
     }
 
-    fn drop_outbox(&mut self, effects: &mut Effects) {
+    pub(super) fn drop_outbox(&mut self, effects: &mut Effects) {
         for number in core::mem::take(&mut self.outbox).into_keys() {
             effects.delta.delete(RowKey::Outbox(self.id, number));
         }
@@ -422,7 +435,7 @@ impl Connection {
         self.sends_mut().for_each(|send| send.taken.clear());
     }
 
-    fn answer_waiting(&mut self, error: &CallError, effects: &mut Effects) {
+    pub(super) fn answer_waiting(&mut self, error: &CallError, effects: &mut Effects) {
         let waiting = self.waiting.drain(..).map(|(ticket, _)| ticket);
         for ticket in self.callers.drain(..).chain(waiting) {
             effects.answer(ticket, Err(error.clone()));

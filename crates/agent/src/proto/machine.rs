@@ -116,6 +116,7 @@ impl Machine {
             connection.time_switch(&mut machine.effects);
             connection.resume_words(&mut machine.effects);
             connection.resume_slots(&mut machine.effects);
+            connection.time_leaving(&mut machine.effects);
         }
         machine.sort_queues();
         Ok(machine)
@@ -234,7 +235,7 @@ impl Machine {
         let mut connection = Connection::from_row(id, row, late, &mut self.effects)?;
         self.route(&connection.receive, Owner::Connection(id));
         match connection.stage {
-            Stage::Active => {
+            Stage::Active | Stage::Hearing => {
                 if let Some(event) = connection.connected_event() {
                     self.effects.event(event);
                 }
@@ -247,9 +248,13 @@ impl Machine {
                     error,
                 });
             }
-            Stage::Inviting | Stage::Joining | Stage::Confirming | Stage::Deleting => {}
+            Stage::Inviting
+            | Stage::Joining
+            | Stage::Confirming
+            | Stage::Leaving(_)
+            | Stage::Deleting => {}
         }
-        if connection.stage != Stage::Deleting {
+        if !matches!(connection.stage, Stage::Leaving(_) | Stage::Deleting) {
             self.tags.insert(connection.tag, id);
         }
         self.connections.insert(id, connection);
@@ -344,6 +349,11 @@ impl Machine {
                         connection.acknowledge_held(&mut self.effects);
                     }
                 }
+                Timer::Parting(id) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.parting_due(&mut self.effects, rng);
+                    }
+                }
                 Timer::Requests(tag) => self.ask_for_requests(tag),
                 Timer::Retry(relay) => {
                     for address in self.addresses.values_mut() {
@@ -428,10 +438,12 @@ impl Machine {
             let is_up = sends_up && receives.any(|(_, queue)| self.effects.is_up(queue.relay));
             match connection.stage {
                 Stage::Failed(_) => true,
-                Stage::Deleting => false,
+                Stage::Hearing => connection.is_held_up(),
+                Stage::Leaving(_) | Stage::Deleting => false,
                 Stage::Inviting | Stage::Joining | Stage::Confirming | Stage::Active => {
                     let last = rows.get(&connection.id).copied();
-                    is_up && !connection.has_untaken(last.unwrap_or(u64::MAX))
+                    let is_all_taken = !connection.has_untaken(last.unwrap_or(u64::MAX));
+                    is_up && is_all_taken && !connection.owes_probe(&self.effects)
                 }
             }
         };

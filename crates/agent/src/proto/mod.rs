@@ -32,6 +32,7 @@ mod offers;
 mod opening;
 mod overview;
 mod parallel;
+mod parting;
 mod path;
 mod publication;
 mod query;
@@ -67,6 +68,7 @@ pub use overview::{
     AddressView, ConnectionView, KeyState, NoiseView, Overview, Progress, QueueView, RequestView,
 };
 pub use parallel::{QUEUES_MAX, Spread};
+pub use parting::LEAVING_MAX;
 pub use path::{Reach, RelayPath, Route, RoutePolicy, Routing};
 pub use relay::{
     Answer, Auth, LinkBytes, LinkParts, NewLink, Operation, Refusal, RelayId, RelayNotice,

@@ -461,7 +461,7 @@ impl Connection {
 
     /// After a start of the machine: its clock is new.
     pub(super) fn resume_slots(&mut self, effects: &mut Effects) {
-        if self.stage == Stage::Active {
+        if matches!(self.stage, Stage::Active | Stage::Leaving(_)) {
             self.slots.resume(effects);
             self.slots.time(self.id, effects);
         }
@@ -550,7 +550,7 @@ impl Connection {
 
     /// A slot may be near, or there.
     pub(super) fn slot_due(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        if self.stage != Stage::Active {
+        if !matches!(self.stage, Stage::Active | Stage::Leaving(_)) {
             self.slots.slot = None;
         }
         let chooses = |slot: Slot| !slot.is_chosen && slot.choose <= effects.now;
@@ -619,7 +619,8 @@ impl Connection {
         let is_taken = sends.any(|(at, it)| it.may_send(effects) && !(at == 0 && is_leaving));
         let chosen = self.outbox.range(..=self.slots.chosen);
         let unanswered = chosen.filter(|(row, _)| !self.kept.contains(row)).count();
-        self.stage == Stage::Active && is_taken && unanswered < WINDOW
+        let is_used = matches!(self.stage, Stage::Active | Stage::Leaving(_));
+        is_used && is_taken && unanswered < WINDOW
     }
 
     /// Answers a peer that keeps a schedule, if an answer is owed and no receipts are due: with noise.

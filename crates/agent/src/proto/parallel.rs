@@ -353,8 +353,9 @@ impl Connection {
     pub(super) fn check_active(&self) -> Result<(), CallError> {
         match self.stage {
             Stage::Active => Ok(()),
+            Stage::Hearing => Err(ConnectionFault::PeerGone.into()),
             Stage::Failed(fault) => Err(fault.into()),
-            Stage::Deleting => Err(Misuse::NoConnection.into()),
+            Stage::Leaving(_) | Stage::Deleting => Err(Misuse::NoConnection.into()),
             Stage::Inviting | Stage::Joining | Stage::Confirming => {
                 Err(Misuse::NotConnected.into())
             }
@@ -646,7 +647,7 @@ impl Connection {
                 return effects.ready(self.owner());
             }
             _ if self.parallel.theirs.is_empty() => {
-                return self.fail(ConnectionFault::PeerGone, effects);
+                return self.lose_peer(effects);
             }
             _ => {
                 self.send_first_to(0, effects, rng);

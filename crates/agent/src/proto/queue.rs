@@ -242,7 +242,7 @@ impl ReceiveQueue {
     }
 
     /// Issues `OFF` if the relay is there.
-    fn suspend(&self, owner: Owner, effects: &mut Effects) -> bool {
+    pub(super) fn suspend(&self, owner: Owner, effects: &mut Effects) -> bool {
         let Some(created) = &self.created else {
             return false;
         };

@@ -23,6 +23,7 @@ use super::id::{MessageId, RequestId};
 use super::layer::SealedBody;
 use super::message::{AgentMessage, Body, Receipt};
 use super::noise::{Word, is_noise};
+use super::parting::PROBE_DELAY;
 use super::queue::ReceiveQueue;
 use super::resync::{Sync, is_parting};
 use super::rotation::Place;
@@ -67,7 +68,10 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) {
-        if matches!(self.stage, Stage::Failed(_) | Stage::Deleting) {
+        if matches!(
+            self.stage,
+            Stage::Leaving(_) | Stage::Failed(_) | Stage::Deleting
+        ) {
             return;
         }
         let queue = self.queue(place);
@@ -121,7 +125,7 @@ impl Connection {
         }
     }
 
-    fn take_sealed(
+    pub(super) fn take_sealed(
         &mut self,
         place: Place,
         sealed: &SealedBody<'_>,
@@ -133,8 +137,12 @@ impl Connection {
             Stage::Confirming if self.receive.sender.is_none() => {
                 self.take_maker(sealed, effects, rng)
             }
-            Stage::Confirming | Stage::Active => self.take_numbered(place, sealed, effects, rng),
-            Stage::Joining | Stage::Failed(_) | Stage::Deleting => Err(Unusable::Ignored),
+            Stage::Confirming | Stage::Active | Stage::Hearing => {
+                self.take_numbered(place, sealed, effects, rng)
+            }
+            Stage::Joining | Stage::Leaving(_) | Stage::Failed(_) | Stage::Deleting => {
+                Err(Unusable::Ignored)
+            }
         }
     }
 
@@ -298,6 +306,7 @@ impl Connection {
                     began,
                     until,
                 });
+                effects.wake_after(PROBE_DELAY, Timer::Parting(self.id));
             }
         }
         if let (Some(gap), false) = (self.gap, self.gap_timed) {

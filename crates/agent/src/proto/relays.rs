@@ -48,6 +48,7 @@ impl Machine {
         for connection in self.connections.values_mut() {
             if connection.receive.relay == relay {
                 connection.receive.disconnected();
+                connection.suspension = Suspension::Not;
             }
             connection.rotation.disconnected(relay);
             connection.parallel.disconnected(relay);
@@ -206,17 +207,19 @@ impl Machine {
                     connection.queue_lost(effects, rng);
                 } else {
                     subscribed(&mut connection.receive, &answer, effects);
+                    effects.ready(Owner::Connection(id));
                 }
             }
             Purpose::Secure => connection.secured(&answer, effects),
             Purpose::Send(number) => {
                 connection.sent(Owner::Connection(id), number, &answer, effects, rng)
             }
-            Purpose::Acknowledge
-            | Purpose::Allow
-            | Purpose::Suspend
-            | Purpose::Open
-            | Purpose::Publish => {}
+            Purpose::Suspend => connection.suspended(&answer, effects, rng),
+            // It may have been the last one.
+            Purpose::Acknowledge if connection.stage == Stage::Hearing => {
+                effects.ready(Owner::Connection(id));
+            }
+            Purpose::Acknowledge | Purpose::Allow | Purpose::Open | Purpose::Publish => {}
             Purpose::Delete => match answer {
                 Answer::Done | Answer::Refused(Refusal::Auth) => self.remove_connection(id),
                 Answer::Refused(_) | Answer::Created { .. } | Answer::Link(_) => {
@@ -297,7 +300,8 @@ impl Machine {
                     queue.relay_address().clone()
                 });
                 let was_told = core::mem::replace(&mut connection.taken_over, true);
-                if let (Some(relay), false) = (queue, was_told) {
+                let is_ours = !matches!(connection.stage, Stage::Leaving(_));
+                if let (Some(relay), false) = (queue, was_told || !is_ours) {
                     let connection = id;
                     effects.event(Event::TakenOver { connection, relay });
                 }

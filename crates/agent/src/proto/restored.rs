@@ -38,7 +38,11 @@ impl Machine {
 impl Connection {
     fn came_back(&mut self, effects: &mut Effects) -> bool {
         match self.stage {
-            Stage::Inviting | Stage::Failed(_) | Stage::Deleting => return false,
+            Stage::Inviting
+            | Stage::Hearing
+            | Stage::Leaving(_)
+            | Stage::Failed(_)
+            | Stage::Deleting => return false,
             Stage::Joining => self.fail(ConnectionFault::Restored, effects),
             Stage::Confirming | Stage::Active => {
                 if let Keys::Agreed(ratchet) = &mut self.keys {

@@ -232,6 +232,12 @@ impl Rotation {
         self.copies || !self.retired.is_empty()
     }
 
+    /// Whether something may come from a queue that we do not receive on any more.
+    pub(super) fn may_bring(&self, effects: &Effects) -> bool {
+        let mut retired = self.retired.iter();
+        retired.any(|retired| effects.is_up(retired.queue.relay))
+    }
+
     fn retired_at(&self, queue: RecipientId) -> Option<usize> {
         let is_it = |retired: &Retired| {
             let created = retired.queue.created.as_ref();
@@ -388,7 +394,7 @@ impl Connection {
         queue.disconnected();
         let retired = &mut self.rotation.retired;
         // All of them go when the connection does.
-        if self.stage != Stage::Deleting && retired.len() >= RETIRED_MAX {
+        if !matches!(self.stage, Stage::Hearing | Stage::Deleting) && retired.len() >= RETIRED_MAX {
             retired.remove(0);
             effects.queues_changed();
         }
@@ -632,6 +638,12 @@ impl Connection {
 
     /// The relay no longer has our first queue: the end of the connection, unless the peer was told of another one.
     pub(super) fn queue_lost(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
+        match self.stage {
+            Stage::Hearing => return self.end_hearing(effects, rng),
+            // It is not read any more.
+            Stage::Leaving(_) => return,
+            _ => {}
+        }
         let next = self.rotation.next.as_ref();
         let is_open = next.is_some_and(|next| next.is_open());
         let lost = self.receive.created.as_ref().map(|it| it.recipient_id);
@@ -820,7 +832,8 @@ impl Connection {
     ) -> bool {
         self.rotation.switch_tries = 0;
         let offered = self.rotation.offered.take_if(|offered| offered.usable);
-        let Some(offered) = offered.filter(|_| self.stage == Stage::Active) else {
+        let is_used = matches!(self.stage, Stage::Active | Stage::Leaving(_));
+        let Some(offered) = offered.filter(|_| is_used) else {
             return false;
         };
         let (name, relay) = (

@@ -169,6 +169,8 @@ impl Connection {
         match self.stage {
             Stage::Failed(_) => {}
             Stage::Deleting => self.pump_deletion(effects),
+            Stage::Hearing => self.pump_hearing(effects),
+            Stage::Leaving(_) => self.pump_leaving(effects),
             Stage::Inviting | Stage::Joining | Stage::Confirming | Stage::Active => {
                 // What our queue has comes after the rest of the one before.
                 if !self.rotation.draining {
@@ -185,7 +187,7 @@ impl Connection {
     }
 
     /// Gives each queue what is due there.
-    fn pump_outbox(&mut self, effects: &mut Effects) {
+    pub(super) fn pump_outbox(&mut self, effects: &mut Effects) {
         let owner = self.owner();
         let is_leaving = self.rotation.is_leaving();
         let Some(first) = &mut self.send else { return };
@@ -263,7 +265,7 @@ impl Connection {
         }
     }
 
-    fn drop_row(&mut self, number: u64, effects: &mut Effects) {
+    pub(super) fn drop_row(&mut self, number: u64, effects: &mut Effects) {
         self.kept.remove(&number);
         if self.outbox.remove(&number).is_some() {
             effects.delta.delete(self.outbox_key(number));
@@ -426,7 +428,10 @@ impl Connection {
                 effects.answer(ticket, answer.map(Reply::Message));
             }
             Stage::Failed(fault) => effects.answer(ticket, Err(fault.into())),
-            Stage::Deleting => effects.answer(ticket, Err(Misuse::NoConnection.into())),
+            Stage::Hearing => effects.answer(ticket, Err(ConnectionFault::PeerGone.into())),
+            Stage::Leaving(_) | Stage::Deleting => {
+                effects.answer(ticket, Err(Misuse::NoConnection.into()));
+            }
             Stage::Inviting | Stage::Joining | Stage::Confirming => {
                 effects.answer(ticket, Err(Misuse::NotConnected.into()));
             }
@@ -440,6 +445,11 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Result<MessageId, CallError> {
+        match self.stage {
+            Stage::Hearing => return Err(ConnectionFault::PeerGone.into()),
+            Stage::Leaving(_) => return Err(Misuse::NoConnection.into()),
+            _ => {}
+        }
         self.heal_if_due(effects);
         let (Keys::Agreed(ratchet), Some(send)) = (&mut self.keys, &self.send) else {
             return Err(Misuse::NotConnected.into());

@@ -482,6 +482,18 @@ impl Agent {
         self.done(Command::Resynchronise { connection }).await
     }
 
+    /// Ends a connection with a last word: of what waits for the peer's relay it is the only thing that still goes, and
+    /// nothing that the peer says is told from now on. Returns when the intention is stored. The word goes when the
+    /// peer's relay takes it, in later processes as well, for [`LEAVING_MAX`](crate::LEAVING_MAX) at most; then the queue
+    /// is deleted. [`Agent::settle`] waits for that, [`Agent::delete`] does without.
+    ///
+    /// # Errors
+    /// As [`Agent::send`]; [`Misuse::Renewing`](crate::Misuse::Renewing) while new keys are being agreed.
+    pub async fn leave(&self, connection: ConnectionId, last: &[u8]) -> Result<(), AgentError> {
+        let last = last.to_vec();
+        self.done(Command::Leave { connection, last }).await
+    }
+
     /// Ends a connection: undelivered messages are dropped, the queue is deleted from its relay.
     /// Deleting again does nothing.
     ///

@@ -17,6 +17,7 @@ mod hostile;
 mod noise;
 mod notices;
 mod parallel;
+mod parting;
 mod relay;
 mod restored;
 mod resync;

@@ -170,6 +170,10 @@ impl Kin {
                     }
                 },
                 Deed::Close(_) => close(self.agent.clone(), due.serial, Tag::new(tag)).boxed(),
+                Deed::Leave(_, word) => {
+                    let word = word.0.clone();
+                    leave(self.agent.clone(), due.serial, Tag::new(tag), word).boxed()
+                }
                 Deed::Invite(token) => match self.relay() {
                     Some(relay) => invite(self.agent.clone(), due.serial, *token, relay).boxed(),
                     None => continue,
@@ -349,6 +353,12 @@ impl Kin {
                 let Some(line) = self.line(connection) else {
                     return Ok(Fate::Told(event));
                 };
+                let tag = self.tags.get(&connection);
+                if tag.is_some_and(|tag| self.devices.ends(tag)) {
+                    // Of whoever is revoked nothing is heard, not that others are either.
+                    self.acknowledge(connection, id);
+                    return Ok(Fate::Heard);
+                }
                 if matches!(line, Line::Linking(token) if self.linking == Some(token.tag())) {
                     return Ok(Fate::Told(event));
                 }
@@ -525,6 +535,27 @@ async fn close(agent: Agent, serial: u64, tag: Tag) -> Ended {
     match agent.delete(view.id).await {
         Ok(()) => Ended::Closed(serial, *tag.as_bytes(), view.id),
         Err(_) => Ended::Later(serial),
+    }
+}
+
+/// Ends a connection with a last word, which the agent keeps until it has left.
+async fn leave(agent: Agent, serial: u64, tag: Tag, word: Vec<u8>) -> Ended {
+    let Ok(overview) = agent.overview().await else {
+        return Ended::Later(serial);
+    };
+    let Some(view) = overview.connections.into_iter().find(|it| it.tag == tag) else {
+        return Ended::Done(serial);
+    };
+    let left = match view.progress {
+        Progress::Connected => agent.leave(view.id, &word).await,
+        Progress::Inviting | Progress::Joining | Progress::Failed(_) => agent.delete(view.id).await,
+    };
+    match left {
+        Ok(()) => Ended::Closed(serial, *tag.as_bytes(), view.id),
+        Err(error) => {
+            tracing::debug!("the word to a device that is revoked waits: {error}");
+            Ended::Later(serial)
+        }
     }
 }
 

@@ -34,10 +34,11 @@ pub(crate) async fn send(
     refuse_frame(message)?;
     Contacts::with(global, async |contacts| {
         let end = Instant::now() + wait.patience();
+        let tag = contacts.known(name)?;
+        // There may be no connection any more: then it is one's own devices that say why.
+        contacts.catch_up(tag).await;
         let id = contacts.contact(name).await?.id;
         contacts.connected(id, end).await?;
-        let tag = contacts.known(name)?;
-        contacts.catch_up(tag).await;
         if let Some((posted, _)) = contacts.post(name, message).await? {
             return sent_to_all(contacts, (name, tag), (posted, message.len()), wait, output).await;
         }
@@ -166,6 +167,19 @@ async fn sent_to_all(
         }
     }
     let _ = contacts.settle(lines, super::GLANCE).await;
+    contacts.attend().await;
+    // What stood in the way may have been heard only now.
+    if contacts.kin.devices.revoked_by().is_some() {
+        return Err(contacts.without_connection(name));
+    }
+    let mut faults = Vec::new();
+    for target in &targets {
+        faults.extend(contacts.fault(*target).await?);
+    }
+    let is_all = faults.len() == targets.len();
+    if let Some(fault) = faults.pop().filter(|_| is_all) {
+        return Err(failed(fault));
+    }
     let devices = targets.len();
     let value = json!({
         "contact": name, "id": message.to_string(), "bytes": bytes, "devices": devices,

@@ -223,7 +223,7 @@ impl Contacts {
     }
 
     /// There is a name, and no connection.
-    fn without_connection(&self, name: &str) -> Failure {
+    pub(super) fn without_connection(&self, name: &str) -> Failure {
         const AGAIN: &str =
             "`junto device link` makes it a device of the profile again, if you want that";
         let devices = &self.kin.devices;

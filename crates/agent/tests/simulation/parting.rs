@@ -1,0 +1,315 @@
+//! How connections end: what was said last is heard, and nothing else is said.
+
+use std::time::Duration;
+
+use junto_agent::proto::{
+    CallError, Command, ConnectionFault, ConnectionId, LEAVING_MAX, Lines, Misuse,
+};
+use junto_agent::store::Store;
+
+use crate::world::{Faults, Pair};
+use crate::{connected, seeds};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const LAST: &[u8] = b"the last word";
+const SECRET: &[u8] = b"said before, and not taken";
+
+/// A pair whose nodes receive on different relays, [`Pair::relay_of`].
+fn apart(seed: u64, quota: usize) -> Pair {
+    let mut pair = Pair::on((seed, 2), false, quota);
+    pair.run(Faults::NONE, 200, 3);
+    pair.check();
+    // From here on all processes know the same time.
+    pair.world.crash(0);
+    pair.world.crash(1);
+    pair.world.settle();
+    pair
+}
+
+fn send(pair: &mut Pair, node: usize, body: &[u8]) {
+    let connection = pair.connection(node).unwrap();
+    let body = body.to_vec();
+    pair.world.call(node, Command::Send { connection, body });
+}
+
+fn leave(pair: &mut Pair, node: usize) -> ConnectionId {
+    let connection = pair.connection(node).unwrap();
+    let last = LAST.to_vec();
+    let call = pair.world.call(node, Command::Leave { connection, last });
+    pair.world.step(node, Faults::NONE);
+    let answer = pair.world.nodes[node].answers.remove(&call);
+    assert!(matches!(answer, Some(Ok(_))), "{answer:?}");
+    connection
+}
+
+/// What a node was told of after the first messages, which all tests begin with.
+fn heard(pair: &Pair, node: usize) -> Vec<Vec<u8>> {
+    let received = pair.world.nodes[node].app.received.values().flatten();
+    received.skip(3).map(|(.., body)| body.clone()).collect()
+}
+
+fn failed(pair: &Pair, node: usize) -> Vec<ConnectionFault> {
+    let failed = pair.world.nodes[node].app.failed.values();
+    failed.copied().collect()
+}
+
+/// Nothing of the node's connection is left, here or at its relay.
+fn is_gone(pair: &mut Pair, node: usize, queues: usize) {
+    assert_eq!(pair.world.nodes[node].store.load().unwrap().len(), 0);
+    assert_eq!(pair.world.relays[node].1.queue_count(), queues);
+}
+
+#[test]
+fn what_a_peer_said_before_it_went_is_heard_before_the_connection_fails() {
+    for seed in 0..8 {
+        let mut pair = apart(seed, 128);
+        pair.world.cut_all(1);
+        for body in [&b"one"[..], b"two", LAST] {
+            send(&mut pair, 0, body);
+        }
+        pair.world.settle_only(0);
+        let connection = pair.connection(0).unwrap();
+        pair.world.call(0, Command::Delete { connection });
+        pair.world.settle_only(0);
+        // The relay that node 1 receives on is out of reach when the other one says that there is nobody.
+        pair.world.away = Some(1);
+        pair.world.cut_all(1);
+        send(&mut pair, 1, b"hello");
+        pair.world.rest();
+        assert!(failed(&pair, 1).is_empty(), "seed {seed}");
+        let connection = pair.connection(1).unwrap();
+        let body = vec![1];
+        let call = pair.world.call(1, Command::Send { connection, body });
+        pair.world.rest();
+        let gone = Err(CallError::Connection(ConnectionFault::PeerGone));
+        assert_eq!(pair.world.nodes[1].answers.remove(&call), Some(gone));
+        // It is known after a restart as well, and days later.
+        if seed % 2 == 0 {
+            pair.world.crash(1);
+        }
+        pair.world.wait(DAY);
+        pair.world.rest();
+        assert!(failed(&pair, 1).is_empty());
+        pair.world.away = None;
+        pair.world.settle();
+        assert_eq!(heard(&pair, 1), [&b"one"[..], b"two", LAST], "seed {seed}");
+        assert_eq!(failed(&pair, 1), [ConnectionFault::PeerGone]);
+        // And that it has failed.
+        pair.world.nodes[1].app.failed.clear();
+        pair.world.crash(1);
+        pair.world.settle();
+        assert_eq!(failed(&pair, 1), [ConnectionFault::PeerGone]);
+    }
+}
+
+#[test]
+fn a_peer_that_went_is_heard_out_whatever_fails_meanwhile() {
+    for seed in seeds() {
+        for faults in [
+            Faults {
+                crashes: false,
+                ..Faults::ALL
+            },
+            Faults::ALL,
+        ] {
+            let mut pair = apart(seed, if seed % 2 == 0 { 4 } else { 128 });
+            for number in 0..3_u8 {
+                send(&mut pair, 0, &[number]);
+            }
+            pair.world.step(0, Faults::NONE);
+            let left = leave(&mut pair, 0);
+            for _ in 0..300 {
+                pair.world.act(faults);
+                if pair.world.pick(40) == 0 {
+                    send(&mut pair, 1, b"hello");
+                }
+            }
+            // Nobody can say anything there any more, and nothing that comes there is told.
+            let body = b"too late".to_vec();
+            let command = Command::Send {
+                connection: left,
+                body,
+            };
+            let call = pair.world.call(0, command);
+            pair.world.settle();
+            let answer = pair.world.nodes[0].answers.remove(&call);
+            assert_eq!(answer, Some(Err(Misuse::NoConnection.into())));
+            send(&mut pair, 1, b"is anybody there?");
+            pair.world.settle();
+            let last = heard(&pair, 1).pop();
+            assert_eq!(last.as_deref(), Some(LAST), "seed {seed}");
+            assert_eq!(failed(&pair, 1), [ConnectionFault::PeerGone]);
+            is_gone(&mut pair, 0, 0);
+        }
+    }
+}
+
+#[test]
+fn a_last_word_outlives_days_and_restarts_and_what_waited_does_not_go_with_it() {
+    for seed in 0..6 {
+        let mut pair = apart(seed, 128);
+        // Whose word it is for is away, and its relay as well.
+        pair.world.away = Some(1);
+        pair.world.cut_all(0);
+        pair.world.cut_all(1);
+        for _ in 0..3 {
+            send(&mut pair, 0, SECRET);
+        }
+        pair.world.rest();
+        leave(&mut pair, 0);
+        for _ in 0..3 {
+            pair.world.wait(DAY);
+            pair.world.crash(0);
+            pair.world.rest();
+        }
+        // What the other one says meanwhile is told to nobody.
+        let before = pair.world.nodes[0].app.received.len();
+        send(&mut pair, 1, b"let me in");
+        pair.world.rest();
+        pair.world.away = None;
+        pair.world.settle();
+        assert_eq!(heard(&pair, 1), [LAST], "seed {seed}");
+        assert_eq!(heard(&pair, 0).len(), 0);
+        assert_eq!(pair.world.nodes[0].app.received.len(), before);
+        is_gone(&mut pair, 0, 0);
+        send(&mut pair, 1, b"hello");
+        pair.world.settle();
+        assert_eq!(failed(&pair, 1), [ConnectionFault::PeerGone]);
+        assert_eq!(heard(&pair, 1), [LAST]);
+    }
+}
+
+#[test]
+fn a_last_word_behind_what_was_given_up_is_heard_by_a_process_that_runs_for_a_moment() {
+    for seed in 0..6 {
+        let mut pair = apart(seed, 128);
+        pair.world.away = Some(1);
+        pair.world.cut_all(0);
+        pair.world.cut_all(1);
+        send(&mut pair, 0, SECRET);
+        pair.world.rest();
+        leave(&mut pair, 0);
+        pair.world.away = None;
+        pair.world.settle_only(0);
+        is_gone(&mut pair, 0, 0);
+        let connection = pair.connection(1).unwrap();
+        for round in 0..4 {
+            pair.world.crash(1);
+            pair.world.rest();
+            // Who waits until all is settled waits for that.
+            let machine = &pair.world.nodes[1].machine;
+            let lines = Lines {
+                connections: [connection].into(),
+                ..Lines::default()
+            };
+            let is_settled = machine.is_settled(&machine.settling(lines));
+            assert!(is_settled == (round == 3) || (1..3).contains(&round));
+            pair.world.wait(Duration::from_millis(1_200));
+            pair.world.rest();
+        }
+        assert_eq!(heard(&pair, 1), [LAST], "seed {seed}");
+        assert_eq!(failed(&pair, 1), [ConnectionFault::PeerGone]);
+    }
+}
+
+#[test]
+fn a_relay_that_drops_messages_has_their_sender_asked_once_a_minute_at_most() {
+    let mut pair = connected(2);
+    pair.world.receipts = false;
+    pair.world.crash(0);
+    pair.world.crash(1);
+    pair.world.settle();
+    let before = pair.world.taken[1];
+    for _ in 0..12 {
+        pair.world.cut_all(1);
+        send(&mut pair, 0, b"dropped");
+        send(&mut pair, 0, b"and the one behind it");
+        pair.world.settle_only(0);
+        for (_, relay) in &mut pair.world.relays {
+            relay.drop_every_second();
+        }
+        for millis in [0, 1_200, 10_000] {
+            pair.world.wait(Duration::from_millis(millis));
+            pair.world.rest();
+        }
+    }
+    assert_eq!(heard(&pair, 1).len(), 12);
+    // It takes a little more than two minutes.
+    let asked = pair.world.taken[1] - before;
+    assert!((1..=3).contains(&asked), "{asked}");
+}
+
+#[test]
+fn a_last_word_waits_for_room_in_a_full_queue() {
+    for seed in 0..6 {
+        let mut pair = apart(seed, 4);
+        pair.world.cut_all(1);
+        for number in 0..10_u8 {
+            send(&mut pair, 0, &[number]);
+        }
+        pair.world.settle_only(0);
+        leave(&mut pair, 0);
+        pair.world.settle_only(0);
+        pair.world.crash(0);
+        pair.world.settle_only(0);
+        assert!(!pair.world.nodes[0].store.load().unwrap().is_empty());
+        pair.world.settle();
+        let heard = heard(&pair, 1);
+        let (last, before) = heard.split_last().unwrap();
+        assert_eq!(&last[..], LAST);
+        // What the relay had taken, and no more.
+        let taken: Vec<_> = (0..4).map(|number| vec![number]).collect();
+        assert_eq!(before, taken, "seed {seed}");
+        is_gone(&mut pair, 0, 0);
+    }
+}
+
+#[test]
+fn a_last_word_that_nobody_takes_ends_with_its_time() {
+    let mut pair = apart(2, 128);
+    pair.world.away = Some(1);
+    pair.world.cut_all(0);
+    leave(&mut pair, 0);
+    pair.world.rest();
+    // A process that runs now and then; the clock goes on meanwhile.
+    for _ in 0..29 {
+        pair.world.wait(DAY);
+        pair.world.crash(0);
+        pair.world.rest();
+        assert!(!pair.world.nodes[0].store.load().unwrap().is_empty());
+    }
+    pair.world
+        .wait(LEAVING_MAX - 29 * DAY + Duration::from_secs(1));
+    pair.world.crash(0);
+    pair.world.wait(Duration::from_secs(1));
+    pair.world.rest();
+    is_gone(&mut pair, 0, 0);
+}
+
+#[test]
+fn who_has_no_keys_to_say_it_with_is_told_so() {
+    let mut pair = connected(7);
+    pair.world.cut_all(1);
+    let connection = pair.connection(0).unwrap();
+    pair.world.call(0, Command::Resynchronise { connection });
+    let last = LAST.to_vec();
+    let call = pair.world.call(0, Command::Leave { connection, last });
+    pair.world.step(0, Faults::NONE);
+    let refused = Some(Err(Misuse::Renewing.into()));
+    assert_eq!(pair.world.nodes[0].answers.remove(&call), refused);
+    // Nothing has changed: it can be said later.
+    pair.world.settle();
+    leave(&mut pair, 0);
+    pair.world.settle();
+    assert_eq!(heard(&pair, 1), [LAST]);
+    let call = pair.world.call(
+        0,
+        Command::Leave {
+            connection,
+            last: vec![0; 16_000],
+        },
+    );
+    pair.world.settle();
+    let refused = Some(Err(Misuse::BodyTooLong.into()));
+    assert_eq!(pair.world.nodes[0].answers.remove(&call), refused);
+}
