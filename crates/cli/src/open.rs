@@ -359,7 +359,7 @@ fn database(profile: &Profile, name: &str) -> PathBuf {
 
 /// What to do about an older copy of a database.
 const OUTDATED: &str = "using it could repeat or contradict what was sent already: put the newest copy \
-     back. Without one, removing the file `mark` from the profile lets you go on; close the sessions that \
+     back. Without one, removing the file `mark` (of contacts.db: `contacts.mark`) from the profile lets you go on; close the sessions that \
      were open then, and make new ones";
 
 /// What an error of an agent means for the exit code.

@@ -70,7 +70,7 @@ fn read_file(path: &Path) -> Result<Vec<VerifyingKey>, Failure> {
     Ok(parties.into_iter().map(|(_, key)| key).collect())
 }
 
-fn key_of(text: &str, place: &str) -> Result<VerifyingKey, Failure> {
+pub(crate) fn key_of(text: &str, place: &str) -> Result<VerifyingKey, Failure> {
     let wrong = || {
         Failure::usage(format_args!(
             "{place}: `{text}` is not a profile key (64 hexadecimal digits)"

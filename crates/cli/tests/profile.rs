@@ -264,7 +264,22 @@ fn a_check_names_what_is_damaged_and_says_what_to_do() {
     assert_eq!(well.ok()["sessions"], 1);
     assert_eq!(well.ok()["keys"], 1);
     assert_eq!(well.ok()["connections"], 1);
+    // A slip in the name of the folder makes no profile that is well.
+    let slip = stage.path("p11");
     let passphrase = stage.file("passphrase", b"p\n");
+    let file = stage.path("b");
+    let backup = [
+        "profile",
+        "backup",
+        file.to_str().unwrap(),
+        "--backup-passphrase-file",
+        &passphrase,
+    ];
+    for command in [&["profile", "check"][..], &backup] {
+        let none = stage.run("p11", command);
+        assert!(none.failed(2)["message"].as_str().unwrap().contains("p11"));
+        assert!(!slip.exists());
+    }
     for name in ["agent.db", "session.db", "bls/k.key", "mark"] {
         let path = stage.path("p1").join(name);
         let good = std::fs::read(&path).unwrap();
@@ -282,20 +297,58 @@ fn a_check_names_what_is_damaged_and_says_what_to_do() {
         let error = found.failed(1);
         assert!(error["message"].as_str().unwrap().contains(name), "{error}");
         assert!(!error["help"].as_str().unwrap().is_empty());
+        // Programs get all of it, with what to do about each.
+        let problem = &found.lines[0]["problems"][0];
+        assert_eq!(problem["file"], name, "{found:#?}");
+        assert_eq!(problem["advice"], error["help"]);
         // What is damaged does not become a backup.
-        let file = stage.path("b");
-        let backup = [
-            "profile",
-            "backup",
-            file.to_str().unwrap(),
-            "--backup-passphrase-file",
-            &passphrase,
-        ];
         stage.run("p1", &backup).failed(1);
         assert!(!file.exists());
         std::fs::write(&path, &good).unwrap();
         stage.run("p1", &["profile", "check"]).ok();
     }
+}
+
+#[test]
+fn a_check_finds_what_the_next_command_would_stumble_over() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.contacts(&address);
+    let settings = stage.path("alice").join("profile.toml");
+    let good = std::fs::read_to_string(&settings).unwrap();
+    for (line, slip, word) in [
+        (
+            "relays = []",
+            "relays = [\"smp://relay.example\"]",
+            "no relay address",
+        ),
+        ("socks = \"\"", "socks = \"9050\"", "socks"),
+        ("pinned = []", "pinned = [\"abc\"]", "not a profile key"),
+    ] {
+        assert!(good.contains(line), "{good}");
+        std::fs::write(&settings, good.replace(line, slip)).unwrap();
+        let found = stage.run("alice", &["profile", "check"]);
+        found.failed(1);
+        let problem = &found.lines[0]["problems"][0];
+        assert_eq!(problem["file"], "profile.toml");
+        assert!(
+            problem["what"].as_str().unwrap().contains(word),
+            "{problem}"
+        );
+    }
+    std::fs::write(&settings, &good).unwrap();
+    stage.run("alice", &["profile", "check"]).ok();
+    // A database that somebody brought back, alone, from a copy of the folder.
+    let path = stage.path("alice").join("contacts.db");
+    let before = std::fs::read(&path).unwrap();
+    stage.run("alice", &["contact", "list"]).ok();
+    let newest = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &before).unwrap();
+    let found = stage.run("alice", &["profile", "check"]);
+    let message = found.failed(1)["message"].as_str().unwrap();
+    assert!(message.contains("older copy"), "{message}");
+    std::fs::write(&path, &newest).unwrap();
+    stage.run("alice", &["profile", "check"]).ok();
 }
 
 #[test]

@@ -57,6 +57,13 @@ const GLANCE: Duration = Duration::from_secs(3);
 /// The least that a relay that is there may take, when the user's patience is over.
 const MOMENT: Duration = Duration::from_millis(500);
 
+/// Whether the file with the contacts' names can be read.
+pub(crate) fn check_book(bytes: &[u8]) -> Result<(), Failure> {
+    let book: Vec<notes::Entry> = serde_json::from_slice(bytes).context("it cannot be read")?;
+    drop(book);
+    Ok(())
+}
+
 /// The contacts of a profile in use.
 pub(crate) struct Contacts {
     pub(crate) profile: Arc<Profile>,

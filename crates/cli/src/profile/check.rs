@@ -1,10 +1,16 @@
 //! Looking at everything in a profile for damage.
 
+use std::path::Path;
+
+use junto_crypto::aead::StoreKey;
 use serde::Serialize;
 
-use super::Profile;
+use super::{Profile, Succession};
 use crate::bls::KeyFile;
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
+use crate::relay::parse_address;
+use crate::way::Socks;
+use crate::{contact, parties};
 
 /// What there is in a profile, and what is wrong with it.
 #[derive(Debug, Default, Serialize)]
@@ -48,10 +54,14 @@ const KEY: &str = "this party's share is lost unless a backup has it: the other 
 const FILE: &str =
     "restore the profile from a backup, or remove the file to do without what it held";
 const MARK: &str = "if no database was exchanged, remove it: a new one is made";
+const SETTINGS: &str = "correct the line; `junto profile check` tells whether it is right then";
+const OLDER: &str = "using it could repeat or contradict what was sent already, so no command does: put the newest copy back, or restore the \
+     whole profile from its latest backup";
 
 /// Looks at all of it. The databases are closed afterwards, with nothing left beside them.
 pub(super) fn look(profile: &Profile) -> Report {
     let mut report = Report::default();
+    look_at_settings(profile, &mut report);
     for name in ["agent.db", "contacts.db"] {
         let agent = profile.dir().join(name);
         if agent.exists() {
@@ -60,6 +70,8 @@ pub(super) fn look(profile: &Profile) -> Report {
                     report.connections += contents.connections;
                     report.records += contents.rows;
                     report.bytes += contents.bytes;
+                    let mark = mark_in(&agent, profile.database_key(name));
+                    look_at_mark(profile, (name, mark), &mut report);
                 }
                 Err(error) => report.add(name, error, DATABASE),
             }
@@ -71,6 +83,7 @@ pub(super) fn look(profile: &Profile) -> Report {
                 report.sessions = contents.sessions;
                 report.records += contents.rows;
                 report.bytes += contents.bytes;
+                look_at_mark(profile, ("session.db", contents.mark), &mut report);
             }
             Err(error) => report.add("session.db", error, DATABASE),
         }
@@ -92,12 +105,79 @@ pub(super) fn look(profile: &Profile) -> Report {
         Err(failure) => report.add(crate::file::FOLDER, failure.message, FILE),
     }
     for name in sealed {
-        if let Err(failure) = profile.read_sealed(&name) {
+        let read = profile.read_sealed(&name);
+        if let Err(failure) = read.and_then(|it| it.map_or(Ok(()), |it| fits(&name, &it))) {
             let advice = if name.ends_with("mark") { MARK } else { FILE };
             report.add(&name, failure.message, advice);
         }
     }
     report
+}
+
+/// Whether what a sealed file says can be read.
+fn fits(name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    let fits = match name {
+        "identity" => bytes.len() == 32,
+        Succession::SESSIONS | Succession::CONTACTS => {
+            bytes.len().is_multiple_of(16) && bytes.len() <= 32
+        }
+        "codes" => std::str::from_utf8(bytes).is_ok(),
+        "contacts" => return contact::check_book(bytes),
+        "devices" => {
+            let opened = junto_devices::Devices::open(bytes).map(drop);
+            return opened.context("it cannot be read");
+        }
+        _ => true,
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(Failure::failed("it cannot be read")),
+    }
+}
+
+/// What would be found out only by the command that needs it.
+fn look_at_settings(profile: &Profile, report: &mut Report) {
+    let config = &profile.config;
+    let relays = config.relays.iter().map(|it| parse_address(it).map(drop));
+    let pinned = config.pinned.iter();
+    let pinned = pinned.map(|it| parties::key_of(it, "`pinned`").map(drop));
+    let socks = config.socks.parse::<Socks>().map(drop);
+    let socks = socks.map_err(|error| Failure::usage(format_args!("`socks`: {error}")));
+    for checked in relays.chain(pinned).chain([socks]) {
+        if let Err(failure) = checked {
+            report.add("profile.toml", failure.message, SETTINGS);
+        }
+    }
+}
+
+/// Tells a database that went back to an older copy, alone: all commands refuse it.
+fn look_at_mark(profile: &Profile, (name, found): (&str, Option<[u8; 16]>), report: &mut Report) {
+    let file = if name == "contacts.db" {
+        Succession::CONTACTS
+    } else {
+        Succession::SESSIONS
+    };
+    let kept = profile.read_sealed(file).ok().flatten();
+    if let (Some(found), Some(kept)) = (found, kept)
+        && !kept.as_chunks::<16>().0.contains(&found)
+    {
+        report.add(
+            name,
+            "it is an older copy than the one that was used last",
+            OLDER,
+        );
+    }
+}
+
+/// What the last opening left in an agent's database. It stays as it is.
+fn mark_in(path: &Path, key: StoreKey) -> Option<[u8; 16]> {
+    let mut mark = None;
+    let mut store = junto_agent::store::SqliteStore::open(path, key).ok()?;
+    let _ = store.exchange_mark(|found| {
+        mark = found;
+        found
+    });
+    mark
 }
 
 impl Report {

@@ -23,6 +23,19 @@ pub(crate) fn run(command: ProfileCommand, global: &Global, output: Output) -> R
     }
 }
 
+/// Opens a profile that is there: what looks at one makes none, under a name with a slip, say.
+fn open_present(global: &Global) -> Result<Profile, Failure> {
+    let dir = global.profile_dir()?;
+    if !key::is_profile(&dir) {
+        return Err(
+            Failure::usage(format_args!("there is no profile in {}", dir.display())).help(
+                "name the folder of the one that you mean with `--profile DIR`; the first other command that is run with it makes one",
+            ),
+        );
+    }
+    open(global)
+}
+
 fn open(global: &Global) -> Result<Profile, Failure> {
     Profile::open(&global.profile_dir()?, &global.passphrase())
 }
@@ -65,7 +78,7 @@ fn back_up(
     given: &BackupPassphrase,
     output: Output,
 ) -> Result<(), Failure> {
-    let profile = open(global)?;
+    let profile = open_present(global)?;
     // A damaged profile is not to replace a good backup; and this closes the databases.
     if let Some(failure) = check::look(&profile).failure() {
         return Err(failure);
@@ -127,9 +140,12 @@ fn restore(
 }
 
 fn look(global: &Global, output: Output) -> Result<(), Failure> {
-    let profile = open(global)?;
+    let profile = open_present(global)?;
     let report = check::look(&profile);
     if let Some(failure) = report.failure() {
+        if output.json {
+            output.result(&report, String::new)?;
+        }
         for problem in &report.problems {
             output.say(format_args!(
                 "{}: {}; {}",

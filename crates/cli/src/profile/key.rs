@@ -59,6 +59,11 @@ fn has_records(dir: &Path) -> bool {
         .any(|name| dir.join(name).exists())
 }
 
+/// Whether there is a profile in `dir`, whole or not.
+pub(super) fn is_profile(dir: &Path) -> bool {
+    dir.join(PLAIN).exists() || is_protected(dir) || has_records(dir)
+}
+
 /// Whether the profile in `dir` has a passphrase.
 pub(crate) fn is_protected(dir: &Path) -> bool {
     dir.join(SEALED).exists()

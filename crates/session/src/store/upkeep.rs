@@ -21,6 +21,8 @@ pub struct Contents {
     pub bytes: u64,
     /// Sessions, of whatever state.
     pub sessions: usize,
+    /// What the last opening left to tell it from older copies.
+    pub mark: Option<[u8; 16]>,
 }
 
 /// Looks at all of `session.db` in `dir`: the pages of the file, the seal of every row, what the rows say, and
@@ -36,7 +38,13 @@ pub fn check(dir: &Path, key: StoreKey) -> Result<Contents, StoreError> {
         rows: rows.len(),
         bytes: rows.iter().map(|(_, row)| row.len() as u64).sum(),
         sessions: 0,
+        mark: None,
     };
+    // It stays as it is.
+    let _ = store.exchange_mark(|found| {
+        contents.mark = found;
+        found
+    });
     contents.sessions = node(&store, rows)?.summaries().count();
     Ok(contents)
 }
