@@ -39,7 +39,7 @@ pub(super) const KEYS_MAX: usize = 256;
 /// agents that misunderstand each other answer each other for ever.
 const HASTE_MAX: u8 = 3;
 
-/// How long the first word in a new ratchet may take before the application may ask for another one.
+/// How long the answer to the first word in a new ratchet may take before the application may ask for another one.
 const AGREED_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the agent starts by itself at most: a relay can cause it, with a message from long ago.
@@ -176,9 +176,13 @@ impl Connection {
         self.check_active()?;
         match core::mem::replace(&mut self.resync.sync, Sync::Settled) {
             Sync::Asked(keys) => self.resync.sync = Sync::Asked(keys),
-            // The peer's word is on its way: another request would cross it, and the two would agree on
-            // different keys.
-            Sync::Agreed if self.agreed_until.is_some_and(|until| effects.now < until) => {
+            // The peer's word is on its way: another request would cross it. To SimpleX's agent one that comes before
+            // ours is an error, after which both would take each other's next keys for an answer for ever. Who speaks
+            // first has said it; what comes after that is a request like any other, as soon as it makes sense.
+            Sync::Agreed
+                if !self.can_send()
+                    || self.agreed_until.is_some_and(|until| effects.now < until) =>
+            {
                 self.resync.sync = Sync::Agreed;
             }
             Sync::Broken(Some(params)) => {
@@ -456,3 +460,6 @@ pub(super) fn is_parting(error: RatchetError) -> bool {
         RatchetError::UnknownHeader | RatchetError::TooManySkipped
     )
 }
+
+#[cfg(test)]
+mod tests;
