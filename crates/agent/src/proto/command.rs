@@ -198,8 +198,8 @@ pub enum Misuse {
     /// Messages can be sent after [`Connected`](crate::Event::Connected) only.
     #[error("the connection is not established yet")]
     NotConnected,
-    /// New keys are being agreed: the connection says nothing else until the peer has answered.
-    #[error("new keys are being agreed on this connection")]
+    /// New keys are agreed, and the peer's first word in them is awaited: nobody is asked for others meanwhile.
+    #[error("new keys are being agreed on this connection already")]
     Renewing,
     /// The connection receives on [`QUEUES_MAX`](crate::QUEUES_MAX) queues already.
     #[error("the connection receives on as many queues as it may")]

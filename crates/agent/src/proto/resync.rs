@@ -42,6 +42,10 @@ const HASTE_MAX: u8 = 3;
 /// How long the answer to the first word in a new ratchet may take before the application may ask for another one.
 const AGREED_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long that word itself may take, of a peer that may be SimpleX's agent: a request that crosses it is an error there.
+/// Not for ever, since a relay can lose it, and nobody says it again.
+const WORD_PATIENCE: u64 = 60 * 60;
+
 /// How often the agent starts by itself at most: a relay can cause it, with a message from long ago.
 pub const RESYNC_PAUSE: Duration = Duration::from_secs(60 * 60);
 
@@ -79,6 +83,8 @@ pub(super) struct Resynchronisation {
     haste: u8,
     /// Outbox rows that everything before them must have passed, and nothing behind them.
     pub(super) barriers: Vec<u64>,
+    /// When the last new ratchet was made, in seconds since 1970; 0 if we did not count.
+    agreed_at: u64,
 }
 
 impl Default for Resynchronisation {
@@ -88,6 +94,7 @@ impl Default for Resynchronisation {
             taken: Vec::new(),
             haste: 0,
             barriers: Vec::new(),
+            agreed_at: 0,
         }
     }
 }
@@ -110,7 +117,10 @@ impl Resynchronisation {
                 out.push(b'K');
                 put_large(out, &keys.encode())?;
             }
-            Sync::Agreed => out.push(b'A'),
+            Sync::Agreed => {
+                out.push(b'a');
+                out.extend_from_slice(&self.agreed_at.to_be_bytes());
+            }
         }
         let taken = u16::try_from(self.taken.len()).map_err(|_| Malformed::Long)?;
         out.extend_from_slice(&taken.to_be_bytes());
@@ -124,6 +134,7 @@ impl Resynchronisation {
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut agreed_at = 0;
         let sync = match reader.u8()? {
             b'S' => Sync::Settled,
             b'B' => Sync::Broken(None),
@@ -136,6 +147,10 @@ impl Resynchronisation {
                 Sync::Asked(Box::new(keys))
             }
             b'A' => Sync::Agreed,
+            b'a' => {
+                agreed_at = reader.u64()?;
+                Sync::Agreed
+            }
             _ => return Err(Malformed::Tag),
         };
         let count = usize::from(reader.u16()?);
@@ -153,6 +168,7 @@ impl Resynchronisation {
             taken,
             haste,
             barriers,
+            agreed_at,
         })
     }
 }
@@ -167,7 +183,7 @@ impl Connection {
     }
 
     /// Asks the peer for a new ratchet, or gives it the answer that it waits for. Nothing if it was asked
-    /// already.
+    /// already; refused while both have the new ratchet and its first word is awaited.
     pub(super) fn resynchronise(
         &mut self,
         effects: &mut Effects,
@@ -176,14 +192,9 @@ impl Connection {
         self.check_active()?;
         match core::mem::replace(&mut self.resync.sync, Sync::Settled) {
             Sync::Asked(keys) => self.resync.sync = Sync::Asked(keys),
-            // The peer's word is on its way: another request would cross it. To SimpleX's agent one that comes before
-            // ours is an error, after which both would take each other's next keys for an answer for ever. Who speaks
-            // first has said it; what comes after that is a request like any other, as soon as it makes sense.
-            Sync::Agreed
-                if !self.can_send()
-                    || self.agreed_until.is_some_and(|until| effects.now < until) =>
-            {
+            Sync::Agreed if self.awaits_word(effects) => {
                 self.resync.sync = Sync::Agreed;
+                return Err(Misuse::Renewing.into());
             }
             Sync::Broken(Some(params)) => {
                 if self.answer_keys(&params, effects, rng).is_err() {
@@ -198,6 +209,17 @@ impl Connection {
         }
         self.store_renewal(effects);
         Ok(())
+    }
+
+    /// Whether a request would cross the peer's word, which is on its way. To SimpleX's agent one that comes before ours is an
+    /// error, after which both would take each other's next keys for an answer for ever. Who speaks first has said it;
+    /// what comes after that is a request like any other, as soon as it makes sense. Of our kind nobody errs.
+    fn awaits_word(&self, effects: &Effects) -> bool {
+        let is_soon = self.agreed_until.is_some_and(|until| effects.now < until);
+        let at = self.resync.agreed_at;
+        let may_come = at..at.saturating_add(WORD_PATIENCE);
+        let may_err = !self.can_send() && !self.is_of_our_kind();
+        is_soon || (may_err && may_come.contains(&effects.unix_seconds()))
     }
 
     /// Something of the peer cannot be read for a reason that parted ratchets have.
@@ -335,6 +357,7 @@ impl Connection {
             self.store_slots(effects);
         }
         self.resync.sync = Sync::Agreed;
+        self.resync.agreed_at = effects.unix_seconds();
         self.agreed_until = Some(effects.now.after(AGREED_PATIENCE));
         effects.event(Event::Renewed {
             connection: self.id,

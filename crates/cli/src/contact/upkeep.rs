@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use junto_agent::{ConnectionId, ConnectionView, Event, KeyState, NoiseView, Progress, Spread};
+use junto_agent::{
+    AgentError, ConnectionId, ConnectionView, Event, KeyState, Misuse, NoiseView, Progress, Spread,
+};
 use junto_devices::ContactId;
 use serde_json::{Value, json};
 
@@ -360,8 +362,11 @@ pub(super) async fn resync(
     }
     let id = contact.id;
     contacts.connected(id, end).await?;
-    let asked = contacts.agent.resynchronise(id).await;
-    asked.map_err(agent_failure)?;
+    let is_awaited = match contacts.agent.resynchronise(id).await {
+        // There are new keys: one of the two has asked before.
+        Err(AgentError::Misuse(Misuse::Renewing)) => true,
+        asked => asked.map(|()| false).map_err(agent_failure)?,
+    };
     let progress = output.progress(format!("waiting for {name} to answer with its keys"));
     let agreed = outcome(contacts, (id, end), |event| match event {
         Event::Synchronised {
@@ -375,6 +380,16 @@ pub(super) async fn resync(
     });
     let missing = match agreed.await? {
         Some(missing) => missing,
+        None if is_awaited => {
+            let failure = Failure::new(
+                Exit::Unreachable,
+                format_args!("there are new keys for {name}, but its first word in them has not come"),
+            )
+            .help(format_args!(
+                "nothing was asked for now: it comes when {name} runs something. If a relay has lost it, ask again after an hour, or have {name} run `junto contact resync`"
+            ));
+            return Err(contacts.late(id, Need::Both, failure).await);
+        }
         None => return Err(unanswered(contacts, (name, id), "the request").await),
     };
     // Ours may be the last word, without which the other side goes on waiting.
