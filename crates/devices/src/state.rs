@@ -42,7 +42,9 @@ pub enum Deed {
     Send(ContactId, Bytes),
     /// End the connection under this tag, once what was to be sent before has left or cannot.
     Close(ContactId),
-    /// The same, with this as the last word: it is kept until it has left, and nothing else goes there from now on, nor
+    /// End the connection under this tag at once: what was to be sent before does not go any more.
+    Cut(ContactId),
+    /// The same, but with this as the last word: it is kept until it has left, and nothing else goes there from now on, nor
     /// is anything heard. If the connection does not stand, it is ended without.
     Leave(ContactId, Bytes),
 }
@@ -70,7 +72,7 @@ impl Deed {
     pub fn tag(&self) -> [u8; 32] {
         match self {
             Self::Invite(token) | Self::Join(token, _) => token.tag(),
-            Self::Send(tag, _) | Self::Close(tag) | Self::Leave(tag, _) => tag.0,
+            Self::Send(tag, _) | Self::Close(tag) | Self::Cut(tag) | Self::Leave(tag, _) => tag.0,
         }
     }
 }
@@ -452,7 +454,7 @@ impl Devices {
     pub fn meet(&mut self, contact: ContactId) {
         let room = self.contacts.len() < CONTACTS_MAX;
         let known = self.contacts.contains_key(&contact);
-        let ends = self.due.iter().any(|due| due.deed == Deed::Close(contact));
+        let ends = self.ends(&contact.0);
         if ends || self.revoked_by.is_some() {
             return;
         }
@@ -610,7 +612,7 @@ impl Devices {
     /// Whether a connection is about to end: what comes there counts for nothing.
     #[must_use]
     pub fn ends(&self, tag: &[u8; 32]) -> bool {
-        let ends = |deed: &Deed| matches!(deed, Deed::Close(_) | Deed::Leave(..));
+        let ends = |deed: &Deed| matches!(deed, Deed::Close(_) | Deed::Cut(_) | Deed::Leave(..));
         let mut due = self.due.iter();
         due.any(|due| ends(&due.deed) && due.deed.tag() == *tag)
     }
@@ -718,12 +720,12 @@ impl Devices {
         words.iter().for_each(|frame| self.say(tag, frame));
     }
 
-    /// Ends a connection that nothing more can be said on.
+    /// Ends a connection that nothing more is said on, nor what waits.
     pub(crate) fn close(&mut self, tag: [u8; 32]) {
         let tag = ContactId(tag);
         self.due
             .retain(|due| !matches!(due.deed, Deed::Send(at, _) if at == tag));
-        self.is_due(Deed::Close(tag));
+        self.is_due(Deed::Cut(tag));
     }
 
     /// Whom this device vouches for, though the revoked one may have introduced them.

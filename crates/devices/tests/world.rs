@@ -233,7 +233,7 @@ impl World {
                     return true;
                 }
             }
-            Deed::Close(_) => {
+            Deed::Close(_) | Deed::Cut(_) => {
                 self.nodes[node].connections.remove(&tag);
                 if self.dies(node) {
                     return true;

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use junto_agent::{
-    Agent, ConnectionId, ConnectionView, Event, Link, MAX_BODY, MessageId, Progress, Tag,
+    Agent, ConnectionId, ConnectionView, Event, Link, MAX_BODY, MessageId, Misuse, Progress, Tag,
 };
 use junto_devices::{ContactId, Deed, Devices, Frame, Line, MessageName, News, Token};
 use junto_smp::address::ServerAddress;
@@ -58,6 +58,8 @@ pub(crate) struct Kin {
     failures: BTreeMap<u64, (u32, Option<Instant>)>,
     /// Copies that are not shown yet, oldest first.
     copies: BTreeMap<ConnectionId, VecDeque<MessageId>>,
+    /// Connections that were ended: what was heard there before and not looked at is nobody's.
+    closed: BTreeSet<ConnectionId>,
     /// Connections that something was said on.
     touched: BTreeSet<ConnectionId>,
     /// The linking that a command attends to: its words are for that.
@@ -121,6 +123,7 @@ impl Kin {
             busy: BTreeSet::new(),
             failures: BTreeMap::new(),
             copies: BTreeMap::new(),
+            closed: BTreeSet::new(),
             touched: BTreeSet::new(),
             linking: None,
             news: Vec::new(),
@@ -169,7 +172,16 @@ impl Kin {
                         continue;
                     }
                 },
-                Deed::Close(_) => close(self.agent.clone(), due.serial, Tag::new(tag)).boxed(),
+                Deed::Close(_) => {
+                    close(self.agent.clone(), due.serial, Tag::new(tag), GLANCE).boxed()
+                }
+                Deed::Cut(_) => close(
+                    self.agent.clone(),
+                    due.serial,
+                    Tag::new(tag),
+                    Duration::ZERO,
+                )
+                .boxed(),
                 Deed::Leave(_, word) => {
                     let word = word.0.clone();
                     leave(self.agent.clone(), due.serial, Tag::new(tag), word).boxed()
@@ -220,6 +232,7 @@ impl Kin {
             Ended::Closed(serial, tag, connection) => {
                 self.standing.remove(&tag);
                 self.tags.remove(&connection);
+                self.closed.insert(connection);
                 self.touched.insert(connection);
                 self.devices.done(serial);
             }
@@ -296,6 +309,11 @@ impl Kin {
     /// Looks at an event before the application does.
     pub(super) fn look(&mut self, event: Event, notes: &mut Notes) -> Result<Fate, Failure> {
         match &event {
+            Event::Message { connection, .. } | Event::Failed { connection, .. }
+                if self.closed.contains(connection) =>
+            {
+                Ok(Fate::Heard)
+            }
             Event::Connected {
                 connection,
                 tag,
@@ -523,7 +541,7 @@ async fn send(agent: Agent, serial: u64, connection: ConnectionId, body: Vec<u8>
     }
 }
 
-async fn close(agent: Agent, serial: u64, tag: Tag) -> Ended {
+async fn close(agent: Agent, serial: u64, tag: Tag, patience: Duration) -> Ended {
     let Ok(overview) = agent.overview().await else {
         return Ended::Later(serial);
     };
@@ -531,7 +549,9 @@ async fn close(agent: Agent, serial: u64, tag: Tag) -> Ended {
         return Ended::Done(serial);
     };
     // What was said last may leave; who is not there does not hear it.
-    let _ = tokio::time::timeout(GLANCE, agent.settle(one(view.id))).await;
+    if !patience.is_zero() {
+        let _ = tokio::time::timeout(patience, agent.settle(one(view.id))).await;
+    }
     match agent.delete(view.id).await {
         Ok(()) => Ended::Closed(serial, *tag.as_bytes(), view.id),
         Err(_) => Ended::Later(serial),
@@ -547,7 +567,17 @@ async fn leave(agent: Agent, serial: u64, tag: Tag, word: Vec<u8>) -> Ended {
         return Ended::Done(serial);
     };
     let left = match view.progress {
-        Progress::Connected => agent.leave(view.id, &word).await,
+        Progress::Connected => match agent.leave(view.id, &word).await {
+            // It has left already, or is about to.
+            Err(junto_agent::AgentError::Misuse(Misuse::NoConnection)) => {
+                return Ended::Done(serial);
+            }
+            // It cannot be said; whoever is revoked gets nothing else either.
+            Err(junto_agent::AgentError::Connection(_) | junto_agent::AgentError::Misuse(_)) => {
+                agent.delete(view.id).await
+            }
+            left => left,
+        },
         Progress::Inviting | Progress::Joining | Progress::Failed(_) => agent.delete(view.id).await,
     };
     match left {
