@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use junto_agent::store::{SqliteStore, StoreError};
 use junto_crypto::aead::StoreKey;
 use serde::Serialize;
 
@@ -70,8 +71,10 @@ pub(super) fn look(profile: &Profile) -> Report {
                     report.connections += contents.connections;
                     report.records += contents.rows;
                     report.bytes += contents.bytes;
-                    let mark = mark_in(&agent, profile.database_key(name));
-                    look_at_mark(profile, (name, mark), &mut report);
+                    match mark_in(&agent, profile.database_key(name)) {
+                        Ok(mark) => look_at_mark(profile, (name, mark), &mut report),
+                        Err(error) => report.add(name, error, DATABASE),
+                    }
                 }
                 Err(error) => report.add(name, error, DATABASE),
             }
@@ -158,7 +161,9 @@ fn look_at_mark(profile: &Profile, (name, found): (&str, Option<[u8; 16]>), repo
         Succession::SESSIONS
     };
     let kept = profile.read_sealed(file).ok().flatten();
+    // Where none is kept anything goes.
     if let (Some(found), Some(kept)) = (found, kept)
+        && !kept.is_empty()
         && !kept.as_chunks::<16>().0.contains(&found)
     {
         report.add(
@@ -170,14 +175,18 @@ fn look_at_mark(profile: &Profile, (name, found): (&str, Option<[u8; 16]>), repo
 }
 
 /// What the last opening left in an agent's database. It stays as it is.
-fn mark_in(path: &Path, key: StoreKey) -> Option<[u8; 16]> {
+fn mark_in(path: &Path, key: StoreKey) -> Result<Option<[u8; 16]>, StoreError> {
     let mut mark = None;
-    let mut store = junto_agent::store::SqliteStore::open(path, key).ok()?;
-    let _ = store.exchange_mark(|found| {
+    let mut store = SqliteStore::open(path, key)?;
+    let looked = store.exchange_mark(|found| {
         mark = found;
         found
     });
-    mark
+    match looked {
+        // There is none.
+        Err(StoreError::Outdated) => Ok(None),
+        looked => looked.map(|()| mark),
+    }
 }
 
 impl Report {

@@ -41,10 +41,15 @@ pub fn check(dir: &Path, key: StoreKey) -> Result<Contents, StoreError> {
         mark: None,
     };
     // It stays as it is.
-    let _ = store.exchange_mark(|found| {
+    let looked = store.exchange_mark(|found| {
         contents.mark = found;
         found
     });
+    match looked {
+        // There is none.
+        Err(StoreError::Outdated(_)) => {}
+        looked => looked?,
+    }
     contents.sessions = node(&store, rows)?.summaries().count();
     Ok(contents)
 }
