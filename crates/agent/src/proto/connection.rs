@@ -193,6 +193,8 @@ pub(super) struct Connection {
     pub(super) taken_over: bool,
     /// Whether the peer is kept out of our queue, since it has gone.
     pub(super) suspension: Suspension,
+    /// Since when the other relays of a connection that ends are waited for.
+    pub(super) parting_since: Option<Instant>,
     /// When the peer may be asked again for a message that others overtook.
     pub(super) probe_at: Option<Instant>,
     /// How often the peer has offered queues.
@@ -254,6 +256,7 @@ impl Connection {
             gap_timed: false,
             taken_over: false,
             suspension: Suspension::Not,
+            parting_since: None,
             probe_at: None,
             offers: Offers::default(),
             heal_at: Instant::default(),

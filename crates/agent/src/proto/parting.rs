@@ -2,7 +2,7 @@
 //!
 //! | who | does |
 //! |---|---|
-//! | leaves with a last word | says nothing else any more, and gives up what waited; the word goes when the peer's relay takes it, however often the process ends before, for [`LEAVING_MAX`] at most; then our queues are deleted |
+//! | leaves with a last word | says nothing else any more, and gives up what waited; the word goes when the peer's relay takes it, however often the process ends before, for [`LEAVING_MAX`] at most; then our queues are deleted. Without keys to say it with they are deleted at once |
 //! | whose peer has gone | lets nobody put anything into its queues any more (`OFF`), hears what is there, and only then has failed |
 //!
 //! Who leaves hears nothing any more. Who hears out says nothing. Whoever misses a message for a second tells the peer that
@@ -21,7 +21,6 @@ use super::message::Body;
 use super::newcomer::Newcomer;
 use super::queue::Subscription;
 use super::relay::{Answer, Refusal};
-use super::resync::Resync;
 use super::rotation::Place;
 
 /// How long a last word waits for the peer's relay: longer than a relay keeps what nobody fetches (21 days by the
@@ -34,8 +33,16 @@ pub(super) const PROBE_DELAY: Duration = Duration::from_secs(1);
 /// How often a peer is asked so at most: it, and relays, can bring about that messages are missing.
 const PROBE_PAUSE: Duration = Duration::from_secs(60);
 
+/// When it is tried again if nothing can be said now.
+const PROBE_RETRY: Duration = Duration::from_secs(10);
+
+/// How long one process waits for the other relays of a connection that ends: whose peer has gone, for more from queues
+/// beside the first one; who leaves, for those that do not take a word that one has taken.
+const OTHERS_DELAY: Duration = Duration::from_secs(30);
+
 impl Connection {
-    /// Says a last word, and nothing else from now on: not even what waits.
+    /// Says a last word, and nothing else from now on: not even what waits. While new keys are agreed, or if there are none
+    /// after a backup, it ends without: the peer decides how long that takes, and what waits would go meanwhile.
     pub(super) fn leave(
         &mut self,
         last: &[u8],
@@ -43,15 +50,10 @@ impl Connection {
         rng: &mut impl CryptoRng,
     ) -> Result<(), CallError> {
         self.check_active()?;
-        if self.may_speak() && !self.can_send() && effects.resync == Resync::Automatic {
-            // The profile came back from a backup.
-            self.resynchronise(effects, rng)?;
-        }
-        if !self.may_speak() {
-            return Err(Misuse::Renewing.into());
-        }
-        if !self.can_send() {
-            return Err(Misuse::Restored.into());
+        if !self.may_speak() || !self.can_send() {
+            // Our queue is at its relay: that is deleted first.
+            self.delete(effects);
+            return Ok(());
         }
         let number = self.sent.next_id();
         self.enqueue(&Body::Message(last), effects, rng)?;
@@ -82,14 +84,41 @@ impl Connection {
     /// Issues what is due for the last word; with it gone, the connection goes.
     pub(super) fn pump_leaving(&mut self, effects: &mut Effects) {
         if !self.has_untaken(u64::MAX) {
-            self.delete(effects);
-            return self.pump_deletion(effects);
+            if self.outbox.is_empty() || self.others_are_over(effects) {
+                self.delete(effects);
+                return self.pump_deletion(effects);
+            }
+            // A relay that took it may lose it.
+            self.wait_for_others(effects);
         }
         let owner = self.owner();
         if let Some(send) = &mut self.send {
             send.pump_secure(owner, effects);
         }
         self.pump_outbox(effects);
+    }
+
+    fn wait_for_others(&mut self, effects: &mut Effects) {
+        if self.parting_since.is_none() {
+            self.wait_anew(effects);
+        }
+    }
+
+    fn wait_anew(&mut self, effects: &mut Effects) {
+        self.parting_since = Some(effects.now);
+        effects.wake_after(OTHERS_DELAY, Timer::Parting(self.id));
+    }
+
+    fn others_are_over(&self, effects: &Effects) -> bool {
+        let since = self.parting_since;
+        since.is_some_and(|since| since.after(OTHERS_DELAY) <= effects.now)
+    }
+
+    /// Something of the peer has come, or may come now: more may be behind it.
+    pub(super) fn hear_more(&mut self, effects: &mut Effects) {
+        if self.stage == Stage::Hearing {
+            self.wait_anew(effects);
+        }
     }
 
     /// The peer takes nothing any more: its queues are no more.
@@ -133,9 +162,14 @@ impl Connection {
 
     /// Issues what is due to hear what our queues have.
     pub(super) fn pump_hearing(&mut self, effects: &mut Effects) {
-        self.pump_rotation(effects);
+        // What waited for a queue that is no more.
+        self.acknowledge_held(effects);
+        self.pump_retired(effects);
         if self.rotation.draining {
             return;
+        }
+        if self.rotation.has_retired() && effects.is_up(self.receive.relay) {
+            self.wait_for_others(effects);
         }
         let owner = self.owner();
         if self.receive.subscription == Subscription::Idle {
@@ -151,7 +185,8 @@ impl Connection {
         }
     }
 
-    /// Whether nothing can come any more. A relay that is away has had its time, unless it is the one of our first queue.
+    /// Whether nothing can come any more, or what is not in our first queue has had its time. Of a queue that somebody else
+    /// reads with our keys nothing is awaited.
     fn is_heard_out(&self, effects: &Effects) -> bool {
         let first = &self.receive;
         let is_empty = match first.subscription {
@@ -162,7 +197,13 @@ impl Connection {
             Subscription::Taken => true,
             Subscription::Idle | Subscription::InFlight => false,
         };
-        is_empty && !self.rotation.draining && !self.rotation.may_bring(effects)
+        is_empty && !self.rotation.draining && !self.others_may_bring(effects)
+    }
+
+    /// Whether something may come from a queue beside the first one. What the application holds up is not late.
+    fn others_may_bring(&self, effects: &Effects) -> bool {
+        let is_over = self.others_are_over(effects);
+        self.rotation.is_held() || (self.rotation.has_retired() && !is_over)
     }
 
     /// Whether what is there waits until the application has acknowledged some of it.
@@ -196,6 +237,9 @@ impl Connection {
             Stage::Leaving(until) if until <= effects.unix_seconds() => {
                 self.delete(effects);
             }
+            Stage::Leaving(_) if !self.has_untaken(u64::MAX) && self.others_are_over(effects) => {
+                self.delete(effects);
+            }
             Stage::Leaving(_) => self.time_leaving(effects),
             Stage::Active if self.gap.is_some() => self.probe(effects, rng),
             _ => {}
@@ -206,10 +250,16 @@ impl Connection {
     /// by its queue. What it said last is heard then, also by a process that does not run for as long as the missing one
     /// is waited for.
     fn probe(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
-        if self.owes_probe(effects) {
-            self.probe_at = Some(effects.now.after(PROBE_PAUSE));
-            self.send_queue_continues(Place::Main, effects, rng);
-        }
+        let before = self.probe_at.filter(|at| *at > effects.now);
+        let later = before.unwrap_or_else(|| {
+            let is_said =
+                self.owes_probe(effects) && self.send_queue_continues(Place::Main, effects, rng);
+            effects
+                .now
+                .after(if is_said { PROBE_PAUSE } else { PROBE_RETRY })
+        });
+        self.probe_at = Some(later);
+        effects.wake_at(later, Timer::Parting(self.id));
     }
 
     /// Whether the peer is to be asked for a message that is missing.
@@ -223,5 +273,58 @@ impl Connection {
     pub(super) fn end_hearing(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         self.release_all(effects, rng);
         self.fail(ConnectionFault::PeerGone, effects);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::connection::Gap;
+    use crate::proto::parallel::tests::active;
+
+    #[test]
+    fn who_asks_again_for_a_queue_that_is_gone_has_lost_its_peer() {
+        let refused = Answer::Refused(Refusal::Auth);
+        let (mut connection, mut effects, _) = active();
+        connection.secured(&refused, &mut effects);
+        assert_eq!(connection.stage, Stage::Hearing);
+        let (mut connection, mut effects, _) = active();
+        connection.stage = Stage::Leaving(u64::MAX);
+        connection.secured(&refused, &mut effects);
+        assert_eq!(connection.stage, Stage::Deleting);
+    }
+
+    #[test]
+    fn a_queue_that_is_refused_while_a_last_word_waits_can_be_deleted_after_it() {
+        let (mut connection, mut effects, mut rng) = active();
+        connection.stage = Stage::Leaving(u64::MAX);
+        connection.receive.subscription = Subscription::InFlight;
+        connection.queue_lost(&mut effects, &mut rng);
+        assert_eq!(connection.receive.subscription, Subscription::Idle);
+    }
+
+    #[test]
+    fn a_peer_that_could_not_be_asked_for_a_message_is_asked_later() {
+        let (mut connection, mut effects, mut rng) = active();
+        let at = effects.now.after(Duration::from_secs(7));
+        connection.probe_at = Some(at);
+        connection.gap = Some(Gap {
+            missing: 3,
+            began: effects.now,
+            until: effects.now.after(LEAVING_MAX),
+        });
+        let rows = connection.outbox.len();
+        connection.parting_due(&mut effects, &mut rng);
+        assert_eq!(connection.outbox.len(), rows, "it was asked before");
+        let wakes = (at, Timer::Parting(connection.id));
+        while effects.next_timeout().is_some_and(|it| it != wakes) {
+            effects.now = effects.next_timeout().unwrap().0;
+            effects.take_due();
+        }
+        assert_eq!(effects.next_timeout(), Some(wakes));
+        effects.now = at;
+        connection.parting_due(&mut effects, &mut rng);
+        assert_eq!(connection.outbox.len(), rows + 1);
+        assert_eq!(connection.probe_at, Some(at.after(PROBE_PAUSE)));
     }
 }

@@ -106,6 +106,7 @@ impl Connection {
         match taken {
             Ok(()) => {
                 self.remember(fingerprint);
+                self.hear_more(effects);
                 effects.changed(self.owner());
             }
             Err(Unusable::Ignored) => {}
@@ -257,7 +258,14 @@ impl Connection {
 
     /// Whether we receive on several queues, which one message may come by.
     fn has_several(&self) -> bool {
-        !self.parallel.ours.is_empty()
+        // Whoever hears its peer out empties those beside the first one as it does old ones.
+        let is_hearing = self.stage == Stage::Hearing && self.rotation.has_retired();
+        !self.parallel.ours.is_empty() || is_hearing
+    }
+
+    /// Whether what waits may have come by one of several queues.
+    fn had_several(&self) -> bool {
+        self.has_several() || self.stage == Stage::Hearing
     }
 
     /// Whether a message of this number has come, or counts as lost.
@@ -267,7 +275,7 @@ impl Connection {
 
     /// Messages that may wait for earlier ones.
     fn early_max(&self) -> usize {
-        if self.has_several() {
+        if self.had_several() {
             EARLY_MAX_OF_SEVERAL
         } else {
             EARLY_MAX
@@ -319,7 +327,7 @@ impl Connection {
         let is_away = |(_, queue): (_, &ReceiveQueue)| !effects.is_up(queue.relay);
         if self.was_full {
             GAP_AFTER_QUOTA_DELAY
-        } else if self.has_several() && self.receives().any(is_away) {
+        } else if self.had_several() && self.receives().any(is_away) {
             GAP_AWAY_DELAY
         } else {
             GAP_DELAY
@@ -341,8 +349,15 @@ impl Connection {
     /// Relays that waited for earlier messages to come by another one go on.
     fn let_go_on(&mut self, effects: &mut Effects) {
         if self.has_several() {
-            self.acknowledge_held(effects);
+            self.let_held_go(effects);
         }
+    }
+
+    fn let_held_go(&mut self, effects: &mut Effects) {
+        if self.rotation.is_held() {
+            self.hear_more(effects);
+        }
+        self.acknowledge_held(effects);
     }
 
     /// Acts on all messages that wait: nothing that they wait for can come any more.
@@ -382,7 +397,7 @@ impl Connection {
             return;
         }
         if self.gap.is_some_and(|gap| gap.until <= effects.now) {
-            if self.has_several() {
+            if self.had_several() {
                 // What a dead relay had is missing in many places.
                 self.release_all(effects, rng);
             } else {
@@ -548,7 +563,7 @@ impl Connection {
             self.time_receipts(effects);
             effects.changed(self.owner());
         }
-        self.acknowledge_held(effects);
+        self.let_held_go(effects);
     }
 }
 

@@ -33,6 +33,8 @@ impl Machine {
         self.effects.now = now;
         self.void(relay);
         self.effects.relay_down(relay, trouble);
+        // What waits for this relay alone may be over.
+        self.ready_all(relay);
     }
 
     /// Forgets what is in flight to a relay.

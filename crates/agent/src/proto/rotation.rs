@@ -232,10 +232,15 @@ impl Rotation {
         self.copies || !self.retired.is_empty()
     }
 
-    /// Whether something may come from a queue that we do not receive on any more.
-    pub(super) fn may_bring(&self, effects: &Effects) -> bool {
+    /// Whether there are queues that we do not receive on any more.
+    pub(super) fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// Whether the relay of one of them waits until we go on.
+    pub(super) fn is_held(&self) -> bool {
         let mut retired = self.retired.iter();
-        retired.any(|retired| effects.is_up(retired.queue.relay))
+        retired.any(|retired| retired.queue.held.is_some())
     }
 
     fn retired_at(&self, queue: RecipientId) -> Option<usize> {
@@ -408,6 +413,12 @@ impl Connection {
         if let Some(next) = &mut self.rotation.next {
             next.pump(Owner::Next(id), effects);
         }
+        self.pump_retired(effects);
+    }
+
+    /// Issues what is due to empty and delete the queues that we do not receive on any more.
+    pub(super) fn pump_retired(&mut self, effects: &mut Effects) {
+        let id = self.id;
         for retired in &mut self.rotation.retired {
             if let Some(created) = &retired.queue.created {
                 let owner = Owner::Retired(id, created.recipient_id);
@@ -640,8 +651,11 @@ impl Connection {
     pub(super) fn queue_lost(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         match self.stage {
             Stage::Hearing => return self.end_hearing(effects, rng),
-            // It is not read any more.
-            Stage::Leaving(_) => return,
+            // It is not read any more; nor is what was asked of its relay under way.
+            Stage::Leaving(_) => {
+                self.receive.subscription = Subscription::Idle;
+                return;
+            }
             _ => {}
         }
         let next = self.rotation.next.as_ref();

@@ -330,6 +330,10 @@ impl Connection {
                 effects.changed(self.owner());
             }
             Answer::Refused(Refusal::Auth) => {
+                if matches!(self.stage, Stage::Active | Stage::Leaving(_)) {
+                    // It was ours before: said again, because the relay's word for it was lost.
+                    return self.lose_peer(effects);
+                }
                 let fault = match self.role {
                     Role::Joiner => ConnectionFault::LinkUsed,
                     Role::Maker | Role::Requester => ConnectionFault::PeerGone,
@@ -541,25 +545,25 @@ impl Connection {
         }
     }
 
-    /// Tells the peer that a queue of ours has room again.
+    /// Tells the peer that a queue of ours has room again, unless nothing can be said now.
     pub(super) fn send_queue_continues(
         &mut self,
         place: Place,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
-    ) {
+    ) -> bool {
         let Some(address) = self.queue(place).and_then(|queue| queue.address()) else {
-            return;
+            return false;
         };
         let mut name = Vec::new();
-        if self.stage == Stage::Active
+        // Without it the peer tries again after a while.
+        self.stage == Stage::Active
             && self.may_speak()
             && self.untaken() < OUTBOX_MAX
             && QueueName::of(&address).put(&mut name).is_ok()
-        {
-            // Without it the peer tries again after a while.
-            let _ = self.enqueue(&Body::QueueContinues(&name), effects, rng);
-        }
+            && self
+                .enqueue(&Body::QueueContinues(&name), effects, rng)
+                .is_ok()
     }
 
     /// Lets calls that wait for room go on.

@@ -473,10 +473,12 @@ impl Agent {
     /// Agrees new keys with the peer: for a connection whose messages cannot be read any more, because a side
     /// went back to an old copy of its database, say ([`Event::RatchetBroken`]). Returns when the request is
     /// stored; [`Event::Renewed`] and [`Event::Synchronised`] follow when the peer has answered. Calls to
-    /// [`Agent::send`] wait until then. Asking again meanwhile does nothing.
+    /// [`Agent::send`] wait until then. Asking again before the peer has answered does nothing.
     ///
     /// # Errors
     /// [`AgentError::Misuse`] before [`Event::Connected`], or if the profile refuses new keys;
+    /// [`Misuse::Renewing`](crate::Misuse::Renewing) if new keys are there and the peer's first word in them is awaited:
+    /// for a minute, or for an hour if the peer may be an agent of SimpleX's, which takes another request for an error;
     /// [`AgentError::Connection`] after [`Event::Failed`].
     pub async fn resynchronise(&self, connection: ConnectionId) -> Result<(), AgentError> {
         self.done(Command::Resynchronise { connection }).await
@@ -485,10 +487,11 @@ impl Agent {
     /// Ends a connection with a last word: of what waits for the peer's relay it is the only thing that still goes, and
     /// nothing that the peer says is told from now on. Returns when the intention is stored. The word goes when the
     /// peer's relay takes it, in later processes as well, for [`LEAVING_MAX`](crate::LEAVING_MAX) at most; then the queue
-    /// is deleted. [`Agent::settle`] waits for that, [`Agent::delete`] does without.
+    /// is deleted. [`Agent::settle`] waits for that, [`Agent::delete`] does without. While new keys are being agreed, and
+    /// if there are none after a backup, the connection is deleted at once, without the word.
     ///
     /// # Errors
-    /// As [`Agent::send`]; [`Misuse::Renewing`](crate::Misuse::Renewing) while new keys are being agreed.
+    /// As [`Agent::send`].
     pub async fn leave(&self, connection: ConnectionId, last: &[u8]) -> Result<(), AgentError> {
         let last = last.to_vec();
         self.done(Command::Leave { connection, last }).await

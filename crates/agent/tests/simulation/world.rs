@@ -289,7 +289,8 @@ impl World {
             self.step(index, Faults::NONE);
             let worked = self.relay_works(index, Faults::NONE);
             let mut wires = self.nodes[index].wires.values();
-            let dialled = wires.all(|wire| wire.link.is_some() || dead.contains(&wire.relay));
+            let is_out = |relay| dead.contains(relay) || self.away == Some(*relay);
+            let dialled = wires.all(|wire| wire.link.is_some() || is_out(&wire.relay));
             if !self.node_hears(index) && !worked && dialled {
                 return;
             }
