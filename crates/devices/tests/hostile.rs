@@ -302,7 +302,7 @@ fn nothing_waits_for_a_line_that_is_lost() {
         .iter()
         .filter(|due| due.deed.tag() == token.tag());
     let at: Vec<_> = at.map(|due| due.deed.clone()).collect();
-    assert_eq!(at, [Deed::Close(ContactId(token.tag()))]);
+    assert_eq!(at, [Deed::Cut(ContactId(token.tag()))]);
 }
 
 #[test]
