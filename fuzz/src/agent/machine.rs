@@ -569,7 +569,7 @@ fn command(world: &mut World, input: &mut Input<'_>) -> Command {
                 message,
             }
         }
-        5 if input.u8() % 2 == 0 => Command::Delete { connection },
+        5 if input.u8().is_multiple_of(2) => Command::Delete { connection },
         5 => Command::Leave {
             connection,
             last: input.piece().to_vec(),
