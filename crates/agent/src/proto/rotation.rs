@@ -315,13 +315,21 @@ impl Connection {
         effects: &mut Effects,
     ) {
         let until = effects.now.after(self.slots.acknowledged_after());
-        if until > effects.now {
+        let is_later = until > effects.now;
+        let waits = is_later || self.is_to_wait(place);
+        if is_later {
             effects.wake_at(until, Timer::Acknowledge(self.id));
         }
-        if let Some(queue) = self.queue_mut(place) {
+        let owner = self.owner_of(place);
+        let Some(queue) = self.queue_mut(place) else {
+            return;
+        };
+        if waits {
             queue.held = Some(Held { message, until });
+        } else {
+            queue.held = None;
+            queue.acknowledge(message, owner, effects);
         }
-        self.acknowledge_held(effects);
     }
 
     /// Acknowledges what was held back, on the queues that need not wait any more.
