@@ -188,7 +188,7 @@ impl Ways for Direct {
         };
         shared.listen()?;
         Ok(Contact {
-            key: shared.own.key,
+            key: *shared.own.key(),
             word,
             places: shared.whereabouts().places(),
         })

@@ -10,6 +10,9 @@
 //!   wrong value cannot come out.
 //! * **No resumption**, one suite, Ed25519 and Ed448 only ([`config`]).
 //!
+//! Beside it stands what needs no certificates: ends that know each other's keys ([`raw`]: direct paths, a vault's
+//! replicas), and the QUIC by which a relay tells an address ([`observe`]).
+//!
 //! The core opens no socket. With the feature `tokio`, [`handshake`] runs the handshakes over any
 //! tokio stream. Only [`identity`] touches files, by [`files`], and only when told where.
 //!
@@ -24,6 +27,7 @@ pub mod fingerprint;
 pub mod handshake;
 pub mod identity;
 pub mod observe;
+pub mod raw;
 pub mod session_id;
 
 pub use chain::{ChainError, ClientChain, PeerChain, PeerKey};
