@@ -435,7 +435,8 @@ impl Devices {
         // Linked again, after its connection was lost here or there: what it was not told it is told now.
         if let Some(place) = self.own.iter().position(|own| own.id == id) {
             let before = self.own.remove(place);
-            self.close(before.token.tag());
+            // It is the same device: what was promised to it may still go.
+            self.is_due(Deed::Close(ContactId(before.token.tag())));
             self.asked.retain(|it| it.device != id || it.answered);
         }
         self.own.push(Own {

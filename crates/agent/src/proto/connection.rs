@@ -205,8 +205,8 @@ pub(super) struct Connection {
     pub(super) receipts_timed: bool,
     /// From when on the agent may ask for new keys by itself again.
     pub(super) resync_at: Option<Instant>,
-    /// Until when the peer's first word in a new ratchet is waited for.
-    pub(super) agreed_until: Option<Instant>,
+    /// Until when what we said about keys may be answered before it is said again.
+    pub(super) keys_said_until: Option<Instant>,
 }
 
 impl Connection {
@@ -262,7 +262,7 @@ impl Connection {
             heal_at: Instant::default(),
             receipts_timed: false,
             resync_at: None,
-            agreed_until: None,
+            keys_said_until: None,
         }
     }
 
@@ -371,7 +371,7 @@ impl Connection {
         effects: &mut Effects,
     ) -> Result<Self, Malformed> {
         let mut reader = Reader::new(row);
-        if reader.u8()? != ROW_VERSION {
+        if !(ROW_VERSION_OLDEST..=ROW_VERSION).contains(&reader.u8()?) {
             return Err(Malformed::Version);
         }
         let late = late_keys.iter().map(SkippedKey::id).collect();
@@ -497,8 +497,10 @@ impl Connection {
     }
 }
 
-/// Format of a connection's row.
-const ROW_VERSION: u8 = 1;
+/// Format of a connection's row. The second one knows of last words.
+const ROW_VERSION: u8 = 2;
+/// The oldest one that is still read.
+const ROW_VERSION_OLDEST: u8 = 1;
 
 impl DueReceipt {
     pub(super) fn put(&self, out: &mut Vec<u8>) {
@@ -735,7 +737,7 @@ impl Address {
 
     pub(super) fn from_row(tag: Tag, row: &[u8], effects: &mut Effects) -> Result<Self, Malformed> {
         let mut reader = Reader::new(row);
-        if reader.u8()? != ROW_VERSION {
+        if !(ROW_VERSION_OLDEST..=ROW_VERSION).contains(&reader.u8()?) {
             return Err(Malformed::Version);
         }
         let (closing, moved) = match reader.u8()? {

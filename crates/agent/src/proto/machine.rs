@@ -56,6 +56,8 @@ pub struct Settling {
     command: Token,
     /// The last message that each connection with noise had; there is always another one.
     rows: BTreeMap<ConnectionId, u64>,
+    /// Those of them whose queues may still hold what came before.
+    unread: BTreeSet<ConnectionId>,
 }
 
 /// A row that is not what this version writes, or rows that do not fit together.
@@ -411,24 +413,32 @@ impl Machine {
         let connections = lines.connections.iter();
         let connections = connections.filter_map(|id| self.connections.get(id));
         let noisy = connections.filter(|it| it.stage == Stage::Active && it.slots.is_noisy());
-        let rows = noisy.map(|it| (it.id, it.sent.next_id() - 1)).collect();
+        let rows: BTreeMap<_, _> = noisy.map(|it| (it.id, it.sent.next_id() - 1)).collect();
         Settling {
             lines,
             command: self.effects.last_token(),
+            unread: rows.keys().copied().collect(),
             rows,
         }
     }
 
     /// Whether everything that was to leave on these lines has been taken by its relay, and the relays
-    /// are there to take more: a process that ends now keeps nobody waiting there. Of connections with noise,
-    /// everything that was to leave when the waiting began.
+    /// are there to take more: a process that ends now keeps nobody waiting there. What had come is read. Of
+    /// connections with noise, everything that was to leave when the waiting began; and their queues have been empty
+    /// for a moment since.
     #[must_use]
-    pub fn is_settled(&self, settling: &Settling) -> bool {
+    pub fn is_settled(&self, settling: &mut Settling) -> bool {
+        let is_unread = |id: &ConnectionId| {
+            let connection = self.connections.get(id);
+            connection.is_some_and(|it| !it.is_read_out(&self.effects))
+        };
+        settling.unread.retain(is_unread);
         let Settling {
             lines,
             command,
             rows,
-        } = settling;
+            unread,
+        } = &*settling;
         let is_sent = |connection: &Connection| {
             // With several queues one that works is enough.
             let mut sends = connection.sends();
@@ -457,6 +467,7 @@ impl Machine {
         let connections = lines.connections.iter();
         let addresses = lines.addresses.iter();
         self.is_idle()
+            && unread.is_empty()
             && !self
                 .effects
                 .awaits_answer(lines, *command, |id| rows.contains_key(&id))

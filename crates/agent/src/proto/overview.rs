@@ -207,7 +207,7 @@ fn view(connection: &Connection) -> Option<ConnectionView> {
             (Keys::Offered(_), _) => KeyState::Agreeing,
             (Keys::Agreed(_), Sync::Settled) => KeyState::InStep,
             (Keys::Agreed(_), Sync::Broken(_)) => KeyState::Broken,
-            (Keys::Agreed(_), Sync::Asked(_) | Sync::Agreed) => KeyState::Renewing,
+            (Keys::Agreed(_), Sync::Asked(_) | Sync::Agreed(_)) => KeyState::Renewing,
         },
         post_quantum: matches!(&connection.keys, Keys::Agreed(ratchet) if ratchet.is_hybrid()),
         rotating: queues().any(|(place, _)| place == Place::Next),

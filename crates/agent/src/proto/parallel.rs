@@ -403,9 +403,10 @@ impl Connection {
             return;
         };
         let (_, ours) = self.parallel.ours.remove(at);
-        effects.event(super::event::Event::RotationFailed {
-            connection: self.id,
-            relay: ours.queue.relay_address().clone(),
+        let relay = ours.queue.relay_address().clone();
+        self.tell(effects, |connection| super::event::Event::RotationFailed {
+            connection,
+            relay,
         });
         effects.forget_receives(Owner::Parallel(self.id, slot));
         // With one queue left, it waits for none.

@@ -16,7 +16,8 @@ use junto_crypto::CryptoRng;
 use super::command::{CallError, Misuse};
 use super::connection::{Connection, INBOX_MAX, Stage, Suspension};
 use super::effects::{Effects, Owner, RETRY_DELAY, Timer};
-use super::event::ConnectionFault;
+use super::event::{ConnectionFault, Event};
+use super::id::ConnectionId;
 use super::message::Body;
 use super::newcomer::Newcomer;
 use super::queue::Subscription;
@@ -73,6 +74,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Tells the application something about the connection, unless that has ended it.
+    pub(super) fn tell(&self, effects: &mut Effects, event: impl FnOnce(ConnectionId) -> Event) {
+        if !matches!(self.stage, Stage::Leaving(_)) {
+            effects.event(event(self.id));
+        }
+    }
+
     /// Wakes the machine when the last word has had its time. The clock may have been set back since.
     pub(super) fn time_leaving(&self, effects: &mut Effects) {
         if let Stage::Leaving(until) = self.stage {
@@ -112,6 +120,20 @@ impl Connection {
     fn others_are_over(&self, effects: &Effects) -> bool {
         let since = self.parting_since;
         since.is_some_and(|since| since.after(OTHERS_DELAY) <= effects.now)
+    }
+
+    /// The relay of our first queue is away: it has its time again when it is back.
+    pub(super) fn wait_anew_if_hearing(&mut self) {
+        if self.stage == Stage::Hearing {
+            self.parting_since = None;
+        }
+    }
+
+    /// Our first queue is no more, or so its relay says: what lies in the others is heard all the same.
+    pub(super) fn first_is_over(&mut self, effects: &mut Effects) {
+        self.receive.subscription = Subscription::Taken;
+        self.wait_for_others(effects);
+        effects.ready(self.owner());
     }
 
     /// Something of the peer has come, or may come now: more may be behind it.
@@ -168,7 +190,7 @@ impl Connection {
         if self.rotation.draining {
             return;
         }
-        if self.rotation.has_retired() && effects.is_up(self.receive.relay) {
+        if effects.is_up(self.receive.relay) {
             self.wait_for_others(effects);
         }
         let owner = self.owner();
@@ -185,17 +207,17 @@ impl Connection {
         }
     }
 
-    /// Whether nothing can come any more, or what is not in our first queue has had its time. Of a queue that somebody else
-    /// reads with our keys nothing is awaited.
+    /// Whether nothing can come any more, or what may has had its time. Of a queue that somebody else reads with our keys,
+    /// or that its relay has lost, nothing is awaited; of a relay that is there and says nothing, no more than of others.
     fn is_heard_out(&self, effects: &Effects) -> bool {
         let first = &self.receive;
+        let is_read = first.held.is_none() && !effects.awaits_message(self.owner());
+        let is_closed = self.suspension == Suspension::Done;
+        let is_late = effects.is_up(first.relay) && self.others_are_over(effects);
         let is_empty = match first.subscription {
-            Subscription::Live => {
-                let is_closed = self.suspension == Suspension::Done;
-                is_closed && first.held.is_none() && !effects.awaits_message(self.owner())
-            }
+            Subscription::Live => is_read && (is_closed || is_late),
             Subscription::Taken => true,
-            Subscription::Idle | Subscription::InFlight => false,
+            Subscription::Idle | Subscription::InFlight => is_late,
         };
         is_empty && !self.rotation.draining && !self.others_may_bring(effects)
     }
@@ -285,12 +307,12 @@ mod tests {
     #[test]
     fn who_asks_again_for_a_queue_that_is_gone_has_lost_its_peer() {
         let refused = Answer::Refused(Refusal::Auth);
-        let (mut connection, mut effects, _) = active();
-        connection.secured(&refused, &mut effects);
+        let (mut connection, mut effects, mut rng) = active();
+        connection.secured(&refused, &mut effects, &mut rng);
         assert_eq!(connection.stage, Stage::Hearing);
-        let (mut connection, mut effects, _) = active();
+        let (mut connection, mut effects, mut rng) = active();
         connection.stage = Stage::Leaving(u64::MAX);
-        connection.secured(&refused, &mut effects);
+        connection.secured(&refused, &mut effects, &mut rng);
         assert_eq!(connection.stage, Stage::Deleting);
     }
 

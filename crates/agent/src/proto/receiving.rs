@@ -184,7 +184,7 @@ impl Connection {
         let is_copy = !is_other && number.is_some_and(|it| self.is_known(it));
         // Of a message that counts as lost, the first copy is to be read; of others none. In new keys a peer that came
         // back from a backup may begin with any number.
-        let is_renewing = matches!(self.resync.sync, Sync::Agreed);
+        let is_renewing = matches!(self.resync.sync, Sync::Agreed(_));
         if is_copy && self.late.is_empty() && !is_renewing {
             return Err(Unusable::Ignored);
         }

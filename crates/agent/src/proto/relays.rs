@@ -51,6 +51,7 @@ impl Machine {
             if connection.receive.relay == relay {
                 connection.receive.disconnected();
                 connection.suspension = Suspension::Not;
+                connection.wait_anew_if_hearing();
             }
             connection.rotation.disconnected(relay);
             connection.parallel.disconnected(relay);
@@ -212,7 +213,7 @@ impl Machine {
                     effects.ready(Owner::Connection(id));
                 }
             }
-            Purpose::Secure => connection.secured(&answer, effects),
+            Purpose::Secure => connection.secured(&answer, effects, rng),
             Purpose::Send(number) => {
                 connection.sent(Owner::Connection(id), number, &answer, effects, rng)
             }

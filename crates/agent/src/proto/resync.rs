@@ -7,6 +7,12 @@
 //! keys for the answer. From its `R` until it can read what the peer says in the new ratchet, a side says
 //! nothing else.
 //!
+//! Relays lose things. So a side that waits says *the same* again when it is asked to: keys that the other one has
+//! heard already change nothing there, and to ours they say what is missed: it says its own last word again. Never
+//! other keys, which SimpleX's agent would take for an error or for an answer. An answer of ours names the keys that it
+//! answers, in the part of `R` that SimpleX's agent does not read: one that a side cannot know any more, since it came
+//! back from a backup, is not taken for another one.
+//!
 //! What was encrypted with the old ratchet and not read before the peer's `R` is lost; the number of the `E`
 //! shows how much: `R` takes one of the chain. Nobody sends it again, neither does the protocol's own agent.
 //!
@@ -39,12 +45,8 @@ pub(super) const KEYS_MAX: usize = 256;
 /// agents that misunderstand each other answer each other for ever.
 const HASTE_MAX: u8 = 3;
 
-/// How long the answer to the first word in a new ratchet may take before the application may ask for another one.
-const AGREED_PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long that word itself may take, of a peer that may be SimpleX's agent: a request that crosses it is an error there.
-/// Not for ever, since a relay can lose it, and nobody says it again.
-const WORD_PATIENCE: u64 = 60 * 60;
+/// How long what was said about keys may take to be answered before it is said again.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the agent starts by itself at most: a relay can cause it, with a message from long ago.
 pub const RESYNC_PAUSE: Duration = Duration::from_secs(60 * 60);
@@ -68,23 +70,69 @@ pub(super) enum Sync {
     Settled,
     /// They have not. The peer's keys, if it has sent some that we did not answer.
     Broken(Option<Box<Params>>),
-    /// The peer has been sent the public ones of these.
-    Asked(Box<MakerKeys>),
-    /// The new ratchet is there; the peer has not said anything in it yet.
-    Agreed,
+    /// The peer has been sent these.
+    Asked(Box<Own>),
+    /// The new ratchet is there; the peer has not said anything in it yet. With our keys in it, unless a version before
+    /// this one has not kept them.
+    Agreed(Option<Box<Own>>),
+}
+
+/// Keys of ours that the peer has been sent, and may be sent again.
+pub(super) struct Own {
+    keys: MakerKeys,
+    version: Version,
+    /// Whose fingerprint they are the answer to.
+    answers: Option<Fingerprint>,
+    /// Which of our messages they are. A version before this one has not kept it.
+    number: Option<u64>,
+}
+
+type Fingerprint = [u8; 32];
+
+impl Own {
+    fn generate(version: Version, answers: Option<Fingerprint>, rng: &mut impl CryptoRng) -> Self {
+        Self {
+            keys: MakerKeys::generate(true, rng),
+            version,
+            answers,
+            number: None,
+        }
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.keys.params(self.version).fingerprint()
+    }
+
+    fn put(&self, out: &mut Zeroizing<Vec<u8>>) -> Result<(), Malformed> {
+        put_large(out, &self.keys.encode())?;
+        out.extend_from_slice(&self.version.number().to_be_bytes());
+        out.extend_from_slice(&self.answers.unwrap_or_default());
+        out.extend_from_slice(&self.number.unwrap_or(0).to_be_bytes());
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Box<Self>, Malformed> {
+        let keys = MakerKeys::decode(reader.large()?).map_err(|_| Malformed::Key)?;
+        let version = Version::from_number(reader.u16()?).map_err(|_| Malformed::Version)?;
+        let (answers, number) = (reader.array()?, reader.u64()?);
+        Ok(Box::new(Self {
+            keys,
+            version,
+            answers: (answers != Fingerprint::default()).then_some(answers),
+            number: (number != 0).then_some(number),
+        }))
+    }
 }
 
 /// What is kept of it, beside the connection's row.
 pub(super) struct Resynchronisation {
     pub(super) sync: Sync,
     /// Fingerprints of the peer's keys.
-    taken: Vec<[u8; 32]>,
+    taken: Vec<Fingerprint>,
     /// Keys answered since the last message that could be read.
     haste: u8,
     /// Outbox rows that everything before them must have passed, and nothing behind them.
     pub(super) barriers: Vec<u64>,
-    /// When the last new ratchet was made, in seconds since 1970; 0 if we did not count.
-    agreed_at: u64,
 }
 
 impl Default for Resynchronisation {
@@ -94,7 +142,6 @@ impl Default for Resynchronisation {
             taken: Vec::new(),
             haste: 0,
             barriers: Vec::new(),
-            agreed_at: 0,
         }
     }
 }
@@ -113,13 +160,14 @@ impl Resynchronisation {
                 out.push(b'P');
                 put_large(out, &params.encode())?;
             }
-            Sync::Asked(keys) => {
-                out.push(b'K');
-                put_large(out, &keys.encode())?;
+            Sync::Asked(own) => {
+                out.push(b'Q');
+                own.put(out)?;
             }
-            Sync::Agreed => {
-                out.push(b'a');
-                out.extend_from_slice(&self.agreed_at.to_be_bytes());
+            Sync::Agreed(None) => out.push(b'A'),
+            Sync::Agreed(Some(own)) => {
+                out.push(b'G');
+                own.put(out)?;
             }
         }
         let taken = u16::try_from(self.taken.len()).map_err(|_| Malformed::Long)?;
@@ -134,7 +182,6 @@ impl Resynchronisation {
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let mut agreed_at = 0;
         let sync = match reader.u8()? {
             b'S' => Sync::Settled,
             b'B' => Sync::Broken(None),
@@ -142,14 +189,22 @@ impl Resynchronisation {
                 let params = Params::decode(reader.large()?).map_err(|_| Malformed::Key)?;
                 Sync::Broken(Some(Box::new(params)))
             }
+            // Of versions before this one, as is `a`, which has a time.
             b'K' => {
                 let keys = MakerKeys::decode(reader.large()?).map_err(|_| Malformed::Key)?;
-                Sync::Asked(Box::new(keys))
+                Sync::Asked(Box::new(Own {
+                    keys,
+                    version: Version::MAX,
+                    answers: None,
+                    number: None,
+                }))
             }
-            b'A' => Sync::Agreed,
+            b'Q' => Sync::Asked(Own::read(reader)?),
+            b'G' => Sync::Agreed(Some(Own::read(reader)?)),
+            b'A' => Sync::Agreed(None),
             b'a' => {
-                agreed_at = reader.u64()?;
-                Sync::Agreed
+                reader.u64()?;
+                Sync::Agreed(None)
             }
             _ => return Err(Malformed::Tag),
         };
@@ -168,7 +223,6 @@ impl Resynchronisation {
             taken,
             haste,
             barriers,
-            agreed_at,
         })
     }
 }
@@ -178,48 +232,72 @@ impl Connection {
     pub(super) fn may_speak(&self) -> bool {
         match self.resync.sync {
             Sync::Settled | Sync::Broken(_) => true,
-            Sync::Asked(_) | Sync::Agreed => false,
+            Sync::Asked(_) | Sync::Agreed(_) => false,
         }
     }
 
-    /// Asks the peer for a new ratchet, or gives it the answer that it waits for. Nothing if it was asked
-    /// already; refused while both have the new ratchet and its first word is awaited.
+    /// Asks the peer for a new ratchet, or gives it the answer that it waits for. What was said already and not answered is
+    /// said again, after a while; refused until then if both have the new ratchet.
     pub(super) fn resynchronise(
         &mut self,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Result<(), CallError> {
         self.check_active()?;
-        match core::mem::replace(&mut self.resync.sync, Sync::Settled) {
-            Sync::Asked(keys) => self.resync.sync = Sync::Asked(keys),
-            Sync::Agreed if self.awaits_word(effects) => {
-                self.resync.sync = Sync::Agreed;
-                return Err(Misuse::Renewing.into());
-            }
+        match &self.resync.sync {
+            Sync::Asked(_) if self.is_soon(effects) => {}
+            Sync::Agreed(_) if self.is_soon(effects) => return Err(Misuse::Renewing.into()),
+            Sync::Asked(_) | Sync::Agreed(Some(_)) => self.say_again(effects, rng)?,
             Sync::Broken(Some(params)) => {
+                let params = params.clone();
                 if self.answer_keys(&params, effects, rng).is_err() {
                     self.resync.sync = Sync::Broken(None);
                 }
             }
-            Sync::Settled | Sync::Broken(None) | Sync::Agreed => {
-                let keys = MakerKeys::generate(true, rng);
-                self.send_keys(&keys, Version::MAX, effects, rng)?;
-                self.resync.sync = Sync::Asked(Box::new(keys));
+            Sync::Settled | Sync::Broken(None) | Sync::Agreed(None) => {
+                let own = Own::generate(Version::MAX, None, rng);
+                let own = self.send_keys(own, effects, rng)?;
+                self.resync.sync = Sync::Asked(own);
             }
         }
         self.store_renewal(effects);
         Ok(())
     }
 
-    /// Whether a request would cross the peer's word, which is on its way. To SimpleX's agent one that comes before ours is an
-    /// error, after which both would take each other's next keys for an answer for ever. Who speaks first has said it;
-    /// what comes after that is a request like any other, as soon as it makes sense. Of our kind nobody errs.
-    fn awaits_word(&self, effects: &Effects) -> bool {
-        let is_soon = self.agreed_until.is_some_and(|until| effects.now < until);
-        let at = self.resync.agreed_at;
-        let may_come = at..at.saturating_add(WORD_PATIENCE);
-        let may_err = !self.can_send() && !self.is_of_our_kind();
-        is_soon || (may_err && may_come.contains(&effects.unix_seconds()))
+    /// Whether what we said about keys may still be answered.
+    fn is_soon(&self, effects: &Effects) -> bool {
+        self.keys_said_until
+            .is_some_and(|until| effects.now < until)
+    }
+
+    /// Says our keys again, and our first word in the new ratchet. Nothing while a relay has not taken what was said.
+    fn say_again(
+        &mut self,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), CallError> {
+        let (own, is_agreed) = match core::mem::replace(&mut self.resync.sync, Sync::Settled) {
+            Sync::Asked(own) => (own, false),
+            Sync::Agreed(Some(own)) => (own, true),
+            other => {
+                self.resync.sync = other;
+                return Ok(());
+            }
+        };
+        let mut own = own;
+        let said = match self.has_untaken(u64::MAX) {
+            true => Ok(()),
+            false => self.put_keys(&mut own, effects, rng),
+        };
+        let speaks = is_agreed && said.is_ok() && self.can_send();
+        self.resync.sync = match is_agreed {
+            true => Sync::Agreed(Some(own)),
+            false => Sync::Asked(own),
+        };
+        if speaks {
+            self.say_ready(effects, rng);
+        }
+        said
     }
 
     /// Something of the peer cannot be read for a reason that parted ratchets have.
@@ -257,6 +335,9 @@ impl Connection {
             return Err(Unusable::Unreadable);
         }
         let fingerprint = params.fingerprint();
+        if self.resync.taken.last() == Some(&fingerprint) {
+            return self.hear_again(effects, rng);
+        }
         if self.resync.taken.contains(&fingerprint) {
             return Err(Unusable::Ignored);
         }
@@ -267,25 +348,35 @@ impl Connection {
         // What others overtook was encrypted before, and would have come before.
         self.release_all(effects, rng);
         self.received.count(plain);
+        let answers = answered(plain);
+        let is_ours = |own: &Own| answers.is_none_or(|it| it == own.fingerprint());
+        let is_answer = |own: &Own| answers.is_some() && is_ours(own);
         let agreed = match core::mem::replace(&mut self.resync.sync, Sync::Settled) {
-            Sync::Asked(keys) => match keys.renew(params, Options::default(), rng) {
-                Ok(ratchet) => {
-                    self.change_to(ratchet, effects, rng);
-                    Ok(())
+            // What it answers was said by a copy of this profile.
+            Sync::Asked(own) if !is_ours(&own) => {
+                self.resync.sync = Sync::Asked(own);
+                Ok(())
+            }
+            Sync::Asked(mut own) => {
+                let is_late = !self.is_soon(effects) && !self.has_untaken(u64::MAX);
+                if answers.is_none() && is_late {
+                    // Not an answer, perhaps: ours was lost. Sizes are constants.
+                    let _ = self.put_keys(&mut own, effects, rng);
                 }
-                Err(_) => {
-                    self.resync.sync = Sync::Asked(keys);
-                    Err(Unusable::Unreadable)
-                }
-            },
-            Sync::Agreed if self.resync.haste >= HASTE_MAX => {
+                self.use_answer((own, false), params, effects, rng)
+            }
+            // To the peer they were new when they were said again: it came back from a backup.
+            Sync::Agreed(Some(own)) if is_answer(&own) => {
+                self.use_answer((own, true), params, effects, rng)
+            }
+            Sync::Agreed(_) if self.resync.haste >= HASTE_MAX => {
                 self.resync.sync = Sync::Broken(Some(Box::new(params.clone())));
                 effects.event(Event::RatchetBroken {
                     connection: self.id,
                 });
                 Ok(())
             }
-            before @ (Sync::Settled | Sync::Broken(_) | Sync::Agreed) => {
+            before @ (Sync::Settled | Sync::Broken(_) | Sync::Agreed(_)) => {
                 let agreed = self.answer_keys(params, effects, rng);
                 if agreed.is_err() {
                     self.resync.sync = before;
@@ -297,52 +388,121 @@ impl Connection {
         agreed
     }
 
+    /// Makes the new ratchet of keys that answer ours.
+    fn use_answer(
+        &mut self,
+        (own, was_agreed): (Box<Own>, bool),
+        params: &Params,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), Unusable> {
+        match own.keys.renew(params, Options::default(), rng) {
+            Ok(ratchet) => {
+                self.change_to(ratchet, own, effects, rng);
+                Ok(())
+            }
+            Err(_) => {
+                self.resync.sync = match was_agreed {
+                    true => Sync::Agreed(Some(own)),
+                    false => Sync::Asked(own),
+                };
+                Err(Unusable::Unreadable)
+            }
+        }
+    }
+
+    /// The peer says its last keys again: it waits for something that we have said. Or a relay repeats them.
+    fn hear_again(
+        &mut self,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), Unusable> {
+        if self.is_soon(effects) {
+            return Err(Unusable::Ignored);
+        }
+        match self.resync.sync {
+            Sync::Agreed(_) => self
+                .say_again(effects, rng)
+                .map_err(|_| Unusable::Unreadable)?,
+            Sync::Settled => self.say_ready(effects, rng),
+            Sync::Asked(_) | Sync::Broken(_) => return Err(Unusable::Ignored),
+        }
+        self.keys_said_until = Some(effects.now.after(PATIENCE));
+        self.store_renewal(effects);
+        Ok(())
+    }
+
     fn answer_keys(
         &mut self,
         params: &Params,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Result<(), Unusable> {
-        let keys = MakerKeys::generate(true, rng);
-        let renewed = keys.renew(params, Options::default(), rng);
+        let answers = Some(params.fingerprint());
+        let own = Own::generate(params.version, answers, rng);
+        let renewed = own.keys.renew(params, Options::default(), rng);
         let ratchet = renewed.map_err(|_| Unusable::Unreadable)?;
-        self.send_keys(&keys, params.version, effects, rng)
+        let own = self
+            .send_keys(own, effects, rng)
             .map_err(|_| Unusable::Unreadable)?;
         self.resync.haste = self.resync.haste.saturating_add(1);
-        self.change_to(ratchet, effects, rng);
+        self.change_to(ratchet, own, effects, rng);
         Ok(())
     }
 
     /// Puts fresh keys for the peer into the outbox.
     fn send_keys(
         &mut self,
-        keys: &MakerKeys,
-        version: Version,
+        own: Own,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Box<Own>, CallError> {
+        let mut own = Box::new(own);
+        self.put_keys(&mut own, effects, rng)?;
+        Ok(own)
+    }
+
+    /// The same for keys that the peer may have been sent before. They count as one message, however often they go.
+    fn put_keys(
+        &mut self,
+        own: &mut Own,
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> Result<(), CallError> {
         const TOO_LONG: CallError = CallError::Defect("new keys do not fit their envelope");
         let send = self.send.as_ref().ok_or(Misuse::NotConnected)?;
         let mut plain = Vec::new();
-        let info = AgentMessage::RatchetInfo(&[]);
+        let answers = own.answers.as_ref().map_or(&[][..], |it| &it[..]);
+        let info = AgentMessage::RatchetInfo(answers);
         info.put(&mut plain).map_err(|_| TOO_LONG)?;
         let mut envelope = Vec::new();
         Envelope::RatchetKey {
-            offer: Box::new(keys.params(version)),
+            offer: Box::new(own.keys.params(own.version)),
             info: &plain,
         }
         .put(&mut envelope)
         .map_err(|_| TOO_LONG)?;
         let sealed = layer::seal(&send.layer_key, None, &envelope, rng).map_err(|_| TOO_LONG)?;
-        let number = self.sent.next_id();
-        self.sent.push(&plain);
+        let number = own.number.unwrap_or_else(|| {
+            let number = self.sent.next_id();
+            self.sent.push(&plain);
+            number
+        });
+        own.number = Some(number);
         self.resync.barriers.push(number);
         self.put_outbox(number, sealed, effects);
+        self.keys_said_until = Some(effects.now.after(PATIENCE));
         Ok(())
     }
 
     /// Goes over to the new ratchet.
-    fn change_to(&mut self, mut ratchet: Ratchet, effects: &mut Effects, rng: &mut impl CryptoRng) {
+    fn change_to(
+        &mut self,
+        mut ratchet: Ratchet,
+        own: Box<Own>,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
         set_pace(&mut ratchet, effects.post_quantum);
         let (binding, is_first) = (ratchet.binding(), ratchet.can_send());
         self.keys = Keys::Agreed(Box::new(ratchet));
@@ -356,9 +516,8 @@ impl Connection {
         if self.slots.is_used() {
             self.store_slots(effects);
         }
-        self.resync.sync = Sync::Agreed;
-        self.resync.agreed_at = effects.unix_seconds();
-        self.agreed_until = Some(effects.now.after(AGREED_PATIENCE));
+        self.resync.sync = Sync::Agreed(Some(own));
+        self.keys_said_until = Some(effects.now.after(PATIENCE));
         effects.event(Event::Renewed {
             connection: self.id,
             tag: self.tag,
@@ -384,10 +543,10 @@ impl Connection {
         effects: &mut Effects,
         rng: &mut impl CryptoRng,
     ) -> bool {
-        let is_first = matches!(self.resync.sync, Sync::Agreed);
+        let is_first = matches!(self.resync.sync, Sync::Agreed(_));
         match self.resync.sync {
             Sync::Settled | Sync::Asked(_) => return false,
-            Sync::Broken(_) | Sync::Agreed => {}
+            Sync::Broken(_) | Sync::Agreed(_) => {}
         }
         self.resync.sync = Sync::Settled;
         self.resync.haste = 0;
@@ -454,7 +613,7 @@ impl Connection {
         effects: &mut Effects,
     ) -> Result<(), Malformed> {
         let mut reader = Reader::new(row);
-        if reader.u8()? != RENEWAL_VERSION {
+        if !(RENEWAL_VERSION_OLDEST..=RENEWAL_VERSION).contains(&reader.u8()?) {
             return Err(Malformed::Version);
         }
         self.resync = Resynchronisation::read(&mut reader)?;
@@ -474,7 +633,17 @@ impl Connection {
 }
 
 /// Format of the row beside a connection's.
-const RENEWAL_VERSION: u8 = 1;
+const RENEWAL_VERSION: u8 = 2;
+/// The oldest one that is still read.
+const RENEWAL_VERSION_OLDEST: u8 = 1;
+
+/// The fingerprint of the keys that others answer, if they say so.
+fn answered(plain: &[u8]) -> Option<Fingerprint> {
+    match AgentMessage::read(plain) {
+        Ok(AgentMessage::RatchetInfo(info)) => info.try_into().ok(),
+        Ok(_) | Err(_) => None,
+    }
+}
 
 /// Whether a failed decryption says that the two ratchets have parted.
 pub(super) fn is_parting(error: RatchetError) -> bool {

@@ -332,6 +332,19 @@ impl Connection {
         }
     }
 
+    /// Whether relays that are there have given us all that our queues hold: no subscription is under way, no message about
+    /// to be acknowledged, no acknowledgement unanswered. What the application leaves unread may hold it up.
+    pub(super) fn is_read_out(&self, effects: &Effects) -> bool {
+        let is_there = |(_, queue): &(_, &ReceiveQueue)| effects.is_up(queue.relay);
+        let mut there = self.receives().filter(is_there).peekable();
+        let is_read = |(place, queue): (_, &ReceiveQueue)| {
+            let is_open = matches!(queue.subscription, Subscription::Live | Subscription::Taken);
+            let is_due = queue.held.is_some_and(|held| held.until > effects.now);
+            is_open && !is_due && !effects.awaits_message(self.owner_of(place))
+        };
+        there.peek().is_some() && there.all(is_read)
+    }
+
     /// Acknowledges what was held back, on the queues that need not wait any more.
     pub(super) fn acknowledge_held(&mut self, effects: &mut Effects) {
         let places: Vec<_> = self.receives().map(|(place, _)| place).collect();
@@ -499,9 +512,10 @@ impl Connection {
     /// The next queue comes to nothing; the one that is used stays.
     pub(super) fn give_up_next(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         if let Some(next) = self.rotation.next.take() {
-            effects.event(Event::RotationFailed {
-                connection: self.id,
-                relay: next.queue.relay_address().clone(),
+            let relay = next.queue.relay_address().clone();
+            self.tell(effects, |connection| Event::RotationFailed {
+                connection,
+                relay,
             });
             effects.forget_receives(Owner::Next(self.id));
             effects.queues_changed();
@@ -645,8 +659,8 @@ impl Connection {
         self.rotation.since = effects.unix_seconds();
         self.time_drain(effects);
         self.time_rotation(effects);
-        effects.event(Event::Rotated {
-            connection: self.id,
+        self.tell(effects, |connection| Event::Rotated {
+            connection,
             receives: true,
             relay,
         });
@@ -658,7 +672,7 @@ impl Connection {
     /// The relay no longer has our first queue: the end of the connection, unless the peer was told of another one.
     pub(super) fn queue_lost(&mut self, effects: &mut Effects, rng: &mut impl CryptoRng) {
         match self.stage {
-            Stage::Hearing => return self.end_hearing(effects, rng),
+            Stage::Hearing => return self.first_is_over(effects),
             // It is not read any more; nor is what was asked of its relay under way.
             Stage::Leaving(_) => {
                 self.receive.subscription = Subscription::Idle;
@@ -875,8 +889,8 @@ impl Connection {
         if self.may_speak() {
             let _ = self.enqueue(&Body::QueueTest(vec![name]), effects, rng);
         }
-        effects.event(Event::Rotated {
-            connection: self.id,
+        self.tell(effects, |connection| Event::Rotated {
+            connection,
             receives: false,
             relay,
         });

@@ -195,7 +195,8 @@ impl Connection {
         let may_send = |send: &SendQueue| send.may_send(effects);
         let first_may = may_send(first) && !is_leaving;
         let of = u64::from(first_may) + theirs.iter().filter(|it| may_send(&it.1)).count() as u64;
-        let is_striped = !theirs.is_empty() && self.parallel.spread == Spread::Stripes;
+        let is_last = matches!(self.stage, Stage::Leaving(_));
+        let is_striped = !theirs.is_empty() && self.parallel.spread == Spread::Stripes && !is_last;
         let in_flight = theirs.iter().flat_map(|(_, send)| &send.in_flight);
         let mut share = Share {
             outbox: &self.outbox,
@@ -243,8 +244,9 @@ impl Connection {
 
     /// A relay has an outbox row. It goes, unless another relay is to have it, too.
     fn taken(&mut self, number: u64, effects: &mut Effects) {
-        let is_for_all =
-            self.parallel.spread == Spread::Copies || self.resync.barriers.contains(&number);
+        let is_for_all = self.parallel.spread == Spread::Copies
+            || self.resync.barriers.contains(&number)
+            || matches!(self.stage, Stage::Leaving(_));
         if is_for_all && self.sends().any(|send| !send.taken.contains(&number)) {
             self.kept.insert(number);
             if self.kept.len() <= KEPT_MAX {
@@ -321,7 +323,12 @@ impl Connection {
     }
 
     /// Takes the relay's answer to `SKEY`.
-    pub(super) fn secured(&mut self, answer: &Answer, effects: &mut Effects) {
+    pub(super) fn secured(
+        &mut self,
+        answer: &Answer,
+        effects: &mut Effects,
+        rng: &mut impl CryptoRng,
+    ) {
         let Some(send) = &mut self.send else { return };
         send.securing = false;
         match answer {
@@ -332,7 +339,7 @@ impl Connection {
             Answer::Refused(Refusal::Auth) => {
                 if matches!(self.stage, Stage::Active | Stage::Leaving(_)) {
                     // It was ours before: said again, because the relay's word for it was lost.
-                    return self.lose_peer(effects);
+                    return self.leave_send(self.owner(), effects, rng);
                 }
                 let fault = match self.role {
                     Role::Joiner => ConnectionFault::LinkUsed,

@@ -473,12 +473,13 @@ impl Agent {
     /// Agrees new keys with the peer: for a connection whose messages cannot be read any more, because a side
     /// went back to an old copy of its database, say ([`Event::RatchetBroken`]). Returns when the request is
     /// stored; [`Event::Renewed`] and [`Event::Synchronised`] follow when the peer has answered. Calls to
-    /// [`Agent::send`] wait until then. Asking again before the peer has answered does nothing.
+    /// [`Agent::send`] wait until then. Asking again a minute later says the same keys again: a relay may have lost them. Who asks
+    /// again so never brings about other keys, and a peer that has heard them passes them over.
     ///
     /// # Errors
     /// [`AgentError::Misuse`] before [`Event::Connected`], or if the profile refuses new keys;
-    /// [`Misuse::Renewing`](crate::Misuse::Renewing) if new keys are there and the peer's first word in them is awaited:
-    /// for a minute, or for an hour if the peer may be an agent of SimpleX's, which takes another request for an error;
+    /// [`Misuse::Renewing`](crate::Misuse::Renewing) if new keys are there and the peer's first word in them may still come,
+    /// for a minute;
     /// [`AgentError::Connection`] after [`Event::Failed`].
     pub async fn resynchronise(&self, connection: ConnectionId) -> Result<(), AgentError> {
         self.done(Command::Resynchronise { connection }).await

@@ -481,7 +481,7 @@ fn whoever_asked_before_an_address_was_closed_is_heard() {
         ..Lines::default()
     };
     let machine = &world.nodes[0].machine;
-    assert!(machine.is_settled(&machine.settling(gone)));
+    assert!(machine.is_settled(&mut machine.settling(gone)));
     world.nodes[0].app.requests.clear();
     world.crash(0);
     world.settle();

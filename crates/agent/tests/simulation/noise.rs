@@ -741,6 +741,33 @@ fn a_peer_that_is_away_gets_no_queue_full_of_noise_and_all_that_was_said() {
     }
 }
 
+/// What a command rests on that hears what has come before it says something: that it is not to say it, perhaps.
+#[test]
+fn who_waits_for_a_line_with_noise_has_read_what_waited_there() {
+    for noise in [constant(2_000), random(2_000), constant(250)] {
+        let mut scene = Scene::with(1, [noise; 2]);
+        scene.leave(1);
+        for at in 1..=9_u64 {
+            scene.say(at * HOUR, 0, &at.to_be_bytes());
+        }
+        // Slots for who is away are rare.
+        scene.run(21 * 24 * HOUR);
+        scene.return_again(1);
+        let lines = Lines {
+            connections: scene.ends[1].connection.into_iter().collect(),
+            ..Lines::default()
+        };
+        let mut settling = scene.ends[1].machine.settling(lines);
+        let began = scene.clock;
+        while !scene.ends[1].machine.is_settled(&mut settling) {
+            assert!(scene.clock < began + 60 * SECOND, "{noise:?}");
+            scene.run(10);
+        }
+        assert_eq!(scene.bodies(1).len(), 9, "{noise:?}");
+        scene.check_quiet();
+    }
+}
+
 #[test]
 fn a_process_that_starts_again_and_again_gives_an_absent_peer_no_more() {
     for noise in [constant(2_000), random(2_000)] {
@@ -799,7 +826,7 @@ fn what_comes_up_while_a_process_waits_to_end_does_not_keep_it() {
     for noise in [[constant(1_500); 2], [constant(1_500), Noise::Answers]] {
         let mut scene = Scene::with(1, noise);
         // One message at least is chosen and not taken at any time.
-        scene.way = 700;
+        scene.way = 600;
         scene.run(10 * SECOND);
         for end in 0..2 {
             scene.say(0, end, b"the last word");
@@ -808,13 +835,13 @@ fn what_comes_up_while_a_process_waits_to_end_does_not_keep_it() {
                 connections: scene.ends[end].connection.into_iter().collect(),
                 ..Lines::default()
             };
-            let settling = scene.ends[end].machine.settling(lines);
-            assert!(!scene.ends[end].machine.is_settled(&settling));
+            let mut settling = scene.ends[end].machine.settling(lines);
+            assert!(!scene.ends[end].machine.is_settled(&mut settling));
             // Until its slot, and the relay's answer.
             scene.run(600);
-            assert!(!scene.ends[end].machine.is_settled(&settling));
+            assert!(!scene.ends[end].machine.is_settled(&mut settling));
             scene.run(4 * SECOND);
-            assert!(scene.ends[end].machine.is_settled(&settling));
+            assert!(scene.ends[end].machine.is_settled(&mut settling));
             assert_eq!(scene.bodies(1 - end).len(), 1);
         }
         scene.check_quiet();

@@ -203,7 +203,7 @@ fn a_last_word_behind_what_was_given_up_is_heard_by_a_process_that_runs_for_a_mo
                 connections: [connection].into(),
                 ..Lines::default()
             };
-            was_settled.push(machine.is_settled(&machine.settling(lines)));
+            was_settled.push(machine.is_settled(&mut machine.settling(lines)));
             pair.world.wait(Duration::from_millis(1_200));
             pair.world.rest();
         }
@@ -347,6 +347,34 @@ fn twice(seed: u64) -> Pair {
     pair.world.crash(1);
     pair.world.settle();
     pair
+}
+
+/// What a relay says of its own queue is not said of the others.
+#[test]
+fn a_relay_that_has_lost_its_queue_hides_no_word_that_another_one_has() {
+    for seed in 0..8 {
+        let mut pair = twice(seed);
+        pair.world.cut_all(1);
+        pair.world.away = Some(1);
+        pair.world.cut_all(0);
+        leave(&mut pair, 0);
+        pair.world.settle_only(0);
+        pair.world.wait(Duration::from_secs(31));
+        pair.world.settle_only(0);
+        is_gone(&mut pair, 0, 0);
+        // The word lies on the second relay; the first one has subscribed us, and then forgets.
+        pair.world.away = Some(3);
+        pair.world.crash(1);
+        pair.world.rest();
+        pair.world.relays[1].1.forget_everything();
+        send(&mut pair, 1, b"hello");
+        pair.world.rest();
+        assert!(failed(&pair, 1).is_empty(), "seed {seed}");
+        pair.world.away = None;
+        pair.world.settle();
+        assert_eq!(heard(&pair, 1), [LAST], "seed {seed}");
+        assert_eq!(failed(&pair, 1), [ConnectionFault::PeerGone]);
+    }
 }
 
 #[test]

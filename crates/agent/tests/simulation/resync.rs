@@ -107,6 +107,43 @@ fn new_keys_in_the_middle_of_traffic_and_crashes_lose_nothing() {
     }
 }
 
+/// Both are ours: whoever is asked brings them together, whichever word of the four a relay has lost.
+#[test]
+fn a_lost_word_about_new_keys_is_said_again_by_whoever_is_asked() {
+    let mut dropped = [0; 4];
+    for seed in 0..8 {
+        for (lost, again) in (0..4).flat_map(|lost| [0, 1].map(|again| (lost, again))) {
+            let mut pair = connected(seed);
+            ask(&mut pair, 0);
+            for turn in 0..4 {
+                let node = turn % 2;
+                pair.world.cut_all(1 - node);
+                pair.world.settle_only(node);
+                while turn == lost && pair.world.relays.iter_mut().any(|it| it.1.drop_last()) {
+                    dropped[lost] += 1;
+                }
+            }
+            pair.world.settle();
+            pair.world.wait(std::time::Duration::from_secs(61));
+            ask(&mut pair, again);
+            pair.world.settle();
+            for node in [0, 1] {
+                let heard = say(&mut pair, node, 3);
+                let bodies: Vec<_> = heard.iter().map(|(_, body)| body[0]).collect();
+                assert_eq!(bodies, [0, 1, 2], "{seed} {lost} {again} {node}");
+                assert_eq!(say(&mut pair, node, 2), good(2));
+            }
+            let bindings = [0, 1].map(|node| {
+                let app = &pair.world.nodes[node].app;
+                assert!(app.renewed > 0 && app.broken.is_empty());
+                app.connected.values().next().unwrap().2
+            });
+            assert_eq!(bindings[0], bindings[1]);
+        }
+    }
+    assert!(dropped.iter().all(|count| *count > 4), "{dropped:?}");
+}
+
 /// A node goes back to a copy of its store from before both sides said something.
 fn part(pair: &mut Pair, node: usize) {
     let backup = pair.world.nodes[node].store.clone();

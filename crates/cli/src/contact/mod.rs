@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use junto_agent::{
-    Agent, ConnectionFault, ConnectionId, ConnectionView, Event, Events, Lines, Overview, Progress,
-    Resync, Tag,
+    Agent, ConnectionFault, ConnectionId, ConnectionView, Event, Events, Lines, NoiseView,
+    Overview, Progress, Resync, Tag,
 };
 use junto_devices::{ContactId, MessageName, News};
 use junto_files::Line;
@@ -54,6 +54,8 @@ const BOOK: &str = "contacts";
 const NAME_MAX: usize = 64;
 /// How long relays may take where only the newest state is asked for.
 const GLANCE: Duration = Duration::from_secs(3);
+/// How long what waits in a full queue takes on a line with noise (decision 15), and a little more.
+const BACKLOG: Duration = Duration::from_secs(15);
 /// The least that a relay that is there may take, when the user's patience is over.
 const MOMENT: Duration = Duration::from_millis(500);
 
@@ -443,12 +445,23 @@ impl Contacts {
     async fn glance(&self, is_meant: impl Fn(Tag) -> bool) {
         if let Ok(overview) = self.overview().await {
             let all = overview.connections.iter();
+            let meant: Vec<_> = all.filter(|it| is_meant(it.tag)).collect();
             let lines = Lines {
-                connections: all.filter(|it| is_meant(it.tag)).map(|it| it.id).collect(),
+                connections: meant.iter().map(|it| it.id).collect(),
                 ..Lines::default()
             };
-            let _ = self.settle(lines, GLANCE).await;
+            let is_heard = self.settle(lines.clone(), GLANCE).await.is_ok();
+            let is_slow = meant.iter().any(|it| it.noise != NoiseView::default());
+            if !is_heard && is_slow && self.is_reachable(lines.clone()).await {
+                let _ = self.settle(lines, BACKLOG).await;
+            }
         }
+    }
+
+    /// Whether no relay of these lines is known to be away.
+    async fn is_reachable(&self, lines: Lines) -> bool {
+        let missing = self.missing(lines, Need::Both).await;
+        missing.is_ok_and(|missing| missing.down().next().is_none())
     }
 
     /// Waits until relays have taken what is to leave for these. If one is not there, the user is told so.

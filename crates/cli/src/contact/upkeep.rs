@@ -386,7 +386,7 @@ pub(super) async fn resync(
                 format_args!("there are new keys for {name}, but its first word in them has not come"),
             )
             .help(format_args!(
-                "nothing was asked for now: it comes when {name} runs something. If a relay has lost it, ask again after an hour, or have {name} run `junto contact resync`"
+                "nothing was asked for now: it comes when {name} runs something. If a relay has lost it, ask again in a minute, or have {name} ask (`junto contact resync`; in SimpleX, renegotiate the encryption)"
             ));
             return Err(contacts.late(id, Need::Both, failure).await);
         }
