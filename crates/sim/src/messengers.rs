@@ -98,10 +98,15 @@ struct World {
     homes: Vec<usize>,
     /// Whether each receives on a second relay as well.
     doubles: bool,
+    /// When queues move to another relay, or to another queue on the same one, if they do.
+    rotation: Option<Dice>,
+    relays: usize,
     /// Which promises hold.
     terms: Terms,
     /// Whether a connection cannot go on, as its ends were told.
     failed: bool,
+    /// Whether a new queue was given up, because its relay said that it has none.
+    gave_up: bool,
     /// Whether a party gives one address to all instead of a link to each.
     public: Vec<bool>,
     quota: u64,
@@ -140,6 +145,7 @@ pub fn run_with(seed: Seed, keep: bool, mutation: Mutation, faults: Faults) -> R
     let parties = if dice.chance(750) { 2 } else { 3 };
     let relays = if dice.chance(500) { 1 } else { 2 };
     let mut world = World::new(seed, keep, (parties, relays), (mutation, faults));
+    world.may_rotate(seed);
     let result = world.play();
     world.end(result)
 }
@@ -166,8 +172,11 @@ impl World {
             parties,
             homes: (0..parties).map(|_| dice.index(relays)).collect(),
             doubles: false,
+            rotation: None,
+            relays,
             terms: Terms::Honest,
             failed: false,
+            gave_up: false,
             public: (0..parties).map(|_| dice.chance(400)).collect(),
             quota: dice.between(1, 10),
             notebooks: (0..parties).map(|_| Notebook::default()).collect(),
@@ -180,6 +189,12 @@ impl World {
             mutation,
             dice,
         }
+    }
+
+    /// In most runs queues are replaced all the time, whatever else happens.
+    fn may_rotate(&mut self, seed: Seed) {
+        let mut dice = seed.dice("rotation");
+        self.rotation = dice.chance(700).then_some(dice);
     }
 
     fn end(mut self, result: Checked) -> Run {
@@ -318,9 +333,21 @@ impl World {
         if self.doubles {
             self.double(party, connection);
         }
+        self.rotate(party, connection);
         let bursts = if self.dice.chance(200) { 4 } else { 1 };
         for _ in 0..bursts {
             self.send(party, peer, connection);
+        }
+    }
+
+    /// Now and then, also while the one before is under way.
+    fn rotate(&mut self, party: usize, connection: ConnectionId) {
+        let Some(dice) = self.rotation.as_mut().filter(|_| self.memories[party].up) else {
+            return;
+        };
+        if dice.chance(60) {
+            let relay = Some(self.agents.relay_address(dice.index(self.relays)));
+            self.call(party, Call::Other, Command::Rotate { connection, relay });
         }
     }
 
@@ -532,7 +559,16 @@ impl World {
                 self.failed = true;
                 Ok(())
             }
-            Event::RotationFailed { .. } if self.terms == Terms::Copies => Ok(()),
+            Event::RotationFailed { .. } if self.terms != Terms::Honest => {
+                self.gave_up = true;
+                Ok(())
+            }
+            Event::Rotated { receives, .. } => {
+                if receives {
+                    self.agents.tally.count("rotations");
+                }
+                Ok(())
+            }
             Event::Opened { .. } => {
                 self.agents.tally.count("short links opened");
                 Ok(())
@@ -550,7 +586,15 @@ impl World {
                     _ => Ok(()),
                 }
             }
-            Event::RelayDown { .. } | Event::RelayUp { .. } | Event::Rotated { .. } => Ok(()),
+            Event::RelayDown { .. } | Event::RelayUp { .. } => Ok(()),
+            // A relay that goes back in time brings again what was read long ago: it can make it look as if the keys had
+            // parted. What comes next shows that they have not.
+            Event::RatchetBroken { .. } | Event::Unreadable { .. } | Event::Synchronised { .. }
+                if self.terms == Terms::Told && self.rotation.is_some() =>
+            {
+                self.agents.tally.count("false alarms about keys");
+                Ok(())
+            }
             // What a relay that lies may say at any time.
             Event::TakenOver { .. } | Event::AddressMoved { .. } if self.terms != Terms::Honest => {
                 Ok(())

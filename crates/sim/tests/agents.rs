@@ -9,6 +9,7 @@ fn agents() {
         messengers::run(seed, keep, Mutation::Faithful)
     });
     eprintln!("{tally}");
+    assert!(tally.of("rotations") > 0);
 }
 
 #[test]
@@ -34,6 +35,21 @@ fn lying_relays() {
         messengers::run_with_lying_relays(seed, keep, Mutation::Faithful)
     });
     eprintln!("{tally}");
+    assert!(tally.of("rotations") > 0);
+}
+
+/// Seeds that have found a fault: a message in a new queue before that is anybody's, one that comes once more after its queue
+/// was replaced.
+#[test]
+fn seeds_that_found_something() {
+    for seed in [0, 466] {
+        let run = messengers::run(Seed(seed), false, Mutation::Faithful);
+        run.result.unwrap();
+    }
+    for seed in [32, 599] {
+        let run = messengers::run_with_lying_relays(Seed(seed), false, Mutation::Faithful);
+        run.result.unwrap();
+    }
 }
 
 /// With an honest relay beside the one that lies, nothing is lost at all.

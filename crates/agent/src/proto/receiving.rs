@@ -196,6 +196,8 @@ impl Connection {
         let opened = match ratchet.decrypt(ratcheted, rng) {
             Ok(opened) => opened,
             Err(_) if is_copy => return Err(Unusable::Ignored),
+            // It was read when there were copies, and its sender did not know that its relay had it.
+            Err(_) if self.is_repeated_inside(&inner) => return Err(Unusable::Ignored),
             // It came through the other queue as well.
             Err(RatchetError::Duplicate) if may_repeat => return Err(Unusable::Ignored),
             Err(error) => {

@@ -31,7 +31,7 @@ use super::layer::SealedBody;
 use super::message::Body;
 use super::newcomer::{Newcomer, Offered, Progress, Step};
 use super::parallel::{QUEUES_MAX, Slot};
-use super::queue::{Held, ReceiveQueue, Subscription};
+use super::queue::{Held, ReceiveQueue, Sender, Subscription};
 use super::relay::{Answer, Refusal, RelayId};
 use super::wire::{Malformed, Reader};
 
@@ -614,25 +614,28 @@ impl Connection {
         let Some(next) = &self.rotation.next else {
             return;
         };
-        let (Some(created), Some(sender)) = (&next.queue.created, &next.queue.sender) else {
+        let Some(created) = &next.queue.created else {
             return;
         };
-        let is_peers = created.delivery.open(&message, sealed).is_ok_and(|opened| {
-            let junto_smp::message::Delivered::Message { body, .. } = opened.content() else {
-                return false;
-            };
-            let opened = SealedBody::read(body).map(|sealed| sealed.open(&sender.key));
-            let Ok(Ok(opened)) = opened else { return false };
-            let envelope = Envelope::read(opened.envelope());
-            matches!(
-                envelope,
-                Ok(Envelope::Message { .. }
-                    | Envelope::Numbered { .. }
-                    | Envelope::RatchetKey { .. })
-            )
-        });
-        if !is_peers || !next.is_open() {
-            // Not of anybody whom we know: it must not keep the queue from going on.
+        let sender = next.queue.sender.as_ref();
+        let is_of = |sender: &Sender| {
+            created.delivery.open(&message, sealed).is_ok_and(|opened| {
+                let junto_smp::message::Delivered::Message { body, .. } = opened.content() else {
+                    return false;
+                };
+                let opened = SealedBody::read(body).map(|sealed| sealed.open(&sender.key));
+                let Ok(Ok(opened)) = opened else { return false };
+                let envelope = Envelope::read(opened.envelope());
+                matches!(
+                    envelope,
+                    Ok(Envelope::Message { .. }
+                        | Envelope::Numbered { .. }
+                        | Envelope::RatchetKey { .. })
+                )
+            })
+        };
+        if !sender.is_some_and(is_of) || !next.is_open() {
+            // Not of anybody whom we know, or before the peer has given its keys: it must not keep the queue from going on.
             return next
                 .queue
                 .acknowledge(message, Owner::Next(self.id), effects);
@@ -1167,6 +1170,22 @@ mod tests {
         assert!(connection.rotation.next.is_none());
         assert_eq!(connection.outbox.len(), 1, "the list");
         assert!(connection.parallel.again.left_out());
+    }
+
+    #[test]
+    fn what_lies_in_a_new_queue_before_it_has_a_sender_does_not_hold_it_up() {
+        let (mut connection, mut effects, mut rng) = active();
+        let relay: ServerAddress = RELAY.parse().unwrap();
+        connection.rotate(relay, &mut effects, &mut rng).unwrap();
+        let next = connection.rotation.next.as_mut().unwrap();
+        created(&mut next.queue, &mut rng);
+        assert!(next.queue.sender.is_none());
+        let relay = next.queue.relay;
+        effects.relay_up(relay);
+        let message = junto_smp::id::MessageId::random(&mut rng);
+        connection.next_delivers(message, &[7; 100], &mut effects);
+        assert!(effects.awaits_message(Owner::Next(connection.id)));
+        assert!(connection.rotation.next.is_some());
     }
 
     #[test]
