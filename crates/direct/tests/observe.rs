@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod between;
 
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use between::Between;
 use junto_direct::{Direct, Observer, Reach};
 use junto_session::{
     PartyIndex,
@@ -81,69 +80,6 @@ fn observer(place: SocketAddr, fingerprint: [u8; 32]) -> Observer {
         hosts: vec!["nobody.invalid".to_owned(), place.ip().to_string()],
         port: place.port(),
         fingerprint,
-    }
-}
-
-/// Somebody in between, as a NAT is: packets leave it from another port.
-struct Between {
-    place: SocketAddr,
-    outside: Arc<Mutex<Arc<UdpSocket>>>,
-    tasks: JoinSet<()>,
-    to: SocketAddr,
-    inside: Arc<UdpSocket>,
-    client: Arc<Mutex<Option<SocketAddr>>>,
-}
-
-impl Between {
-    async fn new(to: SocketAddr) -> Self {
-        let inside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        let mut between = Self {
-            place: inside.local_addr().unwrap(),
-            outside: Arc::new(Mutex::new(outside)),
-            tasks: JoinSet::new(),
-            to,
-            inside,
-            client: Arc::default(),
-        };
-        let (inside, outside) = (between.inside.clone(), between.outside.clone());
-        let client = between.client.clone();
-        between.tasks.spawn(async move {
-            let mut packet = [0; 2000];
-            while let Ok((length, from)) = inside.recv_from(&mut packet).await {
-                *client.lock().unwrap() = Some(from);
-                let outside = outside.lock().unwrap().clone();
-                let _ = outside.send_to(&packet[..length], to).await;
-            }
-        });
-        between.back();
-        between
-    }
-
-    fn back(&mut self) {
-        let (inside, client) = (self.inside.clone(), self.client.clone());
-        let outside = self.outside.lock().unwrap().clone();
-        self.tasks.spawn(async move {
-            let mut packet = [0; 2000];
-            while let Ok((length, _)) = outside.recv_from(&mut packet).await {
-                let client = *client.lock().unwrap();
-                if let Some(client) = client {
-                    let _ = inside.send_to(&packet[..length], client).await;
-                }
-            }
-        });
-    }
-
-    fn seen(&self) -> SocketAddr {
-        self.outside.lock().unwrap().local_addr().unwrap()
-    }
-
-    /// From now on packets leave it from another port.
-    async fn rebind(&mut self) {
-        let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        *self.outside.lock().unwrap() = outside;
-        self.back();
-        assert!(self.to.port() > 0);
     }
 }
 
