@@ -61,6 +61,7 @@ fn what_a_program_has_started_ends_with_a_run_that_is_stopped() {
         let _relay = pair(&stage);
         let mut both = [1, 2].map(|party| start(&stage, party, &[], &["sh", "-c", STAYS]));
         for process in &mut both {
+            assert_eq!(process.line()["state"], "formed");
             assert_eq!(process.word(), "here");
         }
         let [first, second] = both;
@@ -84,6 +85,7 @@ fn a_program_does_not_outlive_a_run_that_is_killed() {
     let alone = "echo $$ >> \"$OUT/pids\"; echo here; exec sleep 1000";
     let mut both = [1, 2].map(|party| start(&stage, party, &[], &["sh", "-c", alone]));
     for process in &mut both {
+        assert_eq!(process.line()["state"], "formed");
         assert_eq!(process.word(), "here");
     }
     for process in both {
@@ -102,8 +104,9 @@ fn what_we_say_has_lines_of_its_own() {
     let both = [1, 2].map(|party| start(&stage, party, &[], &["sh", "-c", "printf abc"]));
     for ended in wait_all(both.into()) {
         assert_eq!(ended.ok()["program"]["exit_code"], 0);
-        assert_eq!(ended.lines.len(), 2, "{ended:#?}");
-        assert_eq!(ended.lines[0], "abc");
+        assert_eq!(ended.lines.len(), 3, "{ended:#?}");
+        assert_eq!(ended.lines[0]["state"], "formed");
+        assert_eq!(ended.lines[1], "abc");
     }
 }
 

@@ -180,8 +180,18 @@ fn one_command_each_from_a_link_to_the_result() {
     let link = host.link();
     let second = start(&stage, 2, &["--join", &link], &[]);
     let third = start(&stage, 3, &["--join", &link], &[]);
-    ran_well(&wait_all(vec![host, second, third]));
+    let all = wait_all(vec![host, second, third]);
+    ran_well(&all);
     assert_eq!(results(&stage, 3), ["[0, 1, 2]"; 3]);
+    // Programs hear what people do: who is in it, and the safety code.
+    let formed = |party: &Ended| {
+        let is_formed = |line: &&serde_json::Value| line["state"] == "formed";
+        let line = party.lines.iter().find(is_formed).unwrap();
+        assert_eq!(line["roster"].as_array().unwrap().len(), 3, "{line}");
+        line["safety_code"].as_str().unwrap().to_owned()
+    };
+    let codes: Vec<String> = all.iter().map(formed).collect();
+    assert!(codes.iter().all(|code| *code == codes[0]), "{codes:?}");
     // Once more, with the same parties, in another order.
     for party in 0..3 {
         fs::remove_file(stage.path(&format!("result{party}"))).unwrap();
@@ -269,6 +279,46 @@ fn who_does_not_come_is_named_and_nothing_is_lost() {
 }
 
 #[test]
+fn who_takes_direct_paths_alone_and_who_takes_none_hear_of_each_other_before_they_begin() {
+    for parties in [2, 3] {
+        let stage = Stage::new();
+        let (_relay, address) = stage.relay();
+        let formed = stage.session(&address, parties);
+        let wishes = ["direct-only", "relay-only", "prefer-direct"];
+        let all = (1..=parties).map(|party| {
+            let place = ["--session", "s", "--paths", wishes[party - 1]];
+            start(&stage, party, &place, &[])
+        });
+        let mut apart = [&formed[0], &formed[1]].map(|party| party["me"].as_u64().unwrap());
+        for ended in wait_all(all.collect()) {
+            let error = ended.failed(5);
+            let message = error["message"].as_str().unwrap();
+            let [direct, relays] = apart;
+            let said = format!("party {direct} takes direct paths alone, and party {relays} none");
+            assert!(message.contains(&said), "{ended:#?}");
+            assert!(
+                error["help"].as_str().unwrap().contains("prefer-direct"),
+                "{error}"
+            );
+        }
+        // Those two know before all have met.
+        for party in apart {
+            assert!(!stage.path(&format!("begun{party}")).exists(), "{party}");
+        }
+        // Nothing of it is left in the session.
+        let again: Vec<Process> = (1..=parties)
+            .map(|party| start(&stage, party, &["--session", "s"], &[]))
+            .collect();
+        ran_well(&wait_all(again));
+        apart.sort_unstable();
+        for ended in (1..=2).map(|party| stage.run(&format!("p{party}"), &["session", "show", "s"]))
+        {
+            assert_eq!(ended.ok()["state"], "formed", "{apart:?}");
+        }
+    }
+}
+
+#[test]
 fn a_run_that_is_stopped_stops_its_program_and_says_so_to_the_others() {
     let stage = Stage::new();
     let (_relay, address) = stage.relay();
@@ -289,6 +339,7 @@ fn a_run_that_is_stopped_stops_its_program_and_says_so_to_the_others() {
     };
     let (mut first, mut second) = (sleep("p1"), sleep("p2"));
     for process in [&mut first, &mut second] {
+        assert_eq!(process.line()["state"], "formed");
         assert_eq!(process.word(), "here");
     }
     first.signal("TERM");

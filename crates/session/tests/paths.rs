@@ -6,7 +6,10 @@ mod wires;
 
 use std::{sync::Arc, time::Duration};
 
-use junto_session::adapters::tcp::{Greeting, Mesh, MeshError, Outcome, Policy, Ways};
+use junto_session::{
+    Members,
+    adapters::tcp::{Greeting, Mesh, MeshError, Outcome, Policy, Ways},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -187,6 +190,47 @@ async fn nobody_is_called_unless_both_want_it() {
         end.unwrap();
     }
     assert_eq!((wires.calls(), wires.carried()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_direct_paths_alone_and_who_takes_none_are_named_to_all() {
+    let wires = Wires::new();
+    let parties = parties(3).await;
+    let policies = [Policy::DirectOnly, Policy::RelayOnly, Policy::PreferDirect];
+    let mut meshes = Vec::new();
+    for (party, policy) in parties.iter().zip(policies) {
+        let ways: Arc<dyn Ways> = wires.of(party.session.me());
+        let place = "127.0.0.1:1".parse().unwrap();
+        let ways = Some((policy, ways));
+        let mesh = Mesh::open_with(&party.session, place, Greeting::Unknown, ways);
+        meshes.push(mesh.await.unwrap());
+    }
+    let [first, second] = [0, 1].map(|at: usize| Members::NONE.with(parties[at].session.me()));
+    for mesh in &meshes {
+        let error = timeout(PATIENCE, mesh.failed()).await.unwrap();
+        assert!(
+            matches!(error, MeshError::Apart { direct, relays } if direct == first && relays == second),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_wish_is_named_and_one_of_another_life_means_nothing() {
+    let two = two([Policy::RelayOnly; 2], PATIENCE).await;
+    let other = &two.parties[1].session;
+    let says = other.channel("junto wish 1").await.unwrap();
+    let to = two.parties[0].session.me();
+    // An earlier run has left it, say.
+    let stale = [&[7; 16][..], &[1]].concat();
+    says.send(to, stale).await.unwrap();
+    two.transfer().await;
+    says.send(to, vec![2; 17]).await.unwrap();
+    let error = timeout(PATIENCE, two.meshes[0].failed()).await.unwrap();
+    assert!(
+        matches!(error, MeshError::Lied { party, .. } if party == other.me()),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

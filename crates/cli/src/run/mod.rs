@@ -33,6 +33,8 @@ const NOTICE: Duration = Duration::from_secs(10);
 const WAITS: Duration = Duration::from_secs(3);
 /// After so long in which one program has ended and ours runs on, the user hears of it.
 const ALONE: Duration = Duration::from_secs(5);
+/// After so long without a direct path where there was one, the user hears of it.
+const BACK: Duration = Duration::from_secs(3);
 /// After so long without a sign of life, the user hears of it.
 const QUIET: Duration = Duration::from_secs(30);
 
@@ -44,6 +46,9 @@ pub(crate) async fn run(arguments: Run, global: &Global, output: Output) -> Resu
     Junto::with(global, async |junto| {
         let (session, summary) = meet(junto, &arguments, output).await?;
         output.say(introduction(&summary));
+        if output.json {
+            output.result(&session::describe(&summary), String::new)?;
+        }
         let stripes = usize::from(arguments.stripes);
         if stripes > 1 {
             let patience = arguments.wait.patience();
@@ -262,16 +267,16 @@ async fn begin(
     let deadline = Instant::now() + patience;
     let progress = output.progress("waiting for the others to begin");
     let mut present = mesh.present();
-    while present != mesh.others() {
+    loop {
         let more = mesh.more(present, deadline).await;
         present = more.map_err(|error| mesh_failure(session, error))?;
         let missing = mesh.others().minus(present);
-        if !missing.is_empty() {
-            progress.step(format!("waiting for {} to begin", names(session, missing)));
+        if missing.is_empty() {
+            progress.done();
+            return Ok(());
         }
+        progress.step(format!("waiting for {} to begin", names(session, missing)));
     }
-    progress.done();
-    Ok(())
 }
 
 /// What the end of a run needs.
@@ -293,7 +298,10 @@ impl Ending<'_> {
                 let _ = mesh.finish(Outcome::Stopped).await;
                 self.output
                     .say("The run cannot go on; waiting for the program to end.");
-                if timeout(NOTICE, program.wait()).await.is_err() {
+                // It has barely begun.
+                let apart = matches!(error, MeshError::Apart { .. });
+                let notice = if apart { Duration::ZERO } else { NOTICE };
+                if timeout(notice, program.wait()).await.is_err() {
                     program.terminate().await;
                 }
                 return Err(mesh_failure(self.session, error));
@@ -401,23 +409,19 @@ async fn tell_of_silence(mesh: &Mesh, session: &Session, limit: Duration, output
 
 /// Says whose program has ended while ours runs on: it may wait for that one in vain. Never returns.
 async fn tell_of_ends(mesh: &Mesh, session: &Session, output: Output) {
-    let (mut told, mut done) = (Members::NONE, Members::NONE);
+    let mut told = Members::NONE;
     loop {
+        let done = mesh.other_done(told).await;
         tokio::time::sleep(ALONE).await;
-        // Those that had ended the last time already.
-        let late = done.minus(told);
-        if !late.is_empty() {
-            output.say(format_args!(
-                "The program of {} has ended, without an error; yours still runs.",
-                names(session, late)
-            ));
-        }
-        told = late.iter().fold(told, Members::with);
-        done = mesh.done();
+        output.say(format_args!(
+            "The program of {} has ended, without an error; yours still runs.",
+            names(session, done.minus(told))
+        ));
+        told = done;
     }
 }
 
-/// Says to whom there is a direct path, and to whom no more. Never returns.
+/// Says to whom there is a direct path, and to whom no more, unless it is back soon, or that party is done. Never returns.
 async fn tell_of_paths(mesh: &Mesh, session: &Session, paths: Paths, output: Output) {
     let mut known = Members::NONE;
     let without = match paths {
@@ -426,17 +430,23 @@ async fn tell_of_paths(mesh: &Mesh, session: &Session, paths: Paths, output: Out
     };
     loop {
         let direct = mesh.other_direct(known).await;
-        let (more, fewer) = (direct.minus(known), known.minus(direct));
+        let more = direct.minus(known);
         if !more.is_empty() {
             output.say(format_args!("Direct path to {}.", names(session, more)));
+            known = more.iter().fold(known, Members::with);
+            continue;
         }
-        if !fewer.is_empty() {
+        // Who is done ends it, and that it is done is heard a moment later.
+        tokio::time::sleep(BACK).await;
+        let fewer = known.minus(mesh.direct());
+        let missed = fewer.minus(mesh.done());
+        if !missed.is_empty() {
             output.say(format_args!(
                 "The direct path to {} has ended; {without}.",
-                names(session, fewer)
+                names(session, missed)
             ));
         }
-        known = direct;
+        known = known.minus(fewer);
     }
 }
 
@@ -521,13 +531,17 @@ fn mesh_failure(session: &Session, error: MeshError) -> Failure {
         }
         MeshError::Over { .. } => Failure::failed(message)
             .help("ask that party what its program said, then all run it once more"),
+        MeshError::Apart { .. } => Failure::refused(message).help(format_args!(
+            "agree on `--paths`: with `prefer-direct` on both sides, or `relay-only` on all, each reaches each; then all run `junto run --session {} -- …` once more",
+            session.name()
+        )),
         MeshError::Lied { .. } => Failure::new(Exit::Misbehaved, message),
         MeshError::Session(error) => return failure_of(&error),
         MeshError::Stuck { .. } => Failure::new(Exit::Unreachable, message).help(format_args!(
             "its program may hang, or what it reads may wait for something else; {again}"
         )),
         MeshError::Unreached { .. } => Failure::new(Exit::Unreachable, message).help(format_args!(
-            "there is no direct path to it, or it does not want one: `--paths prefer-direct` goes over the relays then; {again}"
+            "no direct path came about, because of a NAT or firewall between you, say: `--paths prefer-direct` goes over the relays then; {again}"
         )),
         MeshError::Stranger { .. } => Failure::failed(message)
             .help("somebody else on this machine took the port; run it once more"),

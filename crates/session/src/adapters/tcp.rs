@@ -14,6 +14,7 @@ mod path;
 mod place;
 mod silence;
 mod stream;
+mod wish;
 
 pub use greeting::Greeting;
 pub use mesh::{Mesh, MeshError};

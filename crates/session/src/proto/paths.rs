@@ -19,6 +19,9 @@ use super::{
 
 /// Label of the channel on which parties say how they are reached. The number at its end is the version of this format.
 pub(crate) const LABEL: &str = "junto paths 1";
+/// Label of the channel on which parties say which ways they want, where others have to know. The number at its end is the
+/// version of this format.
+pub(crate) const WISH_LABEL: &str = "junto wish 1";
 /// Addresses at which one party says that it is reached.
 pub const PLACES_MAX: usize = 16;
 /// Numbers that may be under way beyond what was acknowledged.
@@ -105,6 +108,47 @@ impl Offer {
             named,
             contact,
         })
+    }
+}
+
+/// What a party wants, so that another one may not meet it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// No direct paths.
+    RelayOnly,
+    /// Direct paths alone.
+    DirectOnly,
+}
+
+/// A wish, and the life of whose party it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) life: Life,
+    pub(crate) wish: Wish,
+}
+
+impl Told {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put(&self.life.0).put_u8(match self.wish {
+            Wish::RelayOnly => 0,
+            Wish::DirectOnly => 1,
+        });
+        out
+    }
+
+    /// # Errors
+    /// [`Malformed`].
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new("wish about paths", bytes);
+        let life = Life(reader.array()?);
+        let wish = match reader.u8()? {
+            0 => Wish::RelayOnly,
+            1 => Wish::DirectOnly,
+            _ => return Err(reader.malformed()),
+        };
+        reader.finish()?;
+        Ok(Self { life, wish })
     }
 }
 
@@ -539,5 +583,18 @@ mod tests {
         assert!(Offer::decode(&offer(twice).encode()).is_err());
         assert!(Offer::decode(&bytes[..bytes.len() - 1]).is_err());
         assert!(Offer::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn wishes_have_one_encoding() {
+        for wish in [Wish::RelayOnly, Wish::DirectOnly] {
+            let life = Life([1; 16]);
+            let told = Told { life, wish };
+            let bytes = told.encode();
+            assert_eq!(Told::decode(&bytes).unwrap(), told);
+            assert!(Told::decode(&bytes[..16]).is_err());
+            assert!(Told::decode(&[&bytes[..], &[0]].concat()).is_err());
+        }
+        assert!(Told::decode(&[2; 17]).is_err());
     }
 }

@@ -345,6 +345,11 @@ impl Link {
             .map(|theirs| (self.life, theirs))
     }
 
+    /// The life of the other party that was heard of last.
+    pub(crate) fn theirs(&self) -> Option<Life> {
+        self.theirs
+    }
+
     /// Takes a message of the other party.
     ///
     /// # Errors

@@ -30,12 +30,13 @@ use super::{
     place,
     silence::{self, Claim, Heard, LOOK_EVERY, OVERDUE},
     stream::{self, Connection},
+    wish::{self, Wishes},
 };
 use crate::{
-    Channel, Members, PartyIndex, Session, SessionError,
+    Channel, ChannelMessage, Members, PartyIndex, Session, SessionError,
     proto::{
         Malformed,
-        paths::{self, is_packet},
+        paths::{self, Told, is_packet},
         streams::{Event, LABEL, Life, Link, Outcome, STREAMS_MAX, StreamId},
     },
 };
@@ -102,6 +103,20 @@ pub enum MeshError {
         /// For how long at least.
         waited: Duration,
     },
+    /// Parties take direct paths alone, and others none: no way leads from the ones to the others.
+    #[error("{}, and {}: what their programs say to each other has no way", match direct.len() {
+        1 => format!("party {direct} takes direct paths alone"),
+        _ => format!("parties {direct} take direct paths alone"),
+    }, match relays.len() {
+        1 => format!("party {relays} none"),
+        _ => format!("parties {relays} none"),
+    })]
+    Apart {
+        /// Who takes direct paths alone.
+        direct: Members,
+        /// Who takes none.
+        relays: Members,
+    },
     /// A party began anew while programs ran: what its program had open is gone.
     #[error("party {party} began anew in the middle")]
     Restarted {
@@ -154,6 +169,7 @@ impl MeshError {
             Self::Session(error) => error.blamed(),
             Self::Listen(_) | Self::Stranger { .. } => Members::NONE,
             Self::Absent { missing } => *missing,
+            Self::Apart { direct, relays } => relays.iter().fold(*direct, Members::with),
             // Nobody here can tell which of them it is.
             Self::Over {
                 party,
@@ -189,6 +205,10 @@ pub(super) struct Hub {
     channel: Channel,
     /// Ways beside the queues, if there may be any.
     pub(super) paths: Option<Paths>,
+    /// Which ways we want.
+    pub(super) wishes: Wishes,
+    /// Our life.
+    life: Life,
     /// Direct paths so far.
     pub(super) lines: AtomicU64,
     /// Where our program listens.
@@ -235,8 +255,12 @@ pub(super) struct State {
     left: Option<Instant>,
     /// What it gave up with is being weighed.
     claim: Option<Claim>,
+    /// What it wants, by its own word.
+    pub(super) wish: Option<Told>,
+    /// It is to hear what we want.
+    pub(super) owes_wish: bool,
     /// A message is on its way to the store.
-    sending: bool,
+    pub(super) sending: bool,
 }
 
 /// What became of a message.
@@ -289,6 +313,9 @@ impl Mesh {
                 Link::new(Life(life), session.me() < *party, session.everybody()),
             )
         };
+        let policy = ways
+            .as_ref()
+            .map_or(Policy::RelayOnly, |(policy, _)| *policy);
         let paths = match ways {
             Some((policy, ways)) if policy != Policy::RelayOnly => Some(Paths {
                 policy,
@@ -301,6 +328,8 @@ impl Mesh {
         let hub = Arc::new(Hub {
             channel: session.channel(LABEL).await?,
             paths,
+            wishes: Wishes::open(session, policy).await?,
+            life: Life(life),
             lines: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             program,
@@ -329,6 +358,7 @@ impl Mesh {
             hub.spawn(path::look(hub.clone()));
             hub.spawn(path::accept(hub.clone()));
         }
+        hub.spawn(wish::look(hub.clone()));
         hub.spawn(hear(hub.clone()));
         Ok(Self { hub, ways, doors })
     }
@@ -355,11 +385,20 @@ impl Mesh {
 
     /// Waits until there are direct paths to others than `known`.
     pub async fn other_direct(&self, known: Members) -> Members {
+        self.other_than(known, Self::direct).await
+    }
+
+    /// Waits until the programs of others than `known` have ended well.
+    pub async fn other_done(&self, known: Members) -> Members {
+        self.other_than(known, Self::done).await
+    }
+
+    async fn other_than(&self, known: Members, which: impl Fn(&Self) -> Members) -> Members {
         let mut changed = self.hub.changed.subscribe();
         loop {
-            let direct = self.direct();
-            if direct != known {
-                return direct;
+            let now = which(self);
+            if now != known {
+                return now;
             }
             if changed.changed().await.is_err() {
                 core::future::pending::<()>().await;
@@ -370,13 +409,17 @@ impl Mesh {
     /// Waits until somebody else has begun, or everybody has; `deadline` bounds the wait.
     ///
     /// # Errors
-    /// [`MeshError::Absent`] after `deadline`, and whatever ends the mesh.
+    /// [`MeshError::Absent`] after `deadline`, [`MeshError::Apart`] if all are there and cannot meet, and whatever ends
+    /// the mesh.
     pub async fn more(&self, before: Members, deadline: Instant) -> Result<Members, MeshError> {
         let mut changed = self.hub.changed.subscribe();
         let more = async {
             loop {
                 let present = self.present();
-                if present != before || present == self.others() {
+                let all = present == self.others();
+                // If they cannot meet, that is about to end the mesh: our program does not begin for nothing.
+                let ends = all && self.hub.apart().is_some();
+                if !ends && (all || present != before) {
                     return present;
                 }
                 if changed.changed().await.is_err() {
@@ -385,10 +428,11 @@ impl Mesh {
             }
         };
         tokio::select! {
+            biased;
+            error = self.failed() => Err(error),
             present = timeout_at(deadline, more) => present.map_err(|_| MeshError::Absent {
                 missing: self.others().minus(self.present()),
             }),
-            error = self.failed() => Err(error),
         }
     }
 
@@ -526,9 +570,13 @@ impl State {
 
     /// What is next to be said.
     fn word(&mut self, hub: &Hub) -> Option<Word> {
-        let word = match &hub.paths {
-            None => self.link.message().map(Word::Queue),
-            Some(paths) => {
+        // Before anything that follows: a hello lets the other end begin.
+        let wish = hub.wishes.own().filter(|_| self.owes_wish);
+        self.owes_wish = false;
+        let word = match (wish, &hub.paths) {
+            (Some(wish), _) => Some(Word::Wish(wish)),
+            (None, None) => self.link.message().map(Word::Queue),
+            (None, Some(paths)) => {
                 let closing = hub.closing.load(Ordering::Relaxed);
                 let (pair, link) = (&mut self.pair, &mut self.link);
                 pair.word(link, paths.policy, closing, Instant::now())
@@ -546,6 +594,7 @@ impl State {
         line: Option<u64>,
     ) -> Result<Taken, Malformed> {
         let now = Instant::now();
+        let theirs = self.link.theirs();
         let acknowledged = self.pair.sequence.acknowledged();
         let messages = match is_packet(payload) && hub.paths.is_some() {
             // Of a path that is gone, or left in the channel by an earlier run.
@@ -565,6 +614,8 @@ impl State {
         if events.contains(&Event::Restarted) {
             self.pair.begin_anew();
         }
+        // Each life of it is told.
+        self.owes_wish |= self.link.theirs() != theirs;
         self.left = self.link.has_left().then_some(now).or(self.left);
         Ok(Taken { events, is_new })
     }
@@ -627,13 +678,13 @@ impl Hub {
         })
     }
 
-    fn members(&self, which: impl Fn(&mut State) -> bool) -> Members {
+    pub(super) fn members(&self, which: impl Fn(&mut State) -> bool) -> Members {
         let chosen = self.peers.values().filter(|peer| peer.with(&which));
         chosen.fold(Members::NONE, |all, peer| all.with(peer.party))
     }
 
     /// Waits until it is so with every other party.
-    async fn until(&self, is: impl Fn(&mut State) -> bool) {
+    pub(super) async fn until(&self, is: impl Fn(&mut State) -> bool) {
         let mut changed = self.changed.subscribe();
         while !self.peers.values().all(|peer| peer.with(&is)) {
             if changed.changed().await.is_err() {
@@ -807,6 +858,8 @@ impl Peer {
                 took: Heard::at(Instant::now()),
                 left: None,
                 claim: None,
+                wish: None,
+                owes_wish: true,
                 sending: false,
             }),
             turn: tokio::sync::Mutex::default(),
@@ -957,6 +1010,11 @@ async fn say(hub: Arc<Hub>, party: PartyIndex) {
         };
         let sent = match word {
             Word::Queue(message) => hub.channel.send(party, message).await,
+            Word::Wish(wish) => {
+                let life = hub.life;
+                let told = Told { life, wish };
+                hub.wishes.channel.send(party, told.encode()).await
+            }
             Word::Again(number, packet) => {
                 let sent = hub.channel.send(party, packet).await;
                 peer.with(|state| state.pair.sequence.is_queued(number));
@@ -1000,21 +1058,46 @@ async fn is_there(hub: &Hub, peer: &Peer) -> Result<(), SessionError> {
 
 /// Hears what all others say.
 async fn hear(hub: Arc<Hub>) {
+    let wished = hub.wishes.channel.next();
+    tokio::pin!(wished);
     loop {
-        let message = match hub.channel.next().await {
-            Ok(message) => message,
-            Err(error) => return hub.fail(error),
+        let said = hub.channel.next();
+        tokio::pin!(said);
+        let message = loop {
+            tokio::select! {
+                // What somebody wants is said before the hello that lets us begin.
+                biased;
+                message = &mut wished => {
+                    let Some(message) = taken(&hub, &hub.wishes.channel, message).await else { return };
+                    wish::hear(&hub, message.from, &message.payload);
+                    wished.set(hub.wishes.channel.next());
+                }
+                message = &mut said => break message,
+            }
         };
-        // Nothing of it outlives this process.
-        if let Err(error) = hub.channel.done(message.receipt).await {
-            return hub.fail(error);
-        }
+        let Some(message) = taken(&hub, &hub.channel, message).await else {
+            return;
+        };
         let party = message.from;
         let Some(peer) = hub.peer(party) else {
             continue;
         };
         take(&hub, peer, &message.payload, None).await;
     }
+}
+
+/// What came; nothing of it outlives this process. `None` if the session has ended.
+async fn taken(
+    hub: &Hub,
+    channel: &Channel,
+    came: Result<ChannelMessage, SessionError>,
+) -> Option<ChannelMessage> {
+    let done = async {
+        let message = came?;
+        channel.done(message.receipt).await?;
+        Ok::<_, SessionError>(message)
+    };
+    done.await.map_err(|error| hub.fail(error)).ok()
 }
 
 /// Takes what `peer` said, by the direct path `line` or the queues.

@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{mesh::ALIVE_EVERY, path::Policy, silence::Heard};
 use crate::proto::{
-    paths::{Contact, Offer, Sequence},
+    paths::{Contact, Offer, Sequence, Wish},
     streams::{Life, Link},
 };
 
@@ -69,6 +69,8 @@ pub(super) type LineId = u64;
 /// What is next to be said, and which way.
 pub(super) enum Word {
     Queue(Bytes),
+    /// Which ways we want.
+    Wish(Wish),
     /// A queue is to take what was under way.
     Again(u64, Bytes),
     /// It has room.
