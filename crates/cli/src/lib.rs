@@ -23,13 +23,12 @@ mod profile;
 mod relay;
 mod run;
 mod session;
+mod slip;
 mod talk;
 mod vault;
 mod way;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 pub use crate::embed::{Embedded, NewSession};
 pub use crate::failure::{Exit, Failure};
@@ -50,7 +49,10 @@ pub fn main() -> ExitCode {
     junto_relay::bench::child();
     // `junto run` starts this program again to become the one that it runs.
     run::tethered();
-    let cli = Cli::parse();
+    let cli = match slip::read() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let output = cli.global.output();
     log::start(cli.global.verbose);
     match run(cli, output) {

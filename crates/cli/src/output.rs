@@ -81,17 +81,22 @@ impl Output {
             let _ = writeln!(stderr, "help: {help}");
         }
         if self.json {
-            let value = serde_json::json!({ "error": {
-                "exit_code": failure.exit as u8,
-                "message": failure.message,
-                "help": failure.help,
-                "party": failure.party,
-            }});
-            let mut stdout = io::stdout().lock();
-            let _ = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
+            print_failure(failure);
         }
         failure.exit
     }
+}
+
+/// A failure, for programs.
+pub(crate) fn print_failure(failure: &Failure) {
+    let value = serde_json::json!({ "error": {
+        "exit_code": failure.exit as u8,
+        "message": failure.message,
+        "help": failure.help,
+        "party": failure.party,
+    }});
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
 }
 
 /// A long step; ends when dropped or finished.

@@ -27,7 +27,7 @@ use crate::open::{Junto, SETTLE, session_failure};
 use crate::output::{Output, qr_code};
 use crate::parties;
 use crate::profile;
-use crate::relay::parse_address;
+use crate::relay::{self, parse_address};
 use crate::way::{self, Views};
 
 /// How long relays may take where others are told or asked, and nothing waits for it.
@@ -499,6 +499,7 @@ pub(crate) async fn open(
         ))
         .help("choose another `--name`, go on with that one by `junto session wait`, or close it by `junto session close`"));
     }
+    let address = parse_address(&relay)?;
     let persona = persona(junto, policy, seat, relay)?;
     if policy == Policy::Pinned && persona.pinned.len() + 1 < parties.as_usize() {
         return Err(Failure::usage(format_args!(
@@ -512,8 +513,15 @@ pub(crate) async fn open(
         policy,
     };
     let progress = output.progress("asking the relay for a queue");
-    let made = junto.sessions.new_session(params, persona, patience).await;
-    let (forming, link) = made.map_err(session_failure)?;
+    let made = tokio::select! {
+        made = junto.sessions.new_session(params, persona, patience) => made.map_err(session_failure),
+        failure = relay::in_vain(&address, junto.socks.clone()) => {
+            // Nobody has heard of it.
+            let _ = junto.sessions.close(&name).await;
+            Err(failure)
+        }
+    };
+    let (forming, link) = made?;
     progress.done();
     let invitation = Invitation {
         session: name,

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod stage;
-use stage::{Ended, Process, Stage};
+use stage::{Ended, Process, Stage, wait_all};
 
 /// The help of a failure.
 #[track_caller]
@@ -258,6 +258,22 @@ fn whose_program_ends_while_ours_runs_on_is_told() {
         &["The program of party", "has ended, without an error"],
     );
     other.wait().ok();
+}
+
+#[test]
+fn a_direct_path_that_ends_with_its_party_is_nothing_to_tell() {
+    let stage = Stage::new();
+    let (_relay, address) = stage.relay();
+    stage.session(&address, 2);
+    let run = |party: &str, seconds: &str| {
+        let place = ["run", "--session", "s", "--paths", "prefer-direct"];
+        let program = ["--adapter", "mpyc", "--", "sh", "-c", seconds];
+        stage.start(party, &[&place[..], &program].concat())
+    };
+    for ended in wait_all(vec![run("p1", "sleep 2"), run("p2", "sleep 9")]) {
+        ended.ok();
+        assert!(!ended.stderr.contains("has ended; going"), "{ended:#?}");
+    }
 }
 
 #[test]

@@ -17,6 +17,39 @@ fn unknown_words_are_a_usage_error() {
 }
 
 #[test]
+fn a_slip_of_the_command_line_is_told_to_people_and_programs_alike() {
+    let stage = Stage::new();
+    for (arguments, helps) in [
+        (&["rnu"][..], "'run'"),
+        (&["sesion", "list"], "'session'"),
+        (&["session", "shwo", "s"], "'show'"),
+        (&["session", "show"], "Usage: "),
+        (&["session"], "--help"),
+        (&["frobnicate"], "Usage: "),
+        (&["run", "--new", "3", "python3", "x.py"], "-- python3 …"),
+    ] {
+        let ended = stage.run("p", arguments);
+        assert_eq!(ended.code, Some(2), "{ended:#?}");
+        let error = &ended.lines.last().unwrap()["error"];
+        assert_eq!(error["exit_code"], 2, "{ended:#?}");
+        let help = error["help"].as_str().unwrap();
+        assert!(help.contains(helps), "{arguments:?}: {help}");
+        if arguments != ["session"] {
+            ended.failed(2);
+            assert!(ended.stderr.contains(helps), "{ended:#?}");
+        }
+    }
+    stage
+        .run("p", &["run", "--new", "1", "--", "true"])
+        .failed(2);
+    let ended = stage.run_for_people("p", &["rnu"]);
+    assert!(
+        ended.code == Some(2) && ended.lines.is_empty(),
+        "{ended:#?}"
+    );
+}
+
+#[test]
 fn help_teaches_every_command() {
     for command in [
         "demo", "relay", "session", "bls", "run", "connect", "contact", "send", "recv", "chat",
@@ -44,6 +77,16 @@ fn a_session_without_a_relay_says_how_to_get_one() {
         "{}",
         ended.stderr
     );
+}
+
+#[test]
+fn a_folder_without_a_relay_says_how_to_make_one() {
+    let stage = Stage::new();
+    let nothing = stage.path("nothing");
+    let start = ["relay", "start", "--dir", nothing.to_str().unwrap()];
+    let ended = stage.run("operator", &start);
+    let help = ended.failed(1)["help"].as_str().unwrap().to_owned();
+    assert!(help.contains("junto relay init"), "{help}");
 }
 
 #[test]
@@ -82,8 +125,22 @@ fn a_relay_with_another_fingerprint_is_refused() {
         "smp://{}@{place}",
         "LcJUMfVhwD8yxjAiSaDzzGF3-kLG4Uh0Fl_ZIjrRwjI="
     );
-    let ended = stage.run("p", &["relay", "status", &wrong]);
-    assert_eq!(ended.code, Some(5), "{ended:?}");
+    let status = stage.run("p", &["relay", "status", &wrong]);
+    let status = status.failed(5);
+    // Nobody waits for it.
+    for (command, end) in [("session", &[][..]), ("run", &["--", "true"])] {
+        let new = match command {
+            "run" => ["run", "--new", "2"],
+            _ => ["session", "new", "--parties=2"],
+        };
+        let arguments = [&new[..], &["--relay", &wrong], end].concat();
+        let ended = stage.run("p", &arguments);
+        let error = ended.failed(5);
+        assert_eq!(error["message"], status["message"], "{ended:#?}");
+        assert_eq!(error["help"], status["help"], "{ended:#?}");
+    }
+    let left = stage.run("p", &["session", "list"]);
+    assert!(!left.ok().to_string().contains("preparing"), "{left:#?}");
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::profile::Policy;
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionCommand {
     /// Open a session: prints a link for the others, waits until all have joined
+    ///
+    /// While it waits this is the session's lobby: it says who comes and how many are missing, `junto session show` (when it does not run) who has asked,
+    /// `junto session drop` turns one away, and `junto session wait` goes on.
     New {
         /// Number of parties, yourself included
         #[arg(long, value_parser = clap::value_parser!(u16).range(2..=64))]

@@ -57,7 +57,11 @@ pub(super) fn text_of(name: &str, contact: &ConnectionView) -> String {
                 0 => String::new(),
                 count => format!(", {count} unread"),
             };
-            format!("{name}: connected, {}{unread}", shown(&contact.info))
+            let says = match contact.info.is_empty() {
+                true => String::new(),
+                false => format!(", {}", shown(&contact.info)),
+            };
+            format!("{name}: connected{says}{unread}")
         }
         Progress::Failed(fault) => format!("{name}: failed, {fault}"),
     }
@@ -66,7 +70,7 @@ pub(super) fn text_of(name: &str, contact: &ConnectionView) -> String {
 /// What a stranger says about itself, for people.
 pub(super) fn shown(info: &[u8]) -> String {
     match std::str::from_utf8(info) {
-        Ok("") => "(says nothing)".to_owned(),
+        Ok("") => "(gives no name)".to_owned(),
         Ok(text) => printable(text),
         Err(_) => format!("({} bytes)", info.len()),
     }

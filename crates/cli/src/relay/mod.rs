@@ -4,7 +4,7 @@ pub(crate) mod login;
 mod upkeep;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use junto_agent::client::{ClientError, ClientOptions, RelayClient, SocksServer};
 use junto_relay::{FolderError, Relay, RelayConfig, RelayError, RunningRelay, init_dir, load_dir};
@@ -17,6 +17,9 @@ use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::profile::ProfileConfig;
 use crate::way;
+
+/// A relay that has not answered after so long is looked at.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Runs one of the commands.
 pub(crate) async fn run(
@@ -225,17 +228,35 @@ pub(crate) fn parse_address(text: &str) -> Result<ServerAddress, Failure> {
     })
 }
 
-async fn status(text: &str, socks: Option<SocksServer>, output: Output) -> Result<(), Failure> {
-    let address = parse_address(text)?;
-    let started = Instant::now();
+/// A connection to a relay.
+async fn connect(
+    address: &ServerAddress,
+    socks: Option<SocksServer>,
+) -> Result<RelayClient, Failure> {
     let tls = ClientTls::new().map_err(|error| Failure::failed(format_args!("TLS: {error}")))?;
     let options = ClientOptions {
         socks,
         ..ClientOptions::default()
     };
-    let (client, _notices) = RelayClient::connect(&tls, &address, &options, None)
-        .await
-        .map_err(client_failure)?;
+    let connected = RelayClient::connect(&tls, address, &options, None).await;
+    let (client, _notices) = connected.map_err(client_failure)?;
+    Ok(client)
+}
+
+/// Why it is in vain to wait for a relay: it refuses, or somebody else answers in its place. Never returns otherwise.
+pub(crate) async fn in_vain(address: &ServerAddress, socks: Option<SocksServer>) -> Failure {
+    // One that is as it should be has answered by then.
+    tokio::time::sleep(SLOW).await;
+    match connect(address, socks).await {
+        Err(failure) if failure.exit == Exit::Refused => failure,
+        Err(_) | Ok(_) => core::future::pending().await,
+    }
+}
+
+async fn status(text: &str, socks: Option<SocksServer>, output: Output) -> Result<(), Failure> {
+    let address = parse_address(text)?;
+    let started = Instant::now();
+    let client = connect(&address, socks).await?;
     let connect_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let version = client.version().number();
     client.close().await;
