@@ -274,6 +274,11 @@ pub(crate) fn channels(bytes: &[u8]) {
                 assert_eq!(again, signed);
             }
         }
+        128..=130 => {
+            if let Some(again) = fuzzing::heard(kind - 128, bytes) {
+                assert_eq!(*again, bytes);
+            }
+        }
         _ => {
             if let Some(again) = fuzzing::evidence(bytes) {
                 assert_eq!(again, bytes);

@@ -5,7 +5,9 @@ use junto_vault::RealmId;
 
 use crate::{
     Card, Evidence,
-    serve::{put_ask, read_ask},
+    asking::{
+        put_ask, put_ground, put_maybe, put_moved, read_ask, read_ground, read_maybe, read_moved,
+    },
     wire::{Request, Response},
 };
 
@@ -40,4 +42,17 @@ pub fn card(bytes: &[u8]) -> Option<Vec<u8>> {
 #[must_use]
 pub fn evidence(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(Evidence::from_bytes(bytes).ok()?.to_bytes())
+}
+
+/// What a step came to, a group's ground, and what may be there, as who carries an order hears them.
+#[must_use]
+pub fn heard(kind: u8, bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    match kind % 3 {
+        0 => Some(put_moved(&read_moved(bytes).ok()?)),
+        1 => {
+            let (turn, spans) = read_ground(bytes).ok()?;
+            Some(put_ground(turn, &spans))
+        }
+        _ => Some(put_maybe(read_maybe(bytes).ok()?.as_deref())),
+    }
 }

@@ -9,9 +9,11 @@
 //! tests. Every start has a key of its own ([`BootKey`]), which is the replica's name; a [`Card`], signed by the realm, says
 //! whose keys count. Clients reach a realm by a [`RealmClient`]. The exact bytes are in `docs/spec/vault.md`.
 
+mod asking;
 pub mod bench;
 mod channel;
 mod client;
+mod courier;
 mod evidence;
 mod fabric;
 pub mod fuzzing;
@@ -22,6 +24,7 @@ mod links;
 mod log;
 #[cfg(target_os = "linux")]
 pub mod memory;
+mod reach;
 mod read;
 mod replica;
 mod serve;
@@ -30,7 +33,8 @@ mod store;
 mod tsm;
 mod wire;
 
-pub use client::{ADDRESSES_MAX, Access, ClientError, RealmClient};
+pub use client::{ADDRESSES_MAX, Access, RealmClient};
+pub use courier::GroupClient;
 pub use evidence::{
     Accepted, Attestation, Bound, Evidence, EvidenceError, Kind, Simulated, Verifier,
 };
@@ -38,6 +42,7 @@ pub use fabric::Fabric;
 pub use judge::{Judge, Keep};
 pub use keys::BootKey;
 pub use links::{Membership, Peer};
+pub use reach::ClientError;
 pub use read::Malformed;
 pub use replica::{AskError, Replica, StartError};
 pub use serve::{now, serve};

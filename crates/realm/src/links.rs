@@ -67,6 +67,8 @@ pub struct Membership {
     pub attestation: Arc<dyn Attestation>,
     /// What it wants to be shown by other members.
     pub verifier: Arc<dyn Verifier>,
+    /// What it wants to be shown by every member of a group before it lets a range go there; none: nothing.
+    pub successors: Option<Arc<dyn Verifier>>,
 }
 
 /// One member's ends of all its channels.
@@ -77,6 +79,7 @@ pub(crate) struct Wire {
     pub(crate) tls: MemberTls,
     pub(crate) attestation: Arc<dyn Attestation>,
     pub(crate) verifier: Arc<dyn Verifier>,
+    pub(crate) successors: Option<Arc<dyn Verifier>>,
     ways: BTreeMap<Name, Arc<Way>>,
 }
 
@@ -100,6 +103,7 @@ impl Wire {
             members,
             attestation,
             verifier,
+            successors,
         } = membership;
         let names: Vec<Name> = members.iter().map(|member| member.id.into()).collect();
         let tls = MemberTls::new(&key, &names)?;
@@ -129,6 +133,7 @@ impl Wire {
             tls,
             attestation,
             verifier,
+            successors,
         })
     }
 

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use junto_crypto::{CryptoRng, Zeroizing};
 use junto_vault::{
-    Answer, Card, Certificate, Class, DecodeError, Entry, Hindrance, Holders, Operation, OrderId,
-    Pending, Position, Progress, Quorum, QuorumError, Realm, Released, ReplicaId, Seconds, Span,
-    Step, Token, Unauthorised,
+    Answer, Card, Certificate, Class, DecodeError, Entry, GroupId, Hindrance, Holders, Operation,
+    OrderId, Pending, Position, Progress, Quorum, QuorumError, Realm, Released, ReplicaId, Seconds,
+    Span, Step, Token, Unauthorised,
 };
 use openraft::{
     Config, Raft, SnapshotPolicy,
@@ -67,6 +67,11 @@ pub enum AskError {
     /// It is of another realm, such as a deposit that another one should get.
     #[error("that is not for this realm")]
     Foreign,
+    /// A range is to go to a group whose members do not all show what this one wants to be shown.
+    #[error(
+        "the members of the group to which the range is to go do not all show the evidence that is wanted of them"
+    )]
+    Unproven,
     /// Too few replicas hold the question.
     #[error("too few replicas hold the question for an answer")]
     Unheld,
@@ -302,6 +307,12 @@ impl Replica {
     #[must_use]
     pub fn parcel(&self, order: &OrderId, number: u32) -> Option<Vec<u8>> {
         self.store.memory().realm.parcel(order, number)
+    }
+
+    /// The card of a group to which this one sends clients, as far as this replica has come.
+    #[must_use]
+    pub fn card_of(&self, group: &GroupId) -> Option<Card> {
+        self.store.memory().realm.card_of(group).cloned()
     }
 
     /// How many orders the group has begun, as far as this replica has come: what the next one has to name.

@@ -10,8 +10,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures::future::join_all;
 use junto_crypto::Zeroizing;
-use junto_vault::{Operation, RealmId, Seconds, Token};
+use junto_vault::{Seconds, Step};
 use openraft::Raft;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -23,6 +24,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     AskError, Card, Name, Replica, Types,
+    asking::{
+        ASK, CARD, GROUND, Moved, PARCEL, QUESTION_BYTES_MAX, STEP, put_ground, put_maybe,
+        put_moved, put_reply, read_ask, read_group, read_parcel_wanted,
+    },
     channel::{Question, random},
     evidence::{EVIDENCE_BYTES_MAX, Evidence, proof},
     keys::peer,
@@ -30,7 +35,7 @@ use crate::{
         Bytes, CHANNELS_MAX, DIALS, EXPORTER, HANDSHAKE_MAX, HELD_MAX, HELLO, LISTENS,
         PEER_FRAME_MAX, Wire, bound,
     },
-    read::{Malformed, Reader},
+    reach::Reach,
     store::Store,
     wire::{Request, Response},
 };
@@ -49,11 +54,6 @@ const CLIENT_MAX: Duration = Duration::from_secs(10);
 const WORK_MAX: Duration = Duration::from_secs(30);
 /// A group's time goes on at least so often.
 const TICK: Duration = Duration::from_secs(5);
-
-/// Kind of question: what a client asks of a record.
-pub(crate) const ASK: u8 = 1;
-/// Most bytes of what a client asks.
-pub(crate) const ASK_BYTES_MAX: usize = 2 + Token::BYTES_MAX + Operation::BYTES_MAX;
 
 /// What this machine's clock says.
 #[must_use]
@@ -249,7 +249,7 @@ impl Door {
         // Once for each connection: the hardware has to do with one at a time.
         let mut shown = None;
         loop {
-            let read = Question::read(&mut stream, ASK_BYTES_MAX);
+            let read = Question::read(&mut stream, QUESTION_BYTES_MAX);
             let question = timeout(IDLE_MAX, read).await??;
             let answer = match question.kind() {
                 HELLO if question.body().is_empty() => {
@@ -262,6 +262,10 @@ impl Door {
                     welcome
                 }
                 ASK => self.asked(question.body()).await?,
+                STEP => self.step(question.body()).await?,
+                PARCEL => self.parcel(question.body())?,
+                GROUND => self.ground(question.body())?,
+                CARD => self.card_of(question.body())?,
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             };
             let answer = question.answer(&mut stream, &answer);
@@ -294,70 +298,85 @@ impl Door {
             .await;
         Ok(put_reply(asked))
     }
-}
 
-/// What a client asks: its token behind its length, then the operation.
-pub(crate) fn put_ask(token: &Token, operation: &[u8]) -> Bytes {
-    let token = token.to_bytes();
-    let mut out = Zeroizing::new(Vec::with_capacity(ASK_BYTES_MAX));
-    out.extend_from_slice(&u16::try_from(token.len()).unwrap_or(u16::MAX).to_be_bytes());
-    out.extend_from_slice(&token);
-    out.extend_from_slice(operation);
-    out
-}
-
-pub(crate) fn read_ask(body: &[u8], realm: &RealmId) -> Result<(Token, Operation), Malformed> {
-    let mut reader = Reader::new(body);
-    let length = usize::from(reader.u16()?);
-    let token = Token::from_bytes(reader.bytes(length)?).map_err(|_| Malformed)?;
-    let operation = Operation::from_bytes(reader.rest(), realm).map_err(|_| Malformed)?;
-    Ok((token, operation))
-}
-
-/// 0 and the realm's answer, or why there is none.
-fn put_reply(asked: Result<Bytes, AskError>) -> Bytes {
-    let mut out = Zeroizing::new(Vec::new());
-    match asked {
-        Ok(answer) => {
-            out.reserve_exact(1 + answer.len());
-            out.push(0);
-            out.extend_from_slice(&answer);
-        }
-        Err(AskError::Unauthorised(_)) => out.push(1),
-        Err(AskError::Elsewhere(leader)) => {
-            out.extend_from_slice(&[2, u8::from(leader.is_some())]);
-            out.extend(leader.iter().flat_map(|leader| leader.0));
-        }
-        Err(AskError::Foreign) => out.push(3),
-        Err(AskError::Unheld) => out.push(4),
-        Err(AskError::Stopped) => out.push(5),
+    /// Whoever asks for a step shows the realm's own order: nobody else gets anything into the log by that.
+    async fn step(&self, body: &[u8]) -> io::Result<Bytes> {
+        let step = Step::from_bytes(body).map_err(refused)?;
+        let taken = self.taken(step).await;
+        Ok(put_reply(taken.map(|moved| put_moved(&moved))))
     }
-    out
-}
 
-/// What the realm answered, of `bytes` bytes.
-pub(crate) fn read_reply(reply: &[u8]) -> Result<Result<Bytes, AskError>, Malformed> {
-    let mut reader = Reader::new(reply);
-    let error = match reader.u8()? {
-        0 => return Ok(Ok(Zeroizing::new(reader.rest().to_vec()))),
-        1 => AskError::Unauthorised(junto_vault::Unauthorised),
-        2 => {
-            AskError::Elsewhere(reader.option(|reader| reader.array().map(junto_vault::ReplicaId))?)
+    async fn taken(&self, step: Step) -> Result<Moved, AskError> {
+        let (order, ours) = (step.order(), self.card.group());
+        let concerns = [order.from().0, order.to().0].contains(&ours);
+        if order.realm() != self.card.realm() || !concerns {
+            return Err(AskError::Foreign);
         }
-        3 => AskError::Foreign,
-        4 => AskError::Unheld,
-        5 => AskError::Stopped,
-        _ => return Err(Malformed),
-    };
-    reader.finish()?;
-    Ok(Err(error))
+        self.leads()?;
+        if let Some(to) = step.lets_go_to()
+            && self.replica.parcel(&order.id(), 0).is_none()
+        {
+            self.prove(to).await?;
+        }
+        let mut random = random();
+        let taken = self.replica.take(step, &self.card, now(), &mut random);
+        taken.await
+    }
+
+    /// Only who leads knows what the group has come to.
+    fn leads(&self) -> Result<(), AskError> {
+        match self.replica.leader() {
+            Some(leader) if leader == self.replica.id() => Ok(()),
+            leader => Err(AskError::Elsewhere(leader)),
+        }
+    }
+
+    /// Before the group lets a range go: every member of the other one shows what is wanted of it, on a channel by its own key.
+    /// All of them get the records, so it does not do that most are as they should be.
+    async fn prove(&self, to: &Card) -> Result<(), AskError> {
+        let Some(wanted) = &self.wire.successors else {
+            return Ok(());
+        };
+        let reach = Reach::new(*self.card.realm(), wanted.clone());
+        let reach = reach.map_err(|_| AskError::Unproven)?;
+        let shown = to.members().iter().map(|member| async {
+            let channel = reach.connect(&member.address).await;
+            channel.is_ok_and(|it| it.member == member.id && it.card == *to)
+        });
+        let all = join_all(shown).await.into_iter().all(|shown| shown);
+        all.then_some(()).ok_or(AskError::Unproven)
+    }
+
+    fn parcel(&self, body: &[u8]) -> io::Result<Bytes> {
+        let (order, number) = read_parcel_wanted(body).map_err(refused)?;
+        let parcel = self.leads().map(|()| self.replica.parcel(&order, number));
+        Ok(put_reply(parcel.map(|it| put_maybe(it.as_deref()))))
+    }
+
+    fn ground(&self, body: &[u8]) -> io::Result<Bytes> {
+        if !body.is_empty() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let ground = self.leads().and_then(|()| {
+            let turn = self.replica.turn().ok_or(AskError::Foreign)?;
+            Ok(put_ground(turn, &self.replica.spans()))
+        });
+        Ok(put_reply(ground))
+    }
+
+    fn card_of(&self, body: &[u8]) -> io::Result<Bytes> {
+        let group = read_group(body).map_err(refused)?;
+        let card = self.replica.card_of(&group);
+        let card = card.map(|card| card.to_bytes());
+        Ok(put_reply(Ok(put_maybe(card.as_deref()))))
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use junto_crypto::ed25519::SigningKey;
-    use junto_vault::{Genesis, Quorum, Realm};
+    use junto_vault::{Genesis, Quorum, Realm, RealmId};
     use openraft::{CommittedLeaderId, Vote, raft::VoteRequest};
     use tokio::time::Instant;
 
@@ -370,6 +389,7 @@ mod tests {
             members: members.to_vec(),
             attestation: Arc::new(Simulated),
             verifier: Arc::new(Accepted { simulated }),
+            successors: None,
         }
     }
 

@@ -144,6 +144,7 @@ impl Group {
                 members: peers.clone(),
                 attestation: attestation(),
                 verifier: verifier(),
+                successors: None,
             };
             let realm = Realm::restore(&began.snapshot()).unwrap();
             let replica = Replica::join(realm, quorum, membership).await.unwrap();

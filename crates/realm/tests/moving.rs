@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use junto_crypto::{Zeroizing, ed25519::SigningKey};
 use junto_realm::{
-    Accepted, Access, AskError, BootKey, Card, Member, Membership, Peer, RealmClient, Replica,
-    Simulated, now, serve,
+    Accepted, Access, BootKey, Card, ClientError, GroupClient, Member, Membership, Peer,
+    RealmClient, Replica, Simulated, Verifier, now, serve,
 };
 use junto_vault::{
     Account, Answer, Attempt, Cost, Deposit, Ending, Errand, Genesis, GuessLimit, Operation, Order,
-    Part, Pin, Quorum, Realm, RealmId, RealmSet, Refusal, ReplicaId, Roster, Side, Span, Step,
+    Part, Pin, Quorum, Realm, RealmId, RealmSet, ReplicaId, Revocation, Roster, Side, Span, Step,
     Stretched, Todo, enrol,
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
 const OPTED_IN: Accepted = Accepted { simulated: true };
 /// It only turns what hangs into a failure.
@@ -49,6 +49,11 @@ impl Drop for Group {
 
 impl Group {
     async fn new(number: u8, everything: bool) -> Self {
+        Self::wanting(number, everything, None).await
+    }
+
+    /// It lets ranges go only to members that show this.
+    async fn wanting(number: u8, everything: bool, wanted: Option<Accepted>) -> Self {
         let mut rng = ChaCha20Rng::from_seed([number; 32]);
         let quorum = Quorum::new(4, 1).unwrap();
         let (mut starting, mut peers, mut members) = (Vec::new(), Vec::new(), Vec::new());
@@ -79,6 +84,7 @@ impl Group {
                 members: peers.clone(),
                 attestation: Arc::new(Simulated),
                 verifier: Arc::new(OPTED_IN),
+                successors: wanted.map(|wanted| Arc::new(wanted) as Arc<dyn Verifier>),
             };
             let genesis = Genesis {
                 realm: id(),
@@ -111,25 +117,20 @@ impl Group {
         RealmClient::new(id(), addresses, OPTED_IN, Arc::new(access)).unwrap()
     }
 
-    /// As long as it takes: a leader may have been lost.
-    async fn take(&self, errand: &mut Errand, side: Side, step: &Step) {
-        let mut rng = ChaCha20Rng::from_seed([9; 32]);
-        loop {
-            for (replica, _) in &self.running {
-                let step = Step::from_bytes(&step.to_bytes()).unwrap();
-                match replica.take(step, &self.card, now(), &mut rng).await {
-                    Ok((moved, proof)) => return errand.heard(side, moved, proof),
-                    Err(AskError::Elsewhere(_) | AskError::Unheld) => {}
-                    Err(error) => panic!("{error}"),
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    fn reached(&self) -> GroupClient {
+        let members = self.card.members().iter();
+        let addresses = members.map(|member| member.address.clone()).collect();
+        GroupClient::new(id(), addresses).unwrap()
     }
 
-    fn turn(&self) -> u64 {
-        let turns = self.running.iter().map(|(replica, _)| replica.turn());
-        turns.max().unwrap().unwrap()
+    /// As long as it takes: a leader may have been lost.
+    async fn take(&self, errand: &mut Errand, side: Side, step: &Step) {
+        let (moved, proof) = self.reached().take(step, PATIENCE).await.unwrap();
+        errand.heard(side, moved, proof);
+    }
+
+    async fn turn(&self) -> u64 {
+        self.reached().ground(PATIENCE).await.unwrap().0
     }
 
     async fn kill_the_leader(&mut self) {
@@ -165,22 +166,52 @@ async fn store(client: &RealmClient) -> Roster {
         let answer = client.ask(&operation, PATIENCE).await.unwrap();
         assert!(matches!(answer, Answer::Done));
     }
-    view(client).await.unwrap().0
+    view(client).await.0
 }
 
-async fn view(client: &RealmClient) -> Result<(Roster, u16), Refusal> {
+async fn view(client: &RealmClient) -> (Roster, u16) {
     match client.ask(&Operation::View, PATIENCE).await.unwrap() {
-        Answer::View(mut view) => Ok(view.versions.remove(0)),
-        Answer::Refused(refusal) => Err(refusal),
+        Answer::View(mut view) => view.versions.remove(0),
         _ => panic!("not a view"),
     }
+}
+
+/// Whether nobody answers who serves the record.
+async fn is_unserved(client: &RealmClient) -> bool {
+    let asked = client.ask(&Operation::View, Duration::from_secs(2)).await;
+    matches!(asked, Err(ClientError::Absent(_)))
+}
+
+async fn order(source: &Group, destination: &Group) -> Order {
+    let from = (source.card.group(), source.turn().await);
+    let to = (destination.card.group(), destination.turn().await);
+    Order::sign(&key(), from, to, Span::WHOLE).unwrap()
+}
+
+/// Carries for so many steps, and says how it ended if it did.
+async fn carry(errand: &mut Errand, groups: [&Group; 2], steps: usize) -> Option<Ending> {
+    for _ in 0..steps {
+        match errand.todo() {
+            Todo::Take(Side::Source, step) => groups[0].take(errand, Side::Source, &step).await,
+            Todo::Take(side, step) => groups[1].take(errand, side, &step).await,
+            Todo::Fetch(number) => {
+                let id = errand.order().id();
+                let parcel = groups[0].reached().parcel(&id, number, PATIENCE).await;
+                errand.fetched(parcel.unwrap());
+            }
+            Todo::Done(ending) => return Some(ending),
+        }
+    }
+    None
 }
 
 /// With a leader lost on either side, and a courier that forgets everything after every step, the record comes over with the
 /// guesses that it had; the guess that was made there is free here; and the source sends its clients on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_range_moves_whoever_is_lost_on_the_way() {
-    tokio::time::timeout(4 * PATIENCE, moves()).await.unwrap();
+    tokio::time::timeout(4 * PATIENCE, Box::pin(moves()))
+        .await
+        .unwrap();
 }
 
 async fn moves() {
@@ -198,52 +229,140 @@ async fn moves() {
     };
     let answer = before.ask(&guess, PATIENCE).await.unwrap();
     assert!(matches!(answer, Answer::Evaluation(_)));
-    assert_eq!(view(&before).await.unwrap().1, 2);
-    let nobody = view(&destination.client()).await;
-    assert_eq!(nobody.unwrap_err(), Refusal::Elsewhere(None));
+    assert_eq!(view(&before).await.1, 2);
+    assert!(is_unserved(&destination.client()).await);
 
-    let sides = [&source, &destination].map(|it| (it.card.group(), it.turn()));
-    let order = Order::sign(&key(), sides[0], sides[1], Span::WHOLE).unwrap();
-    let anew = |source: &Group, destination: &Group| {
-        let (from, to) = (source.card.clone(), destination.card.clone());
-        Errand::new(order.clone(), from, to)
-    };
-    // Further each time, and then anew.
-    for steps in 1.. {
-        let mut errand = anew(&source, &destination);
-        for _ in 0..steps {
-            match errand.todo() {
-                Todo::Take(Side::Source, step) => {
-                    source.take(&mut errand, Side::Source, &step).await;
-                }
-                Todo::Take(Side::Destination, step) => {
-                    destination
-                        .take(&mut errand, Side::Destination, &step)
-                        .await;
-                }
-                Todo::Fetch(number) => {
-                    let parcel = |(it, _): &(Arc<Replica>, _)| it.parcel(&order.id(), number);
-                    errand.fetched(source.running.iter().find_map(parcel));
-                }
-                Todo::Done(_) => break,
+    // Somebody asks all the while, and is never told anything but what is so.
+    let (watched, watching) = (source.client(), Arc::new(Notify::new()));
+    let ended = watching.clone();
+    let watching = tokio::spawn(async move {
+        let mut seen = 0_usize;
+        loop {
+            assert_eq!(view(&watched).await.1, 2);
+            seen += 1;
+            tokio::select! {
+                () = watching.notified() => return seen,
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
             }
         }
+    });
+    let order = order(&source, &destination).await;
+    // Further each time, and then anew.
+    for steps in 1.. {
+        let (from, to) = (source.card.clone(), destination.card.clone());
+        let mut errand = Errand::new(order.clone(), from, to);
+        let ending = carry(&mut errand, [&source, &destination], steps).await;
         match steps {
             1 => destination.kill_the_leader().await,
             2 => source.kill_the_leader().await,
             _ => {}
         }
-        if let Todo::Done(ending) = errand.todo() {
+        if let Some(ending) = ending {
             assert_eq!(ending, Ending::Moved);
             break;
         }
     }
-    let gone = view(&source.client()).await;
-    let there = Some(destination.card.group());
-    assert_eq!(gone.unwrap_err(), Refusal::Elsewhere(there));
-    let after = destination.client();
-    assert_eq!(view(&after).await.unwrap(), (roster, 2));
-    let answer = after.ask(&guess, PATIENCE).await.unwrap();
-    assert!(matches!(answer, Answer::Evaluation(_)));
-    assert_eq!(view(&after).await.unwrap().1, 2);
+    ended.notify_one();
+    assert!(watching.await.unwrap() > 0);
+    assert_eq!(source.reached().ground(PATIENCE).await.unwrap().1, []);
+    // Who knows the source alone is sent on; who knows the other one as well needs the source no more.
+    let (sent, after) = (source.client(), destination.client());
+    for client in [&sent, &after] {
+        assert_eq!(view(client).await, (roster.clone(), 2));
+        let answer = client.ask(&guess, PATIENCE).await.unwrap();
+        assert!(matches!(answer, Answer::Evaluation(_)));
+        assert_eq!(view(client).await.1, 2);
+    }
+    drop(source);
+    for client in [&sent, &after] {
+        assert_eq!(view(client).await.1, 2);
+    }
+    destination.kill_the_leader().await;
+}
+
+/// A group that wants evidence of where its records go lets nothing go to members that show none, whoever ordered it; and what was
+/// ordered can be taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_departs_to_members_that_do_not_show_what_is_wanted() {
+    tokio::time::timeout(4 * PATIENCE, Box::pin(departs()))
+        .await
+        .unwrap();
+}
+
+async fn departs() {
+    let careful = Some(Accepted::default());
+    let source = Group::wanting(3, true, careful).await;
+    let destination = Group::new(4, false).await;
+    let client = source.client();
+    let roster = store(&client).await;
+    let order = order(&source, &destination).await;
+    let cards = || (source.card.clone(), destination.card.clone());
+    let mut errand = Errand::new(order.clone(), cards().0, cards().1);
+    assert!(
+        carry(&mut errand, [&source, &destination], 1)
+            .await
+            .is_none()
+    );
+    let Todo::Take(Side::Source, depart) = errand.todo() else {
+        panic!("not to depart")
+    };
+    assert!(depart.lets_go_to().is_some());
+    let refused = source
+        .reached()
+        .take(&depart, Duration::from_secs(20))
+        .await;
+    assert!(matches!(refused, Err(ClientError::Unproven)), "{refused:?}");
+    assert_eq!(view(&client).await, (roster.clone(), 3));
+    let revocation = Revocation::sign(&key(), &order);
+    let mut errand = Errand::revoke(order, cards().0, cards().1, revocation);
+    let ending = carry(&mut errand, [&source, &destination], 10).await;
+    assert_eq!(ending, Some(Ending::Never));
+    assert_eq!(view(&client).await, (roster, 3));
+
+    // All of them have to show it: one that is away may have the records as well.
+    let simulated = Some(OPTED_IN);
+    let (source, mut destination) = (Group::wanting(5, true, simulated).await, destination);
+    let order = self::order(&source, &destination).await;
+    let cards = (source.card.clone(), destination.card.clone());
+    let mut errand = Errand::new(order, cards.0, cards.1);
+    assert!(
+        carry(&mut errand, [&source, &destination], 1)
+            .await
+            .is_none()
+    );
+    destination.kill_the_leader().await;
+    let Todo::Take(Side::Source, depart) = errand.todo() else {
+        panic!("not to depart")
+    };
+    let refused = source
+        .reached()
+        .take(&depart, Duration::from_secs(20))
+        .await;
+    assert!(matches!(refused, Err(ClientError::Unproven)), "{refused:?}");
+}
+
+/// Nobody gets a step into a group's log with an order that is not its own realm's, or not of that group.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_door_takes_steps_of_its_own_orders_alone() {
+    let group = Group::new(6, true).await;
+    let before = group.reached().ground(PATIENCE).await.unwrap();
+    let other = SigningKey::from_seed(&[4; 32]);
+    let (here, there) = (group.card.group(), junto_vault::GroupId([7; 32]));
+    for order in [
+        Order::sign(&other, (here, 0), (there, 0), Span::WHOLE).unwrap(),
+        Order::sign(
+            &key(),
+            (there, 0),
+            (junto_vault::GroupId([8; 32]), 0),
+            Span::WHOLE,
+        )
+        .unwrap(),
+    ] {
+        let taken = group.reached().take(&Step::accept(order), PATIENCE).await;
+        assert!(matches!(taken, Err(ClientError::Nonsense)), "{taken:?}");
+    }
+    assert_eq!(group.reached().ground(PATIENCE).await.unwrap(), before);
+    let (reached, never) = (group.reached(), junto_vault::OrderId([1; 32]));
+    let parcel = reached.parcel(&never, 0, PATIENCE);
+    assert_eq!(parcel.await.unwrap(), None);
 }

@@ -102,6 +102,7 @@ impl Group {
                 members: peers.clone(),
                 attestation: Arc::new(Simulated),
                 verifier: Arc::new(OPTED_IN),
+                successors: None,
             };
             let realm = Realm::restore(&began.snapshot()).unwrap();
             let replica = Replica::join(realm, quorum, membership).await.unwrap();

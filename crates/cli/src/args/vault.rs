@@ -128,8 +128,16 @@ pub(crate) enum RealmCommand {
         #[arg(long, default_value_t = 0)]
         rollbacks: u8,
         /// A tenant whose users are let in: NAME=KEY, as `junto vault tenant` prints it; may be repeated
-        #[arg(long, required = true, value_name = "NAME=KEY")]
+        #[arg(
+            long,
+            required_unless_present = "group_of",
+            conflicts_with = "group_of",
+            value_name = "NAME=KEY"
+        )]
         tenant: Vec<String>,
+        /// Make another group of the realm of that folder: with its key and tenants, and no records until `move` brings some
+        #[arg(long, value_name = "DIR")]
+        group_of: Option<PathBuf>,
     },
     /// Run a realm until Ctrl-C or SIGTERM
     ///
@@ -140,6 +148,29 @@ pub(crate) enum RealmCommand {
         /// Folder made by `junto vault realm init`
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
+    },
+    /// Move records from one running group of a realm to another, while clients go on
+    ///
+    /// To replace lost replicas, run a new release, or spread load: make another group with `init --group-of`, start it, and
+    /// move all records or a part of them there. Clients are sent on by the group that had them: keep it running until all know
+    /// the other's addresses. Whatever ends the command, the same command goes on from there; until the records have left,
+    /// `--take-back` gives up.
+    Move {
+        /// Folder of the group that has the records
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// Folder of the group that gets them
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// How much of what the first group serves, in a hundred
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
+        percent: u8,
+        /// Give up what a command that was broken off began; what has left already is carried on
+        #[arg(long, conflicts_with = "percent")]
+        take_back: bool,
+        /// Seconds to wait for a group that does not answer
+        #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+        timeout: u64,
     },
     /// FOR TRYING: run three realms on this machine, with a set file for them, until Ctrl-C or SIGTERM
     ///

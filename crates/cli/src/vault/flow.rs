@@ -262,9 +262,10 @@ pub(super) fn guesses(left: u16) -> String {
 pub(super) fn exit_of(error: &ClientError) -> Exit {
     match error {
         ClientError::Absent(_) => Exit::Unreachable,
-        ClientError::Stranger | ClientError::Evidence(_) | ClientError::Unauthorised => {
-            Exit::Refused
-        }
+        ClientError::Stranger
+        | ClientError::Evidence(_)
+        | ClientError::Unauthorised
+        | ClientError::Unproven => Exit::Refused,
         ClientError::Nonsense => Exit::Misbehaved,
     }
 }

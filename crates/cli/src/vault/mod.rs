@@ -4,6 +4,7 @@ mod client;
 mod floor;
 mod flow;
 mod guess;
+mod moving;
 mod realm;
 mod replica;
 mod sealed;
@@ -53,9 +54,29 @@ pub(crate) async fn run(
             replicas,
             rollbacks,
             tenant,
+            group_of,
         }) => {
-            let settings = realm::Settings::new(host, port, replicas, rollbacks, &tenant)?;
-            realm::init(&dir, &settings, output)
+            let settings = match &group_of {
+                Some(first) => realm::Settings::group_of(first, host, port, replicas, rollbacks)?,
+                None => realm::Settings::new(host, port, replicas, rollbacks, &tenant)?,
+            };
+            realm::init(&dir, &settings, group_of.as_deref(), output)
+        }
+        VaultCommand::Realm(RealmCommand::Move {
+            from,
+            to,
+            percent,
+            take_back,
+            timeout,
+        }) => {
+            let wanted = moving::Wanted {
+                from,
+                to,
+                percent,
+                take_back,
+                patience: std::time::Duration::from_secs(timeout),
+            };
+            moving::run(wanted, output).await
         }
         VaultCommand::Realm(RealmCommand::Start { dir }) => realm::start(&dir, output).await,
         VaultCommand::Realm(RealmCommand::Try { dir, replicas }) => {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::future::{join_all, select_all};
 use junto_crypto::ed25519::SigningKey;
-use junto_realm::{Card, Member, now};
+use junto_evidence::Policy;
+use junto_realm::{ADDRESSES_MAX, Card, Member, now};
 use junto_tls::files::{self, Mode};
 use junto_vault::{Quorum, RealmId, ReplicaId};
 use rand_core::Rng as _;
@@ -27,9 +28,10 @@ use crate::input;
 use crate::output::Output;
 use crate::random;
 
-const SETTINGS: &str = "realm.toml";
+pub(super) const SETTINGS: &str = "realm.toml";
 const KEY: &str = "realm.key";
 const PUBLIC: &str = "realm.json";
+const POLICY: &str = "policy.json";
 /// Records of all tenants together: a replica that was away gets all of them in one piece, of at most 64 MiB.
 const RECORDS_MAX: usize = 4096;
 /// Records of each tenant unless the settings say otherwise, or there are too many tenants for that.
@@ -53,7 +55,22 @@ pub(super) struct Settings {
     replicas: u8,
     rollbacks: u8,
     records_max: u32,
+    /// It begins with all records of the realm; otherwise with none, until a range moves here.
+    #[serde(default = "yes")]
+    everything: bool,
+    /// What every member of a group has to show before a range goes there: a file beside this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<PathBuf>,
     tenants: BTreeMap<String, String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The address itself, or all of this machine's.
+fn bind(host: &str) -> IpAddr {
+    host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
 impl Settings {
@@ -70,17 +87,49 @@ impl Settings {
         });
         let most = u32::try_from(RECORDS_MAX).unwrap_or(u32::MAX);
         let settings = Self {
-            bind: host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            bind: bind(&host),
             host,
             port,
             replicas,
             rollbacks,
             records_max: RECORDS_EACH
                 .min(most / u32::try_from(tenants.len()).unwrap_or(most).max(1)),
+            everything: true,
+            policy: None,
             tenants: named.collect::<Result<_, Failure>>()?,
         };
         settings.check()?;
         Ok(settings)
+    }
+
+    /// Another group of the realm of `dir`: what is not said here is as it is there.
+    pub(super) fn group_of(
+        dir: &Path,
+        host: String,
+        port: u16,
+        replicas: u8,
+        rollbacks: u8,
+    ) -> Result<Self, Failure> {
+        let settings = Self {
+            bind: bind(&host),
+            host,
+            port,
+            replicas,
+            rollbacks,
+            everything: false,
+            policy: None,
+            ..Self::read(dir)?
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn policy(&self, dir: &Path) -> Result<Option<Policy>, Failure> {
+        let Some(name) = &self.policy else {
+            return Ok(None);
+        };
+        let policy = set::read_policy(&dir.join(name))?;
+        Ok(Some(policy))
     }
 
     fn check(&self) -> Result<Quorum, Failure> {
@@ -101,7 +150,7 @@ impl Settings {
         Quorum::new(self.replicas, self.rollbacks).map_err(Failure::usage)
     }
 
-    fn read(dir: &Path) -> Result<Self, Failure> {
+    pub(super) fn read(dir: &Path) -> Result<Self, Failure> {
         let path = dir.join(SETTINGS);
         let text = input::read_short(&path, 1024 * 1024)?;
         let settings: Self = toml::from_str(&text)
@@ -126,6 +175,10 @@ impl Settings {
              replicas = {}\nrollbacks = {}\n\n\
              # Records kept for each tenant; for all tenants together at most {RECORDS_MAX}.\n\
              records_max = {}\n\n\
+             # Whether it begins with all records of the realm, or with none until `junto vault realm move` brings some.\n\
+             everything = {}\n\n\
+             # What every member of a group has to show before a range moves there: a policy beside this file, as for `junto vault set`.\n\
+             {}policy = {}\n\n\
              # Who answers for users: names and public keys, as `junto vault tenant` prints them.\n\
              [tenants]\n{}",
             Value::from(self.host.as_str()),
@@ -134,6 +187,13 @@ impl Settings {
             self.replicas,
             self.rollbacks,
             self.records_max,
+            self.everything,
+            if self.policy.is_some() { "" } else { "# " },
+            Value::from(
+                self.policy
+                    .as_ref()
+                    .map_or(POLICY.into(), |it| it.to_string_lossy())
+            ),
             tenants.collect::<String>(),
         )
     }
@@ -152,7 +212,7 @@ impl Settings {
     }
 
     /// Where clients reach the replicas.
-    fn addresses(&self) -> Vec<String> {
+    pub(super) fn addresses(&self) -> Vec<String> {
         self.places(&self.host)
     }
 }
@@ -176,11 +236,21 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes the folder of a realm.
-fn make(dir: &Path, settings: &Settings) -> Result<RealmFile, Failure> {
+/// Makes the folder of a realm, or of another group of the realm of `first`.
+fn make(dir: &Path, settings: &Settings, first: Option<&Path>) -> Result<RealmFile, Failure> {
+    let (key, others) = match first {
+        Some(first) => (
+            read_key(first)?,
+            set::read_realm(&first.join(PUBLIC))?.addresses,
+        ),
+        None => (SigningKey::generate(&mut random()), Vec::new()),
+    };
     make_dir(dir)?;
-    let key = SigningKey::generate(&mut random());
-    let public = RealmFile::new(&id_of(&key), settings.addresses());
+    // Whoever is told of this group is told of the first one, too: either sends clients to where their records are.
+    let mut addresses = settings.addresses();
+    addresses.extend(others);
+    addresses.truncate(ADDRESSES_MAX);
+    let public = RealmFile::new(&id_of(&key), addresses);
     let seed = Zeroizing::new(hex::encode(key.seed()) + "\n");
     let writing = format!("cannot write into {}", dir.display());
     files::create(&dir.join(KEY), seed.as_bytes(), Mode::Private).context(&writing)?;
@@ -191,7 +261,7 @@ fn make(dir: &Path, settings: &Settings) -> Result<RealmFile, Failure> {
     Ok(public)
 }
 
-fn read_key(dir: &Path) -> Result<SigningKey, Failure> {
+pub(super) fn read_key(dir: &Path) -> Result<SigningKey, Failure> {
     let text = Zeroizing::new(input::read_short(&dir.join(KEY), 100)?);
     let mut seed = Zeroizing::new([0; 32]);
     hex::decode_to_slice(text.trim(), &mut seed[..])
@@ -199,13 +269,18 @@ fn read_key(dir: &Path) -> Result<SigningKey, Failure> {
     Ok(SigningKey::from_seed(&seed))
 }
 
-fn id_of(key: &SigningKey) -> RealmId {
+pub(super) fn id_of(key: &SigningKey) -> RealmId {
     RealmId(*key.verifying_key().as_bytes())
 }
 
 /// `junto vault realm init`.
-pub(super) fn init(dir: &Path, settings: &Settings, output: Output) -> Result<(), Failure> {
-    let public = make(dir, settings)?;
+pub(super) fn init(
+    dir: &Path,
+    settings: &Settings,
+    first: Option<&Path>,
+    output: Output,
+) -> Result<(), Failure> {
+    let public = make(dir, settings, first)?;
     let file = dir.join(PUBLIC);
     output.result(
         &json!({ "realm": public.realm, "addresses": public.addresses, "file": file }),
@@ -319,6 +394,8 @@ impl Group {
             secret: Zeroizing::new(hex::encode(&secret[..])),
             tenants: settings.tenants.clone(),
             records_max: settings.records_max,
+            everything: settings.everything,
+            policy: settings.policy(dir)?,
             members: born.into_iter().map(|born| (born.id, born.peers)).collect(),
             card: hex::encode(card.to_bytes()),
         };
@@ -413,9 +490,10 @@ pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
     let mut group = Group::start(dir, &settings, output).await?;
     progress.done();
     output.result(&group.report(), || group.addresses.join("\n"))?;
-    output.say(
-        "It begins empty: what it kept before is gone. Evidence of its machine is simulated: it proves nothing. End with Ctrl-C",
-    );
+    output.say(match settings.everything {
+        true => "It begins empty: what it kept before is gone. Evidence of its machine is simulated: it proves nothing. End with Ctrl-C",
+        false => "It serves nothing until `junto vault realm move` brings records. Evidence of its machine is simulated: it proves nothing. End with Ctrl-C",
+    });
     let ended = tokio::select! {
         lost = group.lost(output) => Err(lost),
         asked = asked_to_end() => asked,
@@ -439,7 +517,7 @@ pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<
     for number in 1..=3 {
         progress.step(format!("starting realm {number} of 3"));
         let folder: PathBuf = dir.join(format!("realm-{number}"));
-        make(&folder, &settings)?;
+        make(&folder, &settings, None)?;
         groups.push(Group::start(&folder, &settings, output).await?);
     }
     let realms = groups

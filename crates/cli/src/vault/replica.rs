@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use junto_crypto::ed25519::VerifyingKey;
-use junto_realm::{Accepted, BootKey, Card, Membership, Peer, Replica, Simulated, serve};
+use junto_evidence::{Floor, Policy};
+use junto_realm::{
+    Accepted, BootKey, Card, Judge, Membership, Peer, Replica, Simulated, Verifier, serve,
+};
 use junto_vault::{Genesis, Realm, ReplicaId};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -47,6 +50,10 @@ pub(super) struct Begin {
     /// Names and public keys.
     pub(super) tenants: BTreeMap<String, String>,
     pub(super) records_max: u32,
+    /// It begins with all records of the realm.
+    pub(super) everything: bool,
+    /// What members of a group have to show before a range goes there.
+    pub(super) policy: Option<Policy>,
     /// Keys, and where members reach each other.
     pub(super) members: Vec<(String, String)>,
     pub(super) card: String,
@@ -119,7 +126,7 @@ pub(super) async fn run(listen: &str) -> Result<(), Failure> {
         led.context("the group found no leader")?;
         LINES.result(&Ready { ready: true }, String::new)
     };
-    tokio::select! {
+    let result = tokio::select! {
         served = serving => served.context("the replica cannot serve any more"),
         failed = async {
             match ready.await {
@@ -128,7 +135,10 @@ pub(super) async fn run(listen: &str) -> Result<(), Failure> {
             }
         } => Err(failed),
         _ = ended.recv() => Ok(()),
-    }
+    };
+    // Before anything is let go of that consensus talks to.
+    replica.stop().await;
+    result
 }
 
 /// The first line on standard input, and its end. A thread of its own reads: one of the runtime's would keep the process from ending.
@@ -147,6 +157,11 @@ fn listen_to_starter() -> (Receiver<Zeroizing<String>>, Receiver<()>) {
         drop((tell, end));
     });
     (told, ended)
+}
+
+/// By that policy, and nothing simulated. What was learnt of the days is kept in memory, as everything is.
+fn successors(policy: Policy) -> Arc<dyn Verifier> {
+    Arc::new(Judge::new(policy, Floor::default(), Box::new(Ok)))
 }
 
 async fn join(begin: Begin, own: BootKey) -> Result<(Arc<Replica>, Card, Vec<ReplicaId>), Failure> {
@@ -169,13 +184,15 @@ async fn join(begin: Begin, own: BootKey) -> Result<(Arc<Replica>, Card, Vec<Rep
     });
     let members = members.collect::<Result<Vec<_>, Failure>>()?;
     let ids = members.iter().map(|member| member.id).collect();
-    let realm = Realm::new(genesis).context("the realm does not begin")?;
+    let realm = Realm::of_group(genesis, card.group(), begin.everything);
+    let realm = realm.context("the realm does not begin")?;
     let membership = Membership {
         key: own,
         members,
         attestation: Arc::new(Simulated),
         // Members of one machine that one operator started: there is nothing to be shown yet.
         verifier: Arc::new(Accepted { simulated: true }),
+        successors: begin.policy.map(successors),
     };
     let replica = Replica::join(realm, card.quorum(), membership).await;
     Ok((

@@ -175,6 +175,16 @@ pub(super) fn make_tenant(out: &Path, name: &str, output: Output) -> Result<(), 
     output.result(&json!({ "tenant": public, "file": out }), || public.clone())
 }
 
+pub(super) fn read_realm(path: &Path) -> Result<RealmFile, Failure> {
+    read(path, "realm's file")
+}
+
+pub(super) fn read_policy(path: &Path) -> Result<Policy, Failure> {
+    let policy: Policy = read(path, "policy")?;
+    policy.check().map_err(Failure::usage)?;
+    Ok(policy)
+}
+
 /// `junto vault set`.
 pub(super) fn make(
     out: &Path,
@@ -185,7 +195,7 @@ pub(super) fn make(
     output: Output,
 ) -> Result<(), Failure> {
     let tenant: TenantFile = read(tenant, "tenant's file")?;
-    let realms = realms.iter().map(|path| read(path, "realm's file"));
+    let realms = realms.iter().map(|path| read_realm(path));
     let realms = realms.collect::<Result<Vec<RealmFile>, _>>()?;
     let policy = policy.map(|path| read(path, "policy")).transpose()?;
     write_set_for(out, threshold, tenant, realms, policy, false)?;

@@ -89,6 +89,7 @@ impl Group {
                 members: peers.clone(),
                 attestation: Arc::new(Simulated),
                 verifier: Arc::new(ACCEPTED),
+                successors: None,
             };
             let realm = Realm::restore(&began.snapshot());
             let realm = realm.map_err(|_| BenchError::Answer("a snapshot is one"))?;

@@ -22,7 +22,7 @@ pub enum Class {
 impl Class {
     /// Bytes of every answer of this class.
     #[must_use]
-    pub fn bytes(self) -> usize {
+    pub const fn bytes(self) -> usize {
         match self {
             Self::Small => 1 + Evaluation::BYTES,
             Self::View => 1 + 1 + 32 + 1 + VERSIONS_MAX * (2 + 2 + Roster::BYTES_MAX),

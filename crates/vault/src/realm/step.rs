@@ -164,6 +164,30 @@ impl Step {
         &self.order
     }
 
+    /// What it does, for who watches.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match &self.kind {
+            Kind::Prepare { .. } => "preparing the destination",
+            Kind::Depart { .. } => "departing from the source",
+            Kind::Arrive(_) => "arriving at the destination",
+            Kind::Import { .. } => "taking a parcel in",
+            Kind::Accept => "accepting at the destination",
+            Kind::Drop(_) => "dropping at the source",
+            Kind::Revoke(_) => "taking the order back",
+            Kind::Close(_) => "closing at the destination",
+        }
+    }
+
+    /// The group to which a range is let go by this step, if it is that one.
+    #[must_use]
+    pub fn lets_go_to(&self) -> Option<&Card> {
+        match &self.kind {
+            Kind::Depart { to, .. } => Some(to),
+            _ => None,
+        }
+    }
+
     /// Enough for [`write`](Self::write): a buffer that grows leaves copies.
     pub(super) fn room(&self) -> usize {
         let parcel = match &self.kind {

@@ -1,0 +1,146 @@
+#![allow(clippy::unwrap_used, reason = "a test's helpers")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use junto_vault::{Member, Quorum, Seconds};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::{
+    BootKey, Name, Simulated,
+    asking::{put_maybe, put_reply},
+    channel::{Question as Heard, random},
+    evidence::Attestation as _,
+    keys::MemberTls,
+    links::{EXPORTER, HELLO, LISTENS, bound},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn key() -> SigningKey {
+    SigningKey::from_seed(&[3; 32])
+}
+
+fn id() -> RealmId {
+    RealmId(*key().verifying_key().as_bytes())
+}
+
+/// A group of one that is not honest: it says of every record that the other group has it, or that it is on its way.
+struct Liar {
+    key: BootKey,
+    listener: TcpListener,
+    card: Card,
+}
+
+impl Liar {
+    async fn new() -> Self {
+        let key = BootKey::generate(&mut random());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let member = Member {
+            id: key.id(),
+            address: listener.local_addr().unwrap().to_string(),
+        };
+        let quorum = Quorum::new(1, 0).unwrap();
+        let card = Card::sign(&self::key(), Seconds(1), quorum, vec![member]).unwrap();
+        Self {
+            key,
+            listener,
+            card,
+        }
+    }
+
+    async fn serve(self, says: Refusal, other: Option<Card>, asked: Arc<AtomicUsize>) {
+        let tls = MemberTls::new(&self.key, &[Name::from(self.key.id())]).unwrap();
+        let acceptor = TlsAcceptor::from(tls.clients);
+        let mut tasks = JoinSet::new();
+        loop {
+            let (tcp, _) = self.listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(tcp).await.unwrap();
+            let (card, other, asked) = (self.card.to_bytes(), other.clone(), asked.clone());
+            tasks.spawn(async move {
+                while let Ok(heard) = Heard::read(&mut stream, 64 * 1024).await {
+                    let said = match heard.kind() {
+                        HELLO => {
+                            let (_, connection) = stream.get_ref();
+                            let exported =
+                                connection.export_keying_material([0; 32], EXPORTER, None);
+                            let bound = bound(&exported.unwrap(), LISTENS, &card);
+                            let mut out = Zeroizing::new(7_u64.to_be_bytes().to_vec());
+                            out.extend_from_slice(
+                                &u16::try_from(card.len()).unwrap().to_be_bytes(),
+                            );
+                            out.extend_from_slice(&card);
+                            out.extend_from_slice(&Simulated.prove(&bound).unwrap().to_bytes());
+                            out
+                        }
+                        CARD => {
+                            let card = other.as_ref().map(Card::to_bytes);
+                            put_reply(Ok(put_maybe(card.as_deref())))
+                        }
+                        _ => {
+                            asked.fetch_add(1, Ordering::Relaxed);
+                            put_reply(Ok(Answer::Refused(says).to_bytes(Class::View)))
+                        }
+                    };
+                    if heard.answer(&mut stream, &said).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+}
+
+fn client(address: &str) -> RealmClient {
+    let access = Access {
+        account: Account::new("junto", "ada").unwrap(),
+        tenant: SigningKey::from_seed(&[5; 32]),
+    };
+    let accepted = Accepted { simulated: true };
+    RealmClient::new(id(), vec![address.to_owned()], accepted, Arc::new(access)).unwrap()
+}
+
+/// Two groups that send their clients to each other keep nobody for ever; nor do they get asked without end.
+#[tokio::test]
+async fn groups_that_point_at_each_other_end_in_an_error() {
+    let (one, other) = (Liar::new().await, Liar::new().await);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (first, second) = (one.card.clone(), other.card.clone());
+    let to = |card: &Card| Refusal::Elsewhere(Some(card.group()));
+    let client = client(&first.members()[0].address);
+    let mut serving = JoinSet::new();
+    serving.spawn(one.serve(to(&second), Some(second.clone()), asked.clone()));
+    serving.spawn(other.serve(to(&first), Some(first), asked.clone()));
+    let said = client.ask(&Operation::View, PATIENCE).await;
+    assert!(matches!(said, Err(ClientError::Absent(_))));
+    assert_eq!(asked.load(Ordering::Relaxed), REDIRECTS_MAX);
+}
+
+/// A group that has not got the card of the one that it names, or shows another one's, leads nowhere; a client that waits for what
+/// moves waits as long as it was told to, and does not ask without a pause.
+#[tokio::test]
+async fn who_is_sent_nowhere_or_told_to_wait_waits_no_longer_than_it_wants_to() {
+    let patience = Duration::from_millis(800);
+    let stranger = Liar::new().await.card;
+    let named = Refusal::Elsewhere(Some(GroupId([7; 32])));
+    for (says, card) in [
+        (Refusal::Moving, None),
+        (Refusal::Elsewhere(None), None),
+        (named, None),
+        (named, Some(stranger)),
+    ] {
+        let liar = Liar::new().await;
+        let client = client(&liar.card.members()[0].address);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let mut serving = JoinSet::new();
+        serving.spawn(liar.serve(says, card, asked.clone()));
+        let said = client.ask(&Operation::View, patience).await;
+        assert!(
+            matches!(said, Err(ClientError::Absent(_) | ClientError::Nonsense)),
+            "{says:?}"
+        );
+        let asked = asked.load(Ordering::Relaxed);
+        assert!((1..=REDIRECTS_MAX).contains(&asked), "{says:?}: {asked}");
+    }
+}

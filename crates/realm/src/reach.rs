@@ -1,0 +1,356 @@
+//! Ways to the replicas of a realm for whoever is none of them: whichever of a group leads, over a channel that the realm's card
+//! and evidence vouch for.
+
+use std::{io, sync::Arc, time::Duration};
+
+use junto_vault::{CARD_BYTES_MAX, RealmId, ReplicaId, Seconds};
+use rustls::ClientConfig;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    AskError, Card,
+    asking::read_reply,
+    channel,
+    evidence::{EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Verifier},
+    keys::{anybody, no_name, peer},
+    links::{Bytes, HELLO, LISTENS, bound, exported},
+    read::{Malformed, Reader},
+};
+
+/// Longest wait for one replica to show who it is: another one may be there.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// Between two rounds over all replicas.
+pub(crate) const PAUSE: Duration = Duration::from_millis(150);
+/// Replicas that point at each other, or at themselves, are not asked for longer: the next address may know better.
+const HINTS_MAX: usize = 3;
+/// Rounds over all addresses in which none was merely away.
+const HOPELESS_MAX: usize = 2;
+
+const WELCOME_BYTES_MAX: usize = 8 + 2 + CARD_BYTES_MAX + 1 + EVIDENCE_BYTES_MAX;
+
+/// Why a realm gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No replica of it answers, or too few of them hold the question.
+    #[error("it does not answer: {0}")]
+    Absent(String),
+    /// Somebody else is at its addresses.
+    #[error("who answers there is not that realm")]
+    Stranger,
+    /// What it shows of its machine does not suffice.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// It does not know the tenant, or has other words with it.
+    #[error("it does not accept our token")]
+    Unauthorised,
+    /// It says what no realm says.
+    #[error("it answers what makes no sense")]
+    Nonsense,
+    /// It lets nothing go to a group whose members do not all show what it wants to be shown.
+    #[error("{}", AskError::Unproven)]
+    Unproven,
+}
+
+impl ClientError {
+    /// Whether it may be different in a moment.
+    fn passes(&self) -> bool {
+        matches!(self, Self::Absent(_))
+    }
+
+    /// What is reported when no address led to an answer: what does not pass by itself, and of that, what a user can act on.
+    fn gravity(&self) -> u8 {
+        match self {
+            Self::Absent(_) => 0,
+            Self::Stranger => 1,
+            Self::Nonsense => 2,
+            Self::Unauthorised => 3,
+            Self::Evidence(_) => 4,
+            Self::Unproven => 5,
+        }
+    }
+
+    /// Of somebody who has not shown that he is of the realm: what he says is nobody's fault whom we know.
+    fn of_anybody(self) -> Self {
+        match self {
+            Self::Nonsense => Self::Stranger,
+            other => other,
+        }
+    }
+}
+
+impl From<Malformed> for ClientError {
+    fn from(_: Malformed) -> Self {
+        Self::Nonsense
+    }
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::Nonsense,
+            _ => Self::Absent(error.to_string()),
+        }
+    }
+}
+
+/// What went wrong so far, on all ways to a realm.
+pub(crate) struct Failures {
+    pub(crate) worst: ClientError,
+    /// Nothing in this round over all addresses may be different in a moment.
+    is_hopeless: bool,
+    /// Rounds in a row of which that is true.
+    hopeless: usize,
+}
+
+impl Failures {
+    pub(crate) fn none() -> Self {
+        Self {
+            worst: ClientError::Absent("nobody is there".to_owned()),
+            is_hopeless: true,
+            hopeless: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, error: ClientError) {
+        self.is_hopeless &= !error.passes();
+        if error.gravity() >= self.worst.gravity() {
+            self.worst = error;
+        }
+    }
+
+    /// All addresses had their turn: whether to give up. One bad moment on a channel is no reason to.
+    fn round(&mut self) -> bool {
+        self.hopeless = if self.is_hopeless {
+            self.hopeless + 1
+        } else {
+            0
+        };
+        self.is_hopeless = true;
+        self.hopeless >= HOPELESS_MAX
+    }
+}
+
+/// What is asked of whoever leads a group. It may be asked again.
+pub(crate) trait Question {
+    /// What is said to it.
+    type Answer;
+    /// Most bytes of that.
+    const MOST: usize;
+    /// Longest wait for one replica's answer.
+    const LONGEST: Duration;
+
+    /// Its kind and its body, for that channel.
+    fn put(&self, channel: &Channel) -> (u8, Bytes);
+
+    /// # Errors
+    /// [`Malformed`] unless these are the bytes of an answer.
+    fn read(&self, answer: &[u8]) -> Result<Self::Answer, Malformed>;
+}
+
+/// Where a group is reached, and the channel that is open.
+pub(crate) struct Way {
+    addresses: Vec<String>,
+    open: Option<Channel>,
+    /// The address whose turn it is.
+    turn: usize,
+}
+
+impl Way {
+    pub(crate) fn new(addresses: Vec<String>) -> Self {
+        Self {
+            addresses,
+            open: None,
+            turn: 0,
+        }
+    }
+
+    /// What was asked on the open channel makes no sense any more.
+    pub(crate) fn shut(&mut self) {
+        self.open = None;
+    }
+
+    /// The next address; none when it is of no use to go on.
+    async fn next(&mut self, failures: &mut Failures) -> Option<String> {
+        if self.turn >= self.addresses.len() {
+            if failures.round() {
+                return None;
+            }
+            sleep(PAUSE).await;
+            self.turn = 0;
+        }
+        let next = self.addresses.get(self.turn)?.clone();
+        self.turn += 1;
+        Some(next)
+    }
+}
+
+/// A channel whose other end is a member of a group of the realm.
+pub(crate) struct Channel {
+    stream: TlsStream<TcpStream>,
+    pub(crate) card: Card,
+    pub(crate) member: ReplicaId,
+    /// What the group's time was, and when it said so.
+    time: (Seconds, Instant),
+}
+
+impl Channel {
+    fn address(&self, member: ReplicaId) -> Option<String> {
+        let members = &mut self.card.members().iter();
+        let found = members.find(|found| found.id == member);
+        found.map(|found| found.address.clone())
+    }
+
+    /// So many seconds from now, by the group's time.
+    pub(crate) fn in_seconds(&self, seconds: u64) -> Seconds {
+        let (Seconds(time), since) = self.time;
+        let ahead = since.elapsed().as_secs().saturating_add(seconds);
+        Seconds(time.saturating_add(ahead))
+    }
+
+    /// A channel on which something fails is not used again.
+    async fn ask<Q: Question>(
+        mut self,
+        question: &Q,
+    ) -> Result<(Self, Result<Bytes, AskError>), ClientError> {
+        let (kind, body) = question.put(&self);
+        let asked = channel::ask(&mut self.stream, kind, &body, 1 + Q::MOST);
+        match timeout(Q::LONGEST, asked).await {
+            Ok(reply) => {
+                let reply = read_reply(&reply?)?;
+                Ok((self, reply))
+            }
+            Err(_) => Err(ClientError::Absent("it does not answer in time".to_owned())),
+        }
+    }
+}
+
+/// Who is wanted at the other end.
+pub(crate) struct Reach {
+    realm: RealmId,
+    verifier: Arc<dyn Verifier>,
+    tls: Arc<ClientConfig>,
+}
+
+impl Reach {
+    pub(crate) fn new(realm: RealmId, verifier: Arc<dyn Verifier>) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            realm,
+            verifier,
+            tls: anybody()?,
+        })
+    }
+
+    pub(crate) fn realm(&self) -> &RealmId {
+        &self.realm
+    }
+
+    pub(crate) fn judged_by(&mut self, verifier: Arc<dyn Verifier>) {
+        self.verifier = verifier;
+    }
+
+    /// Asks whoever leads. None when it is of no use to go on: the caller bounds the time. One address that leads to somebody else,
+    /// or to a replica that is not as it should be, does not hide the others.
+    pub(crate) async fn ask<Q: Question>(
+        &self,
+        way: &mut Way,
+        question: &Q,
+        failures: &mut Failures,
+    ) -> Option<Q::Answer> {
+        // Where the leader is said to be, and how often in a row that was believed.
+        let (mut hint, mut hints) = (None::<String>, 0);
+        loop {
+            let channel = match (way.open.take(), hint.take()) {
+                (Some(channel), _) => Ok(channel),
+                (None, Some(leader)) => self.connect(&leader).await,
+                (None, None) => {
+                    hints = 0;
+                    let next = way.next(failures).await?;
+                    self.connect(&next).await
+                }
+            };
+            let asked = match channel {
+                Ok(channel) => channel.ask(question).await,
+                Err(error) => Err(error),
+            };
+            failures.add(match asked {
+                Ok((channel, Ok(answer))) => match question.read(&answer) {
+                    Ok(answer) => {
+                        way.open = Some(channel);
+                        way.turn = 0;
+                        return Some(answer);
+                    }
+                    Err(Malformed) => ClientError::Nonsense,
+                },
+                Ok((_, Err(AskError::Unauthorised(_)))) => ClientError::Unauthorised,
+                Ok((_, Err(AskError::Foreign))) => ClientError::Nonsense,
+                // Who leads has looked: to ask it again at once would only have it look again.
+                Ok((_, Err(AskError::Unproven))) => {
+                    failures.add(ClientError::Unproven);
+                    return None;
+                }
+                Ok((channel, Err(AskError::Elsewhere(leader)))) => {
+                    hints += 1;
+                    let said = leader.filter(|_| hints <= HINTS_MAX);
+                    hint = said.and_then(|leader| channel.address(leader));
+                    sleep(PAUSE / 10).await;
+                    ClientError::Absent("it has no leader".to_owned())
+                }
+                Ok((_, Err(error @ (AskError::Unheld | AskError::Stopped)))) => {
+                    ClientError::Absent(error.to_string())
+                }
+                Err(error) => error,
+            });
+        }
+    }
+
+    /// The card that somebody shows at these addresses.
+    pub(crate) async fn card(&self, addresses: &[String], failures: &mut Failures) -> Option<Card> {
+        for address in addresses {
+            match self.connect(address).await {
+                Ok(channel) => return Some(channel.card),
+                Err(error) => failures.add(error),
+            }
+        }
+        None
+    }
+
+    pub(crate) async fn connect(&self, address: &str) -> Result<Channel, ClientError> {
+        match timeout(CONNECT_MAX, self.connected(address)).await {
+            Ok(channel) => channel.map_err(ClientError::of_anybody),
+            Err(_) => Err(ClientError::Absent("it does not answer in time".to_owned())),
+        }
+    }
+
+    async fn connected(&self, address: &str) -> Result<Channel, ClientError> {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        let connector = TlsConnector::from(self.tls.clone());
+        let mut stream = connector.connect(no_name(), tcp).await?;
+        let exported = exported(&stream)?;
+        let welcome = channel::ask(&mut stream, HELLO, b"", WELCOME_BYTES_MAX).await?;
+        let mut reader = Reader::new(&welcome);
+        let time = Seconds(reader.u64()?);
+        let length = usize::from(reader.u16()?);
+        let hello = reader.bytes(length)?;
+        let card = Card::from_bytes(hello).map_err(|_| ClientError::Stranger)?;
+        let known = peer(stream.get_ref().1).map(ReplicaId::from);
+        let known = known.filter(|known| card.members().iter().any(|it| it.id == *known));
+        let member = known.ok_or(ClientError::Stranger)?;
+        if *card.realm() != self.realm {
+            return Err(ClientError::Stranger);
+        }
+        let shown = Evidence::from_bytes(reader.rest())?;
+        self.verifier
+            .verify(&shown, &bound(&exported, LISTENS, hello))?;
+        Ok(Channel {
+            stream,
+            card,
+            member,
+            time: (time, Instant::now()),
+        })
+    }
+}
