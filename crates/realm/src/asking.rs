@@ -234,13 +234,17 @@ pub(crate) fn read_group(body: &[u8]) -> Result<GroupId, Malformed> {
     Ok(group)
 }
 
-/// The card of that group, if it is there.
-pub(crate) fn read_card(body: &[u8], group: &GroupId) -> Result<Option<Card>, Malformed> {
+/// The card of that group, if it is there. Anybody can sign a card: it has to be the realm's.
+pub(crate) fn read_card(
+    body: &[u8],
+    group: &GroupId,
+    realm: &RealmId,
+) -> Result<Option<Card>, Malformed> {
     let Some(bytes) = read_maybe(body)? else {
         return Ok(None);
     };
     let card = Card::from_bytes(&bytes).map_err(|_| Malformed)?;
-    (card.group() == *group)
+    (card.group() == *group && card.realm() == realm)
         .then_some(Some(card))
         .ok_or(Malformed)
 }

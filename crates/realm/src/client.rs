@@ -22,11 +22,13 @@ use crate::{
 pub const ADDRESSES_MAX: usize = junto_vault::REPLICAS_MAX as usize;
 /// Longest wait for one answer of one replica.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
-/// How often in one question a client lets itself be sent to another group. There are as many on the way as ranges moved since it
-/// asked last; more are groups that point at each other.
+/// How often in one question a client lets itself be sent on by the group that it was sent to. There are as many on the way as ranges
+/// moved since it asked last; more are groups that point at each other.
 const REDIRECTS_MAX: usize = 32;
 /// So many are followed without a pause.
 const REDIRECTS_FREE: usize = 3;
+/// So often in a row a group is asked for what is on its way there, before others are asked.
+const WAITS_MAX: usize = 3;
 /// Seconds of the group's time that a token is good for.
 const TOKEN_LIFE: u64 = 300;
 
@@ -74,19 +76,22 @@ impl Question for Asked<'_> {
 }
 
 /// The card of a group, asked of the one that sends us there.
-struct CardOf(GroupId);
+struct CardOf<'a> {
+    group: GroupId,
+    realm: &'a RealmId,
+}
 
-impl Question for CardOf {
+impl Question for CardOf<'_> {
     type Answer = Option<Card>;
     const MOST: usize = CARD_ANSWER_BYTES_MAX;
     const LONGEST: Duration = ANSWER_MAX;
 
     fn put(&self, _: &Channel) -> (u8, Bytes) {
-        (CARD, Zeroizing::new(self.0.0.to_vec()))
+        (CARD, Zeroizing::new(self.group.0.to_vec()))
     }
 
     fn read(&self, answer: &[u8]) -> Result<Option<Card>, Malformed> {
-        read_card(answer, &self.0)
+        read_card(answer, &self.group, self.realm)
     }
 }
 
@@ -149,37 +154,55 @@ impl RealmClient {
     /// None when it is of no use to go on.
     async fn follow(&self, question: &Asked<'_>, failures: &mut Failures) -> Option<Answer> {
         let mut way = self.way.lock().await;
-        for redirect in 0..REDIRECTS_MAX {
-            let sent = loop {
-                match self.reach.ask(&mut way, question, failures).await? {
-                    Answer::Refused(Refusal::Moving) => {
-                        failures.add(absent("what it keeps for us is on its way"));
-                        sleep(PAUSE).await;
+        let (mut waited, mut followed, mut sent_to) = (0, 0, None);
+        loop {
+            let group = match self.reach.ask(&mut way, question, failures).await? {
+                Answer::Refused(Refusal::Moving) => {
+                    failures.add(absent("what it keeps for us is on its way"));
+                    waited += 1;
+                    // It may never leave: then whoever had it has it still.
+                    if waited % WAITS_MAX == 0 {
+                        way.skip();
                     }
-                    Answer::Refused(Refusal::Elsewhere(Some(group))) => break group,
-                    // The next address may be one of a group that knows.
-                    Answer::Refused(refusal @ Refusal::Elsewhere(None)) => {
-                        failures.add(absent(&refusal.to_string()));
-                        way.shut();
-                        sleep(PAUSE / 10).await;
-                    }
-                    answer => return Some(answer),
+                    sleep(PAUSE).await;
+                    continue;
                 }
+                Answer::Refused(Refusal::Elsewhere(Some(group))) => group,
+                // The next address may be one of a group that knows. There is a pause behind the last one.
+                Answer::Refused(refusal @ Refusal::Elsewhere(None)) => {
+                    failures.add(absent(&refusal.to_string()));
+                    way.skip();
+                    continue;
+                }
+                answer => return Some(answer),
             };
-            if redirect >= REDIRECTS_FREE {
+            // Groups that send us on are counted; a group that is away, so that others are asked in its place, is waited for.
+            let is_there = sent_to.is_none() || sent_to == way.group();
+            followed += usize::from(is_there);
+            if followed == REDIRECTS_MAX {
+                failures.add(absent("its groups send us to each other"));
+                return None;
+            }
+            if !is_there || followed > REDIRECTS_FREE {
                 sleep(PAUSE).await;
             }
-            match self.reach.ask(&mut way, &CardOf(sent), failures).await? {
-                Some(card) => *way = self.way_to(&card),
+            let realm = self.realm();
+            match self
+                .reach
+                .ask(&mut way, &CardOf { group, realm }, failures)
+                .await?
+            {
+                Some(card) => {
+                    *way = self.way_to(&card);
+                    sent_to = Some(group);
+                }
                 // It was another leader's word, which has not come so far.
                 None => {
                     failures.add(absent("it does not say where its records are"));
-                    way.shut();
+                    way.skip();
                 }
             }
         }
-        failures.add(absent("its groups send us to each other"));
-        None
     }
 
     /// To that group; and if it is not there, to those that were known before.

@@ -3,7 +3,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use junto_vault::{CARD_BYTES_MAX, RealmId, ReplicaId, Seconds};
+use junto_vault::{CARD_BYTES_MAX, GroupId, RealmId, ReplicaId, Seconds};
 use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
@@ -157,6 +157,8 @@ pub(crate) struct Way {
     open: Option<Channel>,
     /// The address whose turn it is.
     turn: usize,
+    /// The one behind that which was dialled last.
+    after: usize,
 }
 
 impl Way {
@@ -165,12 +167,24 @@ impl Way {
             addresses,
             open: None,
             turn: 0,
+            after: 0,
         }
     }
 
-    /// What was asked on the open channel makes no sense any more.
-    pub(crate) fn shut(&mut self) {
-        self.open = None;
+    /// The group whose channel is open.
+    pub(crate) fn group(&self) -> Option<GroupId> {
+        self.open.as_ref().map(|channel| channel.card.group())
+    }
+
+    /// Who answered cannot help. The next address is one of another group, as far as its card says which are its own.
+    pub(crate) fn skip(&mut self) {
+        self.turn = self.after;
+        if let Some(channel) = self.open.take() {
+            let members = channel.card.members();
+            let own = |address: &&String| members.iter().any(|it| it.address == **address);
+            let rest = self.addresses.iter().skip(self.turn);
+            self.turn += rest.take_while(own).count();
+        }
     }
 
     /// The next address; none when it is of no use to go on.
@@ -184,6 +198,7 @@ impl Way {
         }
         let next = self.addresses.get(self.turn)?.clone();
         self.turn += 1;
+        self.after = self.turn;
         Some(next)
     }
 }

@@ -26,7 +26,7 @@ fn id() -> RealmId {
     RealmId(*key().verifying_key().as_bytes())
 }
 
-/// A group of one that is not honest: it says of every record that the other group has it, or that it is on its way.
+/// A group of one that is not honest: it says of every record what it likes.
 struct Liar {
     key: BootKey,
     listener: TcpListener,
@@ -35,6 +35,11 @@ struct Liar {
 
 impl Liar {
     async fn new() -> Self {
+        Self::of(&self::key()).await
+    }
+
+    /// Of the realm of that key.
+    async fn of(realm: &SigningKey) -> Self {
         let key = BootKey::generate(&mut random());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let member = Member {
@@ -42,7 +47,7 @@ impl Liar {
             address: listener.local_addr().unwrap().to_string(),
         };
         let quorum = Quorum::new(1, 0).unwrap();
-        let card = Card::sign(&self::key(), Seconds(1), quorum, vec![member]).unwrap();
+        let card = Card::sign(realm, Seconds(1), quorum, vec![member]).unwrap();
         Self {
             key,
             listener,
@@ -50,7 +55,22 @@ impl Liar {
         }
     }
 
+    fn address(&self) -> String {
+        self.card.members()[0].address.clone()
+    }
+
+    /// It says the same always.
     async fn serve(self, says: Refusal, other: Option<Card>, asked: Arc<AtomicUsize>) {
+        self.say(move |_| says, other, asked).await;
+    }
+
+    /// What it says depends on how often it was asked before.
+    async fn say(
+        self,
+        says: impl Fn(usize) -> Refusal + Copy + Send + 'static,
+        other: Option<Card>,
+        asked: Arc<AtomicUsize>,
+    ) {
         let tls = MemberTls::new(&self.key, &[Name::from(self.key.id())]).unwrap();
         let acceptor = TlsAcceptor::from(tls.clients);
         let mut tasks = JoinSet::new();
@@ -79,7 +99,7 @@ impl Liar {
                             put_reply(Ok(put_maybe(card.as_deref())))
                         }
                         _ => {
-                            asked.fetch_add(1, Ordering::Relaxed);
+                            let says = says(asked.fetch_add(1, Ordering::Relaxed));
                             put_reply(Ok(Answer::Refused(says).to_bytes(Class::View)))
                         }
                     };
@@ -93,12 +113,16 @@ impl Liar {
 }
 
 fn client(address: &str) -> RealmClient {
+    client_of(vec![address.to_owned()])
+}
+
+fn client_of(addresses: Vec<String>) -> RealmClient {
     let access = Access {
         account: Account::new("junto", "ada").unwrap(),
         tenant: SigningKey::from_seed(&[5; 32]),
     };
     let accepted = Accepted { simulated: true };
-    RealmClient::new(id(), vec![address.to_owned()], accepted, Arc::new(access)).unwrap()
+    RealmClient::new(id(), addresses, accepted, Arc::new(access)).unwrap()
 }
 
 /// Two groups that send their clients to each other keep nobody for ever; nor do they get asked without end.
@@ -143,4 +167,66 @@ async fn who_is_sent_nowhere_or_told_to_wait_waits_no_longer_than_it_wants_to() 
         let asked = asked.load(Ordering::Relaxed);
         assert!((1..=REDIRECTS_MAX).contains(&asked), "{says:?}: {asked}");
     }
+}
+
+/// A group that does not know whose a record is, or waits for it in vain, does not keep clients from the one that has it.
+#[tokio::test]
+async fn a_group_that_cannot_help_does_not_hide_the_one_that_can() {
+    for says in [Refusal::Elsewhere(None), Refusal::Moving] {
+        let (new, old) = (Liar::new().await, Liar::new().await);
+        let client = client_of(vec![new.address(), old.address()]);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let mut serving = JoinSet::new();
+        serving.spawn(new.serve(says, None, asked.clone()));
+        serving.spawn(old.serve(Refusal::Full, None, Arc::default()));
+        let said = client.ask(&Operation::View, PATIENCE).await;
+        assert!(
+            matches!(said, Ok(Answer::Refused(Refusal::Full))),
+            "{says:?}: {:?}",
+            said.err()
+        );
+        let asked = asked.load(Ordering::Relaxed);
+        assert!((1..=WAITS_MAX).contains(&asked), "{says:?}: {asked}");
+    }
+}
+
+/// A group that is away is waited for as long as its client wants to, however often others send it there meanwhile.
+#[tokio::test]
+async fn a_group_that_is_away_is_waited_for() {
+    let (old, away) = (Liar::new().await, Liar::new().await.card);
+    let client = client(&old.address());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let group = away.group();
+    let says = move |before| match before <= REDIRECTS_MAX {
+        true => Refusal::Elsewhere(Some(group)),
+        false => Refusal::Full,
+    };
+    let mut serving = JoinSet::new();
+    serving.spawn(old.say(says, Some(away), asked.clone()));
+    let said = client.ask(&Operation::View, PATIENCE).await;
+    assert!(
+        matches!(said, Ok(Answer::Refused(Refusal::Full))),
+        "{:?}",
+        said.err()
+    );
+    assert_eq!(asked.load(Ordering::Relaxed), REDIRECTS_MAX + 2);
+}
+
+/// Anybody can sign a card: one of another realm leads nobody to its addresses.
+#[tokio::test]
+async fn a_card_of_another_realm_leads_nowhere() {
+    let (liar, other) = (
+        Liar::new().await,
+        Liar::of(&SigningKey::from_seed(&[4; 32])).await,
+    );
+    let client = client(&liar.address());
+    let named = Refusal::Elsewhere(Some(other.card.group()));
+    let mut serving = JoinSet::new();
+    serving.spawn(liar.serve(named, Some(other.card.clone()), Arc::default()));
+    let said = client
+        .ask(&Operation::View, Duration::from_millis(800))
+        .await;
+    assert!(said.is_err());
+    let dialled = timeout(Duration::from_millis(50), other.listener.accept()).await;
+    assert!(dialled.is_err(), "a client dialled another realm's machine");
 }
