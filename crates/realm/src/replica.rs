@@ -309,6 +309,14 @@ impl Replica {
         self.store.memory().realm.parcel(order, number)
     }
 
+    /// What [`junto_vault::Realm::lets_go`] says, as far as this replica has come.
+    ///
+    /// # Errors
+    /// [`Hindrance`].
+    pub fn lets_go<'a>(&self, step: &'a Step) -> Result<Option<&'a Card>, Hindrance> {
+        self.store.memory().realm.lets_go(step)
+    }
+
     /// The card of a group to which this one sends clients, as far as this replica has come.
     #[must_use]
     pub fn card_of(&self, group: &GroupId) -> Option<Card> {

@@ -16,14 +16,14 @@ use junto_vault::{Seconds, Step};
 use openraft::Raft;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    AskError, Card, Name, Replica, Types,
+    AskError, Card, Name, Replica, Types, Verifier,
     asking::{
         ASK, CARD, GROUND, Moved, PARCEL, QUESTION_BYTES_MAX, STEP, put_ground, put_maybe,
         put_moved, put_reply, read_ask, read_group, read_parcel_wanted,
@@ -81,6 +81,7 @@ pub async fn serve(
         raft: replica.raft().clone(),
         store: replica.store().clone(),
         hello: card.to_bytes(),
+        looking: Mutex::new(()),
         card,
         replica,
         wire,
@@ -153,6 +154,8 @@ struct Door {
     places: BTreeMap<Name, Arc<Semaphore>>,
     card: Card,
     hello: Vec<u8>,
+    /// Who looks at another group: one at a time.
+    looking: Mutex<()>,
 }
 
 type Stream = TlsStream<TcpStream>;
@@ -313,10 +316,14 @@ impl Door {
             return Err(AskError::Foreign);
         }
         self.leads()?;
-        if let Some(to) = step.lets_go_to()
-            && self.replica.parcel(&order.id(), 0).is_none()
-        {
-            self.prove(to).await?;
+        if let Some(wanted) = &self.wire.successors {
+            // Of all that a stranger may show, only what would let a range go now has us dial anybody.
+            match self.replica.lets_go(&step) {
+                Ok(Some(to)) => self.prove(to, wanted).await?,
+                Ok(None) => {}
+                // It may pass before the step is taken, and nobody has looked.
+                Err(hindrance) => return Ok((Err(hindrance), None)),
+            }
         }
         let mut random = random();
         let taken = self.replica.take(step, &self.card, now(), &mut random);
@@ -333,10 +340,8 @@ impl Door {
 
     /// Before the group lets a range go: every member of the other one shows what is wanted of it, on a channel by its own key.
     /// All of them get the records, so it does not do that most are as they should be.
-    async fn prove(&self, to: &Card) -> Result<(), AskError> {
-        let Some(wanted) = &self.wire.successors else {
-            return Ok(());
-        };
+    async fn prove(&self, to: &Card, wanted: &Arc<dyn Verifier>) -> Result<(), AskError> {
+        let _one = self.looking.lock().await;
         let reach = Reach::new(*self.card.realm(), wanted.clone());
         let reach = reach.map_err(|_| AskError::Unproven)?;
         let shown = to.members().iter().map(|member| async {

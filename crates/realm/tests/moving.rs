@@ -9,9 +9,9 @@ use junto_realm::{
     RealmClient, Replica, Simulated, Verifier, now, serve,
 };
 use junto_vault::{
-    Account, Answer, Attempt, Cost, Deposit, Ending, Errand, Genesis, GuessLimit, Operation, Order,
-    Part, Pin, Quorum, Realm, RealmId, RealmSet, ReplicaId, Revocation, Roster, Side, Span, Step,
-    Stretched, Todo, enrol,
+    Account, Answer, Attempt, Cost, Deposit, Ending, Errand, Genesis, GuessLimit, Hindrance,
+    Operation, Order, Part, Pin, Progress, Quorum, Realm, RealmId, RealmSet, ReplicaId, Revocation,
+    Roster, Side, Span, Step, Stretched, Todo, Word, enrol,
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
@@ -289,6 +289,30 @@ async fn nothing_departs_to_members_that_do_not_show_what_is_wanted() {
         .unwrap();
 }
 
+/// Who knows an order cannot have its source dial whom he likes.
+async fn leads_to_nobody_else(source: &Group, destination: &Group, order: &Order) {
+    let prepare = Step::prepare(order.clone(), source.card.clone());
+    let (said, proof) = destination
+        .reached()
+        .take(&prepare, PATIENCE)
+        .await
+        .unwrap();
+    let Ok(Progress::Said(word)) = said else {
+        panic!("not prepared")
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let member = Member {
+        id: ReplicaId([7; 32]),
+        address: listener.local_addr().unwrap().to_string(),
+    };
+    let card = Card::sign(&key(), now(), Quorum::new(1, 0).unwrap(), vec![member]).unwrap();
+    let depart = Step::depart(order.clone(), card, (word, proof.unwrap()));
+    let (said, _) = source.reached().take(&depart, PATIENCE).await.unwrap();
+    assert_eq!(said, Err(Hindrance::Foreign));
+    let dialled = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(dialled.is_err());
+}
+
 async fn departs() {
     let careful = Some(Accepted::default());
     let source = Group::wanting(3, true, careful).await;
@@ -313,11 +337,15 @@ async fn departs() {
         .await;
     assert!(matches!(refused, Err(ClientError::Unproven)), "{refused:?}");
     assert_eq!(view(&client).await, (roster.clone(), 3));
+    leads_to_nobody_else(&source, &destination, &order).await;
     let revocation = Revocation::sign(&key(), &order);
     let mut errand = Errand::revoke(order, cards().0, cards().1, revocation);
     let ending = carry(&mut errand, [&source, &destination], 10).await;
     assert_eq!(ending, Some(Ending::Never));
     assert_eq!(view(&client).await, (roster, 3));
+    // Of what is over nobody needs to show anything: nothing leaves by it.
+    let (said, _) = source.reached().take(&depart, PATIENCE).await.unwrap();
+    assert!(matches!(said, Ok(Progress::Said(Word::Over { .. }))));
 
     // All of them have to show it: one that is away may have the records as well.
     let simulated = Some(OPTED_IN);

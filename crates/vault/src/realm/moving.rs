@@ -139,29 +139,42 @@ impl Realm {
         Ok(Progress::Said(says))
     }
 
-    fn depart(
-        &mut self,
-        order: Order,
-        to: Card,
+    /// Who would get a range by that step, if it was taken now: whoever lets ranges go only to some looks at that group before. None
+    /// if nothing leaves by it, now or ever.
+    ///
+    /// # Errors
+    /// [`Hindrance`], which may pass: who has not looked does not take the step.
+    pub fn lets_go<'a>(&self, step: &'a Step) -> Result<Option<&'a Card>, Hindrance> {
+        let Kind::Depart { to, prepared, .. } = &step.kind else {
+            return Ok(None);
+        };
+        let order = &step.order;
+        let group = self.estate.as_ref().map(|estate| estate.group);
+        if *order.realm() != self.genesis.realm || group != Some(order.from().0) {
+            return Err(Hindrance::Foreign);
+        }
+        let said = self.departs(order, to, prepared)?;
+        Ok(said.is_none().then_some(to))
+    }
+
+    /// Whether the range may leave; what is said if that is behind us.
+    fn departs(
+        &self,
+        order: &Order,
+        to: &Card,
         (prepared, certificate): &(Word, Certificate),
-        drawn: Option<Box<Drawn>>,
-    ) -> Taken {
+    ) -> Result<Option<Word>, Hindrance> {
         let (id, span, (_, turn), (group, _)) =
             (order.id(), order.span(), order.from(), order.to());
         if to.group() != group || to.realm() != order.realm() {
             return Err(Hindrance::Foreign);
         }
-        let (ours, named, when) = (
-            self.tenants(),
-            self.names(),
-            (self.time, self.position.head),
-        );
-        let estate = self.estate()?;
+        let estate = self.estate.as_deref().ok_or(Hindrance::Foreign)?;
         if let Some(leaving) = estate.leaving.get(&id) {
-            return Ok(Progress::Said(leaving.says()));
+            return Ok(Some(leaving.says()));
         }
         if turn < estate.turn {
-            return Ok(Progress::Said(Word::Over { order: id }));
+            return Ok(Some(Word::Over { order: id }));
         }
         if turn != estate.turn {
             return Err(Hindrance::Turn);
@@ -169,10 +182,10 @@ impl Realm {
         let Word::Prepared { tenants, names, .. } = prepared else {
             return Err(Hindrance::Uncertified);
         };
-        if prepared.order() != id || certificate.proves(&to, prepared).is_err() {
+        if prepared.order() != id || certificate.proves(to, prepared).is_err() {
             return Err(Hindrance::Uncertified);
         }
-        if *tenants != ours || names.is_some_and(|names| names != named) {
+        if *tenants != self.tenants() || names.is_some_and(|names| names != self.names()) {
             return Err(Hindrance::Unlike);
         }
         if !estate
@@ -184,8 +197,23 @@ impl Realm {
         if estate.leaving.len() >= ORDERS_MAX || !estate.grounds.has_room() {
             return Err(Hindrance::Busy);
         }
+        Ok(None)
+    }
+
+    fn depart(
+        &mut self,
+        order: Order,
+        to: Card,
+        prepared: &(Word, Certificate),
+        drawn: Option<Box<Drawn>>,
+    ) -> Taken {
+        if let Some(said) = self.departs(&order, &to, prepared)? {
+            return Ok(Progress::Said(said));
+        }
         let drawn = *drawn.ok_or(Hindrance::Early)?;
-        let to = Arc::new(to);
+        let (id, span, to) = (order.id(), order.span(), Arc::new(to));
+        let when = (self.time, self.position.head);
+        let estate = self.estate()?;
         estate.turn += 1;
         estate.grounds.put(span, Holder::Group(to.clone()));
         let records = self.cut_out(|place| span.contains(place));
