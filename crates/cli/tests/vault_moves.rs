@@ -144,6 +144,7 @@ fn a_record_moves_while_processes_are_killed_and_comes_back_from_the_other_group
     guess(&wrong, &user).failed(6);
     let new = Group::new(&stage, "new", "3", &["--group-of", &old.dir]);
 
+    let (job, kept) = (format!("{}/move.json", old.dir), stage.path("kept"));
     let is_over = AtomicBool::new(false);
     let last = std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
@@ -167,6 +168,9 @@ fn a_record_moves_while_processes_are_killed_and_comes_back_from_the_other_group
         {
             let carrying = stage.start("operator", &moving(&old, &new));
             kill_at(carrying, step);
+            if number == 0 {
+                std::fs::copy(&job, &kept).unwrap();
+            }
             match number {
                 0 => kill(&new.replicas[0]),
                 1 => kill(&old.replicas[0]),
@@ -184,6 +188,12 @@ fn a_record_moves_while_processes_are_killed_and_comes_back_from_the_other_group
     // Once more is no error, and moves nothing.
     let again = stage.run("operator", &moving(&old, &new));
     assert_eq!(again.ok()["moved"], json!([]));
+    // A command that was killed before it had struck the order off says what has become of it, whatever it is asked for then.
+    for more in [&[][..], &["--take-back"]] {
+        std::fs::copy(&kept, &job).unwrap();
+        let late = stage.run("operator", &[&moving(&old, &new)[..], more].concat());
+        assert_eq!(late.ok()["moved"], json!([WHOLE]), "{more:?}");
+    }
 
     guess(&wrong, &user).failed(6);
     assert_eq!(status(&stage, &user)["guesses_left"], 3);
@@ -281,22 +291,79 @@ fn a_part_moves_and_what_no_evidence_is_shown_for_stays() {
         file,
     };
     let next = Group::new(&stage, "next", "1", &["--group-of", &careful.dir]);
+    // It is as careful with what it gets.
+    let inherited = std::fs::read_to_string(format!("{}/realm.toml", next.dir)).unwrap();
+    assert!(inherited.contains("\npolicy = \"policy.json\""));
+    let inherited = std::fs::read_to_string(format!("{}/policy.json", next.dir)).unwrap();
+    assert_eq!(inherited, policy.to_string());
     let refused = stage.run("operator", &moving(&careful, &next));
     let said = refused.failed(5)["message"].as_str().unwrap();
     assert!(said.contains("do not all show the evidence"), "{said}");
     let back = [&moving(&careful, &next)[..], &["--take-back"]].concat();
+    let (job, kept) = (format!("{}/move.json", careful.dir), stage.path("kept"));
+    std::fs::copy(&job, &kept).unwrap();
     let taken = stage.run("operator", &back).ok().clone();
     assert_eq!(taken["from_serves"], json!([WHOLE]));
     assert_eq!(
         (&taken["moved"], &taken["to_serves"]),
         (&json!([]), &json!([]))
     );
-    // Without the destination, too, as long as nothing has left.
+    // An order that is over already is made anew, and not taken for one that was carried out.
+    std::fs::copy(&kept, &job).unwrap();
     stage.run("operator", &moving(&careful, &next)).failed(5);
+    // A destination that is there is told, whichever other folder is named.
+    let third = Group::new(&stage, "third", "1", &["--group-of", &careful.dir]);
+    for (wrong, code) in [(&careful, 2), (&third, 1)] {
+        let wrong = [&moving(&careful, wrong)[..], &["--take-back"]].concat();
+        stage.run("operator", &wrong).failed(code);
+        assert!(std::path::Path::new(&job).exists());
+    }
+    third.end();
+    // Without the destination, too, as long as nothing has left.
     next.end();
     let alone = [&moving(&careful, &careful)[..], &["--take-back"]].concat();
     let taken = stage.run("operator", &alone).ok().clone();
     assert_eq!(taken["from_serves"], json!([WHOLE]));
     careful.end();
+    new.end();
+}
+
+/// A group whose records have left begins with none when it is started again: another one counts their guesses. What has arrived is
+/// accepted without the group that it comes from.
+#[test]
+fn a_source_that_is_started_again_serves_nothing_and_is_not_needed_for_what_has_arrived() {
+    let stage = Stage::new();
+    let (old, _) = realm(&stage, "1");
+    let new = Group::new(&stage, "new", "1", &["--group-of", &old.dir]);
+    let (job, kept) = (format!("{}/move.json", old.dir), stage.path("kept"));
+    for step in ["preparing the destination", "accepting at the destination"] {
+        let carrying = stage.start("operator", &moving(&old, &new));
+        kill_at(carrying, step);
+        if !kept.exists() {
+            std::fs::copy(&job, &kept).unwrap();
+        }
+    }
+    // However far it was when it was killed.
+    std::fs::copy(&kept, &job).unwrap();
+    let (dir, file) = (old.dir.clone(), old.file.clone());
+    old.end();
+    // It is away: whether it was killed before the destination accepted or after, that is what the command comes to.
+    let alone = ["vault", "realm", "move", "--from", &dir, "--to", &new.dir];
+    let said = stage.run("operator", &alone);
+    let help = said.failed(3)["help"].as_str().unwrap().to_owned();
+    assert!(help.contains("served by the other group"), "{help}");
+    let (process, replicas) = Group::start(&stage, &dir);
+    let replicas = replicas.unwrap();
+    let again = Group {
+        process,
+        dir,
+        replicas,
+        file,
+    };
+    let moved = stage.run("operator", &moving(&again, &new)).ok().clone();
+    assert_eq!(moved["moved"], json!([WHOLE]));
+    assert_eq!(moved["from_serves"], json!([]));
+    assert_eq!(moved["to_serves"], json!([WHOLE]));
+    again.end();
     new.end();
 }

@@ -142,7 +142,8 @@ pub(crate) enum RealmCommand {
     /// Run a realm until Ctrl-C or SIGTERM
     ///
     /// Its replicas are processes of this machine. What they keep is in their memory only: a realm that is started again
-    /// is empty, and its users have to store again; until then the other realms give back. Ends with exit code 1 when
+    /// is empty, and its users have to store again; until then the other realms give back. A group that records have left by
+    /// `move` begins with none: another one may have them. Ends with exit code 1 when
     /// so many replicas are lost that it can never answer again.
     Start {
         /// Folder made by `junto vault realm init`

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::flow::exit_of;
-use super::realm::{SETTINGS, Settings, id_of, read_key};
+use super::realm::{self, SETTINGS, Settings, id_of, read_key};
 use crate::failure::{Context, Exit, Failure};
 use crate::input;
 use crate::output::{self, Output};
@@ -142,6 +142,57 @@ impl Place {
         let ground = self.client.ground(patience).await;
         ground.map_err(|error| unreached(&self.dir, &error))
     }
+
+    async fn serves(&self, span: Span, patience: Duration) -> Result<bool, Failure> {
+        Ok(covers(&self.ground(patience).await?.1, span))
+    }
+
+    /// Whether that card, as it stands in a job, is this group's.
+    fn is_that(&self, card: &str) -> bool {
+        Job::card(card).as_ref() == Some(&self.card)
+    }
+
+    /// Has it serve what the order brought, if all of that is here: it needs nothing of the source for it.
+    async fn accepts(&self, job: &Job, patience: Duration) -> Result<bool, Failure> {
+        let Some(order) = job.order().filter(|_| self.is_that(&job.to)) else {
+            return Ok(false);
+        };
+        let span = order.span();
+        let taken = self.client.take(&Step::accept(order), patience).await;
+        let (said, _) = taken.map_err(|error| unreached(&self.dir, &error))?;
+        // An order that was taken back is said to be accepted, too.
+        Ok(said.is_ok() && self.serves(span, patience).await?)
+    }
+}
+
+/// Whether ranges, in order, have all of that one.
+fn covers(spans: &[Span], span: Span) -> bool {
+    let mut next = Some(span.first());
+    for held in spans {
+        if next.is_some_and(|place| held.contains(place)) {
+            next = held.last().checked_add(1);
+        }
+    }
+    next.is_none_or(|place| place > span.last())
+}
+
+/// The source is away: what has arrived need not wait for it.
+async fn without_source(
+    failure: Failure,
+    to: &Place,
+    job: Option<Job>,
+    patience: Duration,
+) -> Failure {
+    let Some(job) = job else {
+        return failure;
+    };
+    match to.accepts(&job, patience).await {
+        Ok(true) => failure.help(
+            "what had left it is served by the other group now. When this one is back, the same command goes on; if it is gone for ever, nothing is left to do for that range",
+        ),
+        Ok(false) => failure,
+        Err(other) => other,
+    }
 }
 
 fn unreached(dir: &Path, error: &ClientError) -> Failure {
@@ -175,9 +226,14 @@ pub(super) async fn run(wanted: Wanted, output: Output) -> Result<(), Failure> {
     if job.is_none() && wanted.take_back {
         return Err(Failure::usage("nothing is on its way from there"));
     }
+    let to = Place::of(&wanted.to, &key, wanted.patience).await?;
+    let from = match Place::of(&wanted.from, &key, wanted.patience).await {
+        Ok(from) => from,
+        Err(failure) => return Err(without_source(failure, &to, job, wanted.patience).await),
+    };
     let mover = Mover {
-        from: Place::of(&wanted.from, &key, wanted.patience).await?,
-        to: Place::of(&wanted.to, &key, wanted.patience).await?,
+        from,
+        to,
         key,
         patience: wanted.patience,
         _alone: alone,
@@ -188,6 +244,7 @@ pub(super) async fn run(wanted: Wanted, output: Output) -> Result<(), Failure> {
         None => mover.plan(wanted.percent).await?,
     };
     let report = match wanted.take_back {
+        _ if !mover.from.is_that(&job.from) => mover.orphaned(&job, wanted.take_back).await?,
         true => mover.take_back(job, &progress).await?,
         false => mover.carry_all(job, is_resumed, &progress).await?,
     };
@@ -226,7 +283,7 @@ impl Mover {
     /// Both groups are still those for which the job was made: one that was started again is another one.
     fn check(&self, job: &Job) -> Result<(), Failure> {
         for (place, card) in [(&self.from, &job.from), (&self.to, &job.to)] {
-            if Job::card(card).as_ref() != Some(&place.card) {
+            if !place.is_that(card) {
                 return Err(Failure::failed(format_args!(
                     "what is on its way from {} is not for the group that runs in {} now",
                     self.from.dir.display(),
@@ -255,20 +312,29 @@ impl Mover {
             };
             let mut errand = Errand::new(order, self.from.card.clone(), self.to.card.clone());
             match self.carry(&mut errand, progress).await? {
-                Ending::Moved => {
-                    moved.push(job.spans.remove(0));
+                // Both say so of an order that is behind them and never began, too.
+                Ending::Moved if !self.from.serves(span, self.patience).await? => {
+                    let done = job.spans.remove(0);
+                    if self.to.serves(span, self.patience).await? {
+                        moved.push(done);
+                    }
                     job.order = None;
                     orders = 0;
                     job.write(&self.from.dir)?;
                 }
                 // One of the groups has begun another order since this one was made: nothing is under way by this one.
-                Ending::Never | Ending::Hindered(Side::Destination, Hindrance::Turn)
+                Ending::Moved
+                | Ending::Never
+                | Ending::Hindered(Side::Destination, Hindrance::Turn)
+                | Ending::Hindered(Side::Source, Hindrance::Early)
                     if orders < ORDERS_MAX =>
                 {
                     orders += 1;
                     job.order = None;
                 }
-                Ending::Never => return Err(Failure::failed("that order was taken back")),
+                Ending::Moved | Ending::Never => {
+                    return Err(Failure::failed("that order was taken back"));
+                }
                 Ending::Hindered(side, hindrance) => return Err(self.hindered(side, hindrance)),
             }
         }
@@ -326,6 +392,9 @@ impl Mover {
                 Todo::Done(ending) => return Ok(ending),
                 Todo::Take(side, step) => {
                     progress.step(step.name().to_owned());
+                    if step.lets_go_to().is_some() {
+                        realm::leave(&self.from.dir)?;
+                    }
                     let (moved, proof) = self.take(side, &step).await?;
                     errand.heard(side, moved, proof);
                 }
@@ -355,49 +424,89 @@ impl Mover {
 
     /// Nothing moves that has not left yet; what has left is carried on.
     async fn take_back(&self, job: Job, progress: &output::Progress) -> Result<Value, Failure> {
-        if Job::card(&job.from).as_ref() != Some(&self.from.card) {
-            // Everything that it kept is gone, and so is what it began.
-            Job::remove(&self.from.dir)?;
-            return self.report(&[], true).await;
-        }
         let Some(order) = job.order() else {
             Job::remove(&self.from.dir)?;
             return self.report(&[], true).await;
         };
         let revocation = Revocation::sign(&self.key, &order);
-        let span = in_hex(order.span());
-        let ending = match Job::card(&job.to).as_ref() == Some(&self.to.card) {
+        let span = order.span();
+        let is_there = self.to.is_that(&job.to);
+        if !is_there && self.from.card != self.to.card {
+            self.check(&job)?;
+        }
+        let ending = match is_there {
             true => {
                 let (from, to) = (self.from.card.clone(), self.to.card.clone());
                 let mut errand = Errand::revoke(order, from, to, revocation);
                 self.carry(&mut errand, progress).await?
             }
-            false => self.give_up(order, revocation, progress).await?,
+            false => self.give_up(&job, order, revocation, progress).await?,
         };
-        let moved = match ending {
-            Ending::Moved => vec![span],
-            Ending::Never => Vec::new(),
-            Ending::Hindered(side, hindrance) => return Err(self.hindered(side, hindrance)),
-        };
+        if let Ending::Hindered(side, hindrance) = ending {
+            return Err(self.hindered(side, hindrance));
+        }
+        // An order that is behind both groups looks the same whether it was carried out or taken back.
+        let has_moved = is_there
+            && self.to.serves(span, self.patience).await?
+            && !self.from.serves(span, self.patience).await?;
+        let moved: Vec<_> = has_moved.then(|| in_hex(span)).into_iter().collect();
         Job::remove(&self.from.dir)?;
         self.report(&moved, true).await
+    }
+
+    /// The source was started again: what it had is gone, but for what the destination has got.
+    async fn orphaned(&self, job: &Job, take_back: bool) -> Result<Value, Failure> {
+        let is_there = self.to.is_that(&job.to);
+        if self.to.accepts(job, self.patience).await? {
+            let moved: Vec<_> = job
+                .order()
+                .map(|it| in_hex(it.span()))
+                .into_iter()
+                .collect();
+            Job::remove(&self.from.dir)?;
+            return self.report(&moved, true).await;
+        }
+        if !take_back || !(is_there || self.from.card == self.to.card) {
+            self.check(job)?;
+        }
+        Job::remove(&self.from.dir)?;
+        if !is_there || job.order.is_none() {
+            return self.report(&[], true).await;
+        }
+        Err(Failure::failed(
+            "the group that had the range was started again before all of it was there: what was stored in it is lost",
+        )
+        .help("the other group may wait for that range for ever: it serves it only if it is started again, too, which loses what it keeps by now"))
     }
 
     /// The destination is gone: the source alone is told.
     async fn give_up(
         &self,
+        job: &Job,
         order: Order,
         revocation: Revocation,
         progress: &output::Progress,
     ) -> Result<Ending, Failure> {
+        if let Some(card) = Job::card(&job.to) {
+            let addresses = card.members().iter().map(|it| it.address.clone()).collect();
+            let client = GroupClient::new(id_of(&self.key), addresses).context("TLS")?;
+            if client.card(self.patience).await.is_ok_and(|it| it == card) {
+                return Err(Failure::usage("the group that it should go to is there")
+                    .help("name its folder with `--to`: it has to be told, too"));
+            }
+        }
         let step = Step::revoke(order, revocation);
         progress.step(step.name().to_owned());
         match self.take(Side::Source, &step).await?.0 {
             Ok(Progress::Said(junto_vault::Word::Over { .. })) => Ok(Ending::Never),
-            Ok(_) => Err(Failure::failed(
-                "it has left already, for a group that is gone: what was stored in that range is lost",
-            )
-            .help("its users get back from the other realms, and store again")),
+            Ok(_) => {
+                // No command can do more for it.
+                Job::remove(&self.from.dir)?;
+                Err(Failure::failed(
+                    "it has left already, for a group that is gone: what was stored in that range is lost",
+                )
+                .help("its users get back from the other realms. They cannot store here before all groups of this realm are started again, empty; what is left here can move on to another group"))
+            }
             Err(hindrance) => Ok(Ending::Hindered(Side::Source, hindrance)),
         }
     }
@@ -405,6 +514,9 @@ impl Mover {
     async fn report(&self, moved: &[(String, String)], is_resumed: bool) -> Result<Value, Failure> {
         let from = self.from.ground(self.patience).await?.1;
         let to = self.to.ground(self.patience).await?.1;
+        if from == [Span::WHOLE] {
+            realm::stay(&self.from.dir)?;
+        }
         let spans = |spans: Vec<Span>| spans.into_iter().map(in_hex).collect::<Vec<_>>();
         Ok(json!({
             "realm": hex::encode(self.from.card.realm().0),
@@ -459,6 +571,22 @@ mod tests {
         assert_eq!(part(span(0, 99), 25), Some(span(75, 99)));
         assert_eq!(part(span(7, 7), 1), Some(span(7, 7)));
         assert_eq!(part(span(0, 9), 1), Some(span(9, 9)));
+    }
+
+    #[test]
+    fn a_range_is_there_only_if_all_of_it_is() {
+        let span = |first, last| Span::new(first, last).unwrap();
+        let spans = [span(0, 4), span(5, 9), span(11, u64::MAX)];
+        for (there, first, last) in [
+            (true, 0, 9),
+            (true, 3, 6),
+            (true, 12, u64::MAX),
+            (false, 9, 11),
+            (false, 10, 10),
+        ] {
+            assert_eq!(covers(&spans, span(first, last)), there, "{first}-{last}");
+        }
+        assert!(covers(&[Span::WHOLE], Span::WHOLE) && !covers(&[], span(0, 0)));
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub(super) const SETTINGS: &str = "realm.toml";
 const KEY: &str = "realm.key";
 const PUBLIC: &str = "realm.json";
 const POLICY: &str = "policy.json";
+const POLICY_MAX: u64 = 1024 * 1024;
+/// There once records have left for another group of the realm: a group that is started again must not serve their names, too.
+const LEFT: &str = "records-have-left.txt";
+const LEFT_TEXT: &str = "\
+Records of this realm have moved from here to another group, so `junto vault realm start` begins with none here.
+Two groups that both begin with all records would count guesses twice.
+Remove this file only if no other group of the realm runs: then this one begins with all records, empty.
+";
 /// Records of all tenants together: a replica that was away gets all of them in one piece, of at most 64 MiB.
 const RECORDS_MAX: usize = 4096;
 /// Records of each tenant unless the settings say otherwise, or there are too many tenants for that.
@@ -110,16 +118,17 @@ impl Settings {
         replicas: u8,
         rollbacks: u8,
     ) -> Result<Self, Failure> {
-        let settings = Self {
+        let mut settings = Self {
             bind: bind(&host),
             host,
             port,
             replicas,
             rollbacks,
             everything: false,
-            policy: None,
             ..Self::read(dir)?
         };
+        // Its file is copied to there.
+        settings.policy = settings.policy.map(|_| POLICY.into());
         settings.check()?;
         Ok(settings)
     }
@@ -130,6 +139,15 @@ impl Settings {
         };
         let policy = set::read_policy(&dir.join(name))?;
         Ok(Some(policy))
+    }
+
+    /// As it stands in its file.
+    fn policy_text(&self, dir: &Path) -> Result<Option<String>, Failure> {
+        let Some(name) = &self.policy else {
+            return Ok(None);
+        };
+        self.policy(dir)?;
+        input::read_short(&dir.join(name), POLICY_MAX).map(Some)
     }
 
     fn check(&self) -> Result<Quorum, Failure> {
@@ -217,6 +235,29 @@ impl Settings {
     }
 }
 
+/// Before records may leave the group of that folder: durably.
+pub(super) fn leave(dir: &Path) -> Result<(), Failure> {
+    let path = dir.join(LEFT);
+    files::replace(&path, LEFT_TEXT.as_bytes(), Mode::Private)
+        .context(format_args!("cannot write {}", path.display()))
+}
+
+/// Nothing is anywhere else: the group serves all names of the realm.
+pub(super) fn stay(dir: &Path) -> Result<(), Failure> {
+    let path = dir.join(LEFT);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context(format_args!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn has_left(dir: &Path) -> Result<bool, Failure> {
+    let path = dir.join(LEFT);
+    std::fs::exists(&path).context(format_args!("cannot read {}", path.display()))
+}
+
 fn make_dir(dir: &Path) -> Result<(), Failure> {
     let making = format!("cannot make {}", dir.display());
     let mut builder = DirBuilder::new();
@@ -245,6 +286,11 @@ fn make(dir: &Path, settings: &Settings, first: Option<&Path>) -> Result<RealmFi
         ),
         None => (SigningKey::generate(&mut random()), Vec::new()),
     };
+    // What the first group lets go, this one does not let go more easily.
+    let policy = match first {
+        Some(first) => Settings::read(first)?.policy_text(first)?,
+        None => None,
+    };
     make_dir(dir)?;
     // Whoever is told of this group is told of the first one, too: either sends clients to where their records are.
     let mut addresses = settings.addresses();
@@ -255,6 +301,9 @@ fn make(dir: &Path, settings: &Settings, first: Option<&Path>) -> Result<RealmFi
     let writing = format!("cannot write into {}", dir.display());
     files::create(&dir.join(KEY), seed.as_bytes(), Mode::Private).context(&writing)?;
     public.write(&dir.join(PUBLIC))?;
+    if let Some(policy) = policy {
+        files::create(&dir.join(POLICY), policy.as_bytes(), Mode::Private).context(&writing)?;
+    }
     // Last: a folder with settings is whole.
     let text = settings.text();
     files::create(&dir.join(SETTINGS), text.as_bytes(), Mode::Private).context(&writing)?;
@@ -485,11 +534,19 @@ async fn asked_to_end() -> Result<(), Failure> {
 /// `junto vault realm start`.
 pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
     super::keep_in_memory();
-    let settings = Settings::read(dir)?;
+    let mut settings = Settings::read(dir)?;
+    let left = settings.everything && has_left(dir)?;
+    settings.everything &= !left;
     let progress = output.progress("starting the replicas");
     let mut group = Group::start(dir, &settings, output).await?;
     progress.done();
     output.result(&group.report(), || group.addresses.join("\n"))?;
+    if left {
+        output.say(format_args!(
+            "records have moved from here to another group, which may serve them: so this one begins with none. If no other group of the realm runs, remove {} and start again",
+            dir.join(LEFT).display()
+        ));
+    }
     output.say(match settings.everything {
         true => "It begins empty: what it kept before is gone. Evidence of its machine is simulated: it proves nothing. End with Ctrl-C",
         false => "It serves nothing until `junto vault realm move` brings records. Evidence of its machine is simulated: it proves nothing. End with Ctrl-C",
