@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use junto_crypto::Zeroizing;
 use junto_vault::{Certificate, Hindrance, OrderId, Progress, RealmId, Span, Step};
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 
 use crate::{
     Bound, Card, Evidence, EvidenceError, Verifier,
@@ -14,7 +17,7 @@ use crate::{
         put_parcel_wanted, read_ground, read_maybe, read_moved,
     },
     links::Bytes,
-    reach::{Channel, ClientError, Failures, Question, Reach, Way},
+    reach::{Channel, ClientError, Failures, PAUSE, Question, Reach, Way},
     read::Malformed,
 };
 
@@ -114,13 +117,21 @@ impl GroupClient {
         }
     }
 
-    /// The group's card.
+    /// The group's card, as soon as one of its members is there.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn card(&self, patience: Duration) -> Result<Card, ClientError> {
         let mut failures = Failures::none();
-        let asking = self.reach.card(&self.addresses, &mut failures);
+        let asking = async {
+            loop {
+                let card = self.reach.card(&self.addresses, &mut failures).await;
+                if card.is_some() || failures.round() {
+                    return card;
+                }
+                sleep(PAUSE).await;
+            }
+        };
         match timeout(patience, asking).await {
             Ok(Some(card)) => Ok(card),
             Ok(None) | Err(_) => Err(failures.worst),

@@ -123,7 +123,7 @@ impl Failures {
     }
 
     /// All addresses had their turn: whether to give up. One bad moment on a channel is no reason to.
-    fn round(&mut self) -> bool {
+    pub(crate) fn round(&mut self) -> bool {
         self.hopeless = if self.is_hopeless {
             self.hopeless + 1
         } else {
@@ -322,7 +322,7 @@ impl Reach {
         }
     }
 
-    /// The card that somebody shows at these addresses.
+    /// The card that somebody shows at these addresses. Each is asked once.
     pub(crate) async fn card(&self, addresses: &[String], failures: &mut Failures) -> Option<Card> {
         for address in addresses {
             match self.connect(address).await {

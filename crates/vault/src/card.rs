@@ -44,6 +44,8 @@ pub struct Card {
     quorum: Quorum,
     members: Vec<Member>,
     signature: Signature,
+    /// Looked for among hundreds of cards, while everybody waits.
+    group: GroupId,
 }
 
 impl Card {
@@ -66,6 +68,7 @@ impl Card {
             quorum,
             members,
             signature: Signature([0; SIGNATURE_BYTES]),
+            group: GroupId([0; 32]),
         };
         card.signature = key.sign(&[LABEL, &card.signed()].concat());
         // Its own reader knows what a card is.
@@ -133,6 +136,7 @@ impl Card {
                 quorum,
                 members,
                 signature,
+                group: GroupId(sha256_of(&[b"junto vault group", signed])),
             })
             .ok_or(DecodeError)
     }
@@ -140,7 +144,7 @@ impl Card {
     /// Which group: SHA-256 over what the realm signed.
     #[must_use]
     pub fn group(&self) -> GroupId {
-        GroupId(sha256_of(&[b"junto vault group", &self.signed()]))
+        self.group
     }
 
     /// Whose group it is.

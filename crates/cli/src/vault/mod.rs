@@ -76,7 +76,7 @@ pub(crate) async fn run(
                 take_back,
                 patience: std::time::Duration::from_secs(timeout),
             };
-            moving::run(wanted, output).await
+            Box::pin(moving::run(wanted, output)).await
         }
         VaultCommand::Realm(RealmCommand::Start { dir }) => realm::start(&dir, output).await,
         VaultCommand::Realm(RealmCommand::Try { dir, replicas }) => {

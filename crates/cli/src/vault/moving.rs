@@ -13,18 +13,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::flow::exit_of;
-use super::realm::{self, SETTINGS, Settings, id_of, read_key};
+use super::realm::{self, Settings, id_of, read_key};
 use crate::failure::{Context, Exit, Failure};
 use crate::input;
 use crate::output::{self, Output};
 
 const JOB: &str = "move.json";
+/// Empty. Who carries from this folder has it locked; no editor puts another file in its place.
+const LOCK: &str = "move.lock";
 /// Room for 256 ranges and two cards.
 const JOB_MAX: u64 = 64 * 1024;
 /// How often an order is made anew because a group has begun another one meanwhile.
 const ORDERS_MAX: usize = 5;
-/// How often a parcel is looked for that the source has not got.
+/// How often a parcel brings an order no further before that is given up.
 const LOOKS_MAX: usize = 20;
+/// Until it is looked for again: a group may have lost its leader.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the command is asked to do.
 pub(super) struct Wanted {
@@ -47,6 +51,33 @@ struct Job {
     spans: Vec<(String, String)>,
     /// The order for the first of them, in hex, once it is made.
     order: Option<String>,
+}
+
+/// Parcels that were looked for, and brought the order no further.
+#[derive(Default)]
+struct Looks {
+    furthest: Option<u32>,
+    in_vain: usize,
+}
+
+impl Looks {
+    /// How long to wait now that the destination has asked for that parcel, and the source has it or not.
+    fn look(&mut self, number: u32, is_there: bool) -> Result<Duration, Failure> {
+        let is_further = self.furthest.is_none_or(|it| number > it);
+        self.furthest = self.furthest.max(Some(number));
+        if is_further && is_there {
+            return Ok(Duration::ZERO);
+        }
+        self.in_vain += 1;
+        if self.in_vain <= LOOKS_MAX {
+            return Ok(LOOK_PAUSE);
+        }
+        let said = match is_there {
+            true => "the destination asks for what it was given again and again",
+            false => "the source does not give what it says that it has sealed",
+        };
+        Err(Failure::new(Exit::Misbehaved, said))
+    }
 }
 
 /// A group and its folder.
@@ -254,7 +285,12 @@ pub(super) async fn run(wanted: Wanted, output: Output) -> Result<(), Failure> {
 
 fn alone(dir: &Path) -> Result<File, Failure> {
     let doing = format!("cannot lock {}", dir.display());
-    let file = File::open(dir.join(SETTINGS)).context(&doing)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join(LOCK))
+        .context(&doing)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => {
@@ -386,7 +422,7 @@ impl Mover {
         errand: &mut Errand,
         progress: &output::Progress,
     ) -> Result<Ending, Failure> {
-        let mut looked = 0;
+        let mut looks = Looks::default();
         loop {
             match errand.todo() {
                 Todo::Done(ending) => return Ok(ending),
@@ -403,13 +439,7 @@ impl Mover {
                     let id = errand.order().id();
                     let parcel = self.from.client.parcel(&id, number, self.patience).await;
                     let parcel = parcel.map_err(|error| unreached(&self.from.dir, &error))?;
-                    looked += usize::from(parcel.is_none());
-                    if looked > LOOKS_MAX {
-                        return Err(Failure::new(
-                            Exit::Misbehaved,
-                            "the source does not give what it says that it has sealed",
-                        ));
-                    }
+                    tokio::time::sleep(looks.look(number, parcel.is_some())?).await;
                     errand.fetched(parcel);
                 }
             }
@@ -571,6 +601,24 @@ mod tests {
         assert_eq!(part(span(0, 99), 25), Some(span(75, 99)));
         assert_eq!(part(span(7, 7), 1), Some(span(7, 7)));
         assert_eq!(part(span(0, 9), 1), Some(span(9, 9)));
+    }
+
+    #[test]
+    fn parcels_that_bring_nothing_are_not_looked_for_without_end() {
+        let mut looks = Looks::default();
+        for number in 0..1000 {
+            assert_eq!(looks.look(number, true).unwrap(), Duration::ZERO);
+        }
+        // Neither one that is asked for again, nor one after the other that is not there.
+        for (again, is_there) in [(0, true), (1, false)] {
+            let mut looks = Looks::default();
+            let _ = looks.look(0, true).unwrap();
+            for number in 1..=20 {
+                let pause = looks.look(number * again, is_there);
+                assert_eq!(pause.unwrap(), LOOK_PAUSE, "{number}");
+            }
+            assert!(looks.look(21 * again, is_there).is_err());
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::input;
 use crate::output::Output;
 use crate::random;
 
-pub(super) const SETTINGS: &str = "realm.toml";
+const SETTINGS: &str = "realm.toml";
 const KEY: &str = "realm.key";
 const PUBLIC: &str = "realm.json";
 const POLICY: &str = "policy.json";
@@ -277,6 +277,14 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The first of a group's own addresses, and of those of the groups before it: as many as clients are told, some of each.
+fn both(mut own: Vec<String>, others: Vec<String>) -> Vec<String> {
+    own.truncate(ADDRESSES_MAX - others.len().min(ADDRESSES_MAX / 2));
+    own.extend(others);
+    own.truncate(ADDRESSES_MAX);
+    own
+}
+
 /// Makes the folder of a realm, or of another group of the realm of `first`.
 fn make(dir: &Path, settings: &Settings, first: Option<&Path>) -> Result<RealmFile, Failure> {
     let (key, others) = match first {
@@ -293,10 +301,7 @@ fn make(dir: &Path, settings: &Settings, first: Option<&Path>) -> Result<RealmFi
     };
     make_dir(dir)?;
     // Whoever is told of this group is told of the first one, too: either sends clients to where their records are.
-    let mut addresses = settings.addresses();
-    addresses.extend(others);
-    addresses.truncate(ADDRESSES_MAX);
-    let public = RealmFile::new(&id_of(&key), addresses);
+    let public = RealmFile::new(&id_of(&key), both(settings.addresses(), others));
     let seed = Zeroizing::new(hex::encode(key.seed()) + "\n");
     let writing = format!("cannot write into {}", dir.display());
     files::create(&dir.join(KEY), seed.as_bytes(), Mode::Private).context(&writing)?;
@@ -616,4 +621,25 @@ pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<
     let _ = end.send(());
     watching.await.context("the realms did not end")?;
     asked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_of_both_groups_whatever_their_size() {
+        let some = |what: &str, count| (0..count).map(|it| format!("{what}{it}")).collect();
+        for (own, others, told) in [
+            (3, 3, (3, 3)),
+            (7, 7, (7, 6)),
+            (13, 13, (7, 6)),
+            (13, 1, (12, 1)),
+            (1, 20, (1, 12)),
+        ] {
+            let all = both(some("own", own), some("other", others));
+            let wanted: Vec<String> = [some("own", told.0), some("other", told.1)].concat();
+            assert_eq!(all, wanted, "{own} {others}");
+        }
+    }
 }

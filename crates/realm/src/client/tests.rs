@@ -8,7 +8,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
-    BootKey, Name, Simulated,
+    BootKey, GroupClient, Name, Simulated,
     asking::{put_maybe, put_reply},
     channel::{Question as Heard, random},
     evidence::Attestation as _,
@@ -210,6 +210,23 @@ async fn a_group_that_is_away_is_waited_for() {
         said.err()
     );
     assert_eq!(asked.load(Ordering::Relaxed), REDIRECTS_MAX + 2);
+}
+
+/// A group that is away for a moment is waited for by who carries orders, too.
+#[tokio::test]
+async fn a_card_is_waited_for() {
+    let liar = Liar::new().await;
+    let card = liar.card.clone();
+    let reached = GroupClient::new(id(), vec![liar.address()]).unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        // Twice there is nobody who would say anything.
+        for _ in 0..2 {
+            drop(liar.listener.accept().await.unwrap());
+        }
+        liar.serve(Refusal::Full, None, Arc::default()).await;
+    });
+    assert_eq!(reached.card(PATIENCE).await.unwrap(), card);
 }
 
 /// Anybody can sign a card: one of another realm leads nobody to its addresses.
