@@ -519,21 +519,28 @@ impl Group {
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn asked_to_end() -> Result<(), Failure> {
+/// Ctrl-C or SIGTERM, from now on: who has been told that the realm runs may end it at once, and it ends as it should.
+fn asked_to_end() -> Result<impl Future<Output = ()>, Failure> {
+    const DOING: &str = "cannot wait for signals";
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-        tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for signals"),
-        }
+        let mut terminate = signal(SignalKind::terminate()).context(DOING)?;
+        let mut interrupt = signal(SignalKind::interrupt()).context(DOING)?;
+        Ok(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
     }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c()
-        .await
-        .context("cannot wait for signals")
+    #[cfg(windows)]
+    {
+        let mut interrupt = tokio::signal::windows::ctrl_c().context(DOING)?;
+        Ok(async move {
+            let _ = interrupt.recv().await;
+        })
+    }
 }
 
 /// `junto vault realm start`.
@@ -545,6 +552,7 @@ pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
     let progress = output.progress("starting the replicas");
     let mut group = Group::start(dir, &settings, output).await?;
     progress.done();
+    let asked = asked_to_end()?;
     output.result(&group.report(), || group.addresses.join("\n"))?;
     if left {
         output.say(format_args!(
@@ -558,7 +566,7 @@ pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
     });
     let ended = tokio::select! {
         lost = group.lost(output) => Err(lost),
-        asked = asked_to_end() => asked,
+        () = asked => Ok(()),
     };
     output.say("ending: everything that was kept is forgotten");
     group.end().await;
@@ -588,6 +596,7 @@ pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<
     let set = dir.join("set.json");
     set::write_set(&set, 2, tenant, realms.collect(), true)?;
     progress.done();
+    let asked = asked_to_end()?;
     let reports: Vec<_> = groups.iter().map(Group::report).collect();
     output.result(
         &json!({ "trial": true, "set": set, "realms": reports }),
@@ -616,11 +625,11 @@ pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<
     });
     let watching = tokio::spawn(join_all(watched));
     // Realms that are lost do not end the others: that is what there are three for.
-    let asked = asked_to_end().await;
+    asked.await;
     output.say("ending: everything that was kept is forgotten");
     let _ = end.send(());
     watching.await.context("the realms did not end")?;
-    asked
+    Ok(())
 }
 
 #[cfg(test)]
