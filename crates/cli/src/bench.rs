@@ -232,12 +232,15 @@ async fn vault(options: junto_realm::bench::Options, output: Output) -> Result<(
         }));
         let (median, longest) = report.failover_ms;
         let (out, back) = report.snapshot_per_second;
+        let moved = report.moved;
         lines.extend([
             "a recovery asks all realms three times; its floor is three commits of openraft and the bare work".to_owned(),
             format!("Argon2id, on the client     {:>10.0} ms", report.argon2_ms),
             format!("a leader of three is killed {median:>10.0} ms without an answer, {longest:.0} at most"),
             format!("a record in memory          {:>10} bytes", known(report.record_bytes)),
             format!("a record in a snapshot      {:>10.0} bytes; {out:.0} a second out, {back:.0} in", report.snapshot_record_bytes),
+            format!("records that move           {:>10.0} a second ({} in {} parcels, {:.0} ms unserved); {:.0} % of openraft alone",
+                moved.per_second, moved.records, moved.parcels, moved.unserved_ms, moved.rate_over_floor * 100.0),
         ]);
         lines.join("\n")
     })

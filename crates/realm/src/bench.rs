@@ -1,6 +1,8 @@
 //! What getting back costs beside its parts, in the same run: realms whose replicas talk over TCP on this machine.
 
 mod group;
+mod memory;
+mod moving;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +23,8 @@ use serde::Serialize;
 
 use crate::{Access, ClientError, Proposal, RealmClient, StartError, now};
 use group::Group;
+use memory::memory;
+pub use moving::Moved;
 
 /// It only turns what hangs into a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +32,10 @@ const TENANT: &str = "bench";
 const PIN: &str = "2841";
 /// Entries that one recovery puts into each realm's log: a view, a guess, a claim.
 const ENTRIES: u32 = 3;
+/// Records that move: as many as a group of `junto vault realm` has.
+const MOVED_MAX: u32 = 4096;
+/// An entry with a guess has about as many.
+const GUESS_BYTES: usize = 150;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +136,8 @@ pub struct Report {
     pub snapshot_record_bytes: f64,
     /// Records a second into a snapshot, and out of it, on one core.
     pub snapshot_per_second: (f64, f64),
+    /// All records of a group of three on their way to another one.
+    pub moved: Moved,
 }
 
 /// Measures everything. `told` hears what comes next.
@@ -149,6 +159,8 @@ pub async fn run(options: Options, mut told: impl FnMut(&str)) -> Result<Report,
     }
     told("leaders that are killed");
     let failover_ms = failover(options.failovers).await?;
+    told("records that move");
+    let moved = moving::moved(options.records.min(MOVED_MAX)).await?;
     Ok(Report {
         argon2_ms,
         shapes,
@@ -156,6 +168,7 @@ pub async fn run(options: Options, mut told: impl FnMut(&str)) -> Result<Report,
         record_bytes: memory.record_bytes,
         snapshot_record_bytes: memory.snapshot_bytes,
         snapshot_per_second: memory.per_second,
+        moved,
     })
 }
 
@@ -195,22 +208,26 @@ fn set(realms: &[RealmId], threshold: u8) -> Result<RealmSet, BenchError> {
     RealmSet::new(realms.to_vec(), threshold).map_err(|_| BenchError::Answer("a set is one"))
 }
 
+fn genesis(id: RealmId, tenant: &SigningKey, records_max: u32, time: Seconds) -> Genesis {
+    let mut secret = Zeroizing::new([0; 32]);
+    rng().fill_bytes(&mut secret[..]);
+    Genesis {
+        realm: id,
+        secret,
+        tenants: BTreeMap::from([(TENANT.to_owned(), tenant.verifying_key())]),
+        records_max,
+        time,
+    }
+}
+
 fn realm(
     id: RealmId,
     tenant: &SigningKey,
     records_max: u32,
     time: Seconds,
 ) -> Result<Realm, BenchError> {
-    let mut secret = Zeroizing::new([0; 32]);
-    rng().fill_bytes(&mut secret[..]);
-    Realm::new(Genesis {
-        realm: id,
-        secret,
-        tenants: BTreeMap::from([(TENANT.to_owned(), tenant.verifying_key())]),
-        records_max,
-        time,
-    })
-    .map_err(|_| BenchError::Answer("a genesis is one"))
+    let genesis = genesis(id, tenant, records_max, time);
+    Realm::new(genesis).map_err(|_| BenchError::Answer("a genesis is one"))
 }
 
 async fn shape(
@@ -245,8 +262,14 @@ async fn shape(
     let group = groups
         .first()
         .ok_or(BenchError::Answer("there is a realm"))?;
-    let commit_us = latency(commits(group, 1, options.recoveries * 5).await?.0);
-    let commits_per_second = commits(group, clients.len(), rounds * 20).await?.1;
+    let commit_us = latency(
+        commits(group, (1, options.recoveries * 5), GUESS_BYTES)
+            .await?
+            .0,
+    );
+    let commits_per_second = commits(group, (clients.len(), rounds * 20), GUESS_BYTES)
+        .await?
+        .1;
     let floor_rate = commits_per_second / (f64::from(ENTRIES) * realms as f64);
     drop(clients);
     join_all(groups.into_iter().map(Group::end)).await;
@@ -280,11 +303,11 @@ fn latency(mut times: Vec<Duration>) -> Latency {
     }
 }
 
-/// What a group's openraft takes for entries that nobody reads, so many writers at once.
+/// What a group's openraft takes for so many entries of that size that nobody reads, so many writers at once.
 async fn commits(
     group: &Group,
-    writers: usize,
-    entries: usize,
+    (writers, entries): (usize, usize),
+    bytes: usize,
 ) -> Result<(Vec<Duration>, f64), BenchError> {
     let leader = group.leader().await;
     let each = entries.div_ceil(writers);
@@ -295,8 +318,8 @@ async fn commits(
             let mut times = Vec::with_capacity(each);
             for _ in 0..each {
                 let begun = Instant::now();
-                // As long as a guess, and no entry of a realm.
-                let proposal = Proposal(Arc::new(Zeroizing::new(vec![0xff; 150])));
+                // No entry of a realm.
+                let proposal = Proposal(Arc::new(Zeroizing::new(vec![0xff; bytes])));
                 let written = raft.client_write(proposal).await;
                 written.map_err(|_| BenchError::Answer("the leader commits"))?;
                 times.push(begun.elapsed());
@@ -581,59 +604,6 @@ async fn failover(times: usize) -> Result<(f64, f64), BenchError> {
     Ok((ms(taken.get(taken.len() / 2)), ms(taken.last())))
 }
 
-struct Memory {
-    record_bytes: Option<f64>,
-    snapshot_bytes: f64,
-    per_second: (f64, f64),
-}
-
-fn memory(records: u32) -> Result<Memory, BenchError> {
-    let records = records.max(1);
-    let id = RealmId([1; 32]);
-    let set = set(&[id, RealmId([2; 32]), RealmId([3; 32])], 2)?;
-    let mut alone = Alone::with_room(id, records)?;
-    let (_, parts) = enrol(&pin()?, &account(0)?, &set, cost()?, limit()?, &mut rng())?;
-    let part = parts.into_iter().find(|part| part.realm == id);
-    let part = part.ok_or(BenchError::Answer("a set has its realms"))?;
-    let (deposit, auth) = (part.deposit.to_bytes(), part.auth);
-    let empty = alone.realm.snapshot().len();
-    let before = resident();
-    for user in 0..records as usize {
-        let part = Part {
-            realm: id,
-            deposit: Deposit::from_bytes(&deposit, &id)
-                .map_err(|_| BenchError::Answer("a deposit is one"))?,
-            auth: junto_vault::AuthKey::from_bytes(auth.as_bytes()),
-        };
-        for operation in storing(part)? {
-            done(alone.ask_for(account(user)?, operation)?)?;
-        }
-    }
-    let grown = before.zip(resident()).map(|(before, after)| after - before);
-    let begun = Instant::now();
-    let snapshot = alone.realm.snapshot();
-    let out = begun.elapsed();
-    let begun = Instant::now();
-    Realm::restore(&snapshot).map_err(|_| BenchError::Answer("a snapshot is one"))?;
-    let back = begun.elapsed();
-    let records = f64::from(records);
-    let rate = |time: Duration| records / time.as_secs_f64();
-    Ok(Memory {
-        record_bytes: grown.map(|bytes| bytes / records),
-        snapshot_bytes: (snapshot.len() - empty) as f64 / records,
-        per_second: (rate(out), rate(back)),
-    })
-}
-
-/// Resident memory of this process, in bytes.
-fn resident() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let mut lines = status.lines();
-    let line = lines.find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u32 = line.split_whitespace().next()?.parse().ok()?;
-    Some(f64::from(kib) * 1024.0)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -673,11 +643,14 @@ mod tests {
         let mut steps = 0;
         let report = run(options, |_| steps += 1).await.unwrap();
         assert_eq!(report.shapes.len(), SHAPES.len());
-        assert_eq!(steps, SHAPES.len() + 3);
+        assert_eq!(steps, SHAPES.len() + 4);
         let mut figures = vec![
             report.argon2_ms,
             report.failover_ms.0,
             report.snapshot_record_bytes,
+            report.moved.per_second,
+            report.moved.floor_per_second,
+            report.moved.rate_over_floor,
         ];
         for shape in &report.shapes {
             figures.extend([shape.per_second, shape.bare_us, shape.commits_per_second]);

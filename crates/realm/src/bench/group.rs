@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use junto_crypto::ed25519::SigningKey;
-use junto_vault::{Quorum, Realm, RealmId};
+use junto_crypto::{Zeroizing, ed25519::SigningKey};
+use junto_vault::{GroupId, Quorum, Realm, RealmId, Seconds};
 use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
 
 use super::{BenchError, realm, rng};
 use crate::{
-    Accepted, Access, BootKey, Card, Member, Membership, Peer, RealmClient, Replica, Simulated,
-    StartError, now, serve,
+    Accepted, Access, BootKey, Card, GroupClient, Member, Membership, Peer, RealmClient, Replica,
+    Simulated, StartError, now, serve,
 };
 
 /// It is simulated, and nobody's secret is in it.
@@ -22,6 +22,7 @@ const RECORDS_MAX: u32 = 10_000;
 
 pub(super) struct Group {
     id: RealmId,
+    card: Card,
     addresses: Vec<String>,
     running: Vec<Running>,
 }
@@ -60,8 +61,19 @@ impl Group {
     pub(super) async fn start(replicas: u8, tenant: &SigningKey) -> Result<Self, BenchError> {
         let key = SigningKey::generate(&mut rng());
         let id = RealmId(*key.verifying_key().as_bytes());
-        let quorum = Quorum::new(replicas, 0).map_err(StartError::from)?;
         let began = realm(id, tenant, RECORDS_MAX, now())?;
+        Self::beginning(&key, replicas, began.time(), |_| Ok(began.snapshot())).await
+    }
+
+    /// A group of that key's realm which begins with what it is given, made for its name.
+    pub(super) async fn beginning(
+        key: &SigningKey,
+        replicas: u8,
+        time: Seconds,
+        snapshot: impl FnOnce(GroupId) -> Result<Zeroizing<Vec<u8>>, BenchError>,
+    ) -> Result<Self, BenchError> {
+        let id = RealmId(*key.verifying_key().as_bytes());
+        let quorum = Quorum::new(replicas, 0).map_err(StartError::from)?;
         let mut seats = Vec::new();
         for _ in 0..replicas {
             seats.push(Seat::new().await?);
@@ -79,8 +91,9 @@ impl Group {
         }
         members.sort_by_key(|member| member.id);
         let addresses = members.iter().map(|it| it.address.clone()).collect();
-        let card = Card::sign(&key, began.time(), quorum, members);
+        let card = Card::sign(key, time, quorum, members);
         let card = card.map_err(|_| BenchError::Answer("a card is one"))?;
+        let snapshot = snapshot(card.group())?;
         let ids: Vec<_> = peers.iter().map(|peer| peer.id).collect();
         let mut running = Vec::new();
         for Seat { key, inner, outer } in seats {
@@ -91,7 +104,7 @@ impl Group {
                 verifier: Arc::new(ACCEPTED),
                 successors: None,
             };
-            let realm = Realm::restore(&began.snapshot());
+            let realm = Realm::restore(&snapshot);
             let realm = realm.map_err(|_| BenchError::Answer("a snapshot is one"))?;
             let replica = Arc::new(Replica::join(realm, quorum, membership).await?);
             let serving = serve(replica.clone(), card.clone(), inner, outer);
@@ -103,9 +116,18 @@ impl Group {
         }
         Ok(Self {
             id,
+            card,
             addresses,
             running,
         })
+    }
+
+    pub(super) fn card(&self) -> &Card {
+        &self.card
+    }
+
+    pub(super) fn reached(&self) -> Result<GroupClient, BenchError> {
+        Ok(GroupClient::new(self.id, self.addresses.clone())?)
     }
 
     pub(super) fn id(&self) -> RealmId {
