@@ -287,6 +287,27 @@ pub(crate) fn channels(bytes: &[u8]) {
     }
 }
 
+/// What who carries an order hears: what a step came to, a ground, and what may be there.
+fn heard_seeds() -> Vec<Vec<u8>> {
+    let piece = |bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&length[..], bytes].concat()
+    };
+    let word = piece(&MOVING.word.to_bytes());
+    let proof = piece(&[&[7; 32][..], &[1, 0], &[9; 64]].concat());
+    let spans = [[0_u64, 4], [9, u64::MAX]].concat();
+    let spans: Vec<u8> = spans.into_iter().flat_map(u64::to_be_bytes).collect();
+    vec![
+        [&[128, 0][..], &word, &proof].concat(),
+        vec![128, 1, 0, 0, 0, 7],
+        vec![128, 2],
+        vec![128, 3, 6],
+        [&[129, 0, 0, 0, 0, 0, 0, 0, 3, 0, 2][..], &spans].concat(),
+        vec![130, 0],
+        vec![130, 1, 7, 7],
+    ]
+}
+
 pub(crate) fn channel_seeds() -> Vec<Vec<u8>> {
     let place = [
         &[0, 0, 0, 0, 0, 0, 0, 3][..],
@@ -316,7 +337,7 @@ pub(crate) fn channel_seeds() -> Vec<Vec<u8>> {
     };
     let quorum = Quorum::new(4, 1).unwrap();
     let card = Card::sign(&tenant(), BEGAN, quorum, (1..=4).map(member).collect()).unwrap();
-    vec![
+    let mut seeds = vec![
         [&[1][..], &vote, &[1], &place, &[0], &entries].concat(),
         [&[2][..], &vote, &[1], &place].concat(),
         [
@@ -348,7 +369,9 @@ pub(crate) fn channel_seeds() -> Vec<Vec<u8>> {
         ]
         .concat(),
         [&[18, 0][..], &[5; 32]].concat(),
-    ]
+    ];
+    seeds.extend(heard_seeds());
+    seeds
 }
 
 pub(crate) fn realm_seeds() -> Vec<Vec<u8>> {
