@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use junto_crypto::{Zeroizing, ed25519::SigningKey};
-use junto_realm::{Card, Member, fuzzing};
+use junto_realm::{BootKey, Card, Member, fuzzing};
 use junto_vault::{
     Account, Answer, BlindedElement, Certificate, Class, Cost, Deposit, Entry, Evaluation, Genesis,
     Given, GuessLimit, Operation, Order, Part, Pin, Quorum, Realm, RealmId, RealmSet, Record,
@@ -279,6 +279,22 @@ pub(crate) fn channels(bytes: &[u8]) {
                 assert_eq!(*again, bytes);
             }
         }
+        131 => {
+            let realm = realm_of_cards();
+            if let Some(again) = fuzzing::said(bytes, &realm) {
+                assert_eq!(again, bytes);
+            }
+            // What a member says: a fuzzer finds no signature.
+            let (card, member) = group_of_one();
+            let said = fuzzing::signed(&card, &member, bytes);
+            assert_eq!(fuzzing::said(&said, &realm).as_deref(), Some(&said[..]));
+        }
+        132 => {
+            let member = group_of_one().1.id();
+            if let Some(again) = fuzzing::welcome(bytes, &realm_of_cards(), member) {
+                assert_eq!(*again, bytes);
+            }
+        }
         _ => {
             if let Some(again) = fuzzing::evidence(bytes) {
                 assert_eq!(again, bytes);
@@ -306,6 +322,20 @@ fn heard_seeds() -> Vec<Vec<u8>> {
         vec![130, 0],
         vec![130, 1, 7, 7],
     ]
+}
+
+fn realm_of_cards() -> RealmId {
+    RealmId(*tenant().verifying_key().as_bytes())
+}
+
+fn group_of_one() -> (Card, BootKey) {
+    let member = BootKey::generate(&mut ChaCha8Rng::from_seed([9; 32]));
+    let members = vec![Member {
+        id: member.id(),
+        address: "127.0.0.1:1".to_owned(),
+    }];
+    let card = Card::sign(&tenant(), BEGAN, Quorum::new(1, 0).unwrap(), members);
+    (card.unwrap(), member)
 }
 
 pub(crate) fn channel_seeds() -> Vec<Vec<u8>> {

@@ -22,6 +22,7 @@ use crate::{
     AskError,
     links::Bytes,
     read::{Malformed, Reader},
+    said::NONCE_BYTES,
 };
 
 /// What a client asks of a record.
@@ -39,7 +40,7 @@ pub(crate) const CARD: u8 = 5;
 pub(crate) const ASK_BYTES_MAX: usize = 2 + Token::BYTES_MAX + Operation::BYTES_MAX;
 /// Most bytes of a question at the clients' door.
 pub(crate) const QUESTION_BYTES_MAX: usize = {
-    let (ask, step) = (ASK_BYTES_MAX, Step::BYTES_MAX);
+    let (ask, step) = (NONCE_BYTES + ASK_BYTES_MAX, Step::BYTES_MAX);
     if ask > step { ask } else { step }
 };
 /// Most bytes of what a step came to.
@@ -99,6 +100,7 @@ pub(crate) fn put_reply(asked: Result<Bytes, AskError>) -> Bytes {
         Err(AskError::Unheld) => out.push(4),
         Err(AskError::Stopped) => out.push(5),
         Err(AskError::Unproven) => out.push(6),
+        Err(AskError::Behind) => out.push(7),
     }
     out
 }
@@ -114,18 +116,19 @@ pub(crate) fn read_reply(reply: &[u8]) -> Result<Result<Bytes, AskError>, Malfor
         4 => AskError::Unheld,
         5 => AskError::Stopped,
         6 => AskError::Unproven,
+        7 => AskError::Behind,
         _ => return Err(Malformed),
     };
     reader.finish()?;
     Ok(Err(error))
 }
 
-fn put_piece(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_piece(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes());
     out.extend_from_slice(bytes);
 }
 
-fn piece<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+pub(crate) fn piece<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
     let length = usize::from(reader.u16()?);
     reader.bytes(length)
 }

@@ -51,7 +51,7 @@ impl Question for Take<'_> {
         (STEP, Zeroizing::new(self.0.to_bytes()))
     }
 
-    fn read(&self, answer: &[u8]) -> Result<Moved, Malformed> {
+    fn read(&self, _: &(u8, Bytes), answer: &[u8]) -> Result<Moved, Malformed> {
         read_moved(answer)
     }
 }
@@ -67,7 +67,7 @@ impl Question for Parcel<'_> {
         (PARCEL, put_parcel_wanted(self.0, self.1))
     }
 
-    fn read(&self, answer: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+    fn read(&self, _: &(u8, Bytes), answer: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
         read_maybe(answer)
     }
 }
@@ -83,7 +83,7 @@ impl Question for Ground {
         (GROUND, Zeroizing::new(Vec::new()))
     }
 
-    fn read(&self, answer: &[u8]) -> Result<(u64, Vec<Span>), Malformed> {
+    fn read(&self, _: &(u8, Bytes), answer: &[u8]) -> Result<(u64, Vec<Span>), Malformed> {
         read_ground(answer)
     }
 }

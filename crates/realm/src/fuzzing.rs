@@ -1,13 +1,15 @@
 //! Decoders that are not public, for fuzz targets: each returns what its value encodes to.
 
 use junto_crypto::Zeroizing;
-use junto_vault::RealmId;
+use junto_vault::{RealmId, ReplicaId};
 
 use crate::{
-    Card, Evidence,
+    BootKey, Card, Evidence,
     asking::{
-        put_ask, put_ground, put_maybe, put_moved, read_ask, read_ground, read_maybe, read_moved,
+        put_ask, put_ground, put_maybe, put_moved, put_piece, read_ask, read_ground, read_maybe,
+        read_moved,
     },
+    said::{PASSED, Welcome, put_said, put_welcome, read_said},
     wire::{Request, Response},
 };
 
@@ -42,6 +44,33 @@ pub fn card(bytes: &[u8]) -> Option<Vec<u8>> {
 #[must_use]
 pub fn evidence(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(Evidence::from_bytes(bytes).ok()?.to_bytes())
+}
+
+/// What a member said, for a client behind a frontend, to a question that was empty.
+#[must_use]
+pub fn said(bytes: &[u8], realm: &RealmId) -> Option<Vec<u8>> {
+    let (card, text) = read_said(bytes, realm, (PASSED, b"")).ok()?;
+    let mut again = bytes.get(..96)?.to_vec();
+    put_piece(&mut again, &card.to_bytes());
+    again.extend_from_slice(text);
+    Some(again)
+}
+
+/// As a member says it.
+#[must_use]
+pub fn signed(card: &Card, member: &BootKey, text: &[u8]) -> Zeroizing<Vec<u8>> {
+    put_said(card, member, (PASSED, b""), text)
+}
+
+/// What somebody with that key says of itself. What a frontend says is checked, and not made anew.
+#[must_use]
+pub fn welcome(bytes: &[u8], realm: &RealmId, key: ReplicaId) -> Option<Zeroizing<Vec<u8>>> {
+    let read = Welcome::read(bytes, realm, key).ok()?;
+    let made = || put_welcome(read.time, &read.about, &read.shown);
+    Some(match read.is_frontend {
+        true => Zeroizing::new(bytes.to_vec()),
+        false => made(),
+    })
 }
 
 /// What a step came to, a group's ground, and what may be there, as who carries an order hears them.

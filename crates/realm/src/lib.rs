@@ -7,7 +7,7 @@
 //!
 //! Replicas reach each other over TCP ([`Replica::join`], [`serve()`]), or inside one process through a [`Fabric`], for
 //! tests. Every start has a key of its own ([`BootKey`]), which is the replica's name; a [`Card`], signed by the realm, says
-//! whose keys count. Clients reach a realm by a [`RealmClient`]. The exact bytes are in `docs/spec/vault.md`.
+//! whose keys count. Clients reach a realm by a [`RealmClient`], at its replicas or at a [`Frontend`]. The exact bytes are in `docs/spec/vault.md`.
 
 mod asking;
 pub mod bench;
@@ -16,7 +16,9 @@ mod client;
 mod courier;
 mod evidence;
 mod fabric;
+mod front;
 pub mod fuzzing;
+mod groups;
 mod holding;
 mod judge;
 mod keys;
@@ -27,6 +29,7 @@ pub mod memory;
 mod reach;
 mod read;
 mod replica;
+mod said;
 mod serve;
 mod store;
 #[cfg(target_os = "linux")]
@@ -39,6 +42,7 @@ pub use evidence::{
     Accepted, Attestation, Bound, Evidence, EvidenceError, Kind, Simulated, Verifier,
 };
 pub use fabric::Fabric;
+pub use front::Frontend;
 pub use judge::{Judge, Keep};
 pub use keys::BootKey;
 pub use links::{Membership, Peer};
@@ -52,7 +56,7 @@ pub use tsm::Tsm;
 use std::{fmt, sync::Arc};
 
 use junto_crypto::Zeroizing;
-pub use junto_vault::{ADDRESS_BYTES_MAX, Card, Member};
+pub use junto_vault::{ADDRESS_BYTES_MAX, Card, Member, Pass};
 use junto_vault::{Pending, ReplicaId};
 
 openraft::declare_raft_types!(

@@ -3,7 +3,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use junto_vault::{CARD_BYTES_MAX, GroupId, RealmId, ReplicaId, Seconds};
+use junto_vault::{GroupId, RealmId, ReplicaId, Seconds};
 use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
@@ -15,10 +15,11 @@ use crate::{
     AskError, Card,
     asking::read_reply,
     channel,
-    evidence::{EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Verifier},
+    evidence::{EvidenceError, Verifier},
     keys::{anybody, no_name, peer},
     links::{Bytes, HELLO, LISTENS, bound, exported},
-    read::{Malformed, Reader},
+    read::Malformed,
+    said::{WELCOME_BYTES_MAX, Welcome},
 };
 
 /// Longest wait for one replica to show who it is: another one may be there.
@@ -29,8 +30,6 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(150);
 const HINTS_MAX: usize = 3;
 /// Rounds over all addresses in which none was merely away.
 const HOPELESS_MAX: usize = 2;
-
-const WELCOME_BYTES_MAX: usize = 8 + 2 + CARD_BYTES_MAX + 1 + EVIDENCE_BYTES_MAX;
 
 /// Why a realm gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -147,8 +146,8 @@ pub(crate) trait Question {
     fn put(&self, channel: &Channel) -> (u8, Bytes);
 
     /// # Errors
-    /// [`Malformed`] unless these are the bytes of an answer.
-    fn read(&self, answer: &[u8]) -> Result<Self::Answer, Malformed>;
+    /// [`Malformed`] unless these are the bytes of an answer to what was `put`.
+    fn read(&self, put: &(u8, Bytes), answer: &[u8]) -> Result<Self::Answer, Malformed>;
 }
 
 /// Where a group is reached, and the channel that is open.
@@ -171,9 +170,19 @@ impl Way {
         }
     }
 
+    /// The card of the group whose channel is open.
+    pub(crate) fn card(&self) -> Option<&Card> {
+        self.open.as_ref().map(|channel| &channel.card)
+    }
+
     /// The group whose channel is open.
     pub(crate) fn group(&self) -> Option<GroupId> {
-        self.open.as_ref().map(|channel| channel.card.group())
+        self.card().map(Card::group)
+    }
+
+    /// Whether the channel that is open leads to a frontend.
+    pub(crate) fn is_frontend(&self) -> bool {
+        self.open.as_ref().is_some_and(|it| it.is_frontend)
     }
 
     /// Who answered cannot help. The next address is one of another group, as far as its card says which are its own.
@@ -203,11 +212,14 @@ impl Way {
     }
 }
 
-/// A channel whose other end is a member of a group of the realm.
+/// A channel whose other end is a member of a group of the realm, or a frontend of the realm.
 pub(crate) struct Channel {
     stream: TlsStream<TcpStream>,
+    /// Of the member's group, or of one that the frontend reached.
     pub(crate) card: Card,
+    /// Whose key the channel has.
     pub(crate) member: ReplicaId,
+    pub(crate) is_frontend: bool,
     /// What the group's time was, and when it said so.
     time: (Seconds, Instant),
 }
@@ -230,14 +242,14 @@ impl Channel {
     async fn ask<Q: Question>(
         mut self,
         question: &Q,
-    ) -> Result<(Self, Result<Bytes, AskError>), ClientError> {
-        let (kind, body) = question.put(&self);
-        let asked = channel::ask(&mut self.stream, kind, &body, 1 + Q::MOST);
+    ) -> Result<(Self, Result<Q::Answer, AskError>), ClientError> {
+        let put = question.put(&self);
+        let asked = channel::ask(&mut self.stream, put.0, &put.1, 1 + Q::MOST);
         match timeout(Q::LONGEST, asked).await {
-            Ok(reply) => {
-                let reply = read_reply(&reply?)?;
-                Ok((self, reply))
-            }
+            Ok(reply) => Ok(match read_reply(&reply?)? {
+                Ok(answer) => (self, Ok(question.read(&put, &answer)?)),
+                Err(error) => (self, Err(error)),
+            }),
             Err(_) => Err(ClientError::Absent("it does not answer in time".to_owned())),
         }
     }
@@ -248,6 +260,8 @@ pub(crate) struct Reach {
     realm: RealmId,
     verifier: Arc<dyn Verifier>,
     tls: Arc<ClientConfig>,
+    /// A frontend will do.
+    frontends: bool,
 }
 
 impl Reach {
@@ -256,7 +270,16 @@ impl Reach {
             realm,
             verifier,
             tls: anybody()?,
+            frontends: false,
         })
+    }
+
+    /// A frontend of the realm will do, too.
+    pub(crate) fn or_frontends(self) -> Self {
+        Self {
+            frontends: true,
+            ..self
+        }
     }
 
     pub(crate) fn realm(&self) -> &RealmId {
@@ -292,14 +315,16 @@ impl Reach {
                 Err(error) => Err(error),
             };
             failures.add(match asked {
-                Ok((channel, Ok(answer))) => match question.read(&answer) {
-                    Ok(answer) => {
-                        way.open = Some(channel);
-                        way.turn = 0;
-                        return Some(answer);
-                    }
-                    Err(Malformed) => ClientError::Nonsense,
-                },
+                Ok((channel, Ok(answer))) => {
+                    way.open = Some(channel);
+                    way.turn = 0;
+                    return Some(answer);
+                }
+                // Who only passes a token on does not try it everywhere.
+                Ok((_, Err(AskError::Unauthorised(_)))) if !self.frontends => {
+                    failures.add(ClientError::Unauthorised);
+                    return None;
+                }
                 Ok((_, Err(AskError::Unauthorised(_)))) => ClientError::Unauthorised,
                 Ok((_, Err(AskError::Foreign))) => ClientError::Nonsense,
                 // Who leads has looked: to ask it again at once would only have it look again.
@@ -314,7 +339,7 @@ impl Reach {
                     sleep(PAUSE / 10).await;
                     ClientError::Absent("it has no leader".to_owned())
                 }
-                Ok((_, Err(error @ (AskError::Unheld | AskError::Stopped)))) => {
+                Ok((_, Err(error @ (AskError::Unheld | AskError::Stopped | AskError::Behind)))) => {
                     ClientError::Absent(error.to_string())
                 }
                 Err(error) => error,
@@ -347,25 +372,21 @@ impl Reach {
         let mut stream = connector.connect(no_name(), tcp).await?;
         let exported = exported(&stream)?;
         let welcome = channel::ask(&mut stream, HELLO, b"", WELCOME_BYTES_MAX).await?;
-        let mut reader = Reader::new(&welcome);
-        let time = Seconds(reader.u64()?);
-        let length = usize::from(reader.u16()?);
-        let hello = reader.bytes(length)?;
-        let card = Card::from_bytes(hello).map_err(|_| ClientError::Stranger)?;
-        let known = peer(stream.get_ref().1).map(ReplicaId::from);
-        let known = known.filter(|known| card.members().iter().any(|it| it.id == *known));
-        let member = known.ok_or(ClientError::Stranger)?;
-        if *card.realm() != self.realm {
+        let key = peer(stream.get_ref().1).map(ReplicaId::from);
+        let member = key.ok_or(ClientError::Stranger)?;
+        let welcome = Welcome::read(&welcome, &self.realm, member)?;
+        // A frontend before a frontend would hide who answers, or lead round in a ring.
+        if welcome.is_frontend && !self.frontends {
             return Err(ClientError::Stranger);
         }
-        let shown = Evidence::from_bytes(reader.rest())?;
-        self.verifier
-            .verify(&shown, &bound(&exported, LISTENS, hello))?;
+        let bound = bound(&exported, LISTENS, &welcome.about);
+        self.verifier.verify(&welcome.shown, &bound)?;
         Ok(Channel {
             stream,
-            card,
+            card: welcome.card,
             member,
-            time: (time, Instant::now()),
+            is_frontend: welcome.is_frontend,
+            time: (welcome.time, Instant::now()),
         })
     }
 }

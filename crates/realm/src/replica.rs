@@ -72,6 +72,9 @@ pub enum AskError {
         "the members of the group to which the range is to go do not all show the evidence that is wanted of them"
     )]
     Unproven,
+    /// Said by a frontend.
+    #[error("no replica behind this frontend answers that is as it should be")]
+    Behind,
     /// Too few replicas hold the question.
     #[error("too few replicas hold the question for an answer")]
     Unheld,

@@ -11,7 +11,6 @@ use std::{
 };
 
 use futures::future::join_all;
-use junto_crypto::Zeroizing;
 use junto_vault::{Seconds, Step};
 use openraft::Raft;
 use tokio::{
@@ -36,20 +35,21 @@ use crate::{
         PEER_FRAME_MAX, Wire, bound,
     },
     reach::Reach,
+    said::{PASSED, STAMP, put_said, put_welcome, read_passed},
     store::Store,
     wire::{Request, Response},
 };
 
 /// Connections of clients at a time.
-const CLIENTS_MAX: usize = 256;
+pub(crate) const CLIENTS_MAX: usize = 256;
 /// Connections of each other member at a time: what it uses, and as much that it has given up and that has not ended yet.
 const PEER_MAX: usize = 2 * CHANNELS_MAX;
 /// Connections at the members' door that have not shown yet whose they are.
 const HANDSHAKES_MAX: usize = 32;
 /// A connection on which nothing is asked for so long ends.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Longest that a client may take to send a question and to take the answer.
-const CLIENT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const CLIENT_MAX: Duration = Duration::from_secs(10);
 /// Longest that consensus may take over a question.
 const WORK_MAX: Duration = Duration::from_secs(30);
 /// A group's time goes on at least so often.
@@ -116,7 +116,7 @@ pub async fn serve(
 }
 
 /// A connection for which there is a place. The others are closed at once.
-async fn admitted(
+pub(crate) async fn admitted(
     accepted: io::Result<(TcpStream, std::net::SocketAddr)>,
     room: &Arc<Semaphore>,
 ) -> io::Result<Option<(TcpStream, OwnedSemaphorePermit)>> {
@@ -158,9 +158,9 @@ struct Door {
     looking: Mutex<()>,
 }
 
-type Stream = TlsStream<TcpStream>;
+pub(crate) type Stream = TlsStream<TcpStream>;
 
-async fn handshake(
+pub(crate) async fn handshake(
     tls: &Arc<rustls::ServerConfig>,
     tcp: TcpStream,
 ) -> io::Result<(Stream, [u8; 32])> {
@@ -174,7 +174,7 @@ async fn handshake(
     Ok((stream, exported))
 }
 
-fn refused(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+pub(crate) fn refused(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, error)
 }
 
@@ -260,11 +260,13 @@ impl Door {
                         Some(own) => own,
                         None => self.shown(&exported).await?,
                     };
-                    let welcome = self.welcome(&own);
+                    let welcome = put_welcome(self.replica.time(), &self.hello, &own);
                     shown = Some(own);
                     welcome
                 }
-                ASK => self.asked(question.body()).await?,
+                ASK => put_reply(self.asked(question.body()).await?),
+                PASSED => self.passed(question.body()).await?,
+                STAMP => self.stamp(question.body())?,
                 STEP => self.step(question.body()).await?,
                 PARCEL => self.parcel(question.body())?,
                 GROUND => self.ground(question.body())?,
@@ -282,24 +284,30 @@ impl Door {
         timeout(CLIENT_MAX, proof(&self.wire.attestation, bound)).await?
     }
 
-    /// The group's time, its card, and that evidence.
-    fn welcome(&self, shown: &Evidence) -> Bytes {
-        let time = self.replica.time().0.to_be_bytes();
-        let length = u16::try_from(self.hello.len()).unwrap_or(u16::MAX);
-        let mut out = Zeroizing::new(time.to_vec());
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&self.hello);
-        out.extend_from_slice(&shown.to_bytes());
-        out
-    }
-
-    async fn asked(&self, body: &[u8]) -> io::Result<Bytes> {
+    async fn asked(&self, body: &[u8]) -> io::Result<Result<Bytes, AskError>> {
         let (token, operation) = read_ask(body, self.card.realm()).map_err(refused)?;
         let asked = self
             .replica
             .ask(&token, operation, now(), &mut random())
             .await;
-        Ok(put_reply(asked))
+        Ok(asked)
+    }
+
+    /// Asked through a frontend: whoever asked sees that it was a member who said this, and to this question.
+    async fn passed(&self, body: &[u8]) -> io::Result<Bytes> {
+        let asked = self.asked(read_passed(body).map_err(refused)?).await?;
+        let said =
+            asked.map(|answer| put_said(&self.card, &self.wire.key, (PASSED, body), &answer));
+        Ok(put_reply(said))
+    }
+
+    fn stamp(&self, body: &[u8]) -> io::Result<Bytes> {
+        if !body.is_empty() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let time = self.replica.time().0.to_be_bytes();
+        let said = put_said(&self.card, &self.wire.key, (STAMP, b""), &time);
+        Ok(put_reply(Ok(said)))
     }
 
     /// Whoever asks for a step shows the realm's own order: nobody else gets anything into the log by that.
@@ -380,7 +388,7 @@ impl Door {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use junto_crypto::ed25519::SigningKey;
+    use junto_crypto::{Zeroizing, ed25519::SigningKey};
     use junto_vault::{Genesis, Quorum, Realm, RealmId};
     use openraft::{CommittedLeaderId, Vote, raft::VoteRequest};
     use tokio::time::Instant;

@@ -24,6 +24,7 @@ mod enrolment;
 mod fixture;
 mod guesses;
 mod oprf;
+mod pass;
 mod pin;
 mod quorum;
 mod realm;
@@ -40,6 +41,7 @@ pub use encoding::DecodeError;
 pub use enrolment::{Deposit, Part, enrol};
 pub use guesses::{GuessLimit, PolicyError};
 pub use oprf::{BlindedElement, Evaluation};
+pub use pass::Pass;
 pub use pin::{PIN_BYTES_MAX, PIN_CHARS_MIN, Pin, PinError};
 pub use quorum::{
     Holders, Position, Quorum, QuorumError, REPLICAS_MAX, Released, ReplicaId, Unheld,

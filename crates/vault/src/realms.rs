@@ -92,7 +92,7 @@ impl RealmSet {
 }
 
 /// Whose secret it is: the tenant (the service that answers for its users) and the user's name there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Account {
     tenant: String,
     user: String,

@@ -111,6 +111,10 @@ pub(crate) struct Restore {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RealmCommand {
     /// Make a realm's folder: its key and commented settings; prints what clients need to know of it
+    ///
+    /// With `--frontends N`, clients connect to N processes that stand before the replicas and pass questions on: the file for
+    /// clients names these alone, and the replicas' ports can be closed to everybody else. Frontends keep nothing: one that
+    /// ends is started again and nobody notices, and one may be added anywhere by `junto vault realm frontend`.
     Init {
         /// Folder to make; it must be empty or absent
         #[arg(long, value_name = "DIR")]
@@ -127,6 +131,9 @@ pub(crate) enum RealmCommand {
         /// Replicas whose memory may be turned back by who runs the machine, without a guess more
         #[arg(long, default_value_t = 0)]
         rollbacks: u8,
+        /// Frontends before its replicas, at the ports behind theirs: clients are told of these alone
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=8))]
+        frontends: u8,
         /// A tenant whose users are let in: NAME=KEY, as `junto vault tenant` prints it; may be repeated
         #[arg(
             long,
@@ -144,7 +151,8 @@ pub(crate) enum RealmCommand {
     /// Its replicas are processes of this machine. What they keep is in their memory only: a realm that is started again
     /// is empty, and its users have to store again; until then the other realms give back. A group that records have left by
     /// `move` begins with none: another one may have them. Ends with exit code 1 when
-    /// so many replicas are lost that it can never answer again.
+    /// so many replicas are lost that it can never answer again. The realm's frontends (`frontends` in `realm.toml`) run beside
+    /// the replicas; one that ends is started again.
     Start {
         /// Folder made by `junto vault realm init`
         #[arg(long, value_name = "DIR")]
@@ -173,6 +181,25 @@ pub(crate) enum RealmCommand {
         #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
         timeout: u64,
     },
+    /// Run one more frontend of a realm until Ctrl-C or SIGTERM
+    ///
+    /// Clients connect to a frontend in place of the replicas. It shows evidence and the realm's signature under its key, passes
+    /// each question on to the group that has the record, wherever that has moved, and passes back what a replica there has
+    /// signed: it can keep an answer back, and cannot make one. It sees what it passes on, and could use up the guesses of
+    /// whoever asks through it, so it is a part of the realm. It keeps nothing: kill it, start it again, or run several,
+    /// and no guess is lost or counted twice. It goes to the replicas that the folder's `realm.toml` names, and follows to the
+    /// other groups of the realm from there. Set files have to name its address: put it into `addresses` of `realm.json`.
+    #[command(after_long_help = "Example:\n  \
+        junto vault realm frontend --dir realm --port 5300\n\n\
+        Frontends that run with the realm: junto vault realm init --frontends 2 ...")]
+    Frontend {
+        /// Folder of the realm, or of one of its groups: its key, and where its replicas are
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// TCP port on which clients reach it, at the realm's host
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+    },
     /// FOR TRYING: run three realms on this machine, with a set file for them, until Ctrl-C or SIGTERM
     ///
     /// One machine and one operator instead of three, evidence that proves nothing, and nothing survives the end of the
@@ -184,10 +211,20 @@ pub(crate) enum RealmCommand {
         /// Replicas of each realm
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=13))]
         replicas: u8,
+        /// Frontends before each realm: the set file names these alone
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=8))]
+        frontends: u8,
     },
     /// One replica, as `start` runs it: speaks lines of JSON with who started it
     #[command(hide = true)]
     Replica {
+        /// Where clients reach it
+        #[arg(long)]
+        listen: String,
+    },
+    /// One frontend, as `start` and `frontend` run it: speaks lines of JSON with who started it
+    #[command(hide = true)]
+    Door {
         /// Where clients reach it
         #[arg(long)]
         listen: String,

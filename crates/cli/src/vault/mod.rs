@@ -3,8 +3,10 @@
 mod client;
 mod floor;
 mod flow;
+mod frontend;
 mod guess;
 mod moving;
+mod process;
 mod realm;
 mod replica;
 mod sealed;
@@ -47,28 +49,37 @@ pub(crate) async fn run(
             policy,
             realms,
         } => set::make(&out, threshold, &tenant, policy.as_deref(), &realms, output),
-        VaultCommand::Realm(RealmCommand::Init {
+        VaultCommand::Realm(command) => Box::pin(of_realms(command, output)).await,
+    }
+}
+
+/// Runs one of the commands on realms.
+async fn of_realms(command: RealmCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        RealmCommand::Init {
             dir,
             host,
             port,
             replicas,
             rollbacks,
+            frontends,
             tenant,
             group_of,
-        }) => {
+        } => {
             let settings = match &group_of {
                 Some(first) => realm::Settings::group_of(first, host, port, replicas, rollbacks)?,
                 None => realm::Settings::new(host, port, replicas, rollbacks, &tenant)?,
             };
+            let settings = settings.with_frontends(frontends)?;
             realm::init(&dir, &settings, group_of.as_deref(), output)
         }
-        VaultCommand::Realm(RealmCommand::Move {
+        RealmCommand::Move {
             from,
             to,
             percent,
             take_back,
             timeout,
-        }) => {
+        } => {
             let wanted = moving::Wanted {
                 from,
                 to,
@@ -78,10 +89,14 @@ pub(crate) async fn run(
             };
             Box::pin(moving::run(wanted, output)).await
         }
-        VaultCommand::Realm(RealmCommand::Start { dir }) => realm::start(&dir, output).await,
-        VaultCommand::Realm(RealmCommand::Try { dir, replicas }) => {
-            realm::try_out(&dir, replicas, output).await
-        }
-        VaultCommand::Realm(RealmCommand::Replica { listen }) => replica::run(&listen).await,
+        RealmCommand::Start { dir } => realm::start(&dir, output).await,
+        RealmCommand::Try {
+            dir,
+            replicas,
+            frontends,
+        } => realm::try_out(&dir, replicas, frontends, output).await,
+        RealmCommand::Frontend { dir, port } => frontend::alone(&dir, port, output).await,
+        RealmCommand::Door { listen } => frontend::run(&listen).await,
+        RealmCommand::Replica { listen } => replica::run(&listen).await,
     }
 }

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
 use futures::future::{join_all, select_all};
 use junto_crypto::ed25519::SigningKey;
@@ -16,11 +14,10 @@ use junto_vault::{Quorum, RealmId, ReplicaId};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::frontend::Doors;
+use super::process::{Running, asked_to_end};
 use super::replica::{Begin, Born, Ready};
 use super::set::{self, RealmFile, TenantFile};
 use crate::failure::{Context, Failure};
@@ -44,12 +41,6 @@ Remove this file only if no other group of the realm runs: then this one begins 
 const RECORDS_MAX: usize = 4096;
 /// Records of each tenant unless the settings say otherwise, or there are too many tenants for that.
 const RECORDS_EACH: u32 = 1000;
-/// Longest wait for a replica to say something.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Longest wait for a replica to end.
-const ENDING: Duration = Duration::from_secs(5);
-/// Longest line that a replica says.
-const LINE_MAX: u64 = 64 * 1024;
 
 /// `realm.toml`.
 #[derive(Debug, Deserialize, Serialize)]
@@ -62,6 +53,9 @@ pub(super) struct Settings {
     port: u16,
     replicas: u8,
     rollbacks: u8,
+    /// Processes before the replicas, at the ports behind theirs.
+    #[serde(default)]
+    frontends: u8,
     records_max: u32,
     /// It begins with all records of the realm; otherwise with none, until a range moves here.
     #[serde(default = "yes")]
@@ -100,6 +94,7 @@ impl Settings {
             port,
             replicas,
             rollbacks,
+            frontends: 0,
             records_max: RECORDS_EACH
                 .min(most / u32::try_from(tenants.len()).unwrap_or(most).max(1)),
             everything: true,
@@ -133,7 +128,21 @@ impl Settings {
         Ok(settings)
     }
 
-    fn policy(&self, dir: &Path) -> Result<Option<Policy>, Failure> {
+    pub(super) fn with_frontends(self, frontends: u8) -> Result<Self, Failure> {
+        let settings = Self { frontends, ..self };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn bind(&self) -> IpAddr {
+        self.bind
+    }
+
+    pub(super) fn policy(&self, dir: &Path) -> Result<Option<Policy>, Failure> {
         let Some(name) = &self.policy else {
             return Ok(None);
         };
@@ -161,7 +170,7 @@ impl Settings {
                 "`records_max` times the tenants must be 1 to {RECORDS_MAX}"
             )));
         }
-        let last = u32::from(self.port) + u32::from(self.replicas);
+        let last = u32::from(self.port) + u32::from(self.replicas) + u32::from(self.frontends);
         if self.host.is_empty() || self.host.len() > 240 || last > 1 + u32::from(u16::MAX) {
             return Err(Failure::usage("the host or the port is none"));
         }
@@ -191,11 +200,15 @@ impl Settings {
              # Any minority of the replicas may be lost. `rollbacks` of them may have their memory turned back by who runs\n\
              # the machine without a guess more; then more of them have to hold each answer.\n\
              replicas = {}\nrollbacks = {}\n\n\
+             # Frontends: processes that keep nothing and stand before the replicas, at the ports behind theirs. Clients are told of these alone\n\
+             # (`realm.json`), and the replicas' ports need not be open to anybody else.\n\
+             frontends = {}\n\n\
              # Records kept for each tenant; for all tenants together at most {RECORDS_MAX}.\n\
              records_max = {}\n\n\
              # Whether it begins with all records of the realm, or with none until `junto vault realm move` brings some.\n\
              everything = {}\n\n\
-             # What every member of a group has to show before a range moves there: a policy beside this file, as for `junto vault set`.\n\
+             # What every member of a group has to show before a range moves there, and every replica before a frontend passes anything on\n\
+             # to it: a policy beside this file, as for `junto vault set`.\n\
              {}policy = {}\n\n\
              # Who answers for users: names and public keys, as `junto vault tenant` prints them.\n\
              [tenants]\n{}",
@@ -204,6 +217,7 @@ impl Settings {
             self.bind,
             self.replicas,
             self.rollbacks,
+            self.frontends,
             self.records_max,
             self.everything,
             if self.policy.is_some() { "" } else { "# " },
@@ -217,21 +231,42 @@ impl Settings {
     }
 
     /// One after the other, at `host`.
-    fn places(&self, host: &str) -> Vec<String> {
-        let ports = (0..u16::from(self.replicas)).map(|number| match self.port {
+    fn places(&self, host: &str, first: u8, count: u8) -> Vec<String> {
+        let ports = (0..u16::from(count)).map(|number| match self.port {
             0 => 0,
-            port => port + number,
+            port => port + u16::from(first) + number,
         });
-        let place = |port| match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
-        };
-        ports.map(place).collect()
+        ports.map(|port| place(host, port)).collect()
     }
 
     /// Where clients reach the replicas.
     pub(super) fn addresses(&self) -> Vec<String> {
-        self.places(&self.host)
+        self.places(&self.host, 0, self.replicas)
+    }
+
+    /// What clients are told.
+    fn for_clients(&self) -> Vec<String> {
+        match self.frontends {
+            0 => self.addresses(),
+            count => self.places(&self.host, self.replicas, count),
+        }
+    }
+
+    /// Of each frontend: where it listens, and where clients reach it, if that is not known when it runs only.
+    fn doors(&self) -> Vec<(String, Option<String>)> {
+        let listen = self.places(&self.bind.to_string(), self.replicas, self.frontends);
+        let known = self.places(&self.host, self.replicas, self.frontends);
+        let known = known
+            .into_iter()
+            .map(|it| Some(it).filter(|_| self.port != 0));
+        listen.into_iter().zip(known).collect()
+    }
+}
+
+pub(super) fn place(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
     }
 }
 
@@ -301,7 +336,7 @@ fn make(dir: &Path, settings: &Settings, first: Option<&Path>) -> Result<RealmFi
     };
     make_dir(dir)?;
     // Whoever is told of this group is told of the first one, too: either sends clients to where their records are.
-    let public = RealmFile::new(&id_of(&key), both(settings.addresses(), others));
+    let public = RealmFile::new(&id_of(&key), both(settings.for_clients(), others));
     let seed = Zeroizing::new(hex::encode(key.seed()) + "\n");
     let writing = format!("cannot write into {}", dir.display());
     files::create(&dir.join(KEY), seed.as_bytes(), Mode::Private).context(&writing)?;
@@ -349,67 +384,13 @@ pub(super) fn init(
     )
 }
 
-/// A replica's process.
-struct Running {
-    child: Child,
-    stdin: ChildStdin,
-    lines: BufReader<ChildStdout>,
-    pid: u32,
-}
-
-impl Running {
-    fn start(listen: &str) -> Result<Self, Failure> {
-        const DOING: &str = "cannot start a replica";
-        let program = std::env::current_exe().context(DOING)?;
-        let mut command = Command::new(program);
-        command
-            .args(["vault", "realm", "replica", "--listen", listen])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
-        // Ctrl-C is for who started them: it ends them in its turn.
-        #[cfg(unix)]
-        command.process_group(0);
-        let mut child = command.spawn().context(DOING)?;
-        let (Some(stdin), Some(stdout), Some(pid)) =
-            (child.stdin.take(), child.stdout.take(), child.id())
-        else {
-            return Err(Failure::failed(DOING));
-        };
-        Ok(Self {
-            child,
-            stdin,
-            lines: BufReader::new(stdout),
-            pid,
-        })
-    }
-
-    async fn line<T: for<'a> Deserialize<'a>>(&mut self) -> Result<T, Failure> {
-        let mut line = String::new();
-        let mut lines = (&mut self.lines).take(LINE_MAX);
-        let read = timeout(PATIENCE, lines.read_line(&mut line)).await;
-        read.context("a replica says nothing")?
-            .context("a replica cannot be heard")?;
-        serde_json::from_str(&line).map_err(|_| {
-            Failure::failed("a replica has ended; what it said before stands above")
-                .help("is another realm running? otherwise choose another port in realm.toml")
-        })
-    }
-
-    async fn end(mut self) {
-        drop(self.stdin);
-        if timeout(ENDING, self.child.wait()).await.is_err() {
-            let _ = self.child.kill().await;
-        }
-    }
-}
-
 /// A realm whose replicas run.
 struct Group {
     realm: RealmId,
     addresses: Vec<String>,
     quorum: Quorum,
     replicas: Vec<Running>,
+    frontends: Doors,
 }
 
 impl Group {
@@ -418,8 +399,8 @@ impl Group {
         let key = read_key(dir)?;
         let mut replicas = Vec::new();
         let mut born: Vec<Born> = Vec::new();
-        for listen in settings.places(&settings.bind.to_string()) {
-            replicas.push(Running::start(&listen)?);
+        for listen in settings.places(&settings.bind.to_string(), 0, settings.replicas) {
+            replicas.push(Running::start("replica", &listen)?);
         }
         for replica in &mut replicas {
             born.push(replica.line().await?);
@@ -442,6 +423,7 @@ impl Group {
         }
         members.sort_by_key(|member| member.id);
         let card = Card::sign(&key, now(), quorum, members).context("the group makes no sense")?;
+        let realm = id_of(&key);
         let mut secret = Zeroizing::new([0; 32]);
         random().fill_bytes(&mut secret[..]);
         let begin = Begin {
@@ -455,22 +437,19 @@ impl Group {
         };
         let line = begin.line()?;
         for replica in &mut replicas {
-            let told = replica.stdin.write_all(&line).await;
-            told.context("a replica cannot be told of its group")?;
-            replica
-                .stdin
-                .flush()
-                .await
-                .context("a replica cannot be told of its group")?;
+            replica.tell(&line).await?;
         }
         for replica in &mut replicas {
             let Ready { .. } = replica.line().await?;
         }
+        drop(key);
+        let (doors, known) = (settings.doors(), addresses.clone());
         Ok(Self {
-            realm: id_of(&key),
+            realm,
             addresses,
             quorum,
             replicas,
+            frontends: Doors::start(dir, settings, known, doors, output).await?,
         })
     }
 
@@ -480,6 +459,7 @@ impl Group {
             "realm": hex::encode(self.realm.0),
             "addresses": self.addresses,
             "replicas": pids,
+            "frontends": self.frontends.report(),
             "needed": self.needed(),
             "evidence": "simulated",
         })
@@ -490,56 +470,58 @@ impl Group {
         self.quorum.release().max(self.quorum.majority())
     }
 
+    /// Where clients reach it.
+    fn for_clients(&self) -> Vec<String> {
+        let frontends = self.frontends.addresses();
+        match frontends.is_empty() {
+            true => self.addresses.clone(),
+            false => frontends,
+        }
+    }
+
     /// Watches until so many replicas have ended that it can never answer again.
     async fn lost(&mut self, output: Output) -> Failure {
+        let (quorum, needed) = (self.quorum, self.needed());
+        let Self {
+            replicas,
+            frontends,
+            ..
+        } = self;
+        tokio::select! {
+            lost = Self::watch(replicas, quorum, needed, output) => lost,
+            never = frontends.keep(output) => match never {},
+        }
+    }
+
+    async fn watch(
+        replicas: &mut Vec<Running>,
+        quorum: Quorum,
+        needed: usize,
+        output: Output,
+    ) -> Failure {
         loop {
-            let waits = self
-                .replicas
+            let waits = replicas
                 .iter_mut()
                 .map(|replica| Box::pin(replica.child.wait()));
             let (_, at, _) = select_all(waits).await;
-            let gone = self.replicas.remove(at);
-            let (left, of) = (self.replicas.len(), self.quorum.replicas());
-            if left < self.needed() {
+            let gone = replicas.remove(at);
+            let (left, of) = (replicas.len(), quorum.replicas());
+            if left < needed {
                 return Failure::failed(format_args!(
                     "{left} of {of} replicas are left: the realm is lost, with everything that it kept"
                 ))
                 .help("start it again, empty; its users store again, and get back from other realms until then");
             }
             output.say(format_args!(
-                "replica {} has ended; {left} of {of} are left, and {} are needed. Start the realm anew before that: none comes back",
-                gone.pid,
-                self.needed()
+                "replica {} has ended; {left} of {of} are left, and {needed} are needed. Start the realm anew before that: none comes back",
+                gone.pid
             ));
         }
     }
 
     async fn end(self) {
+        self.frontends.end().await;
         join_all(self.replicas.into_iter().map(Running::end)).await;
-    }
-}
-
-/// Ctrl-C or SIGTERM, from now on: who has been told that the realm runs may end it at once, and it ends as it should.
-fn asked_to_end() -> Result<impl Future<Output = ()>, Failure> {
-    const DOING: &str = "cannot wait for signals";
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).context(DOING)?;
-        let mut interrupt = signal(SignalKind::interrupt()).context(DOING)?;
-        Ok(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-    }
-    #[cfg(windows)]
-    {
-        let mut interrupt = tokio::signal::windows::ctrl_c().context(DOING)?;
-        Ok(async move {
-            let _ = interrupt.recv().await;
-        })
     }
 }
 
@@ -553,7 +535,7 @@ pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
     let mut group = Group::start(dir, &settings, output).await?;
     progress.done();
     let asked = asked_to_end()?;
-    output.result(&group.report(), || group.addresses.join("\n"))?;
+    output.result(&group.report(), || group.for_clients().join("\n"))?;
     if left {
         output.say(format_args!(
             "records have moved from here to another group, which may serve them: so this one begins with none. If no other group of the realm runs, remove {} and start again",
@@ -574,7 +556,12 @@ pub(super) async fn start(dir: &Path, output: Output) -> Result<(), Failure> {
 }
 
 /// `junto vault realm try`.
-pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<(), Failure> {
+pub(super) async fn try_out(
+    dir: &Path,
+    replicas: u8,
+    frontends: u8,
+    output: Output,
+) -> Result<(), Failure> {
     super::keep_in_memory();
     make_dir(dir)?;
     output.say(
@@ -582,6 +569,7 @@ pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<
     );
     let tenant = TenantFile::new("trial")?;
     let settings = Settings::new("127.0.0.1".to_owned(), 0, replicas, 0, &[tenant.public()?])?;
+    let settings = settings.with_frontends(frontends)?;
     let progress = output.progress("starting the realms");
     let mut groups = Vec::new();
     for number in 1..=3 {
@@ -592,7 +580,7 @@ pub(super) async fn try_out(dir: &Path, replicas: u8, output: Output) -> Result<
     }
     let realms = groups
         .iter()
-        .map(|group| RealmFile::new(&group.realm, group.addresses.clone()));
+        .map(|group| RealmFile::new(&group.realm, group.for_clients()));
     let set = dir.join("set.json");
     set::write_set(&set, 2, tenant, realms.collect(), true)?;
     progress.done();

@@ -76,13 +76,13 @@ pub(super) struct Ready {
     pub(super) ready: bool,
 }
 
-fn key(text: &str) -> Result<[u8; 32], Failure> {
+pub(super) fn key(text: &str) -> Result<[u8; 32], Failure> {
     let mut key = [0; 32];
     hex::decode_to_slice(text, &mut key).context("the group cannot be read")?;
     Ok(key)
 }
 
-const LINES: Output = Output {
+pub(super) const LINES: Output = Output {
     json: true,
     quiet: true,
 };
@@ -142,7 +142,7 @@ pub(super) async fn run(listen: &str) -> Result<(), Failure> {
 }
 
 /// The first line on standard input, and its end. A thread of its own reads: one of the runtime's would keep the process from ending.
-fn listen_to_starter() -> (Receiver<Zeroizing<String>>, Receiver<()>) {
+pub(super) fn listen_to_starter() -> (Receiver<Zeroizing<String>>, Receiver<()>) {
     let (tell, told) = channel(1);
     let (end, ended) = channel(1);
     std::thread::spawn(move || {

@@ -2,18 +2,20 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use junto_vault::{Member, Quorum, Seconds};
+use junto_vault::{GroupId, Member, Quorum, Refusal, Seconds};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
     BootKey, GroupClient, Name, Simulated,
-    asking::{put_maybe, put_reply},
+    asking::{CARD, put_maybe, put_reply},
     channel::{Question as Heard, random},
     evidence::Attestation as _,
+    groups::{REDIRECTS_MAX, WAITS_MAX},
     keys::MemberTls,
     links::{EXPORTER, HELLO, LISTENS, bound},
+    said::put_welcome,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,13 +88,8 @@ impl Liar {
                             let exported =
                                 connection.export_keying_material([0; 32], EXPORTER, None);
                             let bound = bound(&exported.unwrap(), LISTENS, &card);
-                            let mut out = Zeroizing::new(7_u64.to_be_bytes().to_vec());
-                            out.extend_from_slice(
-                                &u16::try_from(card.len()).unwrap().to_be_bytes(),
-                            );
-                            out.extend_from_slice(&card);
-                            out.extend_from_slice(&Simulated.prove(&bound).unwrap().to_bytes());
-                            out
+                            let shown = Simulated.prove(&bound).unwrap();
+                            put_welcome(Seconds(7), &card, &shown)
                         }
                         CARD => {
                             let card = other.as_ref().map(Card::to_bytes);
