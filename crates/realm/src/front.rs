@@ -39,6 +39,8 @@ use crate::{
 
 /// Questions of one connection; a client makes another one then.
 const QUESTIONS_MAX: usize = 1000;
+/// Tokens that are worth nothing on one connection: whoever made them asks replicas for work.
+const UNAUTHORISED_MAX: usize = 3;
 /// Questions under way at a time. A replica has places for four such frontends.
 const UNDER_WAY_MAX: usize = CLIENTS_MAX / 4;
 /// Longest time for one question: less than clients wait for it, so that none is asked for any more when its client asks elsewhere.
@@ -246,14 +248,14 @@ impl Front {
 
     async fn client(&self, tcp: TcpStream) -> io::Result<()> {
         let (mut stream, exported) = handshake(&self.tls, tcp).await?;
-        let mut shown = None;
+        let (mut shown, mut unauthorised) = (None, 0);
         for _ in 0..QUESTIONS_MAX {
             let read = Incoming::read(&mut stream, QUESTION_BYTES_MAX);
             let question = timeout(IDLE_MAX, read).await??;
             let answering = async {
                 match question.kind() {
                     HELLO if question.body().is_empty() => self.hello(&exported, &mut shown).await,
-                    PASSED => self.passed(question.body()).await,
+                    PASSED => self.passed(question.body(), &mut unauthorised).await,
                     _ => Err(io::ErrorKind::InvalidData.into()),
                 }
             };
@@ -263,6 +265,9 @@ impl Front {
                 _ = stream.read_u8() => return Err(io::ErrorKind::ConnectionAborted.into()),
             };
             timeout(CLIENT_MAX, question.answer(&mut stream, &answer)).await??;
+            if unauthorised >= UNAUTHORISED_MAX {
+                break;
+            }
         }
         Ok(())
     }
@@ -296,7 +301,7 @@ impl Front {
         Ok(stamp)
     }
 
-    async fn passed(&self, body: &[u8]) -> io::Result<Bytes> {
+    async fn passed(&self, body: &[u8], unauthorised: &mut usize) -> io::Result<Bytes> {
         let realm = self.groups.reach.realm();
         let ask = read_passed(body).map_err(refused)?;
         let (token, operation) = read_ask(ask, realm).map_err(refused)?;
@@ -312,24 +317,33 @@ impl Front {
             let _place = self.under_way.acquire().await.ok()?;
             let mut way = self.way(Some(account));
             let groups = &self.groups;
-            let answer = groups.follow(&mut way, &question, &mut failures).await?;
+            let answer = groups.follow(&mut way, &question, &mut failures).await;
             Some((way, answer))
         };
-        if let Ok(Some((way, answer))) = timeout(WORK_MAX, asking).await {
-            self.remember(Some(account), way);
-            return Ok(put_reply(Ok(answer.bytes)));
-        }
-        Ok(put_reply(Err(match failures.worst {
-            // A replica that lags may say so, too.
-            ClientError::Unauthorised => {
-                self.groups.begin_elsewhere();
-                AskError::Unauthorised(Unauthorised)
+        let asked = timeout(WORK_MAX, asking).await;
+        Ok(put_reply(match asked {
+            // It is not there, or not yet: the next question looks for it anew.
+            Ok(Some((way, Some(answer)))) if answer.refusal.is_some() => {
+                self.remember(None, way);
+                self.memory().routes.remove(account);
+                Ok(answer.bytes)
+            }
+            Ok(Some((way, Some(answer)))) => {
+                self.remember(Some(account), way);
+                Ok(answer.bytes)
+            }
+            Ok(Some((way, None))) if matches!(failures.worst, ClientError::Unauthorised) => {
+                self.remember(None, way);
+                *unauthorised += 1;
+                // Whoever comes again is told the time anew.
+                *self.stamp.lock().await = None;
+                Err(AskError::Unauthorised(Unauthorised))
             }
             _ => {
                 self.forget(Some(account));
-                AskError::Behind
+                Err(AskError::Behind)
             }
-        })))
+        }))
     }
 }
 

@@ -125,6 +125,10 @@ impl Groups {
         loop {
             let answer = self.reach.ask(way, question, failures).await?;
             let group = match answer.refusal() {
+                // Whoever asks a frontend has other addresses, and time of its own to wait.
+                Some(Refusal::Moving | Refusal::Elsewhere(None)) if self.reach.is_frontends() => {
+                    return Some(answer);
+                }
                 Some(Refusal::Moving) => {
                     failures.add(absent("what it keeps for us is on its way"));
                     waited += 1;

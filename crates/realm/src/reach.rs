@@ -274,6 +274,11 @@ impl Reach {
         })
     }
 
+    /// Whether a frontend asks, which none other stands before.
+    pub(crate) const fn is_frontends(&self) -> bool {
+        !self.frontends
+    }
+
     /// A frontend of the realm will do, too.
     pub(crate) fn or_frontends(self) -> Self {
         Self {
@@ -320,13 +325,20 @@ impl Reach {
                     way.turn = 0;
                     return Some(answer);
                 }
-                // Who only passes a token on does not try it everywhere.
-                Ok((_, Err(AskError::Unauthorised(_)))) if !self.frontends => {
+                // Who only passes a token on does not try it everywhere, and any stranger can have made it: the channel stays.
+                Ok((channel, Err(AskError::Unauthorised(_)))) if !self.frontends => {
+                    way.open = Some(channel);
                     failures.add(ClientError::Unauthorised);
                     return None;
                 }
                 Ok((_, Err(AskError::Unauthorised(_)))) => ClientError::Unauthorised,
                 Ok((_, Err(AskError::Foreign))) => ClientError::Nonsense,
+                // Nobody has signed these, and they would end the question, or have us dial whoever is named.
+                Ok((channel, Err(AskError::Unproven | AskError::Elsewhere(_))))
+                    if channel.is_frontend =>
+                {
+                    ClientError::Nonsense
+                }
                 // Who leads has looked: to ask it again at once would only have it look again.
                 Ok((_, Err(AskError::Unproven))) => {
                     failures.add(ClientError::Unproven);

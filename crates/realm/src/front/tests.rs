@@ -185,7 +185,7 @@ async fn lying(card: &Card, lie: Lie) -> (String, Task) {
             while let Ok(heard) = Incoming::read(&mut stream, QUESTION_BYTES_MAX).await {
                 let said = match heard.kind() {
                     HELLO => front.hello(&exported, &mut None).await?,
-                    _ => lie(heard.body(), front.passed(heard.body()).await?),
+                    _ => lie(heard.body(), front.passed(heard.body(), &mut 0).await?),
                 };
                 heard.answer(&mut stream, &said).await?;
             }
@@ -242,6 +242,25 @@ async fn what_a_lying_frontend_says_is_no_answer() {
             matches!(told, Err(ClientError::Nonsense)),
             "{number}: {told:?}"
         );
+    }
+    // Whatever it says in the place of an answer, others are asked.
+    let (other, _other) = served(frontend(of(&card), of_the_realm)).await;
+    let nobody = Some(BootKey::generate(&mut random()).id());
+    for error in [
+        AskError::Unauthorised(Unauthorised),
+        AskError::Elsewhere(nobody),
+        AskError::Elsewhere(None),
+        AskError::Unheld,
+        AskError::Stopped,
+        AskError::Behind,
+        AskError::Foreign,
+        AskError::Unproven,
+    ] {
+        let said = format!("{error:?}");
+        let reply = put_reply(Err(error));
+        let (address, _task) = lying(&card, Box::new(move |_, _| reply.clone())).await;
+        let told = seen(&client(vec![address, other.clone()])).await;
+        assert!(matches!(told, Ok(State::Absent)), "{said}: {told:?}");
     }
     // The answer to the first question, to each one.
     let first = Mutex::new(None);
