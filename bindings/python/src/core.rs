@@ -35,6 +35,8 @@ struct State {
     session: Option<Session>,
     beginning: Option<Beginning>,
     run: Option<Arc<Run>>,
+    /// Why what begins is not to begin any more.
+    aborted: Option<String>,
 }
 
 /// The run that begins here, or has begun. It does so whoever waits for it: one that has begun, and that nobody knows of, would be
@@ -73,14 +75,14 @@ impl Beginning {
 
 /// Puts a run that has begun where its program finds it, unless that has ended meanwhile.
 async fn keep(state: &Mutex<State>, begun: Result<Run, Failure>) -> Result<(), Failure> {
-    let homeless = {
+    let (homeless, why) = {
         let mut state = lock(state);
         match begun {
             Ok(run) if state.desk.is_some() => {
                 state.run = Some(Arc::new(run));
                 return Ok(());
             }
-            Ok(run) => run,
+            Ok(run) => (run, state.aborted.take()),
             Err(failure) => {
                 // It may be tried again.
                 state.beginning = None;
@@ -88,7 +90,8 @@ async fn keep(state: &Mutex<State>, begun: Result<Run, Failure>) -> Result<(), F
             }
         }
     };
-    homeless.abort("its program has ended").await;
+    let why = why.as_deref().unwrap_or("its program has ended");
+    homeless.abort(why).await;
     Err(closed())
 }
 
@@ -429,6 +432,7 @@ impl Core {
         future_into_py(py, async move {
             let beginning = lock(&state).beginning.clone();
             if let Some(beginning) = beginning {
+                lock(&state).aborted = Some(reason.clone());
                 let _ = timeout(CANCELLED, beginning.ended()).await;
             }
             let (run, session) = {
@@ -446,7 +450,15 @@ impl Core {
 
     /// Lets go of the profile.
     fn end<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let State { desk, run, .. } = std::mem::take(&mut *lock(&self.state));
+        let State { desk, run, .. } = {
+            let mut state = lock(&self.state);
+            // What begins still ends with that word.
+            let left = State {
+                aborted: state.aborted.clone(),
+                ..State::default()
+            };
+            std::mem::replace(&mut *state, left)
+        };
         self.ended.send_replace(true);
         future_into_py(py, async move {
             let Some(mut desk) = desk else {
