@@ -291,16 +291,16 @@ impl Agents {
 
     fn start(&mut self, number: usize) {
         let receipts = self.receipts;
-        let lost = |key: &RowKey| match self.mutation {
-            Mutation::LoseOutbox => matches!(key, RowKey::Outbox(..)),
-            Mutation::ForgetRotation => matches!(key, RowKey::Renewal(_)),
-            _ => false,
-        };
+        let forgetful = self.mutation == Mutation::LoseOutbox;
         let party = &mut self.parties[number];
         if party.process.is_some() || party.gone {
             return;
         }
-        party.disk.retain(|key, _| !lost(key));
+        if forgetful {
+            party
+                .disk
+                .retain(|key, _| !matches!(key, RowKey::Outbox(..)));
+        }
         let rows = party.disk.iter().map(|(key, row)| (*key, row.clone()));
         // Everybody stands in one network here.
         let routing = Routing::Never;

@@ -11,8 +11,6 @@ pub enum Mutation {
     AckBeforeStore,
     /// Messages of the outbox are not in the store after a restart.
     LoseOutbox,
-    /// A process that starts does not know that a queue is being replaced.
-    ForgetRotation,
     /// The application does not recognise a message that it has already recorded.
     NoDedup,
     /// A restarted protocol says something else than before.

@@ -105,21 +105,6 @@ fn an_agent_that_loses_its_outbox_is_noticed() {
 }
 
 #[test]
-fn an_agent_that_forgets_a_rotation_is_noticed() {
-    let violation = agents(Mutation::ForgetRotation);
-    assert_among(
-        &violation,
-        &[
-            "nothing_lost",
-            "nobody_hangs",
-            "integrity_is_ok",
-            "no_connection_fails",
-            "nothing_panics",
-        ],
-    );
-}
-
-#[test]
 fn an_application_that_does_not_know_its_messages_is_noticed() {
     let violation = agents(Mutation::NoDedup);
     assert_among(&violation, &["nothing_twice"]);
